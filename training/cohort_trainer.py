@@ -1,0 +1,223 @@
+"""Training of one cohort: epoch by epoch, block by block, from its last finished epoch on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.architectures import Layer
+from zoo_datasets.errors import RunError
+from zoo_datasets.images import ImageData
+from zoo_datasets.runs import Cohort, metrics_table
+from zoo_datasets.specs import Member, ZooSpec
+from zoo_datasets.stacked import BlockRecipe, StepSettings, Tally, TorchBlock, initialise
+from zoo_datasets.training.schedules import SCHEDULES
+
+# Between two looks at whether the user wants to stop.
+_STEPS_AT_ONCE = 25
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Raised inside a worker after the stop event was set; nothing half-done is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What all cohorts of a run share.
+
+    Attributes:
+        data: the images after limits.
+        last_epoch: the epoch that every member trains to.
+        make_block: the engine path.
+        workers: where blocks run.
+        stop: set to ask all workers to stop.
+    """
+
+    zoo: ZooSpec
+    layers: tuple[Layer, ...]
+    data: ImageData
+    last_epoch: int
+    lanes: int
+    make_block: Callable[[BlockRecipe, ImageData], TorchBlock]
+    workers: Executor
+    stop: threading.Event
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """One finished epoch of one cohort, for progress: `accuracy` float64 [K] on validation, or test without one."""
+
+    cohort: str
+    epoch: int
+    members: Sequence[Member]
+    accuracy: Tensor
+    diverged: int
+
+
+class CohortTrainer:
+    """Trains the members of one cohort from where their folder stands to the job's last epoch."""
+
+    def __init__(self, job: Job, cohort: Cohort, members: Sequence[Member]) -> None:
+        self._job = job
+        self._cohort = cohort
+        self._members = list(members)
+        self._slices = [
+            slice(start, min(start + job.lanes, len(members))) for start in range(0, len(members), job.lanes)
+        ]
+        self._blocks = [job.make_block(self._recipe(members[part]), job.data) for part in self._slices]
+        self._settings = [_Settings.of(members[part]) for part in self._slices]
+
+    def run(self, report: Callable[[EpochReport], None]) -> None:
+        """Train to the job's last epoch; `report` is called after each epoch that was written.
+
+        Raises:
+            Stopped: where the stop event was set; finished epochs are on disk.
+            RunError: where what lies on disk is broken or belongs to other members.
+        """
+        with self._cohort.locked():
+            self._cohort.begin(self._members)
+            done = self._restore()
+            if done is None:
+                done = 0
+                report(self._begin())
+            for epoch in range(done + 1, self._job.last_epoch + 1):
+                report(self._train(epoch))
+
+    def _restore(self) -> int | None:
+        resume = self._cohort.read_resume()
+        if resume is None:
+            return None
+        epoch, state = resume
+        if epoch < self._job.last_epoch:
+            weights = self._cohort.weights(epoch)
+            for block, part in zip(self._blocks, self._slices, strict=True):
+                block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
+        if epoch > self._job.last_epoch:
+            raise RunError(f"{self._cohort.path} is at epoch {epoch}, beyond the {self._job.last_epoch} asked for")
+        return epoch
+
+    def _begin(self) -> EpochReport:
+        """Epoch 0: measured on all splits before any step."""
+        points = [member.hyperparameters for member in self._members]
+        weights = initialise(self._job.layers, self._seeds(self._members), [point.init for point in points])
+        for block, part in zip(self._blocks, self._slices, strict=True):
+            block.load(weights[part])
+
+        def measure(index: int) -> dict[str, Tally]:
+            self._check_stop()
+            return {"train": self._blocks[index].evaluate(self._job.data.train)} | self._evaluate(index)
+
+        return self._write(0, list(self._job.workers.map(measure, range(len(self._blocks)))))
+
+    def _train(self, epoch: int) -> EpochReport:
+        def train(index: int) -> dict[str, Tally]:
+            return {"train": self._train_block(index, epoch)} | self._evaluate(index)
+
+        return self._write(epoch, list(self._job.workers.map(train, range(len(self._blocks)))))
+
+    def _train_block(self, index: int, epoch: int) -> Tally:
+        """All steps of one epoch of one block; the metrics are running averages over the epoch."""
+        self._check_stop()
+        job, block = self._job, self._blocks[index]
+        images = len(job.data.train.labels)
+        order = block.order(epoch, images)
+        steps = -(-images // block.recipe.batch_size)
+        before = (epoch - 1) * steps
+        tally: Tally | None = None
+        for first in range(0, steps, _STEPS_AT_ONCE):
+            self._check_stop()
+            settings = [
+                self._settings[index].at(job.zoo.scheduler, before + step, job.last_epoch * steps)
+                for step in range(first, min(first + _STEPS_AT_ONCE, steps))
+            ]
+            part = block.train(job.data.train, order, epoch=epoch, first_step=first, settings=settings)
+            tally = part if tally is None else tally + part
+        assert tally is not None
+        return tally
+
+    def _evaluate(self, index: int) -> dict[str, Tally]:
+        splits = {"val": self._job.data.val, "test": self._job.data.test}
+        tallies = {}
+        for name, split in splits.items():
+            if split is not None:
+                self._check_stop()
+                tallies[name] = self._blocks[index].evaluate(split)
+        return tallies
+
+    def _write(self, epoch: int, tallies: Sequence[Mapping[str, Tally]]) -> EpochReport:
+        """Write the three files of an epoch in the order that makes it finished."""
+        self._check_stop()
+        stored = [block.store() for block in self._blocks]
+        weights = torch.cat([block_weights for block_weights, _ in stored])
+        figures: dict[str, Tensor | None] = {}
+        for split in tallies[0]:
+            figures[f"{split}_loss"] = torch.cat([tally[split].mean_loss for tally in tallies])
+            figures[f"{split}_acc"] = torch.cat([tally[split].accuracy for tally in tallies])
+        diverged = ~torch.isfinite(weights).all(dim=1)
+        table = metrics_table(self._members, epoch, figures, diverged)
+        self._cohort.write_epoch(epoch, self._cohort.layout.unflatten(weights), table)
+        state = {name: torch.cat([block_state[name] for _, block_state in stored]) for name in stored[0][1]}
+        self._cohort.write_resume(epoch, state)
+        accuracy = figures.get("val_acc")
+        if accuracy is None:
+            accuracy = figures["test_acc"]
+        assert accuracy is not None
+        return EpochReport(
+            cohort=self._cohort.path.name,
+            epoch=epoch,
+            members=self._members,
+            accuracy=accuracy,
+            diverged=int(diverged.sum()),
+        )
+
+    def _recipe(self, members: Sequence[Member]) -> BlockRecipe:
+        first = members[0].hyperparameters
+        return BlockRecipe(
+            layers=self._job.layers,
+            activation=first.activation,
+            optimizer=first.optimizer,
+            batch_size=first.batch_size,
+            augmentation=self._job.zoo.augmentation,
+            seeds=self._seeds(members),
+            dropout=torch.tensor([member.hyperparameters.dropout for member in members], dtype=torch.float64),
+        )
+
+    def _seeds(self, members: Sequence[Member]) -> Tensor:
+        return torch.tensor([member.seed for member in members], dtype=torch.int64)
+
+    def _check_stop(self) -> None:
+        if self._job.stop.is_set():
+            raise Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The optimizer settings of a block's members, float64 [K] each."""
+
+    lr: Tensor
+    weight_decay: Tensor
+    momentum: Tensor
+
+    @classmethod
+    def of(cls, members: Sequence[Member]) -> _Settings:
+        points = [member.hyperparameters for member in members]
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64)
+
+        return cls(
+            column([point.lr for point in points]),
+            column([point.weight_decay for point in points]),
+            column([point.momentum or 0.0 for point in points]),
+        )
+
+    def at(self, scheduler: str | None, step: int, steps: int) -> StepSettings:
+        """The settings of one step, 0-based over a whole training of `steps` steps."""
+        now = SCHEDULES[scheduler](step, steps)
+        momentum = self.momentum if now.momentum is None else torch.full_like(self.momentum, now.momentum)
+        return StepSettings(lr=self.lr * now.lr_factor, weight_decay=self.weight_decay, momentum=momentum, count=step)

@@ -1,0 +1,103 @@
+"""A progress bar for a training: models × epochs, accuracy quartiles and time left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zoo_datasets.runs import Cohort, Run
+from zoo_datasets.specs import Member
+from zoo_datasets.training.cohort_trainer import EpochReport
+
+# Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
+_LINE_SECONDS = 15.0
+
+
+class TrainingProgress:
+    """An observer that shows a training on the terminal; use it as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._accuracy: dict[str, float] = {}
+        self._diverged: dict[str, int] = {}
+        self._total = 0
+        self._done = 0
+        self._resumed = 0
+        self._begun = self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("models × epochs  {task.fields[accuracy]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=None, accuracy="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    @property
+    def trained(self) -> int:
+        """States (models × epochs) that this process trained, without those it found on disk."""
+        return self._done - self._resumed
+
+    @property
+    def diverged(self) -> int:
+        """Members whose weights are not finite at their last epoch."""
+        return sum(self._diverged.values())
+
+    def quartiles(self) -> str:
+        """Quartiles of the members' last accuracies as text."""
+        if not self._accuracy:
+            return ""
+        values = torch.tensor(list(self._accuracy.values()), dtype=torch.float64)
+        low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+        return f"accuracy {low:.3f} · {middle:.3f} · {high:.3f}"
+
+    def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
+        """Count what is to be trained and what is there already."""
+        for cohort, members in cohorts:
+            self._total += len(members) * (run.epochs + 1)
+            self._done += len(members) * len(cohort.epochs())
+        self._resumed = self._done
+        self._console.print(
+            f"{run.manifest.zoo.name}: {run.models:,} models to epoch {run.epochs} in {len(cohorts)} cohorts, "
+            f"{run.manifest.engine} path → {run.path}",
+            highlight=False,
+        )
+        if self._done:
+            self._console.print(f"going on: {self._done:,} of {self._total:,} states are there", highlight=False)
+        self._progress.update(self._task, total=self._total, completed=self._done)
+
+    def epoch(self, report: EpochReport) -> None:
+        """Count one finished epoch of one cohort."""
+        with self._lock:
+            for member, accuracy in zip(report.members, report.accuracy.tolist(), strict=True):
+                self._accuracy[member.model_id] = accuracy
+            self._diverged[report.cohort] = report.diverged
+            # An epoch whose metrics were written, but which was not finished, counts once.
+            self._done = min(self._done + len(report.members), self._total)
+            self._progress.update(self._task, completed=self._done, accuracy=self.quartiles())
+            now = time.monotonic()
+            if not self._console.is_terminal and (now - self._last_line > _LINE_SECONDS):
+                self._last_line = now
+                left = (now - self._begun) / max(self.trained, 1) * (self._total - self._done)
+                self._console.print(
+                    f"{self._done:,}/{self._total:,} models × epochs, {self.quartiles()}, {left:,.0f} s left",
+                    highlight=False,
+                )

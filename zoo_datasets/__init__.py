@@ -1,0 +1,65 @@
+"""Populations of neural networks as datasets: specs, loading and models; everything is imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_datasets.architectures import build_module as build_module
+    from zoo_datasets.architectures import layout_of as layout_of
+    from zoo_datasets.builders import build_repository as build_repository
+    from zoo_datasets.evaluation.verify import verify_repository as verify_repository
+    from zoo_datasets.images import load_images as load_images
+    from zoo_datasets.layout import WeightLayout as WeightLayout
+    from zoo_datasets.loading import load_zoo as load_zoo
+    from zoo_datasets.loading import to_module as to_module
+    from zoo_datasets.loading import to_state_dict as to_state_dict
+    from zoo_datasets.runs import Run as Run
+    from zoo_datasets.specs import HyperParameters as HyperParameters
+    from zoo_datasets.specs import ImageSpec as ImageSpec
+    from zoo_datasets.specs import Limits as Limits
+    from zoo_datasets.specs import Member as Member
+    from zoo_datasets.specs import ZooSpec as ZooSpec
+    from zoo_datasets.specs import members_of as members_of
+    from zoo_datasets.training import train_zoo as train_zoo
+    from zoo_datasets.zoos import get_zoo as get_zoo
+    from zoo_datasets.zoos import list_zoos as list_zoos
+    from zoo_datasets.zoos import read_zoo as read_zoo
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "HyperParameters": "specs",
+    "ImageSpec": "specs",
+    "Limits": "specs",
+    "Member": "specs",
+    "Run": "runs",
+    "WeightLayout": "layout",
+    "ZooSpec": "specs",
+    "build_module": "architectures",
+    "build_repository": "builders",
+    "get_zoo": "zoos",
+    "layout_of": "architectures",
+    "list_zoos": "zoos",
+    "load_images": "images",
+    "load_zoo": "loading",
+    "members_of": "specs",
+    "read_zoo": "zoos",
+    "to_module": "loading",
+    "to_state_dict": "loading",
+    "train_zoo": "training",
+    "verify_repository": "evaluation.verify",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

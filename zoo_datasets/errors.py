@@ -1,0 +1,54 @@
+"""Errors that a user can cause: each says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """Base of all errors of this package; the command line prints it on one line and exits 1."""
+
+
+class UnknownNameError(ZooError, KeyError):
+    """A name that stands in no table; the message says which names are near."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
+        self.what, self.name, self.known = what, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=4, cutoff=0.5)
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
+        else:
+            hint = f"known: {', '.join(self.known)}."
+        super().__init__(f"there is no {what} named {name!r}; {hint}{' ' + remedy if remedy else ''}")
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class SpecError(ZooError, ValueError):
+    """A zoo, image or training specification that cannot be carried out."""
+
+
+class ImagesError(ZooError, ValueError):
+    """An image dataset that cannot be loaded or is not what its spec expects."""
+
+
+class LayoutError(ZooError, ValueError):
+    """Tensors that do not fit a weight layout; the message names the tensor."""
+
+
+class RunError(ZooError, ValueError):
+    """A run on disk that is broken, or that is asked to become another run."""
+
+
+class SourceError(ZooError, ValueError):
+    """Something that no dataset repository can be built from."""
+
+
+class RepositoryError(ZooError, ValueError):
+    """A dataset repository that is broken, or that is asked to overwrite something."""
+
+
+class StorageError(ZooError, OSError):
+    """A file that could not be written (full disk, read-only folder)."""

@@ -1,0 +1,161 @@
+"""WeightLayout: where each tensor of a network lies in one flat vector, there and back bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import LayoutError
+
+TensorKind = Literal["parameter", "buffer"]
+
+# Counts BatchNorm's batches; it does not act with torch's default momentum and is not a weight.
+IGNORED_SUFFIX = "num_batches_tracked"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a layout; `offset` counts elements of the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: TensorKind
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """The tensors of a network in the order of its flat weight vector, without gaps."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, tensors: Iterable[tuple[str, tuple[int, ...], TensorKind]], dtype: str = "float32") -> WeightLayout:
+        """A layout of (name, shape, kind) in order; offsets follow from the shapes."""
+        specs = []
+        offset = 0
+        for name, shape, kind in tensors:
+            specs.append(TensorSpec(name, tuple(shape), dtype, kind, offset))
+            offset += specs[-1].size
+        return cls(tuple(specs))
+
+    def __post_init__(self) -> None:
+        offset = 0
+        seen: set[str] = set()
+        for spec in self.tensors:
+            if spec.name in seen:
+                raise LayoutError(f"layout: tensor {spec.name!r} stands in it twice")
+            if spec.offset != offset:
+                raise LayoutError(f"layout: tensor {spec.name!r} starts at {spec.offset}, expected {offset}")
+            if spec.kind not in ("parameter", "buffer"):
+                raise LayoutError(f"layout: tensor {spec.name!r} is of kind {spec.kind!r}, expected parameter or buffer")
+            seen.add(spec.name)
+            offset += spec.size
+
+    @cached_property
+    def size(self) -> int:
+        """D, the length of the flat vector."""
+        return sum(spec.size for spec in self.tensors)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of trainable weights: the size without buffers."""
+        return sum(spec.size for spec in self.tensors if spec.kind == "parameter")
+
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the flat vector."""
+        return {spec.name: slice(spec.offset, spec.offset + spec.size) for spec in self.tensors}
+
+    def flatten(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The flat vector [D] of a state dict, or [K, D] of one whose tensors are stacked as [K, …].
+
+        Raises:
+            LayoutError: naming the tensor that is missing, surplus, or of a wrong shape or dtype.
+        """
+        self._check_names(state)
+        stack = self._stack_shape(state)
+        parts = []
+        for spec in self.tensors:
+            tensor = state[spec.name]
+            if tuple(tensor.shape) != (*stack, *spec.shape):
+                raise LayoutError(
+                    f"tensor {spec.name!r} has shape {list(tensor.shape)}, expected {[*stack, *spec.shape]}"
+                )
+            if tensor.dtype != getattr(torch, spec.dtype):
+                raise LayoutError(
+                    f"tensor {spec.name!r} is {tensor.dtype}, expected torch.{spec.dtype}; convert it first"
+                )
+            parts.append(tensor.reshape(*stack, spec.size))
+        return torch.cat(parts, dim=-1)
+
+    def unflatten(self, weights: Tensor) -> dict[str, Tensor]:
+        """Views into `weights` [..., D] by name, each [..., *shape].
+
+        Raises:
+            LayoutError: where the last axis is not D long.
+        """
+        if weights.ndim == 0 or weights.shape[-1] != self.size:
+            raise LayoutError(f"weights have shape {list(weights.shape)}, expected {self.size} on the last axis")
+        stack = weights.shape[:-1]
+        return {
+            spec.name: weights[..., spec.offset : spec.offset + spec.size].reshape(*stack, *spec.shape)
+            for spec in self.tensors
+        }
+
+    def to_json(self) -> str:
+        """The layout as a JSON text; `from_json` reads it back."""
+        return json.dumps([[s.name, list(s.shape), s.dtype, s.kind, s.offset] for s in self.tensors])
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightLayout:
+        """The layout that `to_json` wrote.
+
+        Raises:
+            LayoutError: where the text is no layout.
+        """
+        try:
+            return cls(tuple(_tensor_spec(entry) for entry in json.loads(text)))
+        except (TypeError, ValueError, KeyError) as error:
+            if isinstance(error, LayoutError):
+                raise
+            raise LayoutError(f"this is not a weight layout: {error}; found {text[:80]!r}") from error
+
+    def _check_names(self, state: Mapping[str, Tensor]) -> None:
+        names = {spec.name for spec in self.tensors}
+        missing = [spec.name for spec in self.tensors if spec.name not in state]
+        surplus = [name for name in state if name not in names and not name.endswith(IGNORED_SUFFIX)]
+        if missing or surplus:
+            raise LayoutError(
+                "the tensors do not fit the layout: "
+                + "; ".join(
+                    f"{what} {', '.join(map(repr, which))}"
+                    for what, which in (("missing", missing), ("surplus", surplus))
+                    if which
+                )
+            )
+
+    def _stack_shape(self, state: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The leading axes of a stack, read off the first tensor; () for a single state dict."""
+        first = self.tensors[0]
+        extra = state[first.name].ndim - len(first.shape)
+        return tuple(state[first.name].shape[: max(extra, 0)])
+
+
+def _tensor_spec(entry: Any) -> TensorSpec:
+    name, shape, dtype, kind, offset = entry
+    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise LayoutError(f"layout entry {entry!r}: expected [name, shape, dtype, kind, offset]")
+    return TensorSpec(name, tuple(int(n) for n in shape), dtype, cast(TensorKind, kind), int(offset))

@@ -1,0 +1,330 @@
+"""The on-disk format of a trained population: the only seam between training and builders.
+
+    runs/mnist_cnn_s/
+      zoo.json                       spec, growth, limits, images, layout, engine, versions
+      cohort-0000/
+        members.json                 ids, hyperparameters, seeds
+        epoch-0000.safetensors       every tensor stacked over the members: [K, …]
+        metrics.parquet              one row a member and finished epoch
+        resume.safetensors           optimizer state after the last finished epoch
+
+Per epoch the three files are written in that order, each atomically: an epoch is finished for a reader
+when it stands in the metrics, and for training when it stands in the resume file. Nothing in a run
+depends on when or how often it was interrupted, so there are no times in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zoo_datasets.errors import LayoutError, RunError
+from zoo_datasets.files import remove_temporaries, replacing, write_json
+from zoo_datasets.layout import WeightLayout
+from zoo_datasets.specs import Limits, Member, ZooSpec
+from zoo_datasets.zoos import zoo_from_dict
+
+FORMAT = 1
+MANIFEST = "zoo.json"
+
+METRICS_SCHEMA = pa.schema(
+    [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
+    + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
+    + [pa.field("diverged", pa.bool_(), nullable=False)]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """One size that a run was asked to have: so many members, each to that epoch. Sizes never shrink."""
+
+    models: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesRecord:
+    """What a run records of the images it was trained on, enough to verify it later.
+
+    Attributes:
+        fingerprint: hash of the prepared tensors of all splits, before any limit.
+        train, val, test: number of images used, after limits; 0 where there is no such split.
+    """
+
+    name: str
+    fingerprint: str
+    channels: int
+    classes: int
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest:
+    """The content of zoo.json."""
+
+    zoo: ZooSpec
+    growth: tuple[Growth, ...]
+    limits: Limits
+    images: ImagesRecord
+    layout: WeightLayout
+    engine: str
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": FORMAT,
+            "zoo": self.zoo.to_dict(),
+            "growth": [dataclasses.asdict(step) for step in self.growth],
+            "limits": dataclasses.asdict(self.limits),
+            "images": dataclasses.asdict(self.images),
+            "layout": json.loads(self.layout.to_json()),
+            "engine": self.engine,
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], origin: str) -> RunManifest:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RunError: naming `origin` and what is wrong.
+        """
+        if value.get("format") != FORMAT:
+            raise RunError(f"{origin}: run format {value.get('format')!r} found, this version reads {FORMAT}")
+        try:
+            return cls(
+                zoo=zoo_from_dict(value["zoo"], origin),
+                growth=tuple(Growth(**step) for step in value["growth"]),
+                limits=Limits(**value["limits"]),
+                images=ImagesRecord(**value["images"]),
+                layout=WeightLayout.from_json(json.dumps(value["layout"])),
+                engine=value["engine"],
+                versions=value["versions"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{origin}: not a valid run description: {error}") from error
+
+
+class Run:
+    """A run folder. `Run.open` reads one, `Run.save` writes its zoo.json."""
+
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether a run lies in this folder."""
+        return (path / MANIFEST).is_file()
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            RunError: where there is none, or its zoo.json is broken.
+        """
+        file = path / MANIFEST
+        if not file.is_file():
+            raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
+        try:
+            value = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunError(f"{file} is not valid JSON: {error}") from error
+        return cls(path, RunManifest.from_dict(value, str(file)))
+
+    def save(self) -> None:
+        """Write zoo.json."""
+        write_json(self.path / MANIFEST, self.manifest.to_dict())
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch that the run was asked for."""
+        return self.manifest.growth[-1].epochs
+
+    @property
+    def models(self) -> int:
+        """Number of members that the run was asked for."""
+        return self.manifest.growth[-1].models
+
+    def cohort(self, index: int) -> Cohort:
+        """The cohort of that number, whether or not it was begun."""
+        return Cohort(self.path / f"cohort-{index:04d}", self.manifest.layout)
+
+    def cohorts(self) -> list[Cohort]:
+        """All cohorts that were begun, in order."""
+        folders = sorted(path for path in self.path.glob("cohort-*") if (path / "members.json").is_file())
+        return [Cohort(path, self.manifest.layout) for path in folders]
+
+
+class Cohort:
+    """The folder of one cohort: members that train as one stack."""
+
+    def __init__(self, path: Path, layout: WeightLayout) -> None:
+        self.path = path
+        self.layout = layout
+
+    @cached_property
+    def members(self) -> list[Member]:
+        """The members, in the order of the stack.
+
+        Raises:
+            RunError: where members.json is missing or broken.
+        """
+        file = self.path / "members.json"
+        try:
+            return [Member.from_dict(entry) for entry in json.loads(file.read_text())]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{file} could not be read: {error}") from error
+
+    def begin(self, members: Sequence[Member]) -> None:
+        """Write members.json, or check that it lists these very members.
+
+        Raises:
+            RunError: where the folder belongs to other members.
+        """
+        file = self.path / "members.json"
+        if file.is_file():
+            if self.members != list(members):
+                raise RunError(f"{file} lists other members than planned; this folder belongs to another run")
+        else:
+            write_json(file, [member.to_dict() for member in members])
+        remove_temporaries(self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the cohort for this process; a killed process lets go by itself.
+
+        Raises:
+            RunError: where another process trains it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path} is being trained by another process; wait for it or stop it") from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def epochs(self) -> list[int]:
+        """The finished epochs, ascending."""
+        return sorted(set(self.metrics()["epoch"].to_pylist()))
+
+    def metrics(self) -> pa.Table:
+        """All rows of metrics.parquet (`METRICS_SCHEMA`), by epoch, then in the order of the stack."""
+        file = self.path / "metrics.parquet"
+        if not file.is_file():
+            return METRICS_SCHEMA.empty_table()
+        try:
+            return pq.read_table(file).cast(METRICS_SCHEMA)
+        except (pa.ArrowException, ValueError) as error:
+            raise RunError(f"{file} could not be read: {error}") from error
+
+    def epoch_file(self, epoch: int) -> Path:
+        """Where the tensors of an epoch lie."""
+        return self.path / f"epoch-{epoch:04d}.safetensors"
+
+    def tensors(self, epoch: int) -> dict[str, Tensor]:
+        """The stacked tensors [K, …] of an epoch, by name.
+
+        Raises:
+            RunError: where the file is missing or broken.
+        """
+        file = self.epoch_file(epoch)
+        try:
+            return load_file(file)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise RunError(f"{file} could not be read: {error}; delete the cohort's folder and train it again") from error
+
+    def weights(self, epoch: int) -> Tensor:
+        """The weights of all members at an epoch: float32 [K, D].
+
+        Raises:
+            RunError: where the file is missing, broken or of another layout.
+        """
+        names = set(self.layout.slices())
+        tensors = {name: tensor for name, tensor in self.tensors(epoch).items() if name in names}
+        try:
+            weights = self.layout.flatten(tensors)
+        except LayoutError as error:
+            raise RunError(f"{self.epoch_file(epoch)}: {error}") from error
+        if weights.shape[0] != len(self.members):
+            raise RunError(f"{self.epoch_file(epoch)}: {weights.shape[0]} models found, {len(self.members)} expected")
+        return weights
+
+    def write_epoch(self, epoch: int, tensors: Mapping[str, Tensor], metrics: pa.Table) -> None:
+        """Write the tensors [K, …] of an epoch, then the metrics with its rows added.
+
+        `metrics` are the rows of this epoch alone; rows of this and later epochs that an interrupted
+        process wrote are replaced.
+        """
+        with replacing(self.epoch_file(epoch)) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        earlier = self.metrics()
+        earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
+        table = pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]).combine_chunks()
+        with replacing(self.path / "metrics.parquet") as temporary:
+            pq.write_table(table, temporary)
+
+    def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
+        """Write the optimizer state after `epoch`, which finishes the epoch."""
+        # One metadata key only: safetensors writes several in random order.
+        with replacing(self.path / "resume.safetensors") as temporary:
+            save_file({name: t.contiguous() for name, t in state.items()}, temporary, metadata={"epoch": str(epoch)})
+
+    def read_resume(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The last epoch finished by training and the optimizer state after it; None if there is none.
+
+        Raises:
+            RunError: where the file is broken.
+        """
+        file = self.path / "resume.safetensors"
+        if not file.is_file():
+            return None
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:
+                state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                return int((opened.metadata() or {})["epoch"]), state
+        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+            raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
+
+
+def metrics_table(
+    members: Sequence[Member], epoch: int, figures: Mapping[str, Tensor | None], diverged: Tensor
+) -> pa.Table:
+    """Rows of `METRICS_SCHEMA` for one epoch: `figures` by column [K], None where a split is missing."""
+    count = len(members)
+    columns: dict[str, Any] = {
+        "model_id": [member.model_id for member in members],
+        "epoch": [epoch] * count,
+        "diverged": diverged.tolist(),
+    }
+    for field in METRICS_SCHEMA:
+        if field.name not in columns:
+            values = figures.get(field.name)
+            # From numpy, so that NaN stays NaN and does not become null.
+            columns[field.name] = (
+                pa.nulls(count, field.type) if values is None else pa.array(values.to(torch.float32).cpu().numpy())
+            )
+    return pa.table([columns[field.name] for field in METRICS_SCHEMA], schema=METRICS_SCHEMA)

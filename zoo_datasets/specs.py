@@ -1,0 +1,295 @@
+"""What a zoo is, as plain frozen data: images, hyperparameters, the grid of a zoo, one member of it.
+
+This module imports nothing of the package; tables and everything else stand on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Activation = Literal["tanh", "relu", "sigmoid", "gelu"]
+Init = Literal["uniform", "normal", "kaiming_uniform", "kaiming_normal"]
+Optimizer = Literal["adam", "sgd"]
+Scheduler = Literal["onecycle"]
+Augmentation = Literal["crop", "flip", "rotate"]
+Sparsifier = Literal["variational_dropout", "magnitude"]
+SeedKind = Literal["range", "random"]
+
+GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
+SEED_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSpec:
+    """One image dataset: where it lies and how it is prepared.
+
+    Attributes:
+        name: the name that zoos use, `cifar10`.
+        hub_id: the dataset on the Hugging Face Hub; None for images that come with a library.
+        architectures: the architectures this recipe is for; empty means any.
+        train, val, test: number of images of the official split; `val` is cut from the training
+            images, 0 means that there is none.
+        val_split, test_split: names of official splits; None means cut from the training images.
+        mode: PIL mode after preparation, `L` (one channel) or `RGB` (three).
+        convert: whether images of another mode may be converted to `mode`.
+        fit: how a size that differs from the architecture's is made to fit.
+        mean, std: per channel, of pixel values scaled to [0, 1].
+    """
+
+    name: str
+    hub_id: str | None
+    hub_config: str | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+    train_split: str = "train"
+    val_split: str | None = None
+    test_split: str | None = "test"
+    architectures: tuple[str, ...] = ()
+    classes: int
+    train: int
+    val: int
+    test: int
+    mode: Literal["L", "RGB"]
+    convert: bool = False
+    fit: Literal["resize", "crop"] = "resize"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels after preparation."""
+        return 1 if self.mode == "L" else 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HyperParameters:
+    """All that varies between the members of a zoo, besides the seed. `momentum` is None for Adam."""
+
+    activation: Activation
+    init: Init
+    dropout: float
+    optimizer: Optimizer
+    lr: float
+    weight_decay: float
+    momentum: float | None
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """The first so many images of each split; None means all. Part of a model's recipe."""
+
+    train: int | None = None
+    val: int | None = None
+    test: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value < 1:
+                raise ValueError(f"limit on {field.name} images: expected at least 1, found {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZooSpec:
+    """A population: a grid of hyperparameters times seeds, on one image dataset and architecture.
+
+    Attributes:
+        activation … weight_decay: the values of each grid axis; the grid is their product.
+        momentum: for sgd members; OneCycle cycles it between 0.85 and 0.95 instead.
+        seeds: number of seeds for each grid point.
+        seed_kind: `range` gives every point the seeds 1..seeds; `random` draws distinct seeds from
+            [0, 1,000,000) with `entropy`.
+        doi: where the published zoo lies, if it is on Zenodo.
+        published: whether this is one of the 27 zoos of the paper.
+        parent, sparsifier, amount: set for twins: the dense zoo, how it is made sparse, and the share
+            of weights that magnitude pruning removes.
+    """
+
+    name: str
+    images: str
+    architecture: str
+    epochs: int
+    activation: tuple[Activation, ...]
+    init: tuple[Init, ...]
+    dropout: tuple[float, ...] = (0.0,)
+    optimizer: tuple[Optimizer, ...]
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    momentum: float = 0.9
+    batch_size: int = 10
+    scheduler: Scheduler | None = None
+    augmentation: tuple[Augmentation, ...] = ()
+    seeds: int
+    seed_kind: SeedKind = "range"
+    entropy: int = 0
+    doi: str | None = None
+    published: bool = False
+    parent: str | None = None
+    sparsifier: Sparsifier | None = None
+    amount: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = [message for field, bad, message in self._checks() if bad for message in [f"{field}: {message}"]]
+        if problems:
+            raise ValueError(f"zoo {self.name!r}: " + "; ".join(problems))
+
+    def _checks(self) -> list[tuple[str, bool, str]]:
+        checks = [
+            ("name", not self.name.replace("_", "").replace("-", "").isalnum(), "expected letters, digits, _ and -"),
+            ("epochs", self.epochs < 1, f"expected at least 1, found {self.epochs}"),
+            ("batch_size", self.batch_size < 1, f"expected at least 1, found {self.batch_size}"),
+            ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),
+            ("momentum", not 0 <= self.momentum < 1, f"expected [0, 1), found {self.momentum}"),
+            ("entropy", self.entropy < 0, f"expected at least 0, found {self.entropy}"),
+        ]
+        for axis in GRID_FIELDS:
+            values = getattr(self, axis)
+            checks.append((axis, not values, "expected at least one value, found none"))
+            checks.append((axis, len(set(values)) != len(values), f"values repeat: {values}"))
+        checks += [("dropout", not 0 <= rate < 1, f"expected [0, 1), found {rate}") for rate in self.dropout]
+        checks += [("lr", not 0 < rate < float("inf"), f"expected above 0, found {rate}") for rate in self.lr]
+        checks += [
+            ("weight_decay", not 0 <= decay < float("inf"), f"expected at least 0, found {decay}")
+            for decay in self.weight_decay
+        ]
+        return checks
+
+    @property
+    def points(self) -> int:
+        """Number of grid points."""
+        size = 1
+        for axis in GRID_FIELDS:
+            size *= len(getattr(self, axis))
+        return size
+
+    @property
+    def models(self) -> int:
+        """Number of members: grid points times seeds."""
+        return self.points * self.seeds
+
+    @property
+    def states(self) -> int:
+        """Number of checkpoints: members times epochs, epoch 0 included."""
+        return self.models * (self.epochs + 1)
+
+    def grid(self) -> list[HyperParameters]:
+        """The grid points, the last axis varying fastest."""
+        axes = [getattr(self, axis) for axis in GRID_FIELDS]
+        return [
+            HyperParameters(
+                activation=activation,
+                init=init,
+                dropout=float(dropout),  # 0 and 0.0 are one recipe and must give one id
+                optimizer=optimizer,
+                lr=float(lr),
+                weight_decay=float(weight_decay),
+                momentum=float(self.momentum) if optimizer == "sgd" else None,
+                batch_size=self.batch_size,
+            )
+            for activation, init, dropout, optimizer, lr, weight_decay in itertools.product(*axes)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return _plain(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One model of a zoo before any training: its id, seed and hyperparameters."""
+
+    model_id: str
+    seed: int
+    hyperparameters: HyperParameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values, nested as here."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Member:
+        """The inverse of `to_dict`."""
+        hyperparameters = HyperParameters(**value["hyperparameters"])
+        return cls(model_id=value["model_id"], seed=value["seed"], hyperparameters=hyperparameters)
+
+
+def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = None) -> list[Member]:
+    """The members of a zoo in a fixed hashed order, so that prefixes nest and spread over the grid.
+
+    Args:
+        zoo: the zoo.
+        limits: limits on the images, part of each member's recipe and so of its id.
+        models: how many members from the front of the order; None means all.
+
+    Raises:
+        ValueError: where the zoo has fewer than `models` members.
+    """
+    if models is not None and not 1 <= models <= zoo.models:
+        raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")
+    pairs = [
+        (point, seed)
+        for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True)
+        for seed in seeds
+    ]
+    pairs.sort(key=lambda pair: digest_of(["order", zoo.name, dataclasses.asdict(pair[0]), pair[1]]))
+    return [
+        Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
+        for point, seed in pairs[:models]
+    ]
+
+
+def _seeds(zoo: ZooSpec) -> list[list[int]]:
+    """Seeds of each grid point. Random ones are hashed, not drawn from a library's generator, whose
+    stream may change with its version; no two members of a zoo share one while there are enough."""
+    if zoo.seed_kind == "range":
+        return [list(range(1, zoo.seeds + 1)) for _ in range(zoo.points)]
+    taken: set[int] = set()
+    drawn: list[list[int]] = []
+    for point in zoo.grid():
+        own: list[int] = []
+        for attempt in itertools.count():
+            if len(own) == zoo.seeds:
+                break
+            digest = digest_of(["seed", zoo.entropy, dataclasses.asdict(point), attempt])
+            seed = int(digest, 16) % SEED_LIMIT
+            if seed not in taken if zoo.models <= SEED_LIMIT // 2 else seed not in own:
+                own.append(seed)
+                taken.add(seed)
+        drawn.append(own)
+    return drawn
+
+
+def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
+    """Hash of all that decides the trained weights; the number of epochs only where the schedule needs it."""
+    recipe = {
+        "images": zoo.images,
+        "architecture": zoo.architecture,
+        "scheduler": zoo.scheduler,
+        "epochs": zoo.epochs if zoo.scheduler else None,
+        "augmentation": list(zoo.augmentation),
+        "hyperparameters": dataclasses.asdict(point),
+        "seed": seed,
+        "limits": dataclasses.asdict(limits),
+    }
+    return digest_of(recipe)
+
+
+def digest_of(value: Any) -> str:
+    """BLAKE2b (128 bit, hexadecimal) of the canonical JSON of `value`: the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Tuples become lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

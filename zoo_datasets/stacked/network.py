@@ -1,0 +1,137 @@
+"""Forward pass of a stack of members in plain PyTorch: grouped convolutions and batched matrix products.
+
+A stack is computed in blocks of `LANES` members, the last one padded, and everywhere in a block the
+arithmetic of a member is the same whatever its place and its neighbours. So a member's result does not
+depend on its cohort. (Measured, and held by a test; a library that broke it would fail the test.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zoo_datasets.architectures import (
+    ACTIVATIONS,
+    Activate,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Residual,
+    build_layout,
+)
+from zoo_datasets.errors import UnknownNameError
+
+LANES = 8
+# Above so many weights one network fills the machine and a stack of them gains nothing.
+_LARGE = 100_000
+# One vectorised loop of torch's CPU kernels; the rest of a tensor goes through other, scalar code.
+_VECTOR_LOOP = 64
+
+
+Masks = Callable[[int, int], Tensor]
+
+
+def lanes_of(layers: Sequence[Layer]) -> int:
+    """How many members a block of these layers has: fixed for an architecture, so that results are."""
+    return LANES if build_layout(layers).size <= _LARGE else 1
+
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one forward pass carries from layer to layer besides the activations."""
+
+    tensors: Mapping[str, Tensor]
+    members: int
+    shared: bool
+    training: bool
+    masks: Masks | None
+    dropouts: int = 0
+
+
+class StackedNetwork:
+    """K networks of the same layers and activation as one function."""
+
+    def __init__(self, layers: Sequence[Layer], activation: str) -> None:
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        self.layers = tuple(layers)
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(
+        self, tensors: Mapping[str, Tensor], images: Tensor, *, training: bool = False, masks: Masks | None = None
+    ) -> Tensor:
+        """Logits [K, B, classes].
+
+        Args:
+            tensors: the stacked weights by name, each [K, …]; BatchNorm's running statistics are updated
+                in place where `training`.
+            images: normalised, [K, B, C, H, W], or [B, C, H, W] shared by all members.
+            masks: (number of the dropout layer, B · units) to the scaled keep-mask [K, B · units]; None
+                for no dropout.
+        """
+        members = next(iter(tensors.values())).shape[0]
+        shared = images.ndim == 4
+        # Images of a stack are held as [B, K·C, H, W]; vectors as [K, B, F].
+        x = images if shared else images.transpose(0, 1).flatten(1, 2)
+        return self._run(self.layers, x, _Pass(tensors, members, shared, training, masks))
+
+    def _run(self, layers: Sequence[Layer], x: Tensor, state: _Pass) -> Tensor:
+        tensors, members = state.tensors, state.members
+        for layer in layers:
+            match layer:
+                case Conv():
+                    weight = tensors[f"{layer.name}.weight"].flatten(0, 1)
+                    bias = tensors[f"{layer.name}.bias"].flatten() if layer.bias else None
+                    groups = 1 if state.shared else members
+                    x = functional.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
+                    state.shared = False
+                case Linear():
+                    weight, bias = tensors[f"{layer.name}.weight"], tensors[f"{layer.name}.bias"]
+                    x = torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
+                case BatchNorm():
+                    mean, variance = (tensors[f"{layer.name}.running_{part}"].view(-1) for part in ("mean", "var"))
+                    weight, bias = (tensors[f"{layer.name}.{part}"].flatten() for part in ("weight", "bias"))
+                    x = functional.batch_norm(x, mean, variance, weight, bias, training=state.training)
+                case MaxPool():
+                    x = functional.max_pool2d(x, layer.kernel)
+                case Activate():
+                    x = self._activate(x)
+                case Dropout():
+                    if state.masks is not None:
+                        x = x * _as(x, state.masks(state.dropouts, x.numel() // members), members)
+                    state.dropouts += 1
+                case Flatten():
+                    x = x.unflatten(1, (members, -1)).flatten(2).transpose(0, 1)
+                case GlobalAveragePool():
+                    x = x.mean(dim=(2, 3)).unflatten(1, (members, -1)).transpose(0, 1)
+                case Residual():
+                    shortcut = self._run(layer.shortcut, x, state)
+                    x = self._run(layer.body, x, state) + shortcut
+        return x
+
+    def _activate(self, x: Tensor) -> Tensor:
+        surplus = -x.numel() % _VECTOR_LOOP
+        if not surplus:
+            return self._activation(x)
+        # The end of a tensor that is no multiple of a vector takes scalar code with another rounding:
+        # padded away, so that the last member of a block is computed as the first one is.
+        padded = functional.pad(x.reshape(-1), (0, surplus))
+        return self._activation(padded)[: x.numel()].view(x.shape)
+
+
+def _as(x: Tensor, mask: Tensor, members: int) -> Tensor:
+    """A mask [K, B · units] in the arrangement of x: [B, K·C, H, W] or [K, B, F]."""
+    if x.ndim == 3:
+        return mask.view(x.shape)
+    batch, channels, height, width = x.shape
+    return mask.view(members, batch, channels // members, height, width).transpose(0, 1).flatten(1, 2)
