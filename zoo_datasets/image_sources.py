@@ -13,6 +13,7 @@ Cutting validation images from the training images, and the cache, belong to `zo
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
@@ -138,6 +139,8 @@ def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, A
     """All splits of a local folder. `scratch` holds the Arrow files: the usual cache of `datasets` takes a
     folder for unchanged when files in it change under the same names."""
     location = str(folder.resolve())  # absolute, so that it is never taken for an id on the Hub
+    if glob.has_magic(location):
+        raise ImagesError(f"{location}: `datasets` takes *, ? and [ in a path for a pattern; rename the folder")
     try:
         with _without_progress_bars():
             configs = datasets.get_dataset_config_names(location)

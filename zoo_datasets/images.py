@@ -208,6 +208,7 @@ def load_images(
     size = get_architecture(architecture).input_size
     if source is not None:
         source = source.expanduser()
+    origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
     key = digest_of([PREPARATION, identity, dataclasses.asdict(spec), size])
     file = (cache_dir or _default_cache_dir()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
@@ -217,14 +218,14 @@ def load_images(
             cached = _read_cache(file, spec)  # another process may have written it meanwhile
             if cached is None:
                 found = read_source(spec, source, size, progress)
-                splits, notice = cut(found, spec, str(source or spec.hub_id or spec.name))
+                splits, notice = cut(found, spec, origin)
                 _write_cache(file, splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice})
                 cached = _read_cache(file, spec)
     if cached is None:
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(notice, UserWarning, stacklevel=2)
+        warnings.warn(f"{origin}: {notice}", UserWarning, stacklevel=2)
     return data
 
 
@@ -260,7 +261,7 @@ def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Ro
     missing = [name for role, name in published.items() if name is not None and role in roles]
     if counts == official and not missing:
         return splits, ""
-    notice = f"{origin}: {_numbers(counts)} images found, {_numbers(official)} expected of {spec.name}"
+    notice = f"{_numbers(counts)} images found, {_numbers(official)} expected of {spec.name}"
     if missing:
         notice += f"; without a split named {' and '.join(missing)}, images were cut from the training images"
     return splits, f"{notice}. Models trained on these cannot be compared with the published zoos"
@@ -271,6 +272,8 @@ def _lengths(count: int, parts: list[int]) -> list[int]:
     if count == sum(parts):
         return parts
     rest = [max(1, round(count * part / sum(parts))) for part in parts[1:]]
+    while sum(rest) >= count:
+        rest[rest.index(max(rest))] -= 1
     return [count - sum(rest), *rest]
 
 

@@ -98,7 +98,7 @@ class WeightLayout:
                 raise LayoutError(
                     f"tensor {spec.name!r} is {tensor.dtype}, expected torch.{spec.dtype}; convert it first"
                 )
-            parts.append(tensor.reshape(*stack, spec.size))
+            parts.append(tensor.reshape((*stack, spec.size)))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, weights: Tensor) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class WeightLayout:
             raise LayoutError(f"weights have shape {list(weights.shape)}, expected {self.size} on the last axis")
         stack = weights.shape[:-1]
         return {
-            spec.name: weights[..., spec.offset : spec.offset + spec.size].reshape(*stack, *spec.shape)
+            spec.name: weights[..., spec.offset : spec.offset + spec.size].reshape((*stack, *spec.shape))
             for spec in self.tensors
         }
 

@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zoo_datasets.errors import LayoutError, RunError
-from zoo_datasets.files import remove_temporaries, replacing, write_json
+from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.specs import Limits, Member, ZooSpec
 from zoo_datasets.zoos import zoo_from_dict
@@ -279,8 +279,7 @@ class Cohort:
         `metrics` are the rows of this epoch alone; rows of this and later epochs that an interrupted
         process wrote are replaced.
         """
-        with replacing(self.epoch_file(epoch)) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        write_bytes(self.epoch_file(epoch), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         earlier = self.metrics()
         earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
         table = pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]).combine_chunks()
@@ -290,8 +289,8 @@ class Cohort:
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
         """Write the optimizer state after `epoch`, which finishes the epoch."""
         # One metadata key only: safetensors writes several in random order.
-        with replacing(self.path / "resume.safetensors") as temporary:
-            save_file({name: t.contiguous() for name, t in state.items()}, temporary, metadata={"epoch": str(epoch)})
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        write_bytes(self.path / "resume.safetensors", save(tensors, metadata={"epoch": str(epoch)}))
 
     def read_resume(self) -> tuple[int, dict[str, Tensor]] | None:
         """The last epoch finished by training and the optimizer state after it; None if there is none.

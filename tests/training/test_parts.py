@@ -1,0 +1,74 @@
+"""Cohort plans, schedules and optimizer paths."""
+
+import plain
+import pytest
+import torch
+from zoo_datasets.architectures import get_architecture
+from zoo_datasets.errors import RunError
+from zoo_datasets.runs import Growth
+from zoo_datasets.specs import members_of
+from zoo_datasets.training.cohorts import plan_cohorts
+from zoo_datasets.training.paths import choose_path
+from zoo_datasets.training.schedules import constant, one_cycle
+from zoo_datasets.zoos import get_zoo
+
+
+def test_cohorts_share_what_a_stack_must_share_and_leave_nobody_out():
+    members = members_of(get_zoo("mnist_cnn_s_hyp_rand"), models=300)
+    plan = plan_cohorts(members, [Growth(models=300, epochs=2)], 32)
+    assert sorted(m.model_id for cohort in plan for m in cohort) == sorted(m.model_id for m in members)
+    for cohort in plan:
+        assert len(cohort) <= 32
+        assert len({(m.hyperparameters.activation, m.hyperparameters.optimizer) for m in cohort}) == 1
+    assert len(plan) <= 8 * 2
+
+
+def test_growth_gives_new_members_cohorts_of_their_own():
+    members = members_of(get_zoo("mnist_cnn_s"), models=50)
+    first = plan_cohorts(members[:20], [Growth(models=20, epochs=1)], 16)
+    grown = plan_cohorts(members, [Growth(models=20, epochs=1), Growth(models=50, epochs=1)], 16)
+    assert grown[: len(first)] == first
+    assert sum(grown[len(first) :], []) == members[20:]
+    longer = [Growth(models=20, epochs=1), Growth(models=20, epochs=9)]
+    assert plan_cohorts(members[:20], longer, 16) == first
+
+
+@pytest.mark.parametrize("steps", [7, 50, 333])
+def test_one_cycle_is_torchs(steps):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+    for step in range(steps):
+        now = one_cycle(step, steps)
+        assert 0.1 * now.lr_factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert now.momentum == pytest.approx(optimizer.param_groups[0]["momentum"], rel=1e-9)
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+
+
+def test_without_a_schedule_the_members_settings_stay():
+    assert (constant(3, 10).lr_factor, constant(3, 10).momentum) == (1.0, None)
+
+
+def test_a_run_goes_on_on_its_own_path_and_changes_it_only_when_told():
+    layers = get_architecture("cnn_s").layers(1, 10)
+    assert choose_path("auto", "torch", layers).name == "torch"
+    with pytest.raises(RunError, match="trained on the abacus path.*Pass --path"):
+        choose_path("auto", "abacus", layers)
+    assert choose_path("torch", "abacus", layers).name == "torch"
+
+
+def test_a_changed_path_is_recorded(tmp_path):
+    import dataclasses
+
+    from zoo_datasets.runs import Run
+    from zoo_datasets.training import train_zoo
+
+    data, zoo = plain.tiny_images(train=10), plain.tiny_zoo(seeds=1)
+    run = train_zoo(zoo, tmp_path, data, epochs=1, path="torch")
+    Run(tmp_path, dataclasses.replace(run.manifest, engine="abacus")).save()
+    with pytest.raises(RunError, match="trained on the abacus path"):
+        train_zoo(zoo, tmp_path, data)
+    assert train_zoo(zoo, tmp_path, data, path="torch").manifest.engine == "abacus+torch"
+    assert train_zoo(zoo, tmp_path, data).manifest.engine == "abacus+torch"
