@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from torch.nn import functional
+
 from zoo_datasets.architectures import Network, build_layout, get_architecture
 from zoo_datasets.images import ImageData, Split, get_image_spec
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
@@ -26,9 +27,7 @@ def tiny_images(images: str = "mnist", size: int = 28, train: int = 60, val: int
             pixels[row, :, top : top + 5, left : left + 5] += 130
         return Split(pixels.to(torch.uint8), labels)
 
-    return ImageData(
-        spec=spec, size=size, fingerprint="tiny", train=split(train), val=split(val), test=split(test)
-    )
+    return ImageData(spec=spec, size=size, fingerprint="tiny", train=split(train), val=split(val), test=split(test))
 
 
 def tiny_zoo(name: str = "mnist_cnn_s", **changes) -> ZooSpec:

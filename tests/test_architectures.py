@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from zoo_datasets.architectures import ACTIVATIONS, ARCHITECTURES, build_module, get_architecture, layout_of
 from zoo_datasets.errors import UnknownNameError
 from zoo_datasets.stacked import StackedNetwork, initialise
@@ -40,7 +41,12 @@ def test_resnet18_has_torchvisions_names_and_the_cifar_stem():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_torchs(activation):
     x = torch.linspace(-3, 3, 13)
-    reference = {"tanh": torch.nn.Tanh(), "relu": torch.nn.ReLU(), "sigmoid": torch.nn.Sigmoid(), "gelu": torch.nn.GELU()}
+    reference = {
+        "tanh": torch.nn.Tanh(),
+        "relu": torch.nn.ReLU(),
+        "sigmoid": torch.nn.Sigmoid(),
+        "gelu": torch.nn.GELU(),
+    }
     assert torch.equal(ACTIVATIONS[activation](x), reference[activation](x))
 
 

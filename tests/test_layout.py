@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import LayoutError
 from zoo_datasets.layout import WeightLayout
@@ -77,7 +78,8 @@ def test_misfits_name_the_tensor():
 @pytest.mark.parametrize(
     "text",
     ["", "[]x", "[[1]]", '[["a", [1], "float32", "gradient", 0]]', '[["a", [1], "object", "buffer", 0]]',
-     '[["a", [1], "float32", "buffer", 5]]', '[["a", [1], "float32", "buffer", 0], ["a", [1], "float32", "buffer", 1]]'],
+     '[["a", [1], "float32", "buffer", 5]]',
+     '[["a", [1], "float32", "buffer", 0], ["a", [1], "float32", "buffer", 1]]'],
 )  # fmt: skip
 def test_a_broken_layout_is_refused(text):
     with pytest.raises(LayoutError):

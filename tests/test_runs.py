@@ -4,6 +4,7 @@ from pathlib import Path
 import plain
 import pytest
 import torch
+
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs import Run
 from zoo_datasets.training import train_zoo

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from zoo_datasets.specs import Limits, members_of
 from zoo_datasets.zoos import get_zoo
 

@@ -1,4 +1,5 @@
 import pytest
+
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.zoos import get_zoo, list_zoos, read_zoo, twins_of, zoo_from_dict
 

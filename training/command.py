@@ -41,9 +41,9 @@ def train(
     folder = out or Path("runs") / spec.name
     state = PartialState()
     console = Console(stderr=True, quiet=not state.is_main_process)
-    with state.main_process_first():  # the first process prepares the images, the others find them
-        with console.status(f"images: {images or spec.images}"):
-            data = load_images(spec.images, spec.architecture, images)
+    # The first process prepares the images, the others find them.
+    with state.main_process_first(), console.status(f"images: {images or spec.images}"):
+        data = load_images(spec.images, spec.architecture, images)
     begun = time.monotonic()
     try:
         with TrainingProgress(console) as progress:

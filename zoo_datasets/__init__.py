@@ -52,7 +52,7 @@ _HOMES = {
     "verify_repository": "evaluation.verify",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - names of the table above
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

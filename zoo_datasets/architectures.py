@@ -251,9 +251,7 @@ class Network(nn.Module):
         return x
 
 
-def build_module(
-    name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0
-) -> Network:
+def build_module(name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0) -> Network:
     """A freshly built module of an architecture (torch's own initialisation; load weights into it)."""
     return Network(get_architecture(name).layers(in_channels, classes), activation, dropout)
 
@@ -275,7 +273,8 @@ def build_layout(layers: Sequence[Layer]) -> WeightLayout:
                 tensors.append((f"{layer.name}.bias", (layer.out_features,), "parameter"))
             case BatchNorm():
                 kinds: tuple[tuple[str, TensorKind], ...] = (
-                    ("weight", "parameter"), ("bias", "parameter"), ("running_mean", "buffer"), ("running_var", "buffer"),
+                    ("weight", "parameter"), ("bias", "parameter"),
+                    ("running_mean", "buffer"), ("running_var", "buffer"),
                 )  # fmt: skip
                 tensors += [(f"{layer.name}.{part}", (layer.channels,), kind) for part, kind in kinds]
             case _:

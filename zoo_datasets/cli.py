@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo_datasets.command_line import run_app
+from zoo_datasets.errors import RepositoryError
 from zoo_datasets.training.command import train
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo_datasets.manifest import LeftOut
+
+# Rows of a table of things left out; the manifest has them all.
+_SHOWN = 20
 
 app = typer.Typer(
     name="zoo",
@@ -36,16 +47,25 @@ def list_command(
     from rich.table import Table
 
     table = Table(title=f"{len(rows)} zoos, {sum(row['models'] for row in rows):,} models")
-    for title, justify in (("name", "left"), ("images", "left"), ("architecture", "left"), ("parameters", "right"),
-                           ("models", "right"), ("epochs", "right"), ("twins", "left"), ("doi", "left")):  # fmt: skip
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("name", no_wrap=True)
+    for title in ("images", "architecture"):
+        table.add_column(title, overflow="fold")
+    for title in ("parameters", "models", "epochs"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("twins", overflow="fold")
+    table.add_column("doi", no_wrap=True)
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("parameters", "models", "epochs")]
-        twins = ", ".join(name.removeprefix(row["name"]) for name in row["twins"])
-        table.add_row(row["name"], row["images"], row["architecture"], *numbers, twins, row["doi"] or "–")
-    console = Console()
-    # A table cut to a pipe's 80 columns would lose names.
-    console.print(table, width=None if console.is_terminal else 160)
+        table.add_row(row["name"], row["images"], row["architecture"], *numbers, _twins(row), row["doi"] or "–")
+    # A table cut to the 80 columns of a pipe would be hard to search.
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=160)).print(table)
+
+
+def _twins(row: dict[str, Any]) -> str:
+    """The twins' suffixes; a row of magnitudes is told by its ends."""
+    suffixes = [name.removeprefix(row["name"]) for name in row["twins"]]
+    return ", ".join(suffixes) if len(suffixes) <= 2 else f"{suffixes[0]}, {suffixes[1]} … {suffixes[-1]}"
 
 
 def _listed(zoo: Any) -> dict[str, Any]:
@@ -64,6 +84,122 @@ def _listed(zoo: Any) -> dict[str, Any]:
         "twins": [twin.name for twin in twins_of(zoo)],
         "doi": zoo.doi,
     }
+
+
+@app.command()
+def build(
+    source: Annotated[Path, typer.Argument(help="A run made by `zoo train`.")],
+    out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
+    name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a config built from another source.")] = False,
+    keep_nonfinite: Annotated[
+        bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
+    ] = False,
+) -> None:
+    """Turn a trained population into a config of a dataset repository."""
+    from rich.console import Console
+
+    from zoo_datasets.builders import build_repository
+
+    console = Console(stderr=True)
+    with _progress(console, "building", "states") as advance:
+        result = build_repository(source, out, name, replace=replace, keep_nonfinite=keep_nonfinite, progress=advance)
+    splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
+    epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
+    console.print(
+        f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
+        f"{result.shards_written} new shards, {result.shards_reused} kept, {result.bytes / 1e6:,.1f} MB",
+        highlight=False,
+    )
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+    if result.left_out:
+        _print_left_out(console, result.left_out)
+    console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+
+
+def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
+    for title in ("model", "epochs", "reason"):
+        table.add_column(title, overflow="fold")
+    for entry in left_out[:_SHOWN]:
+        table.add_row(entry.model, _ranges(entry.epochs), entry.reason)
+    if len(left_out) > _SHOWN:
+        table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
+    console.print(table)
+
+
+def _ranges(epochs: Sequence[int]) -> str:
+    """1, 2, 3, 7 as `1–3, 7`."""
+    spans: list[list[int]] = []
+    for epoch in sorted(epochs):
+        if spans and epoch == spans[-1][1] + 1:
+            spans[-1][1] = epoch
+        else:
+            spans.append([epoch, epoch])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)
+
+
+@app.command()
+def verify(
+    repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
+    name: Annotated[str, typer.Argument(help="The config to verify.")],
+    images: Annotated[
+        Path | None, typer.Option(help="A local folder with the images instead of the Hub.", show_default="the Hub")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Rows whose figures are recomputed.")] = 32,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Recompute nothing: no images needed.")] = False,
+) -> None:
+    """Check a config: checksums, splits, layouts, and figures recomputed from the weights alone."""
+    from rich.console import Console
+
+    from zoo_datasets.evaluation.verify import verify_repository
+    from zoo_datasets.images import load_images
+    from zoo_datasets.manifest import read_manifest
+
+    console = Console(stderr=True)
+    data = None
+    if not files_only and (repo / name).is_dir():
+        manifest = read_manifest(repo, name)
+        if manifest is None:
+            raise RepositoryError(f"{repo / name} holds no manifest.json; build the config again with `zoo build`")
+        with console.status(f"images: {images or manifest.zoo['images']}"):
+            data = load_images(manifest.zoo["images"], manifest.architecture, images)
+    with _progress(console, "verifying", "shards") as advance:
+        result = verify_repository(repo, name, images=data, sample=sample, progress=advance)
+    for check in result.checks:
+        console.print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}", highlight=False)
+    for difference in result.differences:
+        console.print(f"     {difference.check}: {difference.message}", highlight=False, soft_wrap=True)
+    verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
+    console.print(f"{result.config}: {result.rows:,} rows, {result.recomputed} recomputed: {verdict}", highlight=False)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command("quickstart")
+def quickstart_command(
+    out: Annotated[Path, typer.Option(help="A folder for the run and the repository.")] = Path("quickstart"),
+) -> None:
+    """The main job on the embedded digits, from training to a restored model, in about a minute."""
+    from rich.console import Console
+
+    from zoo_datasets.quickstart import quickstart
+
+    quickstart(out, Console())
+
+
+@contextlib.contextmanager
+def _progress(console: Console, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is advanced by calling it with (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def main() -> None:

@@ -16,10 +16,7 @@ class UnknownNameError(ZooError, KeyError):
     def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         self.what, self.name, self.known = what, name, sorted(known)
         near = difflib.get_close_matches(name, self.known, n=4, cutoff=0.5)
-        if near:
-            hint = f"did you mean {' or '.join(near)}?"
-        else:
-            hint = f"known: {', '.join(self.known)}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known)}."
         super().__init__(f"there is no {what} named {name!r}; {hint}{' ' + remedy if remedy else ''}")
 
     def __str__(self) -> str:  # KeyError would print the repr
@@ -52,3 +49,7 @@ class RepositoryError(ZooError, ValueError):
 
 class StorageError(ZooError, OSError):
     """A file that could not be written (full disk, read-only folder)."""
+
+
+class NativeError(ZooError, RuntimeError):
+    """The native kernels cannot be used (no compiler, an unknown kind of network); the plain path remains."""

@@ -61,7 +61,9 @@ class WeightLayout:
             if spec.offset != offset:
                 raise LayoutError(f"layout: tensor {spec.name!r} starts at {spec.offset}, expected {offset}")
             if spec.kind not in ("parameter", "buffer"):
-                raise LayoutError(f"layout: tensor {spec.name!r} is of kind {spec.kind!r}, expected parameter or buffer")
+                raise LayoutError(
+                    f"layout: tensor {spec.name!r} is of kind {spec.kind!r}, expected parameter or buffer"
+                )
             seen.add(spec.name)
             offset += spec.size
 

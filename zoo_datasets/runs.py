@@ -253,9 +253,12 @@ class Cohort:
         """
         file = self.epoch_file(epoch)
         try:
-            return load_file(file)
+            tensors: dict[str, Tensor] = load_file(file)
+            return tensors
         except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(f"{file} could not be read: {error}; delete the cohort's folder and train it again") from error
+            raise RunError(
+                f"{file} could not be read: {error}; delete the cohort's folder and train it again"
+            ) from error
 
     def weights(self, epoch: int) -> Tensor:
         """The weights of all members at an epoch: float32 [K, D].

@@ -197,7 +197,8 @@ class ZooSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
-        return _plain(dataclasses.asdict(self))
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,11 +233,7 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")
-    pairs = [
-        (point, seed)
-        for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True)
-        for seed in seeds
-    ]
+    pairs = [(point, seed) for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True) for seed in seeds]
     pairs.sort(key=lambda pair: digest_of(["order", zoo.name, dataclasses.asdict(pair[0]), pair[1]]))
     return [
         Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.specs import GRID_FIELDS, ZooSpec
+from zoo_datasets.specs import GRID_FIELDS, Sparsifier, ZooSpec
 
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
 MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
@@ -42,7 +42,8 @@ def _family(
         "images": images, "architecture": architecture, "epochs": 50, "doi": f"{_DOI}{doi}", "published": True,
     }  # fmt: skip
     point: dict[str, Any] = {
-        "activation": (activation,), "init": (init,), "optimizer": ("adam",), "lr": (lr,), "weight_decay": (weight_decay,),
+        "activation": (activation,), "init": (init,), "optimizer": ("adam",), "lr": (lr,),
+        "weight_decay": (weight_decay,),
     }  # fmt: skip
     zoos = [ZooSpec(name=name, seeds=1000, **point, **common)]
     if grid is not None:
@@ -100,7 +101,7 @@ _TWIN_NAME = re.compile(r"(?P<parent>.+)_(?:sparse|magnitude(?P<percent>[1-9]\d?
 
 def twin_of(parent: ZooSpec, percent: int | None = None) -> ZooSpec:
     """The sparsified twin of a dense zoo: by variational dropout, or by magnitude pruning of `percent` %."""
-    sparsifier = "variational_dropout" if percent is None else "magnitude"
+    sparsifier: Sparsifier = "variational_dropout" if percent is None else "magnitude"
     return dataclasses.replace(
         parent,
         name=f"{parent.name}_sparse" if percent is None else f"{parent.name}_magnitude{percent}",

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from zoo_datasets.stacked.augmentation import CROP_PADDING, augment
 
 SEEDS = torch.tensor([1, 2])

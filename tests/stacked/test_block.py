@@ -5,6 +5,7 @@ import dataclasses
 import plain
 import pytest
 import torch
+
 from zoo_datasets.architectures import ARCHITECTURES, Architecture, build_layout, resnet18_layers
 from zoo_datasets.stacked import TorchBlock, evaluate_stack, initialise
 from zoo_datasets.training.schedules import SCHEDULES
@@ -55,9 +56,7 @@ def test_the_other_cnns_train_as_alone(architecture, images, size):
     members = plain.members(zoo)
     weights, _ = train_stack(zoo, members, data, 10, torch.float64).store()
     for row, member in zip(weights, members, strict=True):
-        torch.testing.assert_close(
-            row, plain.train_alone(zoo, member, data, 10, torch.float64), rtol=1e-8, atol=1e-10
-        )
+        torch.testing.assert_close(row, plain.train_alone(zoo, member, data, 10, torch.float64), rtol=1e-8, atol=1e-10)
 
 
 def test_a_narrow_resnet_trains_as_alone_with_augmentation_one_cycle_and_batch_norm(monkeypatch):

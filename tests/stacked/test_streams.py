@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from zoo_datasets.stacked import streams
 
 

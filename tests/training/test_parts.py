@@ -1,8 +1,11 @@
 """Cohort plans, schedules and optimizer paths."""
 
+import itertools
+
 import plain
 import pytest
 import torch
+
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs import Growth
@@ -28,7 +31,7 @@ def test_growth_gives_new_members_cohorts_of_their_own():
     first = plan_cohorts(members[:20], [Growth(models=20, epochs=1)], 16)
     grown = plan_cohorts(members, [Growth(models=20, epochs=1), Growth(models=50, epochs=1)], 16)
     assert grown[: len(first)] == first
-    assert sum(grown[len(first) :], []) == members[20:]
+    assert list(itertools.chain(*grown[len(first) :])) == members[20:]
     longer = [Growth(models=20, epochs=1), Growth(models=20, epochs=9)]
     assert plan_cohorts(members[:20], longer, 16) == first
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import plain
 import pytest
 import torch
+
 from zoo_datasets.errors import RunError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.runs import Run
 from zoo_datasets.specs import Limits

@@ -35,15 +35,16 @@ def _crop(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     shifts = draws[:, [_ROW, _COLUMN]] % (2 * CROP_PADDING + 1) - CROP_PADDING
     rows = torch.arange(height, device=draws.device)[None, :, None] + shifts[:, :1, None]
     columns = torch.arange(width, device=draws.device)[None, None, :] + shifts[:, 1:, None]
-    return torch.broadcast_tensors(rows, columns)  # type: ignore[return-value]
+    return rows.expand(-1, -1, width), columns.expand(-1, height, -1)
 
 
 def _flip(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Horizontal flip of every second sample."""
     forward = torch.arange(width, device=draws.device)[None, None, :]
     flipped = (draws[:, _FLIP] & 1).bool()[:, None, None]
+    columns = torch.where(flipped, width - 1 - forward, forward)
     rows = torch.arange(height, device=draws.device)[None, :, None]
-    return torch.broadcast_tensors(rows, torch.where(flipped, width - 1 - forward, forward))  # type: ignore[return-value]
+    return rows.expand(len(draws), -1, width), columns.expand(-1, height, -1)
 
 
 def _rotate(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,9 @@ class TorchBlock:
         if state is None:
             self._state = self._optimizer.fresh(self._parameters)
         else:
-            self._state = {name: state[name][self._lanes].to(self._device, self._dtype) for name in self._optimizer.state}
+            self._state = {
+                name: state[name][self._lanes].to(self._device, self._dtype) for name in self._optimizer.state
+            }
 
     def store(self) -> tuple[Tensor, State]:
         """Weights [K, D] and optimizer state [K, P], on the CPU."""

@@ -45,7 +45,6 @@ def lanes_of(layers: Sequence[Layer]) -> int:
     return LANES if build_layout(layers).size <= _LARGE else 1
 
 
-
 @dataclass(slots=True)
 class _Pass:
     """What one forward pass carries from layer to layer besides the activations."""
@@ -111,9 +110,9 @@ class StackedNetwork:
                         x = x * _as(x, state.masks(state.dropouts, x.numel() // members), members)
                     state.dropouts += 1
                 case Flatten():
-                    x = x.unflatten(1, (members, -1)).flatten(2).transpose(0, 1)
+                    x = x.reshape(len(x), members, -1).transpose(0, 1)
                 case GlobalAveragePool():
-                    x = x.mean(dim=(2, 3)).unflatten(1, (members, -1)).transpose(0, 1)
+                    x = x.mean(dim=(2, 3)).reshape(len(x), members, -1).transpose(0, 1)
                 case Residual():
                     shortcut = self._run(layer.shortcut, x, state)
                     x = self._run(layer.body, x, state) + shortcut

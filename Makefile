@@ -1,0 +1,42 @@
+# `make quickstart` and `make test` need nothing but Python ≥ 3.11 and make: each makes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+TYPED := build/typed
+
+.PHONY: quickstart test check check-style bench clean
+.DELETE_ON_ERROR:
+
+quickstart: .venv/.installed ## train a small population, build it, load it, restore its best model
+	$(BIN)/zoo quickstart --out quickstart
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+check: check-style test
+
+check-style: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy finds zoo_datasets.builders and .training where they install, not where they lie.
+	@rm -rf $(TYPED) && mkdir -p $(TYPED)/zoo_datasets
+	@ln -s $(CURDIR)/zoo_datasets/* $(CURDIR)/builders $(CURDIR)/training $(TYPED)/zoo_datasets/
+	MYPYPATH=$(TYPED) $(BIN)/mypy -p zoo_datasets
+
+bench: .venv/.installed-test
+	$(BIN)/python tests/benchmarks/engine.py
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/.installed-dev: .venv/.installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist quickstart *.egg-info

@@ -1,0 +1,190 @@
+"""Our own runs as a source."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from zoo_datasets.builders.source import Block, Model, States
+from zoo_datasets.errors import RunError
+from zoo_datasets.layout import WeightLayout
+from zoo_datasets.manifest import LeftOut
+from zoo_datasets.runs import MANIFEST, Cohort, Run
+from zoo_datasets.schema import FIGURES
+from zoo_datasets.specs import Member, ZooSpec, digest_of, members_of
+
+NOT_TRAINED = "not trained yet"
+
+
+class RunSource:
+    """A run, finished or not. Its blocks are the rectangles by which it grew."""
+
+    def __init__(self, run: Run) -> None:
+        manifest = run.manifest
+        self.run = run
+        self.name = manifest.zoo.name
+        self.layout: WeightLayout = manifest.layout
+        self.architecture = manifest.zoo.architecture
+        self.in_channels = manifest.images.channels
+        self.classes = manifest.images.classes
+        self.models = run.models
+        self.states = run.models * (run.epochs + 1)
+        self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
+
+    @classmethod
+    def open(cls, path: Path) -> RunSource:
+        """The run in a folder.
+
+        Raises:
+            RunError: where there is none, or it is broken.
+        """
+        return cls(Run.open(path))
+
+    @property
+    def source_id(self) -> str:
+        """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
+        manifest = self.run.manifest
+        recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
+        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint])
+
+    def describe(self) -> dict[str, Any]:
+        """What the run records of itself, without the folder it lies in."""
+        value = self.run.manifest.to_dict()
+        return {"kind": "run"} | {key: value[key] for key in ("growth", "limits", "images", "engine", "versions")}
+
+    def fingerprint(self) -> str:
+        """Digest of names, sizes and times of the files that rows are made of."""
+        files = [self.run.path / MANIFEST]
+        for pattern in ("members.json", "metrics.parquet", "epoch-*.safetensors"):
+            files += sorted(self.run.path.glob(f"cohort-*/{pattern}"))
+        stats = [(str(file.relative_to(self.run.path)), file.stat()) for file in files]
+        return digest_of([self.source_id, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
+
+    def blocks(self) -> Sequence[Block]:
+        """For each step of growth: the new members with all their epochs, then the new epochs of the others."""
+        by_step: list[list[Model]] = [[] for _ in self.run.manifest.growth]
+        for cohort, step in self._cohorts:
+            by_step[step] += [self._models[member.model_id] for member in cohort.members]
+        for model_id in self._unbegun:
+            by_step[self._step_of[model_id]].append(self._models[model_id])
+        blocks: list[Block] = []
+        older: list[Model] = []
+        reached = -1
+        for size, new in zip(self.run.manifest.growth, by_step, strict=True):
+            blocks.append(Block(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
+            blocks.append(Block(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
+            older += new
+            reached = size.epochs
+        return [block for block in blocks if block.models and block.epochs]
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block, one cohort and epoch at a time."""
+        wanted = {model.model_id: model for model in block.models}
+        cohorts = [
+            _Reader(self.run, cohort, positions)
+            for cohort, _ in self._cohorts
+            if (positions := [p for p, member in enumerate(cohort.members) if member.model_id in wanted])
+        ]
+        unbegun = [model_id for model_id in wanted if model_id in self._unbegun]
+        for epoch in block.epochs:
+            for reader in cohorts:
+                yield from reader.at(epoch, [wanted[model_id] for model_id in reader.model_ids])
+            yield from (LeftOut(model=model_id, epochs=(epoch,), reason=NOT_TRAINED) for model_id in unbegun)
+
+    @cached_property
+    def _members(self) -> list[Member]:
+        return members_of(self.run.manifest.zoo, self.run.manifest.limits, self.run.models)
+
+    @cached_property
+    def _models(self) -> dict[str, Model]:
+        return {member.model_id: _model_of(self.run.manifest.zoo, member) for member in self._members}
+
+    @cached_property
+    def _step_of(self) -> dict[str, int]:
+        """The step of growth that each member came with: members join in the order of the zoo."""
+        sizes = [step.models for step in self.run.manifest.growth]
+        return {member.model_id: bisect.bisect_right(sizes, index) for index, member in enumerate(self._members)}
+
+    @cached_property
+    def _cohorts(self) -> list[tuple[Cohort, int]]:
+        """The cohorts that were begun, each with its step of growth."""
+        found: list[tuple[Cohort, int]] = []
+        seen: set[str] = set()
+        for cohort in self.run.cohorts():
+            ids = [member.model_id for member in cohort.members]
+            unknown = [model_id for model_id in ids if model_id not in self._step_of]
+            if unknown:
+                raise RunError(f"{cohort.path}: model {unknown[0]} is no member of the run that {MANIFEST} describes")
+            if repeated := seen.intersection(ids):
+                raise RunError(f"{cohort.path}: model {min(repeated)} stands in another cohort too")
+            steps = {self._step_of[model_id] for model_id in ids}
+            if len(steps) != 1:
+                raise RunError(f"{cohort.path}: members of growth steps {sorted(steps)}, expected one step a cohort")
+            seen.update(ids)
+            found.append((cohort, steps.pop()))
+        return found
+
+    @cached_property
+    def _unbegun(self) -> dict[str, None]:
+        """Ids of members whose cohort does not exist yet, in the order of the zoo."""
+        begun = {member.model_id for cohort, _ in self._cohorts for member in cohort.members}
+        return {member.model_id: None for member in self._members if member.model_id not in begun}
+
+
+class _Reader:
+    """The chosen members of one cohort, epoch by epoch; their metrics are read once."""
+
+    def __init__(self, run: Run, cohort: Cohort, positions: list[int]) -> None:
+        self._run = run
+        self._cohort = cohort
+        self._positions = positions
+        self._metrics: pa.Table | None = None
+        self.model_ids = [cohort.members[position].model_id for position in positions]
+
+    def at(self, epoch: int, models: Sequence[Model]) -> Iterator[States | LeftOut]:
+        """Their states at an epoch, or the reason why there are none."""
+        try:
+            if self._metrics is None:
+                self._metrics = self._cohort.metrics()
+            rows = self._rows(self._metrics, epoch)
+            weights = None if rows is None else self._cohort.weights(epoch)
+        except RunError as error:
+            # The reason is published with the data, where the folder on this machine means nothing.
+            reason = str(error).replace(f"{self._run.path}/", "")
+            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
+            return
+        if rows is None or weights is None:
+            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=NOT_TRAINED) for model in models)
+            return
+        chosen = pa.array(self._positions, pa.int64())
+        yield States(
+            epoch=epoch,
+            models=models,
+            weights=weights if len(models) == len(weights) else weights[self._positions],
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in FIGURES},
+        )
+
+    def _rows(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
+        """The rows of an epoch in the order of the stack; None where the epoch is not finished."""
+        rows = metrics.filter(pa.compute.equal(metrics["epoch"], epoch))
+        if not rows.num_rows:
+            return None
+        if rows["model_id"].to_pylist() != [member.model_id for member in self._cohort.members]:
+            raise RunError(
+                f"{self._cohort.path}: metrics.parquet lists other models at epoch {epoch} than members.json"
+            )
+        return rows
+
+
+def _model_of(zoo: ZooSpec, member: Member) -> Model:
+    columns = dataclasses.asdict(member.hyperparameters)
+    return Model(
+        model_id=member.model_id,
+        columns=columns | {"seed": member.seed, "images": zoo.images, "sparsifier": zoo.sparsifier},
+    )

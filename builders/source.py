@@ -1,0 +1,189 @@
+"""What every kind of source gives: blocks of models × epochs, and their states read one piece at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from zoo_datasets.layout import WeightLayout
+from zoo_datasets.manifest import LeftOut
+from zoo_datasets.schema import FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+
+NOT_FINITE = "weights are not finite (the model diverged)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """One model of a source: its id and the columns that are the same at every epoch."""
+
+    model_id: str
+    columns: Mapping[str, Any]
+
+    @property
+    def split(self) -> str:
+        """Its split; a twin is where its parent is."""
+        return split_of(self.columns.get("parent_id") or self.model_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Models × epochs that came into the source together. Shards never cross blocks, so that a source
+    that grew gives its earlier shards again, byte for byte."""
+
+    models: tuple[Model, ...]
+    epochs: tuple[int, ...]
+
+    def at(self, epoch: int) -> Block:
+        """The same models at one epoch."""
+        return dataclasses.replace(self, epochs=(epoch,))
+
+    def of(self, split: str) -> Block:
+        """The models of one split."""
+        return dataclasses.replace(self, models=tuple(model for model in self.models if model.split == split))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """Some models at one epoch.
+
+    Attributes:
+        weights: float32 [len(models), D].
+        figures: arrays of length len(models) by column, for columns that change with the epoch; a column
+            that is absent is null.
+    """
+
+    epoch: int
+    models: Sequence[Model]
+    weights: Tensor
+    figures: Mapping[str, pa.Array]
+
+    def select(self, chosen: Sequence[int]) -> States:
+        """The models at these positions."""
+        if len(chosen) == len(self.models):
+            return self
+        indices = pa.array(chosen, pa.int64())
+        return States(
+            epoch=self.epoch,
+            models=[self.models[position] for position in chosen],
+            weights=self.weights[torch.tensor(chosen, dtype=torch.int64)],
+            figures={name: values.take(indices) for name, values in self.figures.items()},
+        )
+
+
+class Source(Protocol):
+    """A population somewhere: the one thing a builder knows. Each kind of source is one file.
+
+    `models` and `states` count everything found, those that will be left out too; what `read` gives over
+    all blocks, states and left-out ones together, adds up to them.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the zoo, and of the config unless another is asked for."""
+
+    @property
+    def source_id(self) -> str:
+        """Equal for two sources if one may grow into the other."""
+
+    @property
+    def layout(self) -> WeightLayout:
+        """The layout of all its models."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input image."""
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+
+    @property
+    def models(self) -> int:
+        """Number of models found."""
+
+    @property
+    def states(self) -> int:
+        """Number of states found."""
+
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """Fields of the zoo's spec, as far as they are known."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest records of the source, as JSON values; the same for the same content."""
+
+    def fingerprint(self) -> str:
+        """Changes when the source's files change; cheap."""
+
+    def blocks(self) -> Sequence[Block]:
+        """All its models and epochs, oldest first."""
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
+
+        Yields a piece at a time, so that no more than a cohort is ever held; a state that cannot be read
+        comes as `LeftOut` with its reason.
+        """
+
+
+def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
+    """The states whose weights are all finite, and the others."""
+    finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    left_out = [
+        LeftOut(model=model.model_id, epochs=(states.epoch,), reason=NOT_FINITE)
+        for model, good in zip(states.models, finite, strict=True)
+        if not good
+    ]
+    return states.select([position for position, good in enumerate(finite) if good]), left_out
+
+
+class RowMaker:
+    """Turns states into record batches of `schema`: the one place where rows are made."""
+
+    def __init__(self, source: Source, config: str) -> None:
+        self.schema = arrow_schema(source.layout)
+        self._weights_type = weights_type(source.layout)
+        self._constants = {
+            "zoo": config,
+            "architecture": source.architecture,
+            "in_channels": source.in_channels,
+            "classes": source.classes,
+        }
+
+    def batch(self, states: States) -> pa.RecordBatch:
+        """One row a state, in the order given; the weights are not copied where they are contiguous."""
+        count = len(states.models)
+        figures = dict(states.figures)
+        if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
+            figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
+        columns = []
+        for field in self.schema:
+            if field.name == WEIGHTS:
+                flat = pa.array(states.weights.contiguous().view(-1).numpy())
+                values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
+            elif field.name in figures:
+                values = figures[field.name].cast(field.type)
+            elif field.name == "epoch":
+                values = pa.array(np.full(count, states.epoch, np.int32))
+            elif field.name in FIGURES or field.name == "ggap":
+                values = pa.nulls(count, field.type)
+            else:
+                values = pa.array([self._value(field.name, model) for model in states.models], field.type)
+            columns.append(values)
+        return pa.record_batch(columns, schema=self.schema)
+
+    def _value(self, name: str, model: Model) -> Any:
+        if name == "model_id":
+            return model.model_id
+        return self._constants[name] if name in self._constants else model.columns.get(name)

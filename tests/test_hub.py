@@ -1,0 +1,133 @@
+"""The card: YAML that datasets and the Hub read, and text that keeps what a person wrote."""
+
+import datasets
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+from tiny_runs import make_run
+
+from zoo_datasets.builders import build_repository
+from zoo_datasets.errors import RepositoryError
+from zoo_datasets.hub import YOURS, configs_of, files_of, info_of, read_card
+from zoo_datasets.manifest import read_manifest
+from zoo_datasets.specs import Limits, members_of
+from zoo_datasets.zoos import get_zoo
+
+NAME = "digits_cnn_s"
+
+
+@pytest.fixture(autouse=True)
+def _datasets_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture
+def repo(tmp_path):
+    make_run(tmp_path / "run", ((12, 2),), limits=Limits(train=500))
+    build_repository(tmp_path / "run", tmp_path / "repo")
+    return tmp_path / "repo"
+
+
+def test_yaml_lists_every_shard_and_says_what_load_dataset_finds(repo):
+    card = read_card(repo)
+    manifest = read_manifest(repo, NAME)
+    assert sorted(files_of(configs_of(card)[NAME])) == sorted((shard.split, shard.path) for shard in manifest.shards)
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.size_categories == ["n<1K"]
+    info = info_of(card, NAME)
+    loaded = load_dataset(str(repo), NAME)
+    assert {entry["name"]: entry["num_examples"] for entry in info["splits"]} == loaded.num_rows
+    assert info["features"][-1] == {"name": "weights", "list": "float32", "length": 2464}
+    assert info["download_size"] == sum(shard.bytes for shard in manifest.shards)
+    for entry in info["splits"]:
+        measured = loaded[entry["name"]].with_format("arrow")[:].nbytes
+        assert entry["num_bytes"] == pytest.approx(measured, rel=0.01)
+
+
+def test_a_lone_config_is_the_default_and_several_have_none(repo, tmp_path):
+    assert load_dataset(str(repo)).num_rows == load_dataset(str(repo), NAME).num_rows
+    build_repository(tmp_path / "run", repo, "other")
+    assert not any(config.get("default") for config in configs_of(read_card(repo)).values())
+    with pytest.raises(ValueError, match="Config name is missing"):
+        load_dataset(str(repo))
+
+
+def test_the_text_tells_recipe_limits_splits_and_what_was_left_out(repo):
+    text = (repo / "README.md").read_text()
+    assert "`cnn_s` (1 input channel, 10 classes, 2,464 parameters) on digits." in text
+    assert "| lr | 0.001 |" in text
+    assert "Only the first 500 train images were used." in text
+    assert "12 models, 36 rows, epochs 0–2" in text
+    assert "Nothing was left out." in text
+    assert 'to_module(zoo["train"][0])' in text
+    assert "@inproceedings{schurholt2022model," in text
+
+
+def test_what_a_person_wrote_is_kept(repo, tmp_path):
+    file = repo / "README.md"
+    text = file.read_text()
+    start = text.index(YOURS[0])
+    end = text.index(YOURS[1])
+    text = f"{text[:start]}{YOURS[0]}\nOur zoo, *trained with care*.\n\nTwo paragraphs: ünïcode.\n{text[end:]}"
+    text = text.replace("license: cc-by-4.0", "license: mit\nlanguage: en")
+    text = text.replace("pretty_name: Model zoos", "pretty_name: Ours")
+    text = text.replace("- model-zoo\n", "- model-zoo\n- mine\n")
+    file.write_text(text)
+    build_repository(tmp_path / "run", repo, "other")
+    build_repository(tmp_path / "run", repo, "third")
+    after = file.read_text()
+    assert "\nOur zoo, *trained with care*.\n\nTwo paragraphs: ünïcode.\n" in after
+    assert after.count(YOURS[0]) == after.count("## Citation") == 1
+    data = DatasetCard.load(file).data
+    assert (data.license, data.language, data.pretty_name) == ("mit", "en", "Ours")
+    assert "mine" in data.tags
+    assert sorted(configs_of(read_card(repo))) == [NAME, "other", "third"]
+    assert after.index(f"## {NAME}") < after.index("## other") < after.index("## third")
+
+
+def test_a_card_that_is_not_ours_keeps_its_text_and_configs(tmp_path):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "mine.csv").write_text("a,b\n1,2\n")
+    (repo / "README.md").write_text(
+        "---\nconfigs:\n- config_name: mine\n  data_files: mine.csv\n  default: true\n---\n# My data\n\nHandwritten.\n"
+    )
+    make_run(tmp_path / "run", ((4, 0),))
+    build_repository(tmp_path / "run", repo)
+    text = (repo / "README.md").read_text()
+    assert "# My data\n\nHandwritten." in text[text.index(YOURS[0]) : text.index(YOURS[1])]
+    assert configs_of(read_card(repo))["mine"]["data_files"] == "mine.csv"
+
+
+def test_a_readme_without_yaml_is_kept_as_text(tmp_path):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "README.md").write_text("# Only text\n")
+    make_run(tmp_path / "run", ((4, 0),))
+    build_repository(tmp_path / "run", repo)
+    assert "# Only text" in (repo / "README.md").read_text()
+    assert set(configs_of(read_card(repo))) == {NAME}
+
+
+def test_a_broken_card_stops_the_build_and_stays(repo, tmp_path):
+    file = repo / "README.md"
+    file.write_text("---\nconfigs: [unclosed\n---\ntext")
+    with pytest.raises(RepositoryError, match=r"README.md: its YAML block could not be read"):
+        build_repository(tmp_path / "run", repo)
+    assert file.read_text().startswith("---\nconfigs: [unclosed")
+    file.write_text("---\nconfigs: [1, 2]\n---\ntext")
+    with pytest.raises(RepositoryError, match="configs: expected a list of mappings"):
+        build_repository(tmp_path / "run", repo)
+
+
+def test_rebuilding_writes_the_same_card(repo, tmp_path):
+    before = (repo / "README.md").read_bytes()
+    build_repository(tmp_path / "run", repo)
+    assert (repo / "README.md").read_bytes() == before
+
+
+def test_left_out_states_stand_in_a_table(tmp_path):
+    bad = members_of(get_zoo(NAME), None, 4)[1].model_id
+    make_run(tmp_path / "run", ((4, 2),), nan=[bad])
+    build_repository(tmp_path / "run", tmp_path / "repo")
+    assert "| weights are not finite (the model diverged) | 1 | 3 |" in (tmp_path / "repo" / "README.md").read_text()

@@ -1,0 +1,70 @@
+"""Accuracy and loss of rows from their weights alone, beside what the rows record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo_datasets.architectures import get_architecture
+from zoo_datasets.images import ImageData, Split
+from zoo_datasets.stacked import evaluate_stack
+
+LOSS_TOLERANCE = 1e-4
+STACK_BYTES = 200_000_000
+
+_SHARED = ("architecture", "in_channels", "classes", "activation")
+
+
+def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Iterator[tuple[int, list[str]]]:
+    """For each row, by its position: where its recorded validation and test figures differ from recomputed ones.
+
+    Accuracies may differ by one image, losses by 1e-4 · max(1, |loss|); NaN equals NaN. A figure that the row
+    does not record is not compared. The rows come stack by stack, not in their order.
+
+    Args:
+        rows: with the columns of `schema`; `weights` a float32 array [D].
+        images: as they were in training, limits included.
+    """
+    for positions in _stacks(rows):
+        first = rows[positions[0]]
+        layers = get_architecture(first["architecture"]).layers(first["in_channels"], first["classes"])
+        weights = torch.from_numpy(np.stack([rows[position]["weights"] for position in positions]))
+        problems: list[list[str]] = [[] for _ in positions]
+        for name, split in (("val", images.val), ("test", images.test)):
+            if split is None or all(rows[p][f"{name}_{what}"] is None for p in positions for what in ("loss", "acc")):
+                continue
+            loss, correct = evaluate_stack(layers, first["activation"], weights, images, split)
+            for place, position in enumerate(positions):
+                problems[place] += _compare(rows[position], name, split, float(loss[place]), int(correct[place]))
+        yield from zip(positions, problems, strict=True)
+
+
+def _compare(row: Mapping[str, Any], name: str, split: Split, loss: float, correct: int) -> Iterator[str]:
+    count = len(split.labels)
+    accuracy = row[f"{name}_acc"]
+    # float32 rounds the share; a thousandth of an image absorbs that.
+    if accuracy is not None and not abs(accuracy * count - correct) <= 1.001:
+        yield f"{name}_acc is {accuracy:.6f}, recomputed {correct / count:.6f} ({correct:,} of {count:,} images)"
+    recorded = row[f"{name}_loss"]
+    if recorded is not None and not _same_loss(recorded, loss):
+        yield f"{name}_loss is {recorded:.6f}, recomputed {loss:.6f}"
+
+
+def _same_loss(recorded: float, loss: float) -> bool:
+    if math.isfinite(recorded) and math.isfinite(loss):
+        return abs(recorded - loss) <= LOSS_TOLERANCE * max(1.0, abs(recorded))
+    return (math.isnan(recorded) and math.isnan(loss)) or recorded == loss
+
+
+def _stacks(rows: Sequence[Mapping[str, Any]]) -> Iterable[list[int]]:
+    """Positions of rows that can be evaluated together, in pieces that fit in memory."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(tuple(row[column] for column in _SHARED), []).append(position)
+    for positions in groups.values():
+        size = max(STACK_BYTES // rows[positions[0]]["weights"].nbytes, 1)
+        yield from (positions[start : start + size] for start in range(0, len(positions), size))

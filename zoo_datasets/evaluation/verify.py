@@ -1,0 +1,218 @@
+"""Whether a dataset repository is what it says: files, rows, splits, and figures recomputed from weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard
+
+from zoo_datasets.architectures import layout_of
+from zoo_datasets.errors import RepositoryError, UnknownNameError, ZooError
+from zoo_datasets.evaluation.findings import Check, Difference, Findings, Verification
+from zoo_datasets.evaluation.recompute import wrong_figures
+from zoo_datasets.evaluation.shard_checks import METADATA_COLUMNS, READ_ERRORS, Row, check_shards, weights_matrix
+from zoo_datasets.hub import CARD, configs_of, files_of, info_of, read_card
+from zoo_datasets.images import ImageData
+from zoo_datasets.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.schema import WEIGHTS
+from zoo_datasets.specs import Limits, digest_of
+
+__all__ = ["Check", "Difference", "Verification", "verify_repository"]
+
+Progress = Callable[[int, int], None]
+
+
+def verify_repository(
+    repo: Path, name: str, *, images: ImageData | None = None, sample: int = 32, progress: Progress | None = None
+) -> Verification:
+    """Check one config of a local repository; every fault becomes a difference, none stops the others.
+
+    Without images: card, manifest and files agree (names, sizes, checksums, rows), each shard carries the
+    manifest's layout and the architecture's, row groups hold one epoch each, a model is in the one split that
+    its id hashes to, no state is there twice, weights are finite unless the manifest keeps others. With
+    images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
+    epochs and models, come out again from the weights alone.
+
+    Args:
+        images: the whole dataset; the limits of the manifest are applied here.
+        sample: number of rows to recompute.
+        progress: called with (shards done, shards in all).
+
+    Raises:
+        RepositoryError: where `repo` is no dataset repository or its card cannot be read.
+        UnknownNameError: where it has no such config.
+    """
+    if not (repo / CARD).is_file():
+        raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+    findings = Findings()
+    card = _card(repo, findings)
+    if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
+        raise UnknownNameError("config", name, [] if card is None else configs_of(card))
+    manifest = _manifest(repo, name, findings)
+    if manifest is None:
+        return findings.verification(name, 0, 0)
+    if card is not None:
+        _check_card(card, manifest, findings)
+    _check_manifest(manifest, findings)
+    rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
+    _check_models(rows, findings)
+    recomputed = 0
+    limited = None if images is None else _check_images(manifest, images, findings)
+    if limited is not None:
+        recomputed = _check_figures(repo, _sample(rows, sample), limited, findings)
+    return findings.verification(name, manifest.rows(), recomputed)
+
+
+def _card(repo: Path, findings: Findings) -> DatasetCard | None:
+    try:
+        return read_card(repo)
+    except RepositoryError as error:
+        findings.differs("card", str(error))
+        findings.checked("card", "could not be read")
+        return None
+
+
+def _manifest(repo: Path, name: str, findings: Findings) -> Manifest | None:
+    manifest = None
+    try:
+        manifest = read_manifest(repo, name)
+        if manifest is None:
+            findings.differs("manifest", f"{repo / name / MANIFEST} is missing; build the config again")
+        elif manifest.config != name:
+            findings.differs("manifest", f"{repo / name / MANIFEST} is that of config {manifest.config!r}")
+    except RepositoryError as error:
+        findings.differs("manifest", str(error))
+    if manifest is None or manifest.config != name:
+        findings.checked("manifest", "could not be read")
+        return None
+    return manifest
+
+
+def _check_manifest(manifest: Manifest, findings: Findings) -> None:
+    """Its counts add up, and its layout is the architecture's."""
+    for what, count in (("models", manifest.models), ("states", manifest.states)):
+        if count.found != count.written + count.left_out:
+            findings.differs(
+                "manifest",
+                f"{what}: {count.found:,} found, but {count.written:,} written and {count.left_out:,} left out",
+            )
+    if manifest.states.written != manifest.rows():
+        findings.differs(
+            "manifest", f"{manifest.states.written:,} states written, but shards of {manifest.rows():,} rows"
+        )
+    listed = sum(len(entry.epochs) for entry in manifest.left_out)
+    if listed != manifest.states.left_out:
+        findings.differs(
+            "manifest", f"{manifest.states.left_out:,} states left out, but {listed:,} listed with a reason"
+        )
+    try:
+        expected = layout_of(manifest.architecture, manifest.in_channels, manifest.classes)
+    except UnknownNameError as error:
+        findings.differs("manifest", str(error))
+    else:
+        if expected != manifest.layout:
+            findings.differs(
+                "manifest", f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.architecture}"
+            )
+    findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
+
+
+def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
+    listed = sorted(files_of(configs_of(card).get(manifest.config, {})))
+    expected = sorted((shard.split, shard.path) for shard in manifest.shards)
+    for split, path in sorted(set(listed) ^ set(expected)):
+        where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
+        findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
+    splits = info_of(card, manifest.config).get("splits") or []
+    found = {entry.get("name"): entry.get("num_examples") for entry in splits}
+    if found != manifest.splits:
+        findings.differs("card", f"its dataset_info says {found} rows, the manifest {manifest.splits}")
+    findings.checked("card", f"lists {len(listed)} shards")
+
+
+def _check_models(rows: list[Row], findings: Findings) -> None:
+    splits: dict[str, set[str]] = {}
+    seen: set[tuple[str, int]] = set()
+    twice: list[str] = []
+    for row in rows:
+        splits.setdefault(row.model_id, set()).add(row.shard.split)
+        if (row.model_id, row.epoch) in seen:
+            twice.append(f"model {row.model_id} at epoch {row.epoch} is there more than once")
+        seen.add((row.model_id, row.epoch))
+    findings.differ(
+        "splits",
+        [
+            f"model {model_id} is in {' and '.join(sorted(found))}"
+            for model_id, found in splits.items()
+            if len(found) > 1
+        ],
+    )
+    findings.differ("duplicates", twice)
+    findings.checked("splits", f"of {len(splits):,} models, each in one")
+    findings.checked("duplicates", f"{len(seen):,} different states")
+
+
+def _check_images(manifest: Manifest, images: ImageData, findings: Findings) -> ImageData | None:
+    """The images as the models saw them; None where these are others, or the manifest does not say."""
+    recorded = _mapping(manifest.source.get("images"))
+    limited = None
+    if recorded.get("fingerprint") != images.fingerprint:
+        findings.differs(
+            "images",
+            f"these are not the images of the manifest: {images.spec.name} with fingerprint {images.fingerprint[:16]}… "
+            f"found, {recorded.get('name')} with {str(recorded.get('fingerprint'))[:16]}… expected; "
+            "figures were not recomputed",
+        )
+    else:
+        try:
+            limited = images.limited(Limits(**_mapping(manifest.source.get("limits"))))
+        except (TypeError, ValueError) as error:
+            findings.differs("images", f"the manifest's limits on images make no sense: {error}")
+    findings.checked("images", f"{images.spec.name}, fingerprint {images.fingerprint[:16]}…")
+    return limited
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sample(rows: list[Row], count: int) -> list[Row]:
+    """Rows with figures, about equally many of each epoch, the models of an epoch in hashed order."""
+    by_epoch: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.recorded:
+            by_epoch.setdefault(row.epoch, []).append(row)
+    for epoch, group in by_epoch.items():
+        group.sort(key=lambda row: digest_of(["sample", row.model_id, epoch]))
+    # Epochs, too, in hashed order: with fewer rows than epochs they should not all be early ones.
+    epochs = sorted(by_epoch, key=lambda epoch: digest_of(["sample", epoch]))
+    ranks = max(map(len, by_epoch.values()), default=0)
+    chosen = [by_epoch[epoch][rank] for rank in range(ranks) for epoch in epochs if rank < len(by_epoch[epoch])]
+    return sorted(chosen[:count], key=lambda row: (row.shard.path, row.row_group, row.index))
+
+
+def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, findings: Findings) -> int:
+    """Recompute the sampled rows; gives their number."""
+    done = 0
+    for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
+        chosen = list(members)
+        try:
+            with pq.ParquetFile(repo / shard.path) as file:
+                table = file.read_row_group(group).take([row.index for row in chosen])
+            weights = weights_matrix(table)
+            values = table.select(METADATA_COLUMNS).to_pylist()
+            rows = [row | {WEIGHTS: weights[index]} for index, row in enumerate(values)]
+            for position, problems in wrong_figures(rows, images):
+                row = chosen[position]
+                findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])
+        except (*READ_ERRORS, ZooError, RuntimeError) as error:
+            message = " ".join(str(error).split())[:200]
+            findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be recomputed: {message}")
+        else:
+            done += len(chosen)
+    findings.checked("figures", f"of {done} rows recomputed from their weights")
+    return done

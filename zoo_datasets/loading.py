@@ -1,0 +1,242 @@
+"""From a dataset repository to datasets, and from a row back to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import datasets
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from torch import Tensor, nn
+
+from zoo_datasets.architectures import build_module, layout_of
+from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
+from zoo_datasets.hub import CARD, configs_of, read_card
+from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
+from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+SplitBy = Literal["model", "seed"]
+Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+
+
+def load_zoo(
+    repo: str | Path,
+    name: str,
+    split: str | None = None,
+    *,
+    epochs: Iterable[int] | None = None,
+    columns: Sequence[str] | None = None,
+    split_by: SplitBy = "model",
+    streaming: bool = False,
+    revision: str | None = None,
+) -> Loaded:
+    """A zoo of a dataset repository, read with `datasets`; only the epochs and columns asked for are read.
+
+    Args:
+        repo: a local folder or the id of a dataset on the Hub.
+        name: the config, which is the zoo's name.
+        split: train, validation or test; None gives a dictionary of all splits that have rows (streaming
+            cannot know this without reading, and gives all that the repository lists).
+        epochs: the epochs wanted, 0 being initialisation; None means all.
+        columns: the columns wanted; None means all.
+        split_by: `model` is the repository's own split. `seed` cuts the same rows by a hash of the seed, so
+            that models that started from the same weights are never in two splits.
+        streaming: whether to read while iterating and to keep nothing on disk.
+        revision: branch, tag or commit, on the Hub.
+
+    Raises:
+        RepositoryError: where `repo` is no dataset repository.
+        UnknownNameError: where it has no such config, split or column; says what is near.
+        SpecError: where an epoch has no rows, or an argument makes no sense.
+    """
+    if split_by not in ("model", "seed"):
+        raise SpecError(f"split_by={split_by!r}: expected 'model' or 'seed'")
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise SpecError(f"columns={columns!r}: expected a list of at least one column; known are {', '.join(NAMES)}")
+    wanted = None if columns is None else list(dict.fromkeys(columns))
+    read = wanted if wanted is None or split_by == "model" or "seed" in wanted else [*wanted, "seed"]
+    chosen = None if epochs is None else _epochs(epochs)
+    builder = _builder(repo, name, revision, read, chosen)
+    _check_split(builder, name, split, split_by)
+    if chosen is not None:
+        _check_epochs(_manifest(repo, name, revision), name, chosen, split if split_by == "model" else None)
+    if streaming:
+        loaded = builder.as_streaming_dataset()
+    else:
+        # The card records the rows of whole splits, which a selection of epochs does not have.
+        builder.download_and_prepare(verification_mode="basic_checks" if chosen is None else "no_checks")
+        # `datasets` refuses to open a split in which no row has the epochs.
+        held = [part for part, info in builder.info.splits.items() if info.num_examples]
+        loaded = DatasetDict(
+            {part: builder.as_dataset(split=part) for part in held if split_by == "seed" or split in (None, part)}
+        )
+    if split_by == "seed":
+        loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
+    if split is None:
+        return cast(Loaded, loaded)
+    if split not in loaded:
+        raise SpecError(f"{name}: split {split!r} has no rows of epochs {chosen}")
+    return cast(Loaded, loaded[split])
+
+
+def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
+    """The layout of a row's weights, from its architecture, in_channels and classes.
+
+    Raises:
+        SpecError: where the row lacks one of these columns.
+        UnknownNameError: where there is no such architecture.
+    """
+    _need(row, "architecture", "in_channels", "classes")
+    return layout_of(row["architecture"], int(row["in_channels"]), int(row["classes"]))
+
+
+def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a row's network by name, float32, as a copy.
+
+    `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
+
+    Raises:
+        SpecError: where the row lacks a column.
+        LayoutError: where the weights are not one vector of the layout's length.
+    """
+    _need(row, "weights")
+    layout = layout_of_row(row)
+    given = row["weights"]
+    weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    if weights.ndim != 1 or len(weights) != layout.size:
+        raise LayoutError(
+            f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
+            f"{row['in_channels']} input channels and {row['classes']} classes; give one row, not a batch"
+        )
+    flat = weights.detach().to(torch.float32, copy=True)
+    return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
+
+
+def to_module(row: Mapping[str, Any]) -> nn.Module:
+    """The row's network with its weights, activation and dropout rate, in eval mode.
+
+    Raises:
+        SpecError: where the row lacks a column.
+        LayoutError: where the weights do not fit.
+    """
+    _need(row, "activation", "dropout")
+    state = to_state_dict(row)
+    module = build_module(
+        row["architecture"], int(row["in_channels"]), int(row["classes"]), row["activation"], float(row["dropout"])
+    )
+    counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
+    module.load_state_dict(state | counters)
+    return module.eval()
+
+
+def _need(row: Mapping[str, Any], *columns: str) -> None:
+    for column in columns:
+        if column not in row or row[column] is None:
+            raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
+
+
+def _epochs(epochs: Iterable[int]) -> list[int]:
+    listed = list(epochs)
+    if not listed or not all(isinstance(epoch, int) and not isinstance(epoch, bool) and epoch >= 0 for epoch in listed):
+        raise SpecError(f"epochs={listed!r}: expected at least one whole number from 0 on, or None for all epochs")
+    return sorted(set(listed))
+
+
+def _builder(
+    repo: str | Path, name: str, revision: str | None, columns: list[str] | None, epochs: list[int] | None
+) -> DatasetBuilder:
+    """The Parquet builder of a config, with projection and filter."""
+    options: dict[str, Any] = {}
+    if columns is not None:
+        options["columns"] = columns
+    if epochs is not None:
+        options["filters"] = [("epoch", "in", epochs)]
+    _check_config(repo, name, revision)
+    try:
+        builder = datasets.load_dataset_builder(str(repo), name, revision=revision, **options)
+    except OSError as error:
+        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
+    if columns is not None:
+        known = builder.info.features or NAMES
+        for column in columns:
+            if column not in known:
+                raise UnknownNameError("column", column, known)
+    return builder
+
+
+def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
+    folder = Path(repo)
+    if folder.is_dir():
+        if not (folder / CARD).is_file():
+            raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+        known = list(configs_of(read_card(folder)))
+    else:
+        try:
+            known = datasets.get_dataset_config_names(str(repo), revision=revision)
+        except OSError as error:  # not found, no access, no network
+            raise RepositoryError(
+                f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
+                f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
+            ) from error
+    if name not in known:
+        raise UnknownNameError("config", name, known)
+
+
+def _check_split(builder: DatasetBuilder, name: str, split: str | None, split_by: SplitBy) -> None:
+    if split is None:
+        return
+    known = list(SPLITS) if split_by == "seed" or not builder.info.splits else list(builder.info.splits)
+    if split not in known:
+        empty = split in SPLITS
+        raise UnknownNameError("split", split, known, f"In {name} this split has no rows" if empty else "")
+
+
+def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | None:
+    """The config's manifest; None in a repository that was not written by `builders`."""
+    if Path(repo).is_dir():
+        return read_manifest(Path(repo), name)
+    try:
+        file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
+    except EntryNotFoundError:
+        return None
+    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}")
+
+
+def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:
+    if manifest is None:
+        return
+    held = sorted({epoch for shard in manifest.shards if split in (None, shard.split) for epoch in shard.epochs})
+    missing = [epoch for epoch in epochs if epoch not in held]
+    if missing:
+        raise SpecError(
+            f"{name}{f', split {split!r},' if split else ''} has no rows of epoch {', '.join(map(str, missing))}; "
+            f"it holds {len(held)} epochs from {held[0]} to {held[-1]}"
+        )
+
+
+def _split_by_seed(loaded: DatasetDict | IterableDatasetDict, splits: list[str], drop_seed: bool) -> Any:
+    """The rows of all splits, cut anew by seed; map-style datasets get an index, iterable ones a filter."""
+    rows = datasets.concatenate_datasets(list(loaded.values()))
+    drop = ["seed"] if drop_seed else []
+    if isinstance(rows, IterableDataset):
+        parts = {
+            split: rows.filter(lambda seed, wanted=split: split_of_seed(seed) == wanted, input_columns="seed")
+            for split in splits
+        }
+        return IterableDatasetDict({split: part.remove_columns(drop) for split, part in parts.items()})
+    seeds = rows.with_format("numpy")["seed"][:]
+    of_seed = {int(seed): split_of_seed(int(seed)) for seed in set(seeds.tolist())}
+    found = {}
+    for split in splits:
+        chosen = [position for position, seed in enumerate(seeds.tolist()) if of_seed[seed] == split]
+        if chosen or len(splits) == 1:  # an empty split is left out, unless it was asked for
+            found[split] = rows.select(chosen).remove_columns(drop)
+    return DatasetDict(found)

@@ -1,0 +1,177 @@
+"""manifest.json of one config of a dataset repository: what lies there, where it came from, what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from zoo_datasets.errors import RepositoryError
+from zoo_datasets.files import write_json
+from zoo_datasets.layout import WeightLayout
+from zoo_datasets.schema import FORMAT, SPLITS
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One Parquet file; `path` is relative to the repository, `models` counts distinct ones."""
+
+    path: str
+    split: str
+    rows: int
+    models: int
+    epochs: tuple[int, ...]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """States of a model that are no rows, and why. `model` is its id, or its name in the source."""
+
+    model: str
+    epochs: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """found = written + left_out."""
+
+    found: int
+    written: int
+    left_out: int
+
+
+_COUNT: TypeAdapter[Count] = TypeAdapter(Count)
+_SHARDS: TypeAdapter[tuple[Shard, ...]] = TypeAdapter(tuple[Shard, ...])
+_LEFT_OUT: TypeAdapter[tuple[LeftOut, ...]] = TypeAdapter(tuple[LeftOut, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json.
+
+    Attributes:
+        source_id: equal for two sources if one may grow into the other.
+        zoo: the fields of the zoo's spec, as far as they are known.
+        source: what the source says about itself: kind, limits and fingerprint of the images, versions.
+        keep_nonfinite: whether states with NaN or infinite weights are rows too.
+        models, states: counts; a model is written if any of its states is.
+    """
+
+    config: str
+    source_id: str
+    zoo: Mapping[str, Any]
+    source: Mapping[str, Any]
+    architecture: str
+    in_channels: int
+    classes: int
+    layout: WeightLayout
+    keep_nonfinite: bool
+    models: Count
+    states: Count
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs of which there is any row, ascending."""
+        return sorted({epoch for shard in self.shards for epoch in shard.epochs})
+
+    def rows(self, split: str | None = None) -> int:
+        """Number of rows of a split, or of all."""
+        return sum(shard.rows for shard in self.shards if split in (None, shard.split))
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of each split that has any, in the order train, validation, test."""
+        return {split: self.rows(split) for split in SPLITS if self.rows(split)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "source_id": self.source_id,
+            "zoo": dict(self.zoo),
+            "source": dict(self.source),
+            "architecture": self.architecture,
+            "in_channels": self.in_channels,
+            "classes": self.classes,
+            "layout": json.loads(self.layout.to_json()),
+            "keep_nonfinite": self.keep_nonfinite,
+            "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "left_out": [dataclasses.asdict(entry) for entry in self.left_out],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any, origin: str) -> Manifest:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RepositoryError: naming `origin` and what is wrong.
+        """
+        try:
+            if value["format"] != FORMAT:
+                raise RepositoryError(f"{origin}: format {value['format']!r} found, this version reads {FORMAT}")
+            return cls(
+                config=str(value["config"]),
+                source_id=str(value["source_id"]),
+                zoo=dict(value["zoo"]),
+                source=dict(value["source"]),
+                architecture=str(value["architecture"]),
+                in_channels=int(value["in_channels"]),
+                classes=int(value["classes"]),
+                layout=WeightLayout.from_json(json.dumps(value["layout"])),
+                keep_nonfinite=bool(value["keep_nonfinite"]),
+                models=_COUNT.validate_python(value["counts"]["models"]),
+                states=_COUNT.validate_python(value["counts"]["states"]),
+                shards=_SHARDS.validate_python(value["shards"]),
+                left_out=_LEFT_OUT.validate_python(value["left_out"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RepositoryError):
+                raise
+            raise RepositoryError(f"{origin} is not a valid manifest: {type(error).__name__} {error}") from error
+
+    def save(self, repo: Path) -> None:
+        """Write manifest.json into the config's folder of a repository."""
+        write_json(repo / self.config / MANIFEST, self.to_dict())
+
+
+def parse_manifest(text: str, origin: str) -> Manifest:
+    """The manifest that a text holds.
+
+    Raises:
+        RepositoryError: naming `origin` and what is wrong.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RepositoryError(f"{origin} is not valid JSON: {error}; build the config again") from error
+    return Manifest.from_dict(value, origin)
+
+
+def read_manifest(repo: Path, config: str) -> Manifest | None:
+    """The manifest of a config in a local repository; None where there is none.
+
+    Raises:
+        RepositoryError: where it is broken.
+    """
+    file = repo / config / MANIFEST
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RepositoryError(f"{file} could not be read: {error}") from error
+    return parse_manifest(text, str(file))
