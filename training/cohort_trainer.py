@@ -15,7 +15,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Cohort, metrics_table
 from zoo_datasets.specs import Member, ZooSpec
-from zoo_datasets.stacked import BlockRecipe, StepSettings, Tally, TorchBlock, initialise
+from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, Tally, initialise
 from zoo_datasets.training.schedules import SCHEDULES
 
 # Between two looks at whether the user wants to stop.
@@ -43,7 +43,7 @@ class Job:
     data: ImageData
     last_epoch: int
     lanes: int
-    make_block: Callable[[BlockRecipe, ImageData], TorchBlock]
+    make_block: Callable[[BlockRecipe, ImageData], Block]
     workers: Executor
     stop: threading.Event
 

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import torch
 
 import zoo_datasets
-from zoo_datasets.architectures import build_layout, get_architecture
+from zoo_datasets.architectures import get_architecture, layout_of
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Cohort, Growth, ImagesRecord, Run, RunManifest
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
 from zoo_datasets.training.cohort_trainer import CohortTrainer, EpochReport, Job, Stopped
 from zoo_datasets.training.cohorts import cohort_size, plan_cohorts
-from zoo_datasets.training.paths import EnginePath, choose_path
+from zoo_datasets.training.paths import EnginePath, Workload, choose_path
 
 
 class Observer(Protocol):
@@ -87,7 +87,7 @@ def train_zoo(
     if barrier is not None:
         barrier()
     run = Run.open(out)
-    engine = choose_path(path, run.manifest.engine, run_layers(run), device)
+    engine = choose_path(path, run.manifest.engine, _workload(zoo, data, device))
     plan = plan_cohorts(members, run.manifest.growth, cohort_size(run.manifest.layout.size))
     mine = [(run.cohort(index), plan[index]) for index in range(share.index, len(plan), share.count)]
     if observer is not None:
@@ -98,10 +98,13 @@ def train_zoo(
     return run
 
 
-def run_layers(run: Run) -> Any:
-    """The layers of a run's networks."""
-    images = run.manifest.images
-    return get_architecture(run.manifest.zoo.architecture).layers(images.channels, images.classes)
+def _workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
+    return Workload(
+        layers=get_architecture(zoo.architecture).layers(data.channels, data.classes),
+        in_shape=(data.channels, data.size, data.size),
+        augmentation=zoo.augmentation,
+        device=device,
+    )
 
 
 def open_run(
@@ -112,7 +115,6 @@ def open_run(
     Raises:
         RunError: where the folder holds something else, another run, or a larger one.
     """
-    layers = get_architecture(zoo.architecture).layers(data.channels, data.classes)
     limited = data.limited(limits)
     manifest = RunManifest(
         zoo=zoo,
@@ -127,20 +129,20 @@ def open_run(
             val=0 if limited.val is None else len(limited.val.labels),
             test=len(limited.test.labels),
         ),
-        layout=build_layout(layers),
+        layout=layout_of(zoo.architecture, data.channels, data.classes),
         engine="",
         versions={"zoo_datasets": zoo_datasets.__version__, "torch": torch.__version__},
     )
     if not Run.exists(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out} holds something else than a run (there is no zoo.json); choose another --out")
-        engine = choose_path(path, None, layers, device)
+        engine = choose_path(path, None, _workload(zoo, data, device))
         run = Run(out, dataclasses.replace(manifest, engine=engine.name))
         run.save()
         return run
     run = Run.open(out)
     grown = _grown(run, manifest, size)
-    engine = choose_path(path, run.manifest.engine, layers, device)
+    engine = choose_path(path, run.manifest.engine, _workload(zoo, data, device))
     if engine.name not in run.manifest.engine.split("+"):
         grown = dataclasses.replace(grown, engine=f"{run.manifest.engine}+{engine.name}")
     if grown != run.manifest:
@@ -219,13 +221,12 @@ def _train_cohorts(
     # Blocks are the unit of parallelism: each computes on one thread, which also fixes its rounding.
     workers = ThreadPoolExecutor(threads, "block", initializer=torch.set_num_threads, initargs=(1,))
     drivers = ThreadPoolExecutor(threads, "cohort", initializer=torch.set_num_threads, initargs=(1,))
-    layers = run_layers(run)
     job = Job(
         zoo=run.manifest.zoo,
-        layers=layers,
+        layers=get_architecture(run.manifest.zoo.architecture).layers(data.channels, data.classes),
         data=data,
         last_epoch=run.epochs,
-        lanes=engine.lanes(layers),
+        lanes=engine.lanes,
         make_block=engine.make_block,
         workers=workers,
         stop=stop,

@@ -11,7 +11,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.runs import Growth
 from zoo_datasets.specs import members_of
 from zoo_datasets.training.cohorts import plan_cohorts
-from zoo_datasets.training.paths import choose_path
+from zoo_datasets.training.paths import Workload, choose_path
 from zoo_datasets.training.schedules import constant, one_cycle
 from zoo_datasets.zoos import get_zoo
 
@@ -55,11 +55,33 @@ def test_without_a_schedule_the_members_settings_stay():
 
 
 def test_a_run_goes_on_on_its_own_path_and_changes_it_only_when_told():
-    layers = get_architecture("cnn_s").layers(1, 10)
-    assert choose_path("auto", "torch", layers).name == "torch"
-    with pytest.raises(RunError, match="trained on the abacus path.*Pass --path"):
-        choose_path("auto", "abacus", layers)
-    assert choose_path("torch", "abacus", layers).name == "torch"
+    work = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28))
+    assert choose_path("auto", "torch", work).name == "torch"
+    assert choose_path("auto", "native+torch", work).name == "torch"
+    with pytest.raises(RunError, match=r"trained on the abacus path, .*knows no abacus path.*Pass --path"):
+        choose_path("auto", "abacus", work)
+    assert choose_path("torch", "abacus", work).name == "torch"
+
+
+def test_the_native_path_says_why_it_cannot_be_used():
+    residual = Workload(layers=get_architecture("resnet18").layers(3, 10), in_shape=(3, 32, 32))
+    assert choose_path("auto", None, residual).name == "torch"
+    with pytest.raises(RunError, match="native path cannot be used here: .*pass --path auto"):
+        choose_path("native", None, residual)
+    augmented = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28), augmentation=("flip",))
+    with pytest.raises(RunError, match="know no augmentation, but the zoo has flip"):
+        choose_path("native", None, augmented)
+    on_gpu = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28), device="cuda")
+    with pytest.raises(RunError, match="on the CPU, not on cuda"):
+        choose_path("native", None, on_gpu)
+
+
+def test_without_a_compiler_the_plain_path_is_chosen(monkeypatch):
+    work = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert choose_path("auto", None, work).name == "torch"
+    with pytest.raises(RunError, match="trained on the native path, which is not to be had .*Pass --path torch"):
+        choose_path("auto", "native", work)
 
 
 def test_a_changed_path_is_recorded(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -57,6 +58,24 @@ class Tally:
     def accuracy(self) -> Tensor:
         """Share of correct predictions, float64 [K]."""
         return self.correct.to(torch.float64) / self.images
+
+
+class Block(Protocol):
+    """Members that train as one, on any engine path. `TorchBlock` says what each method does."""
+
+    recipe: BlockRecipe
+
+    def load(self, weights: Tensor, state: State | None = None) -> None: ...
+
+    def store(self) -> tuple[Tensor, State]: ...
+
+    def order(self, epoch: int, size: int) -> Tensor: ...
+
+    def train(
+        self, split: Split, order: Tensor, *, epoch: int, first_step: int, settings: Sequence[StepSettings]
+    ) -> Tally: ...
+
+    def evaluate(self, split: Split) -> Tally: ...
 
 
 class TorchBlock:

@@ -1,0 +1,169 @@
+"""From a list of layers to the constants that `native.c` is compiled with.
+
+A network becomes a chain of stages: a convolution or linear layer, with the pooling, the activation and
+the dropout that follow it. A linear layer is a convolution of a 1 × 1 image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from zoo_datasets.architectures import Activate, Conv, Dropout, Flatten, Layer, Linear, MaxPool
+from zoo_datasets.errors import NativeError
+
+# The gradient before pooling of this many vectors is made at a time: half of a first-level cache.
+_STRIP_VECTORS = 384
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """The fields of `Stage` in native.c."""
+
+    inputs: int
+    height: int
+    width: int
+    outputs: int
+    kernel: int
+    rows: int
+    columns: int
+    pool: int
+    activate: int
+    dropout: int
+    weight: int
+    bias: int
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the stage gives."""
+        return self.outputs, self.rows // self.pool, self.columns // self.pool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocks:
+    """How many accumulators of a stage's loops stay in registers; see the fields of `Stage` in native.c."""
+
+    forward_outputs: int
+    forward_columns: int
+    weight_outputs: int
+    input_inputs: int
+    input_columns: int
+    strip_outputs: int
+    strip_rows: int
+
+
+@dataclass(slots=True)
+class _Chain:
+    """What is known while walking along the layers."""
+
+    shape: tuple[int, int, int]
+    dropouts: int = 0
+    parameters: int = 0
+
+
+def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stage]:
+    """The chain of stages of a network for images [C, H, W].
+
+    Raises:
+        NativeError: where a layer, or the order of the layers, is none that native.c knows.
+    """
+    remaining = list(layers)
+    chain = _Chain(in_shape)
+    found: list[Stage] = []
+    while remaining:
+        layer = remaining.pop(0)
+        if isinstance(layer, Flatten):
+            channels, height, width = chain.shape
+            chain.shape = (channels * height * width, 1, 1)
+            continue
+        if not isinstance(layer, (Conv, Linear)):
+            raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
+        found.append(_stage(layer, remaining, chain))
+        chain.shape = found[-1].output_shape
+    if not found or chain.shape[1:] != (1, 1) or found[-1].activate or found[-1].dropout >= 0:
+        raise NativeError("the native kernels need a network that ends in a linear layer")
+    return found
+
+
+def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage:
+    channels, height, width = chain.shape
+    if isinstance(layer, Conv):
+        if layer.stride != 1 or layer.padding != 0 or not layer.bias:
+            raise NativeError(f"{layer.name}: the native kernels know stride 1, no padding, and a bias")
+        inputs, outputs, kernel = layer.in_channels, layer.out_channels, layer.kernel
+    else:
+        inputs, outputs, kernel = layer.in_features, layer.out_features, 1
+        if (height, width) != (1, 1):
+            raise NativeError(f"{layer.name}: a linear layer must follow Flatten")
+    if inputs != channels:
+        raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {chain.shape}")
+    rows, columns, pool = height - kernel + 1, width - kernel + 1, 1
+    if remaining and isinstance(remaining[0], MaxPool):
+        pool = remaining[0].kernel
+        if pool != 2:
+            raise NativeError(f"the native kernels pool by 2, not by {pool}")
+        remaining.pop(0)
+        rows, columns = rows // 2 * 2, columns // 2 * 2
+    if rows < 1 or columns < 1:
+        raise NativeError(f"{layer.name}: nothing is left of an input of {height} × {width}")
+    activate, dropout = 0, -1
+    if remaining and isinstance(remaining[0], Activate):
+        remaining.pop(0)
+        activate = 1
+    if remaining and isinstance(remaining[0], Dropout):
+        remaining.pop(0)
+        dropout = chain.dropouts
+        chain.dropouts += 1
+    weight = chain.parameters
+    bias = weight + outputs * inputs * kernel * kernel
+    chain.parameters = bias + outputs
+    return Stage(
+        inputs=inputs, height=height, width=width, outputs=outputs, kernel=kernel, rows=rows, columns=columns,
+        pool=pool, activate=activate, dropout=dropout, weight=weight, bias=bias,
+    )  # fmt: skip
+
+
+def choose_blocks(stage: Stage, registers: int) -> Blocks:
+    """Block sizes of a stage for a machine with so many vector registers (measured on AVX-512 and AVX2)."""
+    accumulators = registers * 2 // 3
+    rows = stage.pool
+    columns = min(stage.columns, 4 if registers >= 32 else 2)
+    outputs = min(stage.outputs, max(1, 16 * registers // 32 // (rows * columns)))
+    weight_outputs = min(stage.outputs, max(1, accumulators // stage.kernel))
+    inputs = min(stage.inputs, 2 if stage.columns > 1 else accumulators // 2)
+    input_columns = min(stage.columns, max(1, accumulators // inputs - stage.kernel + 1))
+    if stage.pool == 1:
+        strip_outputs, strip_rows = stage.outputs, stage.rows
+    else:
+        strip_outputs = weight_outputs
+        strip_rows = min(stage.rows, max(2, _STRIP_VECTORS // (strip_outputs * stage.columns) // 2 * 2))
+    return Blocks(
+        forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs, input_inputs=inputs,
+        input_columns=input_columns, strip_outputs=strip_outputs, strip_rows=strip_rows,
+    )  # fmt: skip
+
+
+def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int, registers: int) -> str:
+    """The preprocessor definitions that stand before native.c.
+
+    Raises:
+        NativeError: as `stages`.
+    """
+    chain = stages(layers, in_shape)
+    blocks = [choose_blocks(stage, registers) for stage in chain]
+    strip = max(
+        (block.strip_outputs * block.strip_rows * stage.columns for stage, block in zip(chain, blocks, strict=True)
+         if stage.pool > 1),
+        default=0,
+    )  # fmt: skip
+    channels, height, width = in_shape
+    sizes = {
+        "LANES": lanes, "CHANNELS": channels, "PIXELS": height * width, "CLASSES": chain[-1].outputs,
+        "PARAMETERS": chain[-1].bias + chain[-1].outputs, "STRIP": strip,
+    }  # fmt: skip
+    lines = [f"#define {name} {value}" for name, value in sizes.items()]
+    lines.append("#define STAGES(S) \\")
+    for number, (stage, block) in enumerate(zip(chain, blocks, strict=True)):
+        fields = ", ".join(f".{name} = {value}" for name, value in (asdict(stage) | asdict(block)).items())
+        lines.append(f"  S(stage{number}, {fields}) \\")
+    return "\n".join([*lines, "", ""])

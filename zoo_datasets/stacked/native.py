@@ -1,0 +1,281 @@
+"""The fast path: a block of members trained by kernels that the system's C compiler makes at run time.
+
+The kernels (`native.c`) hold members in the innermost dimension, one member a vector lane, so a block has
+as many members as a vector register has floats. They know networks without normalisation and residuals.
+`NativeBlock` has the interface of `TorchBlock`; calls run one thread and release Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.architectures import Layer, Linear
+from zoo_datasets.errors import NativeError
+from zoo_datasets.images import ImageData, Split
+from zoo_datasets.stacked.block import BlockRecipe, Tally
+from zoo_datasets.stacked.codegen import defines, stages
+from zoo_datasets.stacked.compiler import compile_library, find_compiler
+from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
+from zoo_datasets.stacked.streams import dropout_thresholds, permutations
+
+# Numbers of native.c.
+ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
+OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
+_GRADIENTS_ONLY: Final = 0
+_ALIGNMENT: Final = 64
+
+Shape = tuple[int, int, int]
+
+
+class _Job(ctypes.Structure):
+    """`Job` of native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("parameters", "first", "second", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("images", "labels", "normalised", "order")),
+        *((name, ctypes.c_int64) for name in ("length", "batch_size", "first_step", "steps", "steps_before")),
+        *((name, ctypes.c_void_p) for name in ("lr", "momentum", "weight_decay", "keys", "threshold", "scale")),
+        *((name, ctypes.c_void_p) for name in ("loss", "correct")),
+        *((name, ctypes.c_int32) for name in ("epoch", "activation", "optimizer", "dropout")),
+    ]
+
+
+def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu") -> str | None:
+    """Why the native kernels do not compute such a network on images [C, H, W]; None where they do."""
+    if activation not in ACTIVATION_NUMBERS:
+        return f"the native kernels know the activations {', '.join(ACTIVATION_NUMBERS)}, not {activation}"
+    try:
+        stages(layers, in_shape)
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def available(layers: Sequence[Layer] | None = None, in_shape: Shape | None = None) -> str | None:
+    """Why the native kernels cannot be used on this machine; None where they can.
+
+    Compiles them for the network, or where none is given for a tiny one; afterwards they lie in the cache.
+    """
+    if layers is None or in_shape is None:
+        layers, in_shape = (Linear("probe", 1, 2),), (1, 1, 1)
+    reason = supports(layers, in_shape)
+    if reason is not None:
+        return reason
+    try:
+        load_kernels(layers, in_shape)
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def lanes() -> int:
+    """Members of a full block on this machine.
+
+    Raises:
+        NativeError: there is no compiler.
+    """
+    return find_compiler().lanes
+
+
+def load_kernels(layers: Sequence[Layer], in_shape: Shape) -> ctypes.CDLL:
+    """The compiled kernels of a network for images [C, H, W].
+
+    Raises:
+        NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
+    """
+    compiler = find_compiler()
+    kernels = (resources.files("zoo_datasets.stacked") / "native.c").read_text(encoding="utf-8")
+    return _load(defines(layers, in_shape, compiler.lanes, compiler.registers) + kernels)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(source: str) -> ctypes.CDLL:
+    library = compile_library(source)
+    library.zoo_workspace_size.restype = ctypes.c_int64
+    library.zoo_parameters.restype = ctypes.c_int64
+    library.zoo_job_size.restype = ctypes.c_int64
+    library.zoo_train.restype = library.zoo_evaluate.restype = None
+    if library.zoo_job_size() != ctypes.sizeof(_Job):
+        raise NativeError("the compiled kernels do not fit this version of the package; empty the cache of kernels")
+    return library
+
+
+class NativeBlock:
+    """Up to `lanes()` members that train as one, by the native kernels on the CPU in float32.
+
+    `load` sets the weights and the optimizer state, `train` takes optimizer steps, `evaluate` measures,
+    `store` gives weights and optimizer state back. A member's numbers do not depend on its place in the
+    block nor on the other members.
+    """
+
+    def __init__(self, recipe: BlockRecipe, data: ImageData) -> None:
+        """Compiles the kernels, or takes them from the cache.
+
+        Raises:
+            NativeError: there is no compiler or it fails; the kernels do not know such a network, activation or
+                augmentation; or there are more members than lanes.
+        """
+        if recipe.augmentation:
+            raise NativeError(f"the native kernels know no augmentation, but {', '.join(recipe.augmentation)}")
+        channels, height, width = data.train.images.shape[1:]
+        self.in_shape: Shape = (channels, height, width)
+        reason = supports(recipe.layers, self.in_shape, recipe.activation)
+        if reason is not None:
+            raise NativeError(reason)
+        self.recipe = recipe
+        self.lanes = lanes()
+        self._members = len(recipe.seeds)
+        if not 1 <= self._members <= self.lanes:
+            raise NativeError(f"a block has {self._members} members, expected 1 to {self.lanes} on this machine")
+        self._kernels = load_kernels(recipe.layers, self.in_shape)
+        self._parameters = self._kernels.zoo_parameters()
+        # The last member fills the lanes that are left over; its copies are dropped again in `store`.
+        self._lanes = torch.arange(self.lanes).clamp(max=self._members - 1)
+        self._fixed = self._fixed_arrays(recipe, data)
+        self._weights = _aligned(torch.zeros(self._parameters, self.lanes))
+        self._state: State = {}
+
+    def _fixed_arrays(self, recipe: BlockRecipe, data: ImageData) -> dict[str, Tensor]:
+        rates = recipe.dropout.to(torch.float64)[self._lanes]
+        if not bool(((rates >= 0) & (rates < 1)).all()):
+            raise NativeError(f"dropout rates {recipe.dropout.tolist()}, expected all of them in [0, 1)")
+        seeds = recipe.seeds.to(torch.int64)[self._lanes]
+        keys = torch.stack((seeds & 0xFFFFFFFF, (seeds >> 32) & 0xFFFFFFFF))
+        channels = self.in_shape[0]
+        bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
+        arrays = {
+            "normalised": data.normalise(bytes_).view(256, channels).T.contiguous(),
+            "keys": _as_words(keys),
+            "threshold": _as_words(dropout_thresholds(rates)),
+            "scale": (1.0 / (1.0 - rates)).to(torch.float32),
+            "workspace": torch.empty(self._kernels.zoo_workspace_size(), dtype=torch.uint8),
+        }
+        return {name: _aligned(array) for name, array in arrays.items()}
+
+    def load(self, weights: Tensor, state: State | None = None) -> None:
+        """Take over weights [K, P] and the optimizer state, each [K, P]; None is that before any step."""
+        self._weights = self._inside(weights)
+        kind = OPTIMIZERS[self.recipe.optimizer]
+        if state is None:
+            self._state = {name: _aligned(torch.zeros_like(self._weights)) for name in kind.state}
+        else:
+            self._state = {name: self._inside(state[name]) for name in kind.state}
+
+    def store(self) -> tuple[Tensor, State]:
+        """Weights [K, P] and optimizer state [K, P]."""
+        return self._outside(self._weights), {name: self._outside(tensor) for name, tensor in self._state.items()}
+
+    def order(self, epoch: int, size: int) -> Tensor:
+        """The order of `size` images in an epoch: int32 [K, size]."""
+        return permutations(self.recipe.seeds, epoch, size).to(torch.int32)
+
+    def train(
+        self, split: Split, order: Tensor, *, epoch: int, first_step: int, settings: Sequence[StepSettings]
+    ) -> Tally:
+        """Take `len(settings)` steps from step `first_step` of an epoch; gives the running train metrics.
+
+        Args:
+            order: int [K, size], the images of the whole epoch; the last batch may be a shorter one.
+        """
+        size = self.recipe.batch_size
+        used = order[:, first_step * size : (first_step + len(settings)) * size]
+        if not settings or used.shape[1] <= (len(settings) - 1) * size:
+            raise ValueError(
+                f"{len(settings)} steps of {size} images from step {first_step} on, expected 1 or more that "
+                f"end within the order of {order.shape[1]} images"
+            )
+        moments = tuple(self._state.values())
+        arrays = {
+            "lr": self._per_step([step.lr for step in settings], torch.float64),
+            "momentum": self._per_step([step.momentum for step in settings], torch.float32),
+            "weight_decay": self._per_step([step.weight_decay for step in settings], torch.float32),
+            "first": moments[0],
+            "second": moments[-1],
+        }
+        numbers = {"epoch": epoch, "first_step": first_step, "steps": len(settings), "steps_before": settings[0].count}
+        numbers["optimizer"] = OPTIMIZER_NUMBERS[self.recipe.optimizer]
+        return self._pass(split, used, arrays, numbers)
+
+    def gradients(self, split: Split, index: Tensor, *, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass on images int [K, B]: mean cross-entropy [K], correct predictions [K], gradients [K, P]."""
+        gradients = torch.zeros_like(self._weights)
+        numbers = {"epoch": epoch, "first_step": step, "steps": 1, "optimizer": _GRADIENTS_ONLY}
+        tally = self._pass(split, index, {"first": gradients}, numbers | {"batch_size": index.shape[1]})
+        return tally.mean_loss.to(torch.float32), tally.correct, self._outside(gradients)
+
+    def evaluate(self, split: Split) -> Tally:
+        """Loss and accuracy on all images of a split, without dropout."""
+        numbers = {"length": len(split.labels)}
+        return self._call(self._kernels.zoo_evaluate, split, {}, numbers, len(split.labels))
+
+    def _pass(self, split: Split, used: Tensor, arrays: dict[str, Tensor], numbers: dict[str, int]) -> Tally:
+        if len(used) != self._members:
+            raise ValueError(f"an order for {len(used)} members, expected {self._members}")
+        lowest, highest = (int(bound) for bound in torch.aminmax(used))
+        if lowest < 0 or highest >= len(split.labels):
+            raise ValueError(f"the order names images {lowest} to {highest}, but there are {len(split.labels)}")
+        order = used.to(torch.int32)[self._lanes].contiguous()
+        numbers = {"length": order.shape[1], **numbers}
+        return self._call(self._kernels.zoo_train, split, arrays | {"order": order}, numbers, order.shape[1])
+
+    def _call(self, entry: Any, split: Split, arrays: dict[str, Tensor], numbers: dict[str, int], images: int) -> Tally:
+        """Fill in a job, run it, and give what it added up."""
+        if tuple(split.images.shape[1:]) != self.in_shape or split.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images {split.images.dtype} {list(split.images.shape)}, expected torch.uint8 {['N', *self.in_shape]}"
+            )
+        arrays = {
+            **self._fixed,
+            **arrays,
+            "parameters": self._weights,
+            "images": split.images.contiguous(),
+            "labels": split.labels.to(torch.int64).contiguous(),
+            "loss": torch.zeros(self.lanes, dtype=torch.float64),
+            "correct": torch.zeros(self.lanes, dtype=torch.int64),
+        }
+        job = _Job(
+            batch_size=self.recipe.batch_size,
+            activation=ACTIVATION_NUMBERS[self.recipe.activation],
+            dropout=int(bool((self.recipe.dropout > 0).any())),
+        )
+        for name, number in numbers.items():
+            setattr(job, name, number)
+        for name, tensor in arrays.items():
+            setattr(job, name, tensor.data_ptr())
+        entry(ctypes.byref(job))
+        return self._tally(arrays["loss"], arrays["correct"], images)
+
+    def _tally(self, loss: Tensor, correct: Tensor, images: int) -> Tally:
+        return Tally(loss[: self._members], correct[: self._members], images)
+
+    def _per_step(self, values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Settings [K] of each step as [steps, lanes]."""
+        return _aligned(torch.stack(tuple(values)).to(dtype)[:, self._lanes].contiguous())
+
+    def _inside(self, members: Tensor) -> Tensor:
+        """[K, P] to the kernels' [P, lanes]."""
+        if members.shape != (self._members, self._parameters):
+            raise ValueError(f"a tensor {list(members.shape)}, expected [{self._members}, {self._parameters}]")
+        return _aligned(members.to(torch.float32)[self._lanes].T.contiguous())
+
+    def _outside(self, tensor: Tensor) -> Tensor:
+        """The kernels' [P, lanes] to [K, P]."""
+        return tensor[:, : self._members].T.contiguous()
+
+
+def _as_words(values: Tensor) -> Tensor:
+    """Integers below 2^32 as int32 of the same bits."""
+    return torch.where(values >= 2**31, values - 2**32, values).to(torch.int32)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, which the kernels read a vector at a time; torch's allocator aligns new ones to 64 bytes."""
+    assert tensor.data_ptr() % _ALIGNMENT == 0
+    return tensor
