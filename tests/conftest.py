@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,12 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return Path(cache)
+
+
+@pytest.fixture
+def real_mnist():
+    """The real MNIST in the Hub's layout; skips where it is not at hand."""
+    folder = os.environ.get("ZOO_TEST_DATA")
+    if not folder:
+        pytest.skip("ZOO_TEST_DATA does not name the folder of real test data")
+    return Path(folder) / "data" / "mnist"

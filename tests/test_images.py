@@ -629,10 +629,8 @@ def test_without_network_the_error_says_what_to_do(tmp_path: Path, settings: dic
 # --- real data
 
 
-def test_real_mnist(tmp_path: Path) -> None:
-    if "ZOO_TEST_DATA" not in os.environ:
-        pytest.skip("ZOO_TEST_DATA does not name the folder of shared data")
-    source = Path(os.environ["ZOO_TEST_DATA"]) / "mnist"
+def test_real_mnist(tmp_path: Path, real_mnist: Path) -> None:
+    source = real_mnist
     data = load_images("mnist", "cnn_s", source)
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.test)) == (50_000, 10_000, 10_000)

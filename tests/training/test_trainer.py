@@ -11,6 +11,7 @@ import plain
 import pytest
 import torch
 
+from zoo_datasets.architectures import ARCHITECTURES, Architecture, resnet18_layers
 from zoo_datasets.errors import RunError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.runs import Run
 from zoo_datasets.specs import Limits
@@ -160,6 +161,35 @@ def test_a_diverged_member_stays_in_the_run_and_is_recorded(tmp_path):
     assert last.diverged.tolist() == diverged
     assert last[last.diverged].test_loss.isna().all()
     assert states(healthy).items() <= states(run).items()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_resnet_trains_by_the_same_command_one_at_a_time_or_stacked(tmp_path, monkeypatch, large):
+    monkeypatch.setitem(ARCHITECTURES, "resnet_narrow", Architecture("resnet_narrow", None, resnet18_layers(2)))
+    if large:  # what the real width does: blocks and cohorts of one
+        monkeypatch.setattr("zoo_datasets.stacked.network._LARGE", 100)
+        monkeypatch.setattr("zoo_datasets.training.cohorts._LARGE", 100)
+    data = plain.tiny_images("cifar10", 32, train=20)
+    zoo = plain.tiny_zoo("cifar10_resnet18", architecture="resnet_narrow", batch_size=8)
+
+    class Killer:
+        def begin(self, run, cohorts):
+            pass
+
+        def epoch(self, report):
+            if report.epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_zoo(zoo, tmp_path / "run", data, observer=Killer())
+    run = train_zoo(zoo, tmp_path / "run", data)
+    train_zoo(zoo, tmp_path / "undisturbed", data)
+    assert contents(run.path) == contents(tmp_path / "undisturbed")
+    assert len(run.cohorts()) == (3 if large else 1)
+    cohort = run.cohorts()[0]
+    assert (cohort.layout.unflatten(cohort.weights(2))["bn1.running_var"] != 1).all()
+    alone = plain.train_alone(zoo, cohort.members[0], data, 6)
+    torch.testing.assert_close(cohort.weights(2)[0], alone, rtol=0, atol=2e-3)
 
 
 def test_a_full_disk_stops_with_a_clear_error_and_loses_nothing(tmp_path, monkeypatch):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Layer
 from zoo_datasets.images import ImageData, Split
-from zoo_datasets.stacked.block import EVALUATION_BATCH, BlockRecipe, TorchBlock
+from zoo_datasets.stacked import native
+from zoo_datasets.stacked.block import Block, BlockRecipe, Tally, TorchBlock
 from zoo_datasets.stacked.network import lanes_of
 
 
@@ -19,30 +22,38 @@ def evaluate_stack(
     weights: Tensor,
     data: ImageData,
     split: Split,
-    batch_size: int = EVALUATION_BATCH,
+    threads: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and number of correct predictions of each row of `weights` on a split.
+
+    Computed by the native kernels where they can be used, else in plain PyTorch.
 
     Args:
         layers: the architecture's layers; all rows share them and the activation.
         weights: float32 [K, D] in the order of `build_layout(layers)`.
         data: gives the normalisation.
         split: the images and labels.
+        threads: blocks evaluated at the same time by the native kernels; None means all cores.
 
     Returns:
         loss float64 [K], correct int64 [K].
     """
-    losses, corrects = [], []
-    lanes = lanes_of(layers)
-    for start in range(0, len(weights), lanes):
-        rows = weights[start : start + lanes]
+    if not len(weights):
+        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    in_shape = (data.channels, data.size, data.size)
+    fast = native.available(layers, in_shape) is None
+    lanes = native.lanes() if fast else lanes_of(layers)
+
+    def evaluate(rows: Tensor) -> Tally:
         recipe = BlockRecipe(
-            layers=tuple(layers), activation=activation, optimizer="sgd", batch_size=batch_size, augmentation=(),
+            layers=tuple(layers), activation=activation, optimizer="sgd", batch_size=1, augmentation=(),
             seeds=torch.zeros(len(rows), dtype=torch.int64), dropout=torch.zeros(len(rows), dtype=torch.float64),
         )  # fmt: skip
-        block = TorchBlock(recipe, data)
+        block: Block = native.NativeBlock(recipe, data) if fast else TorchBlock(recipe, data)
         block.load(rows)
-        tally = block.evaluate(split, batch_size)
-        losses.append(tally.mean_loss)
-        corrects.append(tally.correct)
-    return torch.cat(losses), torch.cat(corrects)
+        return block.evaluate(split)
+
+    workers = (threads or len(os.sched_getaffinity(0))) if fast else 1
+    with ThreadPoolExecutor(workers) as pool:
+        tallies = list(pool.map(evaluate, weights.split(lanes)))
+    return torch.cat([tally.mean_loss for tally in tallies]), torch.cat([tally.correct for tally in tallies])
