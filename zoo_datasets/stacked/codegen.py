@@ -1,4 +1,4 @@
-"""From a list of layers to the constants that `native.c` is compiled with.
+"""From a list of layers to the constants that the native kernels are compiled with.
 
 A network becomes a chain of stages: a convolution or linear layer, with the pooling, the activation and
 the dropout that follow it. A linear layer is a convolution of a 1 × 1 image.
@@ -18,7 +18,7 @@ _STRIP_VECTORS = 384
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """The fields of `Stage` in native.c."""
+    """The fields of `Stage` in native_layers.c."""
 
     inputs: int
     height: int
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blocks:
-    """How many accumulators of a stage's loops stay in registers; see the fields of `Stage` in native.c."""
+    """How many accumulators of a stage's loops stay in registers; see `Stage` in native_layers.c."""
 
     forward_outputs: int
     forward_columns: int
@@ -65,7 +65,7 @@ def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stag
     """The chain of stages of a network for images [C, H, W].
 
     Raises:
-        NativeError: where a layer, or the order of the layers, is none that native.c knows.
+        NativeError: where a layer, or the order of the layers, is none that the kernels know.
     """
     remaining = list(layers)
     chain = _Chain(in_shape)
@@ -125,13 +125,12 @@ def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage
 
 def choose_blocks(stage: Stage, registers: int) -> Blocks:
     """Block sizes of a stage for a machine with so many vector registers (measured on AVX-512 and AVX2)."""
-    accumulators = registers * 2 // 3
-    rows = stage.pool
+    accumulators = registers * 3 // 4  # the rest hold operands
     columns = min(stage.columns, 4 if registers >= 32 else 2)
-    outputs = min(stage.outputs, max(1, 16 * registers // 32 // (rows * columns)))
-    weight_outputs = min(stage.outputs, max(1, accumulators // stage.kernel))
+    outputs = min(stage.outputs, max(1, registers // 2 // (stage.pool * columns)))
+    weight_outputs = _even(stage.outputs, accumulators // stage.kernel)
     inputs = min(stage.inputs, 2 if stage.columns > 1 else accumulators // 2)
-    input_columns = min(stage.columns, max(1, accumulators // inputs - stage.kernel + 1))
+    input_columns = _even(stage.columns, accumulators // inputs - stage.kernel + 1)
     if stage.pool == 1:
         strip_outputs, strip_rows = stage.outputs, stage.rows
     else:
@@ -143,8 +142,14 @@ def choose_blocks(stage: Stage, registers: int) -> Blocks:
     )  # fmt: skip
 
 
+def _even(size: int, largest: int) -> int:
+    """The size of equal blocks, none above `largest`, that `size` is cut into; the last one may be smaller."""
+    blocks = -(-size // max(1, largest))
+    return -(-size // blocks)
+
+
 def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int, registers: int) -> str:
-    """The preprocessor definitions that stand before native.c.
+    """The preprocessor definitions that stand before the kernels.
 
     Raises:
         NativeError: as `stages`.

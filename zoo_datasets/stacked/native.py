@@ -1,7 +1,8 @@
 """The fast path: a block of members trained by kernels that the system's C compiler makes at run time.
 
-The kernels (`native.c`) hold members in the innermost dimension, one member a vector lane, so a block has
-as many members as a vector register has floats. They know networks without normalisation and residuals.
+The kernels (`native.c` and the files that it names) hold members in the innermost dimension, one member a
+vector lane, so a block has as many members as a vector register has floats. They know networks without
+normalisation and residuals.
 `NativeBlock` has the interface of `TorchBlock`; calls run one thread and release Python's lock.
 """
 
@@ -21,7 +22,7 @@ from zoo_datasets.errors import NativeError
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.stacked.block import BlockRecipe, Tally
 from zoo_datasets.stacked.codegen import defines, stages
-from zoo_datasets.stacked.compiler import compile_library, find_compiler
+from zoo_datasets.stacked.compiler import Compiler, compile_library, find_compiler
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 
@@ -29,6 +30,7 @@ from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
 OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
 _GRADIENTS_ONLY: Final = 0
+_SOURCES: Final = ("native_layers.c", "native_math.c", "native.c")
 _ALIGNMENT: Final = 64
 
 Shape = tuple[int, int, int]
@@ -91,8 +93,14 @@ def load_kernels(layers: Sequence[Layer], in_shape: Shape) -> ctypes.CDLL:
         NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
     """
     compiler = find_compiler()
-    kernels = (resources.files("zoo_datasets.stacked") / "native.c").read_text(encoding="utf-8")
-    return _load(defines(layers, in_shape, compiler.lanes, compiler.registers) + kernels)
+    return _load(kernel_source(layers, in_shape, compiler))
+
+
+def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler) -> str:
+    """The whole C source for a network: its constants, then the files of kernels."""
+    files = [resources.files("zoo_datasets.stacked") / name for name in _SOURCES]
+    constants = defines(layers, in_shape, compiler.lanes, compiler.registers)
+    return "".join([constants, *(file.read_text(encoding="utf-8") for file in files)])
 
 
 @functools.lru_cache(maxsize=64)

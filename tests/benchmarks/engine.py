@@ -1,0 +1,327 @@
+"""Speed of the engine beside the plain loop: one nn.Module with torch.optim, same batch size, one thread each.
+
+    python tests/benchmarks/engine.py [--seconds 0.3] [--members 64] [--json build/bench/engine.json] [--strict]
+
+Every measurement alternates between the two and takes the best round of each, so that other work on the
+machine hurts both alike. The images are random pixels; the arithmetic does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+
+from zoo_datasets.architectures import ACTIVATIONS, Network, build_layout, get_architecture
+from zoo_datasets.images import ImageData, Split, get_image_spec
+from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of, native
+from zoo_datasets.stacked.compiler import find_compiler
+
+BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
+NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}
+# Samples per second on one core, as a multiple of the plain loop's.
+TRAIN_TARGETS = {"cnn_s": 12.0, "cnn_l": 4.0}
+EVALUATION_TARGET, TORCH_TARGET, CORES_TARGET = 6.0, 1.8, 1.8
+
+Rate = Callable[[float], float]  # seconds to measure for → samples per second
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One line of the table: rates in samples per second, all members together."""
+
+    what: str
+    network: str
+    settings: str
+    baseline: float
+    engine: float
+    target: float
+    ratio: float = field(init=False)
+    met: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", self.engine / self.baseline)
+        object.__setattr__(self, "met", self.engine / self.baseline >= self.target)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A network and how it is trained."""
+
+    network: str
+    activation: str = "tanh"
+    optimizer: str = "adam"
+    dropout: float = 0.0
+
+    @property
+    def settings(self) -> str:
+        return f"{self.activation}, {self.optimizer}, dropout {self.dropout:g}"
+
+
+def images_of(network: str) -> ImageData:
+    spec, size = get_image_spec(NETWORKS[network]), get_architecture(network).input_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, spec.channels, size, size), generator=generator).to(torch.uint8)
+    split = Split(pixels, torch.arange(IMAGES) % spec.classes)
+    return ImageData(spec=spec, size=size, fingerprint="benchmark", train=split, val=split, test=split)
+
+
+def rate_of(work: Callable[[], int], seconds: float) -> float:
+    """Samples per second of `work`, which gives the samples of one call, over at least so many seconds."""
+    samples, start = 0, time.perf_counter()
+    while True:
+        samples += work()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return samples / elapsed
+
+
+def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
+    """Training and evaluating one module, its images already normalised in memory."""
+    channels = data.train.images.shape[1]
+    module = Network(get_architecture(case.network).layers(channels, 10), case.activation, case.dropout)
+    optimizer = (
+        torch.optim.Adam(module.parameters(), 1e-4)
+        if case.optimizer == "adam"
+        else torch.optim.SGD(module.parameters(), 1e-4, momentum=0.9)
+    )
+    images, labels = data.normalise(data.train.images), data.train.labels
+    order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
+    batches = itertools.cycle(order.split(BATCH))
+    parts = itertools.cycle(range(0, IMAGES, EVALUATION_BATCH))
+
+    def step() -> int:
+        index = next(batches)
+        optimizer.zero_grad()
+        functional.cross_entropy(module(images[index]), labels[index]).backward()
+        optimizer.step()
+        return BATCH
+
+    @torch.no_grad()
+    def evaluate() -> int:
+        part = slice(start := next(parts), start + EVALUATION_BATCH)
+        logits = module(images[part])
+        functional.cross_entropy(logits, labels[part], reduction="sum").item()
+        (logits.argmax(1) == labels[part]).sum().item()
+        return EVALUATION_BATCH
+
+    def training(seconds: float) -> float:
+        module.train()
+        return rate_of(step, seconds)
+
+    def evaluation(seconds: float) -> float:
+        module.eval()
+        return rate_of(evaluate, seconds)
+
+    return training, evaluation
+
+
+class Population:
+    """Members in blocks, as the trainer steps them: a range of steps of each block in turn, or in threads."""
+
+    def __init__(self, case: Case, data: ImageData, members: int, path: str, threads: int = 1) -> None:
+        layers = get_architecture(case.network).layers(data.train.images.shape[1], 10)
+        lanes, make = (native.lanes(), native.NativeBlock) if path == "native" else (lanes_of(layers), TorchBlock)
+        self._data, self._threads, self._at = data, threads, 0
+        self._steps = 25 if path == "native" else 2
+        size, generator = build_layout(layers).size, torch.Generator().manual_seed(0)
+        self._blocks: list[Block] = []
+        for seeds in torch.arange(members).split(lanes):
+            rates = torch.full((len(seeds),), case.dropout, dtype=torch.float64)
+            recipe = BlockRecipe(
+                layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=BATCH,
+                augmentation=(), seeds=seeds, dropout=rates,
+            )  # fmt: skip
+            self._blocks.append(make(recipe, data))
+            self._blocks[-1].load(torch.randn(len(seeds), size, generator=generator) * 0.1)
+        self._orders = [block.order(1, IMAGES) for block in self._blocks]
+
+    def training(self, seconds: float) -> float:
+        return rate_of(functools.partial(self._all, self._train), seconds)
+
+    def evaluation(self, seconds: float) -> float:
+        return rate_of(functools.partial(self._all, self._evaluate), seconds)
+
+    def _all(self, work: Callable[[int], int]) -> int:
+        self._at = (self._at + self._steps) % (IMAGES // BATCH)
+        if self._threads == 1:
+            return sum(map(work, range(len(self._blocks))))
+        with ThreadPoolExecutor(self._threads) as pool:
+            return sum(pool.map(work, range(len(self._blocks))))
+
+    def _train(self, number: int) -> int:
+        block = self._blocks[number]
+        members = len(block.recipe.seeds)
+        settings = [
+            StepSettings(
+                lr=torch.full((members,), 1e-4), weight_decay=torch.full((members,), 1e-3),
+                momentum=torch.full((members,), 0.9), count=self._at + step,
+            )
+            for step in range(self._steps)
+        ]  # fmt: skip
+        tally = block.train(self._data.train, self._orders[number], epoch=1, first_step=self._at, settings=settings)
+        return tally.images * members
+
+    def _evaluate(self, number: int) -> int:
+        block = self._blocks[number]
+        tally = block.evaluate(self._data.val)
+        return tally.images * len(block.recipe.seeds)
+
+
+def best(rates: list[Rate], seconds: float) -> list[float]:
+    """The best round of each, round by round in turn."""
+    rounds = [[rate(seconds) for rate in rates] for _ in range(ROUNDS)]
+    return [max(column) for column in zip(*rounds, strict=True)]
+
+
+def training_results(members: int, seconds: float) -> Iterator[Result]:
+    grid = itertools.product(NETWORKS, sorted(ACTIVATIONS), ("adam", "sgd"), (0.0, 0.5))
+    for network, activation, optimizer, dropout in grid:
+        case = Case(network=network, activation=activation, optimizer=optimizer, dropout=dropout)
+        data = images_of(network)
+        population = Population(case, data, members, "native")
+        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
+        target = TRAIN_TARGETS[network]
+        yield Result(
+            what="train, 1 thread",
+            network=network,
+            settings=case.settings,
+            baseline=baseline,
+            engine=engine,
+            target=target,
+        )
+
+
+def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
+    for network, activation in itertools.product(NETWORKS, sorted(ACTIVATIONS)):
+        case = Case(network=network, activation=activation)
+        data = images_of(network)
+        population = Population(case, data, members, "native")
+        baseline, engine = best([plain_loop(case, data)[1], population.evaluation], seconds)
+        yield Result(
+            what="evaluate, 1 thread", network=network, settings=case.activation, baseline=baseline, engine=engine,
+            target=EVALUATION_TARGET,
+        )  # fmt: skip
+
+
+def torch_results(members: int, seconds: float) -> Iterator[Result]:
+    for optimizer, dropout in (("adam", 0.0), ("sgd", 0.0), ("adam", 0.5)):
+        case = Case(network="cnn_s", optimizer=optimizer, dropout=dropout)
+        data = images_of("cnn_s")
+        population = Population(case, data, members, "torch")
+        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
+        yield Result(
+            what="train, no compiler", network="cnn_s", settings=case.settings, baseline=baseline, engine=engine,
+            target=TORCH_TARGET,
+        )  # fmt: skip
+
+
+def cores_results(members: int, seconds: float) -> Iterator[Result]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for network in NETWORKS if cores > 1 else ():
+        case = Case(network=network)
+        data = images_of(network)
+        # As many blocks for each thread, so that none waits for another at the end of a round.
+        one, all_of_them = (
+            Population(
+                case, data, native.lanes() * cores * max(1, members // (native.lanes() * cores)), "native", threads
+            )
+            for threads in (1, cores)
+        )
+        used: list[float] = []
+
+        def training(seconds: float, population: Population = all_of_them, used: list[float] = used) -> float:
+            start, cpu = time.perf_counter(), time.process_time()
+            rate = population.training(seconds)
+            used.append((time.process_time() - cpu) / (time.perf_counter() - start))
+            return rate
+
+        baseline, engine = best([one.training, training], seconds)
+        yield Result(
+            what=f"train, {cores} threads / 1", network=network,
+            settings=f"{case.settings}; got {max(used):.2f} cores",  # fewer where other processes compute
+            baseline=baseline, engine=engine, target=CORES_TARGET * cores / 2,
+        )  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    model = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        models = [
+            line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line
+        ]
+        model = models[0] if models else model
+    reason = native.available()
+    compiler = None if reason else find_compiler()
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "load": list(os.getloadavg()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "compiler": reason or compiler.identity.splitlines()[0],
+        "lanes": None if reason else compiler.lanes,
+    }
+
+
+def table_of(results: list[Result]) -> Table:
+    table = Table(title="samples per second")
+    for column in ("what", "network", "settings"):
+        table.add_column(column)
+    for column in ("baseline", "engine", "ratio", "target", ""):
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            result.what, result.network, result.settings, f"{result.baseline:,.0f}", f"{result.engine:,.0f}",
+            f"{result.ratio:.1f} ×", f"{result.target:g} ×", "" if result.met else "below target",
+        )  # fmt: skip
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=64, help="members trained as one population")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a round; each is measured 5 times")
+    parser.add_argument("--json", type=Path, default=Path("build/bench/engine.json"), help="where the numbers go")
+    parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    facts = machine()
+    console.print(facts)
+    parts = [torch_results]
+    if facts["lanes"] is not None:
+        parts = [training_results, evaluation_results, torch_results, cores_results]
+    results: list[Result] = []
+    for part in parts:
+        for result in part(arguments.members, arguments.seconds):
+            results.append(result)
+            console.print(f"{result.what}: {result.network} {result.settings}: {result.ratio:.1f} ×", style="dim")
+    console.print(table_of(results))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": facts, "members": arguments.members, "results": [asdict(result) for result in results]}
+    arguments.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"written to {arguments.json}")
+    return int(arguments.strict and not all(result.met for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

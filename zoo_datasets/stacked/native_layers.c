@@ -1,0 +1,251 @@
+/* Convolution and linear layers with the pooling behind them, forward and backward; see native.c.
+ *
+ * The compilation defines, before this file:
+ *   LANES                 members in a block, which is the number of floats in a vector register
+ *   CHANNELS, PIXELS      of an image
+ *   CLASSES, PARAMETERS   of the network; parameters lie in the order of the weight layout
+ *   STRIP                 vectors of the scratch area for gradients before pooling
+ *   STAGES(S)             S(name, fields of Stage …) for each convolution or linear layer, with the pooling,
+ *                         the activation and the dropout that follow it
+ * Sizes are constants, so the compiler keeps the blocks of accumulators in registers.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#endif
+
+typedef float v __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint64_t vw __attribute__((vector_size(8 * LANES)));
+typedef int8_t vb __attribute__((vector_size(LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+enum { TANH, RELU, SIGMOID, GELU };
+enum { GRADIENTS_ONLY, ADAM, SGD };
+enum { ACCUMULATORS = 32, DROPOUT = 2 };
+
+typedef struct {
+  int inputs, height, width;                       /* of the layer's input; 1 x 1 for a linear layer */
+  int outputs, kernel, rows, columns;              /* rows and columns that reach the output of the stage */
+  int pool;                                        /* 2: max-pooling by 2 follows; 1: none */
+  int activate;                                    /* whether the activation follows */
+  int dropout;                                     /* number of the dropout layer that follows, or -1 */
+  int weight, bias;                                /* offsets in the parameters */
+  int forward_outputs, forward_columns;            /* block of accumulators of the forward pass */
+  int weight_outputs;                              /* … of the gradient of the weights */
+  int input_inputs, input_columns;                 /* … of the gradient of the input */
+  int strip_outputs, strip_rows;                   /* part of the gradient before pooling made at a time */
+} Stage;
+
+INLINE v splat(float x) { return (v){0} + x; }
+INLINE vi choose_int(vi mask, vi yes, vi no) { return (mask & yes) | (~mask & no); }
+INLINE v choose(vi mask, v yes, v no) { return (v)choose_int(mask, (vi)yes, (vi)no); }
+
+/* ---- convolution; a linear layer is one with a 1 x 1 image -------------------------------------------- */
+
+/* A pooled pixel takes its first maximum in row-major order, and a NaN wins, as in torch. */
+INLINE void pool_four(const v *acc, int stride, v *y, int8_t *choice) {
+  v best = acc[0];
+  vi index = {0};
+  UNROLL for (int q = 1; q < 4; q++) {
+    v x = acc[(q >> 1) * stride + (q & 1)];
+    vi better = (vi)(x > best) | (vi)(x != x);
+    best = choose(better, x, best);
+    index = choose_int(better, (vi){0} + q, index);
+  }
+  *y = best;
+  *(vb *)choice = __builtin_convertvector(index, vb);
+}
+
+/* A outputs at R x T pixels, R = pool, before pooling. */
+INLINE void forward_block(const Stage *s, const v *restrict x, const v *restrict w, const v *restrict b, v *restrict y,
+                          int8_t *restrict choice, const int A, const int T) {
+  const int R = s->pool, K = s->kernel, size = s->rows / s->pool * (s->columns / s->pool);
+  v acc[ACCUMULATORS];
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int p = 0; p < R * T; p++) acc[a * R * T + p] = b[a];
+  for (int c = 0; c < s->inputs; c++)
+    for (int ky = 0; ky < K; ky++) {
+      const v *xr = x + (c * s->height + ky) * s->width, *wr = w + (c * K + ky) * K;
+      UNROLL for (int kx = 0; kx < K; kx++) UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < T; t++) {
+        v pixel = xr[r * s->width + t + kx];
+        UNROLL for (int a = 0; a < A; a++) acc[(a * R + r) * T + t] += wr[a * s->inputs * K * K + kx] * pixel;
+      }
+    }
+  UNROLL for (int a = 0; a < A; a++) {
+    if (R == 1)
+      UNROLL for (int t = 0; t < T; t++) y[a * size + t] = acc[a * T + t];
+    else
+      UNROLL for (int t = 0; t < T / 2; t++)
+        pool_four(acc + a * R * T + 2 * t, T, y + a * size + t, choice + (a * size + t) * LANES);
+  }
+}
+
+INLINE void forward_outputs(const Stage *s, const v *x, const v *w, const v *b, v *y, int8_t *choice, int o, const int A) {
+  const int T = s->forward_columns, columns = s->columns / s->pool, rest = s->columns % T;
+  for (int row = 0; row < s->rows / s->pool; row++) {
+    const v *xr = x + row * s->pool * s->width, *wo = w + o * s->inputs * s->kernel * s->kernel;
+    const int at = (o * (s->rows / s->pool) + row) * columns;
+    int t = 0;
+    for (; t + T <= s->columns; t += T)
+      forward_block(s, xr + t, wo, b + o, y + at + t / s->pool, choice + (at + t / s->pool) * LANES, A, T);
+    if (rest) forward_block(s, xr + t, wo, b + o, y + at + t / s->pool, choice + (at + t / s->pool) * LANES, A, rest);
+  }
+}
+
+/* y [outputs, rows / pool, columns / pool] before the activation, and which of its four pixels each came from. */
+INLINE void forward(const Stage *s, const v *parameters, const v *x, v *y, int8_t *choice) {
+  const v *w = parameters + s->weight, *b = parameters + s->bias;
+  const int A = s->forward_outputs, rest = s->outputs % A;
+  int o = 0;
+  for (; o + A <= s->outputs; o += A) forward_outputs(s, x, w, b, y, choice, o, A);
+  if (rest) forward_outputs(s, x, w, b, y, choice, o, rest);
+}
+
+/* Adds to gw [outputs …] the part of A outputs, whose gradient e [A, height, columns] starts at row `top`. */
+INLINE void weight_block(const Stage *s, const v *restrict x, const v *restrict e, v *restrict gw, int top, int height,
+                         const int A) {
+  const int K = s->kernel, stride = height * s->columns;
+  for (int c = 0; c < s->inputs; c++)
+    for (int ky = 0; ky < K; ky++) {
+      v *g = gw + (c * K + ky) * K;
+      v acc[ACCUMULATORS];
+      UNROLL for (int a = 0; a < A; a++) UNROLL for (int kx = 0; kx < K; kx++) acc[a * K + kx] = g[a * s->inputs * K * K + kx];
+      for (int r = 0; r < height; r++) {
+        const v *xr = x + (c * s->height + top + r + ky) * s->width, *er = e + r * s->columns;
+        for (int t = 0; t < s->columns; t++)
+          UNROLL for (int kx = 0; kx < K; kx++)
+            UNROLL for (int a = 0; a < A; a++) acc[a * K + kx] += er[a * stride + t] * xr[t + kx];
+      }
+      UNROLL for (int a = 0; a < A; a++) UNROLL for (int kx = 0; kx < K; kx++) g[a * s->inputs * K * K + kx] = acc[a * K + kx];
+    }
+}
+
+/* Adds to row `line` of gx, inputs c … c + A, columns t … t + T + kernel - 1, what `outputs` outputs give it. */
+INLINE void input_block(const Stage *s, const v *restrict w, const v *restrict e, v *restrict gx, int line, int top,
+                        int height, int outputs, int t, const int A, const int T) {
+  const int K = s->kernel, W = T + K - 1, plane = s->height * s->width;
+  const int low = MAX(0, line - top - height + 1), high = MIN(K - 1, line - top);
+  v acc[ACCUMULATORS];
+  v *g = gx + line * s->width + t;
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int p = 0; p < W; p++) acc[a * W + p] = g[a * plane + p];
+  for (int o = 0; o < outputs; o++)
+    for (int ky = low; ky <= high; ky++) {
+      const v *er = e + (o * height + line - top - ky) * s->columns + t, *wr = w + (o * s->inputs * K + ky) * K;
+      UNROLL for (int kx = 0; kx < K; kx++) UNROLL for (int p = 0; p < T; p++)
+        UNROLL for (int a = 0; a < A; a++) acc[a * W + p + kx] += wr[a * K * K + kx] * er[p];
+    }
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int p = 0; p < W; p++) g[a * plane + p] = acc[a * W + p];
+}
+
+INLINE void input_inputs(const Stage *s, const v *w, const v *e, v *gx, int top, int height, int outputs, int c,
+                         const int A) {
+  const int T = s->input_columns, rest = s->columns % T;
+  w += c * s->kernel * s->kernel;
+  gx += c * s->height * s->width;
+  for (int line = top; line < top + height + s->kernel - 1; line++) {
+    int t = 0;
+    for (; t + T <= s->columns; t += T) input_block(s, w, e, gx, line, top, height, outputs, t, A, T);
+    if (rest) input_block(s, w, e, gx, line, top, height, outputs, t, A, rest);
+  }
+}
+
+/* Gradients of a strip of the layer's output, e [outputs, height, columns], from output o and row `top` on. */
+INLINE void strip_backward(const Stage *s, const v *parameters, v *gradients, const v *x, const v *e, v *gx, int o,
+                           const int outputs, int top, int height) {
+  const int filter = s->inputs * s->kernel * s->kernel, size = height * s->columns;
+  const int A = s->weight_outputs, rest = outputs % A;
+  v *gw = gradients + s->weight + o * filter;
+  int a = 0;
+  for (; a + A <= outputs; a += A) weight_block(s, x, e + a * size, gw + a * filter, top, height, A);
+  if (rest) weight_block(s, x, e + a * size, gw + a * filter, top, height, rest);
+  if (!gx) return;
+  const v *w = parameters + s->weight + o * filter;
+  const int C = s->input_inputs, left = s->inputs % C;
+  int c = 0;
+  for (; c + C <= s->inputs; c += C) input_inputs(s, w, e, gx, top, height, outputs, c, C);
+  if (left) input_inputs(s, w, e, gx, top, height, outputs, c, left);
+}
+
+/* The gradient of pooled pixels, put back at the pixels they came from. */
+INLINE void unpool(const Stage *s, const v *g, const int8_t *choice, v *e, int outputs, int height) {
+  const int columns = s->columns / 2, plane = s->rows / 2 * columns;
+  for (int o = 0; o < outputs; o++)
+    for (int r = 0; r < height / 2; r++)
+      for (int t = 0; t < columns; t++) {
+        const int at = o * plane + r * columns + t;
+        vi index = __builtin_convertvector(*(const vb *)(choice + at * LANES), vi);
+        UNROLL for (int q = 0; q < 4; q++)
+          e[(o * height + 2 * r + (q >> 1)) * s->columns + 2 * t + (q & 1)] = (v)((vi)g[at] & (vi)(index == q));
+      }
+}
+
+INLINE void backward_rows(const Stage *s, const v *parameters, v *gradients, const v *x, const v *g, const int8_t *choice,
+                          v *gx, v *strip, int o, const int outputs, int top, const int height) {
+  const int at = (o * s->rows / s->pool + top / s->pool) * (s->columns / s->pool);
+  unpool(s, g + at, choice + at * LANES, strip, outputs, height);
+  strip_backward(s, parameters, gradients, x, strip, gx, o, outputs, top, height);
+}
+
+INLINE void backward_outputs(const Stage *s, const v *parameters, v *gradients, const v *x, const v *g,
+                             const int8_t *choice, v *gx, v *strip, int o, const int outputs) {
+  int top = 0;
+  for (; top + s->strip_rows <= s->rows; top += s->strip_rows)
+    backward_rows(s, parameters, gradients, x, g, choice, gx, strip, o, outputs, top, s->strip_rows);
+  if (s->rows % s->strip_rows)
+    backward_rows(s, parameters, gradients, x, g, choice, gx, strip, o, outputs, top, s->rows % s->strip_rows);
+}
+
+/* Adds to the gradients of the weights and the bias, and sets gx, the gradient of x, unless it is null. */
+INLINE void backward(const Stage *s, const v *parameters, v *gradients, const v *x, const v *g, const int8_t *choice, v *gx,
+                     v *strip) {
+  const int size = s->rows / s->pool * (s->columns / s->pool);
+  for (int o = 0; o < s->outputs; o++) {
+    v sum = {0};
+    for (int t = 0; t < size; t++) sum += g[o * size + t];
+    gradients[s->bias + o] += sum;
+  }
+  if (gx) memset(gx, 0, sizeof(v) * s->inputs * s->height * s->width);
+  if (s->pool == 1) {
+    strip_backward(s, parameters, gradients, x, g, gx, 0, s->outputs, 0, s->rows);
+    return;
+  }
+  const int A = s->strip_outputs;
+  int o = 0;
+  for (; o + A <= s->outputs; o += A) backward_outputs(s, parameters, gradients, x, g, choice, gx, strip, o, A);
+  if (s->outputs % A) backward_outputs(s, parameters, gradients, x, g, choice, gx, strip, o, s->outputs % A);
+}
+
+typedef struct {
+  const Stage *stage;
+  void (*forward)(const v *, const v *, v *, int8_t *);
+  void (*backward)(const v *, v *, const v *, const v *, const int8_t *, v *, v *);
+} Layer;
+
+#define DEFINE_STAGE(name, ...)                                                                                  \
+  static const Stage name = {__VA_ARGS__};                                                                       \
+  NOINLINE void name##_forward(const v *p, const v *x, v *y, int8_t *choice) { forward(&name, p, x, y, choice); } \
+  NOINLINE void name##_backward(const v *p, v *gp, const v *x, const v *g, const int8_t *choice, v *gx, v *strip) { \
+    if (FIRST(name)) backward(&name, p, gp, x, g, choice, 0, strip);                                             \
+    else backward(&name, p, gp, x, g, choice, gx, strip);                                                        \
+  }
+#define FIRST(name) (name.weight == 0) /* the images need no gradient */
+STAGES(DEFINE_STAGE)
+
+#define LIST_STAGE(name, ...) {&name, name##_forward, name##_backward},
+static const Layer LAYERS[] = {STAGES(LIST_STAGE)};
+enum { DEPTH = sizeof LAYERS / sizeof *LAYERS };
+
+INLINE int units(const Stage *s) { return s->outputs * (s->rows / s->pool) * (s->columns / s->pool); }
+

@@ -1,0 +1,130 @@
+/* Elementary functions and random numbers of a vector; see native.c. */
+
+/* ---- elementary functions: within a few units in the last place, NaN stays NaN ------------------------ */
+
+/* Cody-Waite reduction and the polynomial of Cephes' expf. */
+INLINE v exp_v(v x) {
+  x = choose(x > 89.f, splat(89.f), x);
+  x = choose(x < -104.f, splat(-104.f), x);
+  v shifted = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23: rounds to an integer, kept in the low bits */
+  vi n = (vi)shifted - 0x4B400000;
+  v r = x, whole = shifted - 12582912.f;
+  r = whole * -0.693145752f + r;
+  r = whole * -1.42860677e-6f + r;
+  v p = splat(1.98756912e-4f);
+  p = p * r + 1.39819994e-3f;
+  p = p * r + 8.33345205e-3f;
+  p = p * r + 4.16657962e-2f;
+  p = p * r + 1.66666657e-1f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.f;
+  vi half = n >> 1; /* two factors, so that the smallest and the largest results are reached */
+  return p * (v)((half + 127) << 23) * (v)((n - half + 127) << 23);
+}
+
+INLINE v clamp(v x, float bound) {
+  x = choose(x > bound, splat(bound), x);
+  return choose(x < -bound, splat(-bound), x);
+}
+
+/* Rational minimax approximation with the coefficients of Eigen's fast tanh. */
+INLINE v tanh_v(v x) {
+  v c = clamp(x, 7.99881172180175781f), s = c * c;
+  v p = splat(-2.76076847742355e-16f);
+  p = p * s + 2.00018790482477e-13f;
+  p = p * s + -8.60467152213735e-11f;
+  p = p * s + 5.12229709037114e-08f;
+  p = p * s + 1.48572235717979e-05f;
+  p = p * s + 6.37261928875436e-04f;
+  p = p * s + 4.89352455891786e-03f;
+  v q = splat(1.19825839466702e-06f);
+  q = q * s + 1.18534705686654e-04f;
+  q = q * s + 2.26843463243900e-03f;
+  q = q * s + 4.89352518554385e-03f;
+  vi small = (vi)(c < 4e-4f) & (vi)(c > -4e-4f);
+  return choose(small, x, c * p / q);
+}
+
+/* Rational minimax approximation of XLA's and Eigen's erf; 1 where it rounds to 1. */
+INLINE v erf_v(v x) {
+  v c = clamp(x, 3.832506856900711f), s = c * c;
+  v p = splat(-2.72614225801306e-10f);
+  p = p * s + 2.77068142495902e-08f;
+  p = p * s + -2.10102402082508e-06f;
+  p = p * s + -5.69250639462346e-05f;
+  p = p * s + -7.34990630326855e-04f;
+  p = p * s + -2.95459980854025e-03f;
+  p = p * s + -1.60960333262415e-02f;
+  v q = splat(-1.45660718464996e-05f);
+  q = q * s + -2.13374055278905e-04f;
+  q = q * s + -1.68282697438203e-03f;
+  q = q * s + -7.37332916720468e-03f;
+  q = q * s + -1.42647390514189e-02f;
+  v y = choose(x >= 3.832506856900711f, splat(1.f), c * p / q);
+  return choose(x <= -3.832506856900711f, splat(-1.f), y);
+}
+
+INLINE v sqrt_v(v x) {
+#if LANES == 16 && defined(__AVX512F__) && defined(__AVX512DQ__)
+  return (v)_mm512_sqrt_ps((__m512)x);
+#else
+  v y;
+  for (int l = 0; l < LANES; l++) y[l] = __builtin_sqrtf(x[l]);
+  return y;
+#endif
+}
+
+/* Value of the activation in y, derivative in d. */
+INLINE void activation(const int kind, v x, v *y, v *d) {
+  switch (kind) {
+    case TANH:
+      *y = tanh_v(x);
+      *d = 1.f - *y * *y;
+      break;
+    case RELU: /* not x > 0: a NaN passes */
+      *y = (v)((vi)x & ~(vi)(x <= 0.f));
+      *d = (v)((vi)splat(1.f) & ~(vi)(x <= 0.f));
+      break;
+    case SIGMOID:
+      *y = 1.f / (1.f + exp_v(-x));
+      *d = *y * (1.f - *y);
+      break;
+    default: { /* GELU */
+      v cdf = 0.5f + 0.5f * erf_v(x * 0.70710678f);
+      *y = x * cdf;
+      *d = cdf + x * exp_v(x * x * -0.5f) * 0.39894228f;
+    }
+  }
+}
+
+/* ---- random numbers: Philox4x32-10, a key a lane ------------------------------------------------------ */
+
+INLINE void multiply(vu x, uint32_t m, vu *high, vu *low) {
+#if LANES == 16 && defined(__AVX512F__) && defined(__AVX512DQ__)
+  __m512i factor = _mm512_set1_epi64(m), a = (__m512i)x;
+  __m512i even = _mm512_mul_epu32(a, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), factor);
+  *low = (vu)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  *high = (vu)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+#else
+  vw product = __builtin_convertvector(x, vw) * (uint64_t)m;
+  *low = __builtin_convertvector(product, vu);
+  *high = __builtin_convertvector(product >> 32, vu);
+#endif
+}
+
+INLINE void philox(const vu key[2], const uint32_t counter[4], vu words[4]) {
+  vu c0 = (vu){0} + counter[0], c1 = (vu){0} + counter[1], c2 = (vu){0} + counter[2], c3 = (vu){0} + counter[3];
+  vu k0 = key[0], k1 = key[1], high0, low0, high1, low1;
+  UNROLL for (int round = 0; round < 10; round++) {
+    multiply(c0, 0xD2511F53u, &high0, &low0);
+    multiply(c2, 0xCD9E8D57u, &high1, &low1);
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+
