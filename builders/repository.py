@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,15 @@ import filelock
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.shards import ShardWriter, Written
 from zoo_datasets.builders.source import Block, RowMaker, Source, without_nonfinite
-from zoo_datasets.errors import RepositoryError, SourceError
+from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
 from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard, read_manifest
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS
+from zoo_datasets.specs import NAME
 
 LOCK = ".lock"
-
-_CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +116,15 @@ def build_from(
 ) -> BuildResult:
     """`build_repository` of a source that is open already."""
     config = name or source.name
-    if not _CONFIG_NAME.fullmatch(config):
+    if not NAME.fullmatch(config):
         raise RepositoryError(
             f"config name {config!r}: expected letters, digits, '_', '-' and '.', not beginning with a mark"
         )
     folder = repo / config
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} could not be made: {error.strerror or error}; choose another --out") from error
     with _locked(folder / LOCK, f"another process is building {folder}; wait for it, then run the command again"):
         remove_temporaries(folder)
         if not replace:
@@ -133,6 +134,12 @@ def build_from(
         manifest = building.manifest()
         if not manifest.shards:
             raise SourceError(f"{source.name}: none of its {source.states:,} states can be a row; {_reasons(manifest)}")
+        if not replace:
+            try:
+                _check_not_fewer(manifest, repo, config)
+            except RepositoryError:
+                building.discard()
+                raise
         _commit(repo, manifest, {split: num_bytes for split, num_bytes in building.num_bytes.items() if num_bytes})
         return building.result(manifest)
 
@@ -190,6 +197,12 @@ class _Building:
         for entry in entries:
             self.left_out.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
             self.states_left_out += len(entry.epochs)
+
+    def discard(self) -> None:
+        """Remove the shards that this build added."""
+        for one in self.written:
+            if not one.reused:
+                (self.repo / one.shard.path).unlink(missing_ok=True)
 
     def manifest(self) -> Manifest:
         """The manifest of what was written; its counts add up, or the source contradicts itself."""
@@ -270,6 +283,20 @@ def _check_replaceable(source: Source, repo: Path, config: str) -> None:
         raise RepositoryError(
             f"{held}, built from {there.models.found:,} models with {there.states.found:,} states, "
             f"more than the {source.models:,} with {source.states:,} that this source has; {remedy}"
+        )
+
+
+def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
+    """Refuse to put fewer rows in the place of more.
+
+    Raises:
+        RepositoryError: saying how many, and why the others are left out.
+    """
+    there = read_manifest(repo, config)
+    if there is not None and manifest.states.written < there.states.written:
+        raise RepositoryError(
+            f"{repo / config} holds {there.states.written:,} rows and would keep {manifest.states.written:,}: "
+            f"{_reasons(manifest)}. The repository is unchanged; mend the source, or pass --replace"
         )
 
 

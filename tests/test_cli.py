@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import zoo_datasets.quickstart
 from zoo_datasets.cli import app
+from zoo_datasets.zoos import list_zoos
 
 runner = CliRunner()
 TRAIN = ["train", "digits_cnn_s", "--models", "12", "--limit-train", "100", "--limit-val", "40", "--limit-test", "40"]
@@ -52,6 +53,9 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     grown = runner.invoke(app, [*TRAIN, "--epochs", "2"])
     assert "going on: 24 of 36 states are there" in grown.output
     assert "trained 12 states" in grown.output
+    again = runner.invoke(app, [*TRAIN, "--epochs", "2"])
+    assert "nothing was left to do" in again.output
+    assert "accuracy" in again.output  # of all members, though none was trained now
     built = runner.invoke(app, ["build", "runs/digits_cnn_s", "--out", "model-zoos"])
     assert built.exit_code == 0
     assert "12 models, epochs 0–2, 36 rows" in built.output
@@ -89,3 +93,41 @@ def test_quickstart_restores_what_it_trained(tmp_path, monkeypatch):
     console = Console(record=True, file=io.StringIO())
     assert zoo_datasets.quickstart.quickstart(tmp_path, console) < 1e-6
     assert "recorded test accuracy" in console.export_text()
+
+
+def test_the_quickstart_runs_again_after_its_run_has_grown(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo_datasets.quickstart, "MODELS", 12)
+    monkeypatch.setattr(zoo_datasets.quickstart, "EPOCHS", 1)
+    run = tmp_path / "runs" / "digits_cnn_s"
+    train = ["train", "digits_cnn_s", "--models", "14", "--epochs", "2", "--path", "auto", "--out", str(run)]
+    assert runner.invoke(app, train).exit_code == 0
+    assert runner.invoke(app, ["quickstart", "--out", str(tmp_path)]).exit_code == 0
+
+
+def test_the_list_fits_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table = runner.invoke(app, ["list"]).output
+    for zoo in list_zoos():
+        assert zoo.name in table
+        assert f"{zoo.models:,}" in table
+
+
+@pytest.mark.parametrize("command", ["train", "build"])
+def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
+    out = tmp_path / "out"
+    arguments = {
+        "train": ["train", "digits_cnn_s", "--models", "64", "--out", out],
+        "build": ["build", tmp_path / "run", "--out", out],
+    }[command]
+    code = (
+        "import os, signal, sys, zoo_datasets.training.trainer as t, zoo_datasets.builders as b\n"
+        "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)\n"
+        "t.train_zoo = b.build_repository = stop\n"
+        f"sys.argv = {['zoo', *map(str, arguments)]!r}\n"
+        "from zoo_datasets.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1].startswith("stopped: ")
+    assert "same command" in result.stderr

@@ -124,7 +124,7 @@ def test_names_that_are_not_there(repo):
         load_zoo(repo, NAME, columns=["epoch", "test_accuracy"])
     with pytest.raises(SpecError, match="no rows of epoch 7, 9; it holds 4 epochs from 0 to 3"):
         load_zoo(repo, NAME, epochs=[1, 9, 7], streaming=True)
-    with pytest.raises(SpecError, match=r"epochs=\[\]: expected at least one whole number"):
+    with pytest.raises(SpecError, match=r"epochs=\[\]: expected a list of whole numbers"):
         load_zoo(repo, NAME, epochs=[])
     with pytest.raises(SpecError, match="columns='epoch': expected a list"):
         load_zoo(repo, NAME, columns="epoch")

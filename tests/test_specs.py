@@ -65,7 +65,7 @@ def test_momentum_is_for_sgd_alone():
         ({"dropout": (1.0,)}, r"dropout: expected \[0, 1\), found 1.0"),
         ({"init": ("uniform", "uniform")}, "init: values repeat"),
         ({"seeds": 0}, "seeds: expected 1 to 1,000,000, found 0"),
-        ({"name": "a/b"}, "name: expected letters"),
+        ({"name": "a/b"}, "name: expected a-z"),
     ],
 )
 def test_a_spec_that_makes_no_sense_names_the_field(change, message):

@@ -21,6 +21,7 @@ from zoo_datasets.files import sha256_of
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.schema import SPLITS
 from zoo_datasets.specs import Limits, members_of
+from zoo_datasets.training import train_zoo
 from zoo_datasets.zoos import get_zoo
 
 NAME = "mnist_cnn_s_hyp_rand"
@@ -356,3 +357,16 @@ def test_diverged_rows_that_were_kept_verify(tmp_path, data):
     found = verify_repository(tmp_path / "repo", NAME, images=data)
     assert found.recomputed == 4
     assert found.ok, found.differences
+
+
+@pytest.mark.parametrize("path", ["auto", "torch"])
+@pytest.mark.parametrize("init", ["uniform", "normal"])
+def test_large_gelu_weights_verify_whichever_path_trained_them(tmp_path, path, init):
+    """Weights of thousands amplify the rounding of an activation's tail."""
+    zoo = plain.tiny_zoo(activation=("gelu",), init=(init,), optimizer=("sgd",), lr=(1e-3,), seeds=16)
+    data = plain.tiny_images(train=100, val=60, test=60)
+    run = train_zoo(zoo, tmp_path / "run", data, path=path)
+    build_repository(run.path, tmp_path / "repo")
+    verification = verify_repository(tmp_path / "repo", zoo.name, images=data, sample=48)
+    assert verification.differences == ()
+    assert verification.recomputed == 48

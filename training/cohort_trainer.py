@@ -15,8 +15,8 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Cohort, metrics_table
 from zoo_datasets.specs import Member, ZooSpec
-from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, Tally, initialise
-from zoo_datasets.training.schedules import SCHEDULES
+from zoo_datasets.stacked import Block, BlockRecipe, Tally, initialise
+from zoo_datasets.training.recipes import MemberSettings, block_recipe, seeds_of
 
 # Between two looks at whether the user wants to stop.
 _STEPS_AT_ONCE = 25
@@ -69,8 +69,9 @@ class CohortTrainer:
         self._slices = [
             slice(start, min(start + job.lanes, len(members))) for start in range(0, len(members), job.lanes)
         ]
-        self._blocks = [job.make_block(self._recipe(members[part]), job.data) for part in self._slices]
-        self._settings = [_Settings.of(members[part]) for part in self._slices]
+        recipes = [block_recipe(job.layers, job.zoo.augmentation, members[part]) for part in self._slices]
+        self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
+        self._settings = [MemberSettings.of(members[part]) for part in self._slices]
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
         """Train to the job's last epoch; `report` is called after each epoch that was written.
@@ -104,7 +105,7 @@ class CohortTrainer:
     def _begin(self) -> EpochReport:
         """Epoch 0: measured on all splits before any step."""
         points = [member.hyperparameters for member in self._members]
-        weights = initialise(self._job.layers, self._seeds(self._members), [point.init for point in points])
+        weights = initialise(self._job.layers, seeds_of(self._members), [point.init for point in points])
         for block, part in zip(self._blocks, self._slices, strict=True):
             block.load(weights[part])
 
@@ -175,49 +176,6 @@ class CohortTrainer:
             diverged=int(diverged.sum()),
         )
 
-    def _recipe(self, members: Sequence[Member]) -> BlockRecipe:
-        first = members[0].hyperparameters
-        return BlockRecipe(
-            layers=self._job.layers,
-            activation=first.activation,
-            optimizer=first.optimizer,
-            batch_size=first.batch_size,
-            augmentation=self._job.zoo.augmentation,
-            seeds=self._seeds(members),
-            dropout=torch.tensor([member.hyperparameters.dropout for member in members], dtype=torch.float64),
-        )
-
-    def _seeds(self, members: Sequence[Member]) -> Tensor:
-        return torch.tensor([member.seed for member in members], dtype=torch.int64)
-
     def _check_stop(self) -> None:
         if self._job.stop.is_set():
             raise Stopped
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The optimizer settings of a block's members, float64 [K] each."""
-
-    lr: Tensor
-    weight_decay: Tensor
-    momentum: Tensor
-
-    @classmethod
-    def of(cls, members: Sequence[Member]) -> _Settings:
-        points = [member.hyperparameters for member in members]
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64)
-
-        return cls(
-            column([point.lr for point in points]),
-            column([point.weight_decay for point in points]),
-            column([point.momentum or 0.0 for point in points]),
-        )
-
-    def at(self, scheduler: str | None, step: int, steps: int) -> StepSettings:
-        """The settings of one step, 0-based over a whole training of `steps` steps."""
-        now = SCHEDULES[scheduler](step, steps)
-        momentum = self.momentum if now.momentum is None else torch.full_like(self.momentum, now.momentum)
-        return StepSettings(lr=self.lr * now.lr_factor, weight_decay=self.weight_decay, momentum=momentum, count=step)

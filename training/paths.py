@@ -54,7 +54,8 @@ def _native_obstacle(work: Workload) -> str | None:
 
 
 def _native_path(work: Workload) -> EnginePath:
-    return EnginePath("native", native.lanes(), NativeBlock)
+    # Other vector instructions round otherwise: a path of its own.
+    return EnginePath(f"native-{native.instructions()}", native.lanes(), NativeBlock)
 
 
 def _torch_path(work: Workload) -> EnginePath:
@@ -97,7 +98,7 @@ def choose_path(asked: str, recorded: str | None, work: Workload) -> EnginePath:
         if path.name == last:
             return path
         obstacle = f"here it would be {path.name}"
-    others = [name for name, other in PATHS.items() if name != last and other.obstacle(work) is None]
+    others = [name for name, other in PATHS.items() if other.obstacle(work) is None and other.make(work).name != last]
     raise RunError(
         f"the run was trained on the {last} path, which is not to be had ({obstacle}); on another it would go on "
         f"with other rounding. Pass --path {' or --path '.join(others)} if that is what you want"

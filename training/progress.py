@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -73,16 +75,28 @@ class TrainingProgress:
         """Count what is to be trained and what is there already."""
         for cohort, members in cohorts:
             self._total += len(members) * (run.epochs + 1)
-            self._done += len(members) * len(cohort.epochs())
+            metrics = cohort.metrics()
+            reached = metrics.num_rows // len(members)
+            self._done += metrics.num_rows
+            if reached:
+                self._remember(cohort.path.name, metrics.slice((reached - 1) * len(members)).to_pylist())
         self._resumed = self._done
         self._console.print(
             f"{run.manifest.zoo.name}: {run.models:,} models to epoch {run.epochs} in {len(cohorts)} cohorts, "
             f"{run.manifest.engine} path → {run.path}",
             highlight=False,
+            soft_wrap=True,
         )
         if self._done:
             self._console.print(f"going on: {self._done:,} of {self._total:,} states are there", highlight=False)
         self._progress.update(self._task, total=self._total, completed=self._done)
+
+    def _remember(self, cohort: str, rows: list[dict[str, Any]]) -> None:
+        """The figures of a cohort's last epoch on disk."""
+        for row in rows:
+            accuracy = row["test_acc"] if row["val_acc"] is None else row["val_acc"]
+            self._accuracy[row["model_id"]] = math.nan if accuracy is None else accuracy
+        self._diverged[cohort] = sum(row["diverged"] for row in rows)
 
     def epoch(self, report: EpochReport) -> None:
         """Count one finished epoch of one cohort."""

@@ -217,7 +217,6 @@ class Network(nn.Module):
         self.layers = tuple(layers)
         self.activation = ACTIVATIONS[activation]
         dropouts = 0
-        self._steps: list[Any] = []
         for layer in flat_layers(layers):
             if isinstance(layer, Dropout):
                 self.add_module(f"dropout{dropouts}", nn.Dropout(dropout))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_datasets.command_line import run_app
+from zoo_datasets.command_line import run_app, stoppable
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.training.command import train
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Rows of a table of things left out; the manifest has them all.
 _SHOWN = 20
+# Columns that the whole table of zoos needs.
+_WIDE = 140
 
 app = typer.Typer(
     name="zoo",
@@ -46,20 +48,26 @@ def list_command(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(rows)} zoos, {sum(row['models'] for row in rows):,} models")
-    table.add_column("name", no_wrap=True)
-    for title in ("images", "architecture"):
-        table.add_column(title, overflow="fold")
-    for title in ("parameters", "models", "epochs"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("twins", overflow="fold")
-    table.add_column("doi", no_wrap=True)
-    for row in rows:
-        numbers = [f"{row[name]:,}" for name in ("parameters", "models", "epochs")]
-        table.add_row(row["name"], row["images"], row["architecture"], *numbers, _twins(row), row["doi"] or "–")
-    # A table cut to the 80 columns of a pipe would be hard to search.
     terminal = Console()
-    (terminal if terminal.is_terminal else Console(width=160)).print(table)
+    # A table cut to the 80 columns of a pipe would be hard to search.
+    console = terminal if terminal.is_terminal else Console(width=_WIDE)
+    table = Table(title=f"{len(rows)} zoos, {sum(row['models'] for row in rows):,} models")
+    # The name says images and architecture as well; what is left fits 80 columns.
+    wide = console.width >= _WIDE
+    table.add_column("name", no_wrap=True)
+    if wide:
+        table.add_column("images", no_wrap=True)
+        table.add_column("architecture", no_wrap=True)
+    for title in ("parameters", "models", "epochs"):
+        table.add_column(title if wide else title[:6], justify="right", no_wrap=True)
+    table.add_column("twins", overflow="fold", min_width=8)
+    if wide:
+        table.add_column("doi", no_wrap=True)
+    for row in rows:
+        names = [row["name"], row["images"], row["architecture"]] if wide else [row["name"]]
+        numbers = [f"{row[name]:,}" for name in ("parameters", "models", "epochs")]
+        table.add_row(*names, *numbers, _twins(row), *([row["doi"] or "–"] if wide else []))
+    console.print(table)
 
 
 def _twins(row: dict[str, Any]) -> str:
@@ -87,6 +95,7 @@ def _listed(zoo: Any) -> dict[str, Any]:
 
 
 @app.command()
+@stoppable("the repository is as it was before; the same command begins again")
 def build(
     source: Annotated[Path, typer.Argument(help="A run made by `zoo train`.")],
     out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
@@ -110,9 +119,10 @@ def build(
         f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
         f"{result.shards_written} new shards, {result.shards_reused} kept, {result.bytes / 1e6:,.1f} MB",
         highlight=False,
+        soft_wrap=True,
     )
     for warning in result.warnings:
-        console.print(f"warning: {warning}", highlight=False)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
@@ -143,6 +153,7 @@ def _ranges(epochs: Sequence[int]) -> str:
 
 
 @app.command()
+@stoppable("nothing was changed")
 def verify(
     repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
     name: Annotated[str, typer.Argument(help="The config to verify.")],
@@ -170,7 +181,8 @@ def verify(
     with _progress(console, "verifying", "shards") as advance:
         result = verify_repository(repo, name, images=data, sample=sample, progress=advance)
     for check in result.checks:
-        console.print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}", highlight=False)
+        mark = "ok  " if check.passed else "FAIL"
+        console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
     for difference in result.differences:
         console.print(f"     {difference.check}: {difference.message}", highlight=False, soft_wrap=True)
     verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
@@ -180,6 +192,7 @@ def verify(
 
 
 @app.command("quickstart")
+@stoppable("every finished epoch is on disk; the same command goes on from there")
 def quickstart_command(
     out: Annotated[Path, typer.Option(help="A folder for the run and the repository.")] = Path("quickstart"),
 ) -> None:
@@ -188,7 +201,9 @@ def quickstart_command(
 
     from zoo_datasets.quickstart import quickstart
 
-    quickstart(out, Console())
+    difference = quickstart(out, Console())
+    if difference > 1e-6:
+        raise RepositoryError(f"the restored model's accuracy is {difference:.6f} off the recorded one, expected 0")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 
 from zoo_datasets.errors import ZooError
+
+P = ParamSpec("P")
+_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+
+def stoppable(message: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Make a command say `message` on Ctrl-C and exit 130."""
+
+    def decorate(command: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(command)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt:
+                _print("stopped", message)
+                raise typer.Exit(_INTERRUPTED) from None
+
+        return run
+
+    return decorate
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -19,9 +40,6 @@ def run_app(app: typer.Typer) -> NoReturn:
         app()
     except ZooError as error:
         _print("error", str(error))
-    except KeyboardInterrupt:
-        _print("stopped", "interrupted; what was written is whole, and the same command goes on")
-        raise SystemExit(130) from None
     raise SystemExit(1)
 
 

@@ -14,13 +14,17 @@ class UnknownNameError(ZooError, KeyError):
     """A name that stands in no table; the message says which names are near."""
 
     def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
-        self.what, self.name, self.known = what, name, sorted(known)
+        self.what, self.name, self.known, self.remedy = what, name, sorted(known), remedy
         near = difflib.get_close_matches(name, self.known, n=4, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known)}."
         super().__init__(f"there is no {what} named {name!r}; {hint}{' ' + remedy if remedy else ''}")
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        # So that it comes back from other processes: pickle would call the class with the message alone.
+        return type(self), (self.what, self.name, self.known, self.remedy)
 
 
 class SpecError(ZooError, ValueError):
@@ -37,6 +41,10 @@ class LayoutError(ZooError, ValueError):
 
 class RunError(ZooError, ValueError):
     """A run on disk that is broken, or that is asked to become another run."""
+
+
+class CohortInUseError(RunError):
+    """A cohort that another process is training at this moment."""
 
 
 class SourceError(ZooError, ValueError):

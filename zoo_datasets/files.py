@@ -59,9 +59,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder` (not in its sub-folders)."""
+    """Remove what a killed process left half-written in `folder` (not in its sub-folders).
+
+    Raises:
+        StorageError: where the folder cannot be written to.
+    """
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        try:
+            leftover.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{leftover} could not be removed: {error.strerror or error}; make its folder writable"
+            ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -61,7 +61,9 @@ def read_card(repo: Path) -> DatasetCard:
     try:
         card = DatasetCard(text, ignore_metadata_errors=False)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise RepositoryError(f"{file}: its YAML block could not be read: {error}; repair or delete it") from error
+        raise RepositoryError(
+            f"{file}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
+        ) from error
     for key in ("configs", "dataset_info"):
         if not all(isinstance(entry, dict) for entry in _entries(card, key)):
             raise RepositoryError(f"{file}: {key}: expected a list of mappings, found {str(card.data[key])[:80]!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -138,16 +139,21 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
 
 
 def _need(row: Mapping[str, Any], *columns: str) -> None:
+    if isinstance(row.get("architecture"), list):
+        raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
         if column not in row or row[column] is None:
             raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
-    listed = list(epochs)
-    if not listed or not all(isinstance(epoch, int) and not isinstance(epoch, bool) and epoch >= 0 for epoch in listed):
-        raise SpecError(f"epochs={listed!r}: expected at least one whole number from 0 on, or None for all epochs")
-    return sorted(set(listed))
+    try:
+        listed = sorted({operator.index(epoch) for epoch in epochs})
+    except TypeError:
+        listed = []
+    if not listed or listed[0] < 0:
+        raise SpecError(f"epochs={epochs!r}: expected a list of whole numbers from 0 on, or None for all epochs")
+    return listed
 
 
 def _builder(
@@ -161,7 +167,9 @@ def _builder(
         options["filters"] = [("epoch", "in", epochs)]
     _check_config(repo, name, revision)
     try:
-        builder = datasets.load_dataset_builder(str(repo), name, revision=revision, **options)
+        # `datasets` takes "." and the like for something else than a folder.
+        location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
+        builder = datasets.load_dataset_builder(location, name, revision=revision, **options)
     except OSError as error:
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
     if columns is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import datasets
@@ -12,6 +13,7 @@ from torch.nn import functional
 from zoo_datasets.builders import build_repository
 from zoo_datasets.images import load_images
 from zoo_datasets.loading import to_module
+from zoo_datasets.runs import Growth, Run
 from zoo_datasets.training.progress import TrainingProgress
 from zoo_datasets.training.trainer import train_zoo
 from zoo_datasets.zoos import get_zoo
@@ -20,6 +22,12 @@ ZOO = "digits_cnn_s"
 MODELS = 32
 EPOCHS = 10
 BATCH = 64
+
+
+def _size(run: Path) -> Growth:
+    """What to train: the quickstart's size, or what the run has grown to since."""
+    there = Run.open(run).manifest.growth[-1] if Run.exists(run) else Growth(models=0, epochs=0)
+    return Growth(models=max(MODELS, there.models), epochs=max(EPOCHS, there.epochs))
 
 
 def quickstart(folder: Path, console: Console) -> float:
@@ -34,7 +42,8 @@ def quickstart(folder: Path, console: Console) -> float:
     console.print(f"{MODELS} small networks on scikit-learn's handwritten digits, in one process, as stacks")
     data = load_images(zoo.images, zoo.architecture)
     with TrainingProgress(console) as progress:
-        train_zoo(zoo, run, data, models=MODELS, epochs=EPOCHS, observer=progress)
+        size = _size(run)
+        train_zoo(zoo, run, data, models=size.models, epochs=size.epochs, observer=progress)
     if progress.trained:
         console.print(f"trained {progress.trained} states; {progress.quartiles()} (quartiles)")
     else:
@@ -68,12 +77,13 @@ def quickstart(folder: Path, console: Console) -> float:
     console.print(f"recorded test loss     {row['test_loss']:.4f}, recomputed {loss:.4f}")
 
     console.rule("what next")
+    activate = "" if shutil.which("zoo") else "source .venv/bin/activate\n    makes the `zoo` command available\n"
     console.print(
-        f"zoo list                                      all zoos and their twins\n"
-        f"zoo verify {repo} {ZOO}      recompute what the dataset claims\n"
-        f"zoo train {ZOO} --models 100 --out {run}\n"
-        "                                              let this very run grow\n"
-        "zoo train mnist_cnn_s --models 16 --epochs 3  the paper's MNIST zoo, images from the Hub",
+        f"{activate}"
+        "zoo list\n    all zoos and their twins\n"
+        f"zoo verify {repo} {ZOO}\n    recompute what the dataset claims\n"
+        f"zoo train {ZOO} --models 100 --epochs {EPOCHS} --out {run}\n    let this very run grow; then build again\n"
+        "zoo train mnist_cnn_s --models 16 --epochs 3\n    the paper's MNIST zoo, images from the Hub or --images PATH",
         highlight=False,
         soft_wrap=True,
     )

@@ -20,11 +20,11 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,11 +33,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zoo_datasets.errors import LayoutError, RunError
+from zoo_datasets.errors import CohortInUseError, LayoutError, RunError, StorageError
 from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.specs import Limits, Member, ZooSpec
 from zoo_datasets.zoos import zoo_from_dict
+
+_T = TypeVar("_T")
 
 FORMAT = 1
 MANIFEST = "zoo.json"
@@ -101,12 +103,14 @@ class RunManifest:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], origin: str) -> RunManifest:
+    def from_dict(cls, value: Any, origin: str) -> RunManifest:
         """The inverse of `to_dict`.
 
         Raises:
             RunError: naming `origin` and what is wrong.
         """
+        if not isinstance(value, dict):
+            raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
         if value.get("format") != FORMAT:
             raise RunError(f"{origin}: run format {value.get('format')!r} found, this version reads {FORMAT}")
         try:
@@ -214,15 +218,28 @@ class Cohort:
         """Hold the cohort for this process; a killed process lets go by itself.
 
         Raises:
-            RunError: where another process trains it.
+            CohortInUseError: where another process trains it.
+            StorageError: where there can be no such folder, or the file system has no locks.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} could not be made: {error.strerror or error}; choose a folder to write to"
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CohortInUseError(
+                    f"{self.path} is being trained by another process; wait for it or stop it"
+                ) from error
             except OSError as error:
-                raise RunError(f"{self.path} is being trained by another process; wait for it or stop it") from error
+                raise StorageError(
+                    f"{self.path} cannot be locked: {error.strerror or error}; processes keep out of each other's way "
+                    "by flock, so a run needs a file system that has it"
+                ) from error
             yield
         finally:
             os.close(descriptor)
@@ -295,19 +312,31 @@ class Cohort:
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_bytes(self.path / "resume.safetensors", save(tensors, metadata={"epoch": str(epoch)}))
 
+    def resume_epoch(self) -> int | None:
+        """The last epoch finished by training, without reading the state; None if there is none.
+
+        Raises:
+            RunError: where the file is broken.
+        """
+        return self._open_resume(lambda epoch, opened: epoch)
+
     def read_resume(self) -> tuple[int, dict[str, Tensor]] | None:
         """The last epoch finished by training and the optimizer state after it; None if there is none.
 
         Raises:
             RunError: where the file is broken.
         """
+        return self._open_resume(
+            lambda epoch, opened: (epoch, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+        )
+
+    def _open_resume(self, read: Callable[[int, Any], _T]) -> _T | None:
         file = self.path / "resume.safetensors"
         if not file.is_file():
             return None
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
-                state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                return int((opened.metadata() or {})["epoch"]), state
+                return read(int((opened.metadata() or {})["epoch"]), opened)
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
 

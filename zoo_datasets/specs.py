@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ SeedKind = Literal["range", "random"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 SEED_LIMIT = 1_000_000
+# Names folders and configs of repositories.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +144,7 @@ class ZooSpec:
 
     def _checks(self) -> list[tuple[str, bool, str]]:
         checks = [
-            ("name", not self.name.replace("_", "").replace("-", "").isalnum(), "expected letters, digits, _ and -"),
+            ("name", not NAME.fullmatch(self.name), f"expected a-z, 0-9, _, - and ., found {self.name!r}"),
             ("epochs", self.epochs < 1, f"expected at least 1, found {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"expected at least 1, found {self.batch_size}"),
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),

@@ -481,3 +481,23 @@ def test_the_manifest_says_what_the_run_was(tmp_path):
     assert manifest.source_id == RunSource.open(tmp_path / "run").source_id
     assert isinstance(manifest.layout, WeightLayout)
     assert str(tmp_path) not in (tmp_path / "repo" / NAME / "manifest.json").read_text()
+
+
+def test_a_rebuild_never_loses_rows_silently(tmp_path):
+    run = make_run(tmp_path / "run", ((12, 2),))
+    repo = tmp_path / "repo"
+    build_repository(run.path, repo)
+    before = {path: path.read_bytes() for path in repo.rglob("*") if path.is_file() and path.name != ".lock"}
+    epoch_file = run.cohorts()[0].epoch_file(1)
+    epoch_file.write_bytes(epoch_file.read_bytes()[:100])
+    with pytest.raises(RepositoryError, match=r"holds 36 rows and would keep \d+: .*epoch-0001.*--replace"):
+        build_repository(run.path, repo)
+    assert {path: path.read_bytes() for path in repo.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    assert build_repository(run.path, repo, replace=True).rows < 36
+
+
+def test_a_repository_that_cannot_be_made_is_a_clear_error(tmp_path):
+    run = make_run(tmp_path / "run", ((12, 1),))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not be made: .*choose another --out"):
+        build_repository(run.path, tmp_path / "file")

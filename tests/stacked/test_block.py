@@ -82,8 +82,8 @@ def test_a_member_is_bit_identical_in_a_cohort_of_1_7_or_64(activation, batch_si
 
     def run(chosen):
         weights, states, losses = [], [], []
-        for start in range(0, len(chosen), 8):
-            block = train_stack(zoo, chosen[start : start + 8], data, 6, torch.float32)
+        for start in range(0, len(chosen), 16):
+            block = train_stack(zoo, chosen[start : start + 16], data, 6, torch.float32)
             stored, state = block.store()
             weights.append(stored)
             states.append(state["exp_avg_sq"])

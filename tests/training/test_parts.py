@@ -1,5 +1,6 @@
 """Cohort plans, schedules and optimizer paths."""
 
+import dataclasses
 import itertools
 
 import plain
@@ -8,9 +9,11 @@ import torch
 
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import RunError
-from zoo_datasets.runs import Growth
+from zoo_datasets.runs import Growth, Run
 from zoo_datasets.specs import members_of
+from zoo_datasets.training import train_zoo
 from zoo_datasets.training.cohorts import plan_cohorts
+from zoo_datasets.training.opening import workload
 from zoo_datasets.training.paths import Workload, choose_path
 from zoo_datasets.training.schedules import constant, one_cycle
 from zoo_datasets.zoos import get_zoo
@@ -85,11 +88,6 @@ def test_without_a_compiler_the_plain_path_is_chosen(monkeypatch):
 
 
 def test_a_changed_path_is_recorded(tmp_path):
-    import dataclasses
-
-    from zoo_datasets.runs import Run
-    from zoo_datasets.training import train_zoo
-
     data, zoo = plain.tiny_images(train=10), plain.tiny_zoo(seeds=1)
     run = train_zoo(zoo, tmp_path, data, epochs=1, path="torch")
     Run(tmp_path, dataclasses.replace(run.manifest, engine="abacus")).save()
@@ -97,3 +95,16 @@ def test_a_changed_path_is_recorded(tmp_path):
         train_zoo(zoo, tmp_path, data)
     assert train_zoo(zoo, tmp_path, data, path="torch").manifest.engine == "abacus+torch"
     assert train_zoo(zoo, tmp_path, data).manifest.engine == "abacus+torch"
+
+
+def test_every_change_of_path_is_recorded_in_its_order(tmp_path):
+    data, zoo = plain.tiny_images(train=10), plain.tiny_zoo(seeds=1)
+    for epochs, path in ((1, "torch"), (2, "auto")):
+        run = train_zoo(zoo, tmp_path, data, epochs=epochs, path=path)
+        assert run.manifest.engine == "torch"
+    if choose_path("auto", None, workload(zoo, data, "cpu")).name == "torch":
+        pytest.skip("no C compiler: there is one path only")
+    native = train_zoo(zoo, tmp_path, data, epochs=3, path="native").manifest.engine
+    assert native.startswith("torch+native-")
+    assert train_zoo(zoo, tmp_path, data, epochs=4, path="torch").manifest.engine == f"{native}+torch"
+    assert train_zoo(zoo, tmp_path, data, epochs=5).manifest.engine == f"{native}+torch"

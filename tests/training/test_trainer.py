@@ -115,7 +115,7 @@ def test_any_other_change_to_a_run_is_refused_and_named(tmp_path):
         train_zoo(ZOO, folder, data, models=4, limits=Limits(train=20))
     with pytest.raises(RunError, match="other images: fingerprint tiny there, another now"):
         train_zoo(ZOO, folder, dataclasses.replace(data, fingerprint="another"), models=4)
-    with pytest.raises(RunError, match="4 models to epoch 2, and a run does not shrink: 3 models"):
+    with pytest.raises(RunError, match="begun with 4 models to epoch 2, and a run does not shrink: 3 models"):
         train_zoo(ZOO, folder, data, models=3)
     with pytest.raises(RunError, match="does not shrink: 4 models to epoch 1"):
         train_zoo(ZOO, folder, data, models=4, epochs=1)

@@ -39,12 +39,14 @@ class Compiler:
 
     Attributes:
         command: the program and its flags.
+        instructions: name of the vector instructions.
         lanes: floats in a vector register.
         registers: number of vector registers.
         identity: version and predefined macros, which name every instruction set in use.
     """
 
     command: tuple[str, ...]
+    instructions: str
     lanes: int
     registers: int
     identity: str
@@ -79,21 +81,27 @@ def _find_compiler(chosen: str, path: str) -> Compiler:
         except NativeError as error:
             reasons.append(str(error))
             continue
-        lanes, registers = _vectors(set(macros.split()))
+        instructions, lanes, registers = _vectors(set(macros.split()))
         version = _run((found, *options, "--version"))
-        return Compiler(command=command, lanes=lanes, registers=registers, identity=version + macros)
+        return Compiler(
+            command=command,
+            instructions=instructions,
+            lanes=lanes,
+            registers=registers,
+            identity=version + macros,
+        )
     raise NativeError(reasons[-1])
 
 
-def _vectors(macros: set[str]) -> tuple[int, int]:
-    """Floats in a vector register, and number of registers, by the compiler's predefined macros."""
+def _vectors(macros: set[str]) -> tuple[str, int, int]:
+    """Name, floats in a vector register, and number of registers, by the compiler's predefined macros."""
     if {"__AVX512F__", "__AVX512DQ__"} <= macros:
-        return 16, 32
+        return "avx512", 16, 32
     if {"__AVX2__", "__FMA__"} <= macros:
-        return 8, 16
+        return "avx2", 8, 16
     if "__aarch64__" in macros:
-        return 4, 32
-    return 4, 16
+        return "neon", 4, 32
+    return "portable", 4, 16
 
 
 def cache_folder() -> Path:

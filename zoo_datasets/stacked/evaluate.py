@@ -23,6 +23,7 @@ def evaluate_stack(
     data: ImageData,
     split: Split,
     threads: int | None = None,
+    kernels: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and number of correct predictions of each row of `weights` on a split.
 
@@ -33,7 +34,8 @@ def evaluate_stack(
         weights: float32 [K, D] in the order of `build_layout(layers)`.
         data: gives the normalisation.
         split: the images and labels.
-        threads: blocks evaluated at the same time by the native kernels; None means all cores.
+        threads: blocks evaluated at the same time; None means all cores.
+        kernels: whether the native kernels may be used.
 
     Returns:
         loss float64 [K], correct int64 [K].
@@ -41,7 +43,7 @@ def evaluate_stack(
     if not len(weights):
         return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     in_shape = (data.channels, data.size, data.size)
-    fast = native.available(layers, in_shape) is None
+    fast = kernels and native.available(layers, in_shape) is None
     lanes = native.lanes() if fast else lanes_of(layers)
 
     def evaluate(rows: Tensor) -> Tally:
@@ -53,7 +55,14 @@ def evaluate_stack(
         block.load(rows)
         return block.evaluate(split)
 
-    workers = (threads or len(os.sched_getaffinity(0))) if fast else 1
-    with ThreadPoolExecutor(workers) as pool:
-        tallies = list(pool.map(evaluate, weights.split(lanes)))
+    # A large network fills all cores by itself.
+    workers = (threads or len(os.sched_getaffinity(0))) if lanes > 1 else 1
+    own_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(own_threads // workers or 1,)
+        ) as pool:
+            tallies = list(pool.map(evaluate, torch.split(weights, lanes)))
+    finally:
+        torch.set_num_threads(own_threads)
     return torch.cat([tally.mean_loss for tally in tallies]), torch.cat([tally.correct for tally in tallies])

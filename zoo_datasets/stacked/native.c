@@ -188,7 +188,6 @@ static void sgd(const Job *job, const v *gradients, int64_t i) {
 
 /* ---- entry points ------------------------------------------------------------------------------------- */
 
-int32_t zoo_lanes(void) { return LANES; }
 int64_t zoo_job_size(void) { return sizeof(Job); }
 int64_t zoo_parameters(void) { return PARAMETERS; }
 int64_t zoo_workspace_size(void) {

@@ -86,6 +86,15 @@ def lanes() -> int:
     return find_compiler().lanes
 
 
+def instructions() -> str:
+    """The vector instructions that the kernels use: avx512, avx2, neon or portable.
+
+    Raises:
+        NativeError: there is no compiler.
+    """
+    return find_compiler().instructions
+
+
 def load_kernels(layers: Sequence[Layer], in_shape: Shape) -> ctypes.CDLL:
     """The compiled kernels of a network for images [C, H, W].
 

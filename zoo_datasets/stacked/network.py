@@ -30,7 +30,7 @@ from zoo_datasets.architectures import (
 )
 from zoo_datasets.errors import UnknownNameError
 
-LANES = 8
+LANES = 16
 # Above so many weights one network fills the machine and a stack of them gains nothing.
 _LARGE = 100_000
 # One vectorised loop of torch's CPU kernels; the rest of a tensor goes through other, scalar code.
@@ -80,8 +80,9 @@ class StackedNetwork:
         """
         members = next(iter(tensors.values())).shape[0]
         shared = images.ndim == 4
-        # Images of a stack are held as [B, K·C, H, W]; vectors as [K, B, F].
-        x = images if shared else images.transpose(0, 1).flatten(1, 2)
+        # Images of a stack are held as [B, K·C, H, W], channels last in memory: torch's pooling and grouped
+        # convolutions are twice as fast on them. Vectors are held as [K, B, F].
+        x = images.contiguous(memory_format=torch.channels_last) if shared else _side_by_side(images)
         return self._run(self.layers, x, _Pass(tensors, members, shared, training, masks))
 
     def _run(self, layers: Sequence[Layer], x: Tensor, state: _Pass) -> Tensor:
@@ -133,4 +134,11 @@ def _as(x: Tensor, mask: Tensor, members: int) -> Tensor:
     if x.ndim == 3:
         return mask.view(x.shape)
     batch, channels, height, width = x.shape
-    return mask.view(members, batch, channels // members, height, width).transpose(0, 1).flatten(1, 2)
+    return _side_by_side(mask.view(members, batch, channels // members, height, width))
+
+
+def _side_by_side(images: Tensor) -> Tensor:
+    """[K, B, C, H, W] as [B, K·C, H, W], channels last in memory."""
+    members, batch, channels, height, width = images.shape
+    last = images.permute(1, 3, 4, 0, 2).reshape(batch, height, width, members * channels).contiguous()
+    return last.permute(0, 3, 1, 2)
