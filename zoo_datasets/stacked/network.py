@@ -51,7 +51,6 @@ class _Pass:
 
     tensors: Mapping[str, Tensor]
     members: int
-    shared: bool
     training: bool
     masks: Masks | None
     dropouts: int = 0
@@ -79,11 +78,10 @@ class StackedNetwork:
                 for no dropout.
         """
         members = next(iter(tensors.values())).shape[0]
-        shared = images.ndim == 4
         # Images of a stack are held as [B, K·C, H, W], channels last in memory: torch's pooling and grouped
         # convolutions are twice as fast on them. Vectors are held as [K, B, F].
-        x = images.contiguous(memory_format=torch.channels_last) if shared else _side_by_side(images)
-        return self._run(self.layers, x, _Pass(tensors, members, shared, training, masks))
+        x = _side_by_side(images.expand(members, *images.shape[-4:]))
+        return self._run(self.layers, x, _Pass(tensors, members, training, masks))
 
     def _run(self, layers: Sequence[Layer], x: Tensor, state: _Pass) -> Tensor:
         tensors, members = state.tensors, state.members
@@ -92,9 +90,7 @@ class StackedNetwork:
                 case Conv():
                     weight = tensors[f"{layer.name}.weight"].flatten(0, 1)
                     bias = tensors[f"{layer.name}.bias"].flatten() if layer.bias else None
-                    groups = 1 if state.shared else members
-                    x = functional.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
-                    state.shared = False
+                    x = functional.conv2d(x, weight, bias, layer.stride, layer.padding, groups=members)
                 case Linear():
                     weight, bias = tensors[f"{layer.name}.weight"], tensors[f"{layer.name}.bias"]
                     x = torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
