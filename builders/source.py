@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,16 +16,24 @@ from torch import Tensor
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
 from zoo_datasets.schema import FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.specs import Limits
+from zoo_datasets.where import Condition
 
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """One model of a source: its id and the columns that are the same at every epoch."""
+    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source."""
 
     model_id: str
     columns: Mapping[str, Any]
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in a list of what was left out: its name in the source, else its id."""
+        return self.label or self.model_id
 
     @property
     def split(self) -> str:
@@ -77,6 +86,30 @@ class States:
         )
 
 
+_UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a source is to be read.
+
+    Attributes:
+        name: of the config, where the user gave one; also tells what a source's own name does not.
+        epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
+        limits: on the images, as in training; of sources that do not record them.
+        parents: where the parents of twins lie.
+        keep_log_sigma2: whether log σ² of twins becomes a second column.
+    """
+
+    name: str | None = None
+    epochs: frozenset[int] | None = None
+    models: int | None = None
+    where: Condition | None = None
+    limits: Limits = _UNLIMITED
+    parents: Path | None = None
+    keep_log_sigma2: bool = False
+
+
 class Source(Protocol):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file.
 
@@ -123,6 +156,9 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]:
         """What the manifest records of the source, as JSON values; the same for the same content."""
 
+    def warnings(self) -> Sequence[str]:
+        """What was strange and yet did not keep a state out, for the user; complete when all is read."""
+
     def fingerprint(self) -> str:
         """Changes when the source's files change; cheap."""
 
@@ -141,7 +177,7 @@ def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
     finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
-        LeftOut(model=model.model_id, epochs=(states.epoch,), reason=NOT_FINITE)
+        LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
         for model, good in zip(states.models, finite, strict=True)
         if not good
     ]
