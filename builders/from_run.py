@@ -33,6 +33,7 @@ class RunSource:
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
+        self.extras: tuple[str, ...] = ()
         self.models = run.models
         self.states = run.models * (run.epochs + 1)
         self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()

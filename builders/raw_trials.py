@@ -237,8 +237,8 @@ def columns_of(params: Mapping[str, Any], trial_name: str, defaults: Mapping[str
     return columns
 
 
-def contradictions(params: Mapping[str, Any], columns: Mapping[str, Any], classes: int, channels: int) -> list[str]:
-    """Where params.json says other than the tensors or the folder's name; those are what counts."""
+def contradictions(params: Mapping[str, Any], classes: int, channels: int) -> list[str]:
+    """Where params.json says other than the tensors, which are what counts."""
     found = []
     for key, truth in (("model::o_dim", classes), ("model::channels_in", channels)):
         if isinstance(params.get(key), int) and params[key] != truth:

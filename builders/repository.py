@@ -242,6 +242,7 @@ class _Building:
             classes=source.classes,
             layout=source.layout,
             keep_nonfinite=self.keep_nonfinite,
+            extras=tuple(source.extras),
             models=Count(found=source.models, written=len(self.models), left_out=source.models - len(self.models)),
             states=Count(found=source.states, written=self.states, left_out=self.states_left_out),
             shards=tuple(sorted((one.shard for one in self.written), key=_split_order)),

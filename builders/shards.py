@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
 from zoo_datasets.manifest import Shard
-from zoo_datasets.schema import COLUMNS, WEIGHTS
+from zoo_datasets.schema import COLUMNS, EXTRAS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
 SHARD_BYTES = 500_000_000
 
-_WEIGHTS_PATH = f"{WEIGHTS}.list.element"
 _NAMES = [column.name for column in COLUMNS if column.name != WEIGHTS]
 # A dictionary does not pay where every value of a row group differs.
 _REPEATED = [column.name for column in COLUMNS if column.type == pa.string() and column.name != "model_id"]
@@ -123,6 +122,7 @@ class ShardWriter:
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f".{self._split}.{os.getpid()}{TEMPORARY_SUFFIX}"
+        wide = [name for name in self._schema.names if name == WEIGHTS or name in EXTRAS]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
         # a network. Statistics over millions of values would prune nothing and can break page headers.
         writer = pq.ParquetWriter(
@@ -131,7 +131,7 @@ class ShardWriter:
             compression="zstd",
             compression_level=1,
             use_dictionary=_REPEATED,
-            column_encoding={_WEIGHTS_PATH: "BYTE_STREAM_SPLIT"},
+            column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in wide},
             write_statistics=_NAMES,
         )
         return _Open(path=path, writer=writer)

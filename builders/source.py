@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.schema import EXTRAS, FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
 from zoo_datasets.specs import Limits
 from zoo_datasets.where import Condition
 
@@ -66,23 +66,27 @@ class States:
         weights: float32 [len(models), D].
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
+        extras: by column, of the source's `extras`: float32 [len(models), D].
     """
 
     epoch: int
     models: Sequence[Model]
     weights: Tensor
     figures: Mapping[str, pa.Array]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, chosen: Sequence[int]) -> States:
         """The models at these positions."""
         if len(chosen) == len(self.models):
             return self
         indices = pa.array(chosen, pa.int64())
+        rows = torch.tensor(chosen, dtype=torch.int64)
         return States(
             epoch=self.epoch,
             models=[self.models[position] for position in chosen],
-            weights=self.weights[torch.tensor(chosen, dtype=torch.int64)],
+            weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
+            extras={name: values[rows] for name, values in self.extras.items()},
         )
 
 
@@ -142,6 +146,10 @@ class Source(Protocol):
         """Number of outputs."""
 
     @property
+    def extras(self) -> Sequence[str]:
+        """Columns of the weights' type beside them, of `schema.EXTRAS`."""
+
+    @property
     def models(self) -> int:
         """Number of models found."""
 
@@ -188,7 +196,7 @@ class RowMaker:
     """Turns states into record batches of `schema`: the one place where rows are made."""
 
     def __init__(self, source: Source, config: str) -> None:
-        self.schema = arrow_schema(source.layout)
+        self.schema = arrow_schema(source.layout, source.extras)
         self._weights_type = weights_type(source.layout)
         self._constants = {
             "zoo": config,
@@ -204,18 +212,19 @@ class RowMaker:
         if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
         columns = []
-        for field in self.schema:
-            if field.name == WEIGHTS:
-                flat = pa.array(states.weights.contiguous().view(-1).numpy())
+        for column in self.schema:
+            if column.name == WEIGHTS or column.name in EXTRAS:
+                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+                flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
-            elif field.name in figures:
-                values = figures[field.name].cast(field.type)
-            elif field.name == "epoch":
+            elif column.name in figures:
+                values = figures[column.name].cast(column.type)
+            elif column.name == "epoch":
                 values = pa.array(np.full(count, states.epoch, np.int32))
-            elif field.name in FIGURES or field.name == "ggap":
-                values = pa.nulls(count, field.type)
+            elif column.name in FIGURES or column.name == "ggap":
+                values = pa.nulls(count, column.type)
             else:
-                values = pa.array([self._value(field.name, model) for model in states.models], field.type)
+                values = pa.array([self._value(column.name, model) for model in states.models], column.type)
             columns.append(values)
         return pa.record_batch(columns, schema=self.schema)
 

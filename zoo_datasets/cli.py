@@ -126,6 +126,12 @@ def build(
     limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
     limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
+    parents: Annotated[
+        Path | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+    ] = None,
+    keep_log_sigma2: Annotated[
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
+    ] = False,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
     from rich.console import Console
@@ -139,6 +145,8 @@ def build(
         models=models,
         where=None if where is None else parse_where(where),
         limits=Limits(train=limit_train, val=limit_val, test=limit_test),
+        parents=parents,
+        keep_log_sigma2=keep_log_sigma2,
     )
     console = Console(stderr=True)
     with _progress(console, "building", "states") as advance:

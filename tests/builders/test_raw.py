@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 from raw_zoos import (
     HYP_ZOO,
     PARAMS,
@@ -417,6 +418,38 @@ def test_twins_have_acting_weights_their_parents_split_and_no_losses(tmp_path, z
         assert np.array_equal(np.array(row["weights"], np.float32), expected.numpy())
         assert 0.1 < row["sparsity"] < 0.9
     assert verify_repository(tmp_path / "repo", result.config).ok
+
+
+def test_log_sigma2_is_a_second_column_when_asked_for(tmp_path, zoo):
+    parents = make_zoo(zoo, models=3, epochs=(0,))
+    make_twins(tmp_path / TWIN_ZOO, parents)
+    result = build(tmp_path / TWIN_ZOO, tmp_path, reading=Reading(keep_log_sigma2=True))
+    for row in rows_of(tmp_path / "repo", result.config).values():
+        noise = np.array(row["log_sigma2"], np.float32)
+        assert set(noise[:2234]) == {-4.0}
+        assert set(noise[2234:2254]) == set(noise[2454:]) == {-np.inf}
+    assert verify_repository(tmp_path / "repo", result.config).ok
+    loaded = load_dataset(str(tmp_path / "repo"), result.config, cache_dir=str(tmp_path / "cache"))
+    assert all(len(row["log_sigma2"]) == 2464 for split in loaded.values() for row in split)
+    with pytest.raises(SourceError, match="holds no log_sigma2"):
+        build(zoo, tmp_path, reading=Reading(keep_log_sigma2=True))
+
+
+def test_twins_take_hyperparameters_from_the_parents_where_they_are_at_hand(tmp_path):
+    zoo = tmp_path / "parents" / SEED_ZOO
+    parents = make_zoo(zoo, models=2, epochs=(0,))
+    for index, parent in enumerate(parents):
+        (parent / "params.json").write_text(json.dumps(PARAMS | {"seed": index + 1, "optim::lr": 0.5}))
+    make_twins(tmp_path / TWIN_ZOO, parents)
+    config = build(tmp_path / TWIN_ZOO, tmp_path).config
+    assert {row["lr"] for row in rows_of(tmp_path / "repo", config).values()} == {0.0003}
+    source = read_manifest(tmp_path / "repo", config).source
+    assert source["parents"] == "the names of their folders"
+    build(tmp_path / TWIN_ZOO, tmp_path, reading=Reading(parents=zipped(zoo)))
+    assert {row["lr"] for row in rows_of(tmp_path / "repo", config).values()} == {0.5}
+    shutil.move(tmp_path / TWIN_ZOO, tmp_path / "parents")
+    build(tmp_path / "parents" / TWIN_ZOO, tmp_path)
+    assert {row["lr"] for row in rows_of(tmp_path / "repo", config).values()} == {0.5}
 
 
 def test_magnitude_pruned_twins_are_plain_or_masked(tmp_path):
