@@ -142,17 +142,17 @@ def as_files(files: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(files[0] if len(files) == 1 else b"".join(files), np.uint8).reshape(len(files), -1)
 
 
-def open_archive(data: bytes) -> tuple[dict[str, Member], dict[str, int]]:
+def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Member], dict[str, int]]:
     """The members of a torch archive by their names without the archive's folder, and where their bytes begin.
 
     Raises:
         CheckpointError: where this is no archive that torch writes.
     """
-    if len(data) > MAX_CHECKPOINT:
-        raise CheckpointError(f"it has {len(data):,} bytes, at most {MAX_CHECKPOINT:,} expected")
-    if not data.startswith(b"PK"):
-        found = "it is empty" if not data else "it is no zip archive"
-        old = data.startswith(b"\x80\x02\x8a\x0a")
+    if len(data) > limit:
+        raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
+    if data[:2] != b"PK":
+        found = "it is empty" if not len(data) else "it is no zip archive"
+        old = data[:4] == b"\x80\x02\x8a\x0a"
         why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
         raise CheckpointError(why if old else f"{found}, as torch.save writes; it is cut short or something else")
     entries = read_directory(lambda start, count: data[start : start + count], len(data), "it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,35 +181,12 @@ class RawModels:
     @cached_property
     def _parents(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Hyperparameters of the parents' zoo, by zoo folder and trial; empty where it is not at hand."""
-        path = self._reading.parents or self._neighbour()
-        if path is None:
-            return {}
-        container = open_container(path)
-        folder = find_zoo(container)
-        found = {}
-        for trial in folder.trials:
-            try:
-                params = read_json(container.read(f"{trial.path}params.json", MAX_JSON))
-                found[folder.name, trial.name] = columns_of(params, trial.name, {})
-            except CheckpointError:
-                continue  # the name of its folder is what remains
-        return found
-
-    def _neighbour(self) -> Path | None:
-        """The parents' zoo beside this one, as the authors ship them."""
-        if self._beside is None:
-            return None
         names = {
             parent[0]
             for trial in self._folder.trials[:_PROBES]
             if (parent := parent_of(self._params(trial).get("training::init_checkpoint_path"))) is not None
         }
-        for name in sorted(names):
-            for ending in ("", *(ending for kind in ARCHIVES for ending in kind.endings)):
-                path = self._beside / f"{name}{ending}"
-                if path.exists() and name != self._folder.name:
-                    return path
-        return None
+        return read_params(self._reading.parents, self._beside, names - {self._folder.name})
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
@@ -220,3 +197,28 @@ class RawModels:
             return {}
         common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
         return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
+
+
+def read_params(given: Path | None, beside: Path | None, names: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Hyperparameters of another raw zoo, by zoo folder and trial folder; empty where there is none.
+
+    Args:
+        given: where that zoo lies, if the user said so.
+        beside: a folder in which to look for it else.
+        names: what its folder may be called.
+    """
+    endings = ("", *(ending for kind in ARCHIVES for ending in kind.endings))
+    nearby = [beside / f"{name}{ending}" for name in sorted(names) for ending in endings] if beside else []
+    path = given or next((path for path in nearby if path.exists()), None)
+    if path is None:
+        return {}
+    container = open_container(path)
+    folder = find_zoo(container)
+    found = {}
+    for trial in folder.trials:
+        try:
+            params = read_json(container.read(f"{trial.path}params.json", MAX_JSON))
+            found[folder.name, trial.name] = columns_of(params, trial.name, {})
+        except CheckpointError:
+            continue  # the name of its folder is what remains
+    return found

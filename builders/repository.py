@@ -11,6 +11,7 @@ from typing import Literal
 
 import filelock
 
+from zoo_datasets.builders.from_pt import PtSource, is_pt
 from zoo_datasets.builders.from_raw import RawSource, is_raw
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.shards import ShardWriter, Written
@@ -39,6 +40,7 @@ class SourceKind:
 
 SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=Run.exists, open=RunSource.open),
+    SourceKind(name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
 )
 
