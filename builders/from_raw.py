@@ -23,7 +23,7 @@ from zoo_datasets.builders.source import Block, Reading, States
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import FIGURES, LOG_SIGMA2
+from zoo_datasets.schema import FIGURES, LOG_SIGMA2, SPLITS
 from zoo_datasets.specs import digest_of
 from zoo_datasets.zoos import get_zoo
 
@@ -163,8 +163,10 @@ class RawSource:
                 for found in self._found
                 if found.model is not None and found.model.model_id in wanted and epoch in found.epochs
             ]
-            for start in range(0, len(chosen), chunk):
-                yield from self._read_chunk(epoch, chosen[start : start + chunk])
+            for split in SPLITS:  # split by split, so that nothing needs to be picked apart later
+                part = [found for found in chosen if found.model is not None and found.model.split == split]
+                for start in range(0, len(part), chunk):
+                    yield from self._read_chunk(epoch, part[start : start + chunk])
 
     def _read_chunk(self, epoch: int, chosen: Sequence[Found]) -> Iterator[States | LeftOut]:
         read = self._checkpoints.read([found.trial for found in chosen], epoch)

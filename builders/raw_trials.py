@@ -19,6 +19,8 @@ CHECKPOINT_FILE = "checkpoints"
 MAX_JSON = 1 << 26
 MAX_EPOCH = 1_000_000
 
+_REPORTED = (*FIGURES, "sparsity_ratio")
+_SHARES = frozenset(name for name in _REPORTED if not name.endswith("loss"))
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint_(\d{1,9})")
 _TRIAL_NAME = re.compile(r".*tune_trainable.*")
 _TRIAL_FILES = ("params.json", "result.json", "params.pkl", "progress.csv")
@@ -188,12 +190,15 @@ def parse_results(data: bytes) -> Results:
         if epoch is None:
             broken += 1
             continue
-        figures = [_number(value.get(name)) for name in (*FIGURES, "sparsity_ratio")]
-        for index, name in enumerate((*FIGURES, "sparsity_ratio")):
-            figure = figures[index]
-            if figure is not None and not name.endswith("loss") and not (math.isnan(figure) or 0 <= figure <= 1):
-                figures[index] = None
+        figures: list[float | None] = []
+        for name in _REPORTED:
+            figure = value.get(name)
+            if type(figure) is not float:
+                figure = _number(figure)
+            if figure is not None and name in _SHARES and not (0 <= figure <= 1 or figure != figure):
+                figure = None
                 strange += 1
+            figures.append(figure)
         repeated += epoch in epochs
         epochs[epoch] = tuple(figures)
     return Results(epochs=epochs, repeated=repeated, broken=broken, strange=strange)

@@ -19,6 +19,8 @@ from zoo_datasets.schema import EXTRAS, FIGURES, WEIGHTS, arrow_schema, split_of
 from zoo_datasets.specs import Limits
 from zoo_datasets.where import Condition
 
+# Batches of different models whose columns are remembered: some cohorts of each split.
+_KEPT = 64
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 
@@ -183,7 +185,10 @@ class Source(Protocol):
 
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
-    finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    # A finite sum has finite terms; only the other rows need to be looked at closely.
+    finite = torch.isfinite(states.weights.sum(dim=1)).tolist()
+    if not all(finite):
+        finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
         LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
         for model, good in zip(states.models, finite, strict=True)
@@ -198,6 +203,7 @@ class RowMaker:
     def __init__(self, source: Source, config: str) -> None:
         self.schema = arrow_schema(source.layout, source.extras)
         self._weights_type = weights_type(source.layout)
+        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
         self._constants = {
             "zoo": config,
             "architecture": source.architecture,
@@ -211,6 +217,7 @@ class RowMaker:
         figures = dict(states.figures)
         if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
+        lasting = self._lasting(states.models)
         columns = []
         for column in self.schema:
             if column.name == WEIGHTS or column.name in EXTRAS:
@@ -224,9 +231,26 @@ class RowMaker:
             elif column.name in FIGURES or column.name == "ggap":
                 values = pa.nulls(count, column.type)
             else:
-                values = pa.array([self._value(column.name, model) for model in states.models], column.type)
+                values = lasting[column.name]
             columns.append(values)
         return pa.record_batch(columns, schema=self.schema)
+
+    def _lasting(self, models: Sequence[Model]) -> Mapping[str, pa.Array]:
+        """The columns that are the same at every epoch; the same models come again at the next one."""
+        key = tuple(map(id, models))
+        kept = self._kept.get(key)
+        if kept is None:
+            changing = {WEIGHTS, *EXTRAS, *FIGURES, "ggap", "epoch"}
+            arrays = {
+                column.name: pa.array([self._value(column.name, model) for model in models], column.type)
+                for column in self.schema
+                if column.name not in changing
+            }
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            # The models are kept too: their ids must not be given to others.
+            kept = self._kept[key] = (tuple(models), arrays)
+        return kept[1]
 
     def _value(self, name: str, model: Model) -> Any:
         if name == "model_id":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -118,6 +119,7 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     return WeightLayout.from_json(json.dumps(layout))
 
 
+@lru_cache(maxsize=1 << 17)  # asked once a row
 def split_of(model_id: str) -> str:
     """The split of a model: train, validation or test = 70 / 15 / 15, by a hash of its id alone."""
     return _split_by(["split", model_id])
