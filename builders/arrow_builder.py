@@ -31,7 +31,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _info(self) -> datasets.DatasetInfo:
         source = open_source(Path(self.config.source_path))
-        return datasets.DatasetInfo(features=features(source.layout))
+        return datasets.DatasetInfo(features=features(source.layout, source.extras))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         """A unit of work is one epoch of one block; `num_proc` and streaming divide the list of them."""

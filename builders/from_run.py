@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from zoo_datasets.builders.source import Block, Model, States
-from zoo_datasets.errors import RunError
+from zoo_datasets.builders.source import Block, Model, Reading, States
+from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
 from zoo_datasets.runs import MANIFEST, Cohort, Run
@@ -33,18 +33,29 @@ class RunSource:
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
+        self.extras: tuple[str, ...] = ()
         self.models = run.models
         self.states = run.models * (run.epochs + 1)
         self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
 
     @classmethod
-    def open(cls, path: Path) -> RunSource:
+    def open(cls, path: Path, reading: Reading | None = None) -> RunSource:
         """The run in a folder.
 
         Raises:
             RunError: where there is none, or it is broken.
+            SourceError: where only a part of it is asked for.
         """
+        if reading is not None and dataclasses.replace(reading, name=None) != Reading():
+            raise SourceError(
+                f"{path} is a run, which is built as a whole and records its own limits; selections, limits, parents "
+                "and --keep-log-sigma2 are for raw zoos. `load_zoo` selects from the repository"
+            )
         return cls(Run.open(path))
+
+    def warnings(self) -> Sequence[str]:
+        """None: a run that reads at all is as it should be."""
+        return ()
 
     @property
     def source_id(self) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import filelock
 
+from zoo_datasets.builders.from_pt import PtSource, is_pt
+from zoo_datasets.builders.from_raw import RawSource, is_raw
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.shards import ShardWriter, Written
-from zoo_datasets.builders.source import Block, RowMaker, Source, without_nonfinite
+from zoo_datasets.builders.source import Block, Reading, RowMaker, Source, without_nonfinite
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
@@ -19,6 +23,8 @@ from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard, read_manifest
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS
 from zoo_datasets.specs import NAME
+
+OnBad = Literal["leave out", "fail"]
 
 LOCK = ".lock"
 
@@ -29,11 +35,13 @@ class SourceKind:
 
     name: str
     recognise: Callable[[Path], bool]
-    open: Callable[[Path], Source]
+    open: Callable[[Path, Reading], Source]
 
 
 SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=Run.exists, open=RunSource.open),
+    SourceKind(name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open),
+    SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
 )
 
 
@@ -61,7 +69,7 @@ class BuildResult:
     warnings: tuple[str, ...]
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, reading: Reading | None = None) -> Source:
     """The source that lies at a path.
 
     Raises:
@@ -69,7 +77,7 @@ def open_source(path: Path) -> Source:
     """
     for kind in SOURCE_KINDS:
         if kind.recognise(path):
-            return kind.open(path)
+            return kind.open(path, reading or Reading())
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
     raise SourceError(f"{path} {found}; expected: {kinds}")
@@ -80,8 +88,10 @@ def build_repository(
     repo: Path,
     name: str | None = None,
     *,
+    reading: Reading | None = None,
     replace: bool = False,
     keep_nonfinite: bool = False,
+    on_bad: OnBad = "leave out",
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
     """Build a source into a config of a dataset repository, which is made where there is none.
@@ -89,11 +99,13 @@ def build_repository(
     What was there stays loadable until the new README.md is renamed into place, whenever the process dies.
 
     Args:
-        source_path: a run.
+        source_path: a run, or a raw zoo in a folder or an archive.
         repo: the repository's folder.
         name: the config; the zoo's name unless given.
+        reading: what is wanted of the source, and what it does not tell itself.
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
+        on_bad: whether what cannot be a row is left out and listed, or stops the build.
         progress: called with (states done, states in all).
 
     Raises:
@@ -101,8 +113,10 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
-    source = open_source(source_path)
-    return build_from(source, repo, name, replace=replace, keep_nonfinite=keep_nonfinite, progress=progress)
+    source = open_source(source_path, dataclasses.replace(reading or Reading(), name=name))
+    return build_from(
+        source, repo, name, replace=replace, keep_nonfinite=keep_nonfinite, on_bad=on_bad, progress=progress
+    )
 
 
 def build_from(
@@ -112,6 +126,7 @@ def build_from(
     *,
     replace: bool = False,
     keep_nonfinite: bool = False,
+    on_bad: OnBad = "leave out",
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
     """`build_repository` of a source that is open already."""
@@ -129,7 +144,7 @@ def build_from(
         remove_temporaries(folder)
         if not replace:
             _check_replaceable(source, repo, config)
-        building = _Building(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite)
+        building = _Building(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()
         if not manifest.shards:
@@ -152,6 +167,7 @@ class _Building:
     repo: Path
     config: str
     keep_nonfinite: bool
+    on_bad: OnBad = "leave out"
     written: list[Written] = field(default_factory=list)
     left_out: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
@@ -195,6 +211,12 @@ class _Building:
 
     def _leave_out(self, entries: Iterable[LeftOut]) -> None:
         for entry in entries:
+            if self.on_bad == "fail":
+                epochs = f" at epoch {', '.join(map(str, entry.epochs[:5]))}" if entry.epochs else ""
+                raise SourceError(
+                    f"{self.source.name}: {entry.model}{epochs}: {entry.reason}; nothing was written to {self.repo}. "
+                    "Without --on-bad fail it would be left out and listed"
+                )
             self.left_out.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
             self.states_left_out += len(entry.epochs)
 
@@ -222,6 +244,7 @@ class _Building:
             classes=source.classes,
             layout=source.layout,
             keep_nonfinite=self.keep_nonfinite,
+            extras=tuple(source.extras),
             models=Count(found=source.models, written=len(self.models), left_out=source.models - len(self.models)),
             states=Count(found=source.states, written=self.states, left_out=self.states_left_out),
             shards=tuple(sorted((one.shard for one in self.written), key=_split_order)),
@@ -242,6 +265,7 @@ class _Building:
         if manifest.states.left_out:
             states = manifest.states
             warnings.append(f"{states.left_out:,} of {states.found:,} states are left out: {_reasons(manifest)}")
+        warnings += self.source.warnings()
         return BuildResult(
             config=self.config,
             rows=manifest.rows(),

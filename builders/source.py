@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,17 +15,27 @@ from torch import Tensor
 
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.schema import EXTRAS, FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.specs import Limits
+from zoo_datasets.where import Condition
 
+# Batches of different models whose columns are remembered: some cohorts of each split.
+_KEPT = 64
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """One model of a source: its id and the columns that are the same at every epoch."""
+    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source."""
 
     model_id: str
     columns: Mapping[str, Any]
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in a list of what was left out: its name in the source, else its id."""
+        return self.label or self.model_id
 
     @property
     def split(self) -> str:
@@ -57,24 +68,52 @@ class States:
         weights: float32 [len(models), D].
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
+        extras: by column, of the source's `extras`: float32 [len(models), D].
     """
 
     epoch: int
     models: Sequence[Model]
     weights: Tensor
     figures: Mapping[str, pa.Array]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, chosen: Sequence[int]) -> States:
         """The models at these positions."""
         if len(chosen) == len(self.models):
             return self
         indices = pa.array(chosen, pa.int64())
+        rows = torch.tensor(chosen, dtype=torch.int64)
         return States(
             epoch=self.epoch,
             models=[self.models[position] for position in chosen],
-            weights=self.weights[torch.tensor(chosen, dtype=torch.int64)],
+            weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
+            extras={name: values[rows] for name, values in self.extras.items()},
         )
+
+
+_UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a source is to be read.
+
+    Attributes:
+        name: of the config, where the user gave one; also tells what a source's own name does not.
+        epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
+        limits: on the images, as in training; of sources that do not record them.
+        parents: where the parents of twins lie.
+        keep_log_sigma2: whether log σ² of twins becomes a second column.
+    """
+
+    name: str | None = None
+    epochs: frozenset[int] | None = None
+    models: int | None = None
+    where: Condition | None = None
+    limits: Limits = _UNLIMITED
+    parents: Path | None = None
+    keep_log_sigma2: bool = False
 
 
 class Source(Protocol):
@@ -109,6 +148,10 @@ class Source(Protocol):
         """Number of outputs."""
 
     @property
+    def extras(self) -> Sequence[str]:
+        """Columns of the weights' type beside them, of `schema.EXTRAS`."""
+
+    @property
     def models(self) -> int:
         """Number of models found."""
 
@@ -122,6 +165,9 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records of the source, as JSON values; the same for the same content."""
+
+    def warnings(self) -> Sequence[str]:
+        """What was strange and yet did not keep a state out, for the user; complete when all is read."""
 
     def fingerprint(self) -> str:
         """Changes when the source's files change; cheap."""
@@ -139,9 +185,12 @@ class Source(Protocol):
 
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
-    finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    # A finite sum has finite terms; only the other rows need to be looked at closely.
+    finite = torch.isfinite(states.weights.sum(dim=1)).tolist()
+    if not all(finite):
+        finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
-        LeftOut(model=model.model_id, epochs=(states.epoch,), reason=NOT_FINITE)
+        LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
         for model, good in zip(states.models, finite, strict=True)
         if not good
     ]
@@ -152,8 +201,9 @@ class RowMaker:
     """Turns states into record batches of `schema`: the one place where rows are made."""
 
     def __init__(self, source: Source, config: str) -> None:
-        self.schema = arrow_schema(source.layout)
+        self.schema = arrow_schema(source.layout, source.extras)
         self._weights_type = weights_type(source.layout)
+        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
         self._constants = {
             "zoo": config,
             "architecture": source.architecture,
@@ -167,21 +217,40 @@ class RowMaker:
         figures = dict(states.figures)
         if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
+        lasting = self._lasting(states.models)
         columns = []
-        for field in self.schema:
-            if field.name == WEIGHTS:
-                flat = pa.array(states.weights.contiguous().view(-1).numpy())
+        for column in self.schema:
+            if column.name == WEIGHTS or column.name in EXTRAS:
+                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+                flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
-            elif field.name in figures:
-                values = figures[field.name].cast(field.type)
-            elif field.name == "epoch":
+            elif column.name in figures:
+                values = figures[column.name].cast(column.type)
+            elif column.name == "epoch":
                 values = pa.array(np.full(count, states.epoch, np.int32))
-            elif field.name in FIGURES or field.name == "ggap":
-                values = pa.nulls(count, field.type)
+            elif column.name in FIGURES or column.name == "ggap":
+                values = pa.nulls(count, column.type)
             else:
-                values = pa.array([self._value(field.name, model) for model in states.models], field.type)
+                values = lasting[column.name]
             columns.append(values)
         return pa.record_batch(columns, schema=self.schema)
+
+    def _lasting(self, models: Sequence[Model]) -> Mapping[str, pa.Array]:
+        """The columns that are the same at every epoch; the same models come again at the next one."""
+        key = tuple(map(id, models))
+        kept = self._kept.get(key)
+        if kept is None:
+            changing = {WEIGHTS, *EXTRAS, *FIGURES, "ggap", "epoch"}
+            arrays = {
+                column.name: pa.array([self._value(column.name, model) for model in models], column.type)
+                for column in self.schema
+                if column.name not in changing
+            }
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            # The models are kept too: their ids must not be given to others.
+            kept = self._kept[key] = (tuple(models), arrays)
+        return kept[1]
 
     def _value(self, name: str, model: Model) -> Any:
         if name == "model_id":

@@ -21,6 +21,15 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def real_raw():
+    """Three raw zoos and a preprocessed dataset by the original code; skips where they are not at hand."""
+    folder = os.environ.get("ZOO_TEST_DATA")
+    if not folder:
+        pytest.skip("ZOO_TEST_DATA does not name the folder of real test data")
+    return Path(folder) / "raw"
+
+
+@pytest.fixture
 def real_mnist():
     """The real MNIST in the Hub's layout; skips where it is not at hand."""
     folder = os.environ.get("ZOO_TEST_DATA")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from raw_zoos import SEED_ZOO, make_zoo, zipped
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -131,3 +132,22 @@ def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
     assert result.returncode == 130
     assert result.stderr.splitlines()[-1].startswith("stopped: ")
     assert "same command" in result.stderr
+
+
+def test_a_raw_zoo_is_built_with_selections_and_a_table_of_what_is_left_out(tmp_path):
+    folders = make_zoo(tmp_path / SEED_ZOO, models=5)
+    (folders[2] / "checkpoint_000001" / "checkpoints").write_bytes(b"junk")
+    result = zoo("build", zipped(tmp_path / SEED_ZOO), "--out", tmp_path / "repo")
+    assert result.returncode == 0
+    assert "5 models, epochs 0–2, 14 rows" in result.stderr
+    assert "no zip archive" in result.stderr
+    result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", "--on-bad", "fail")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"{folders[2].name} at epoch 1" in result.stderr
+    options = ["--epochs", "0,2-3", "--where", "seed in (1, 2, 4)", "--models", "2", "--limit-test", "100"]
+    result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", *options)
+    assert "2 models, epochs 0–2, 4 rows" in result.stderr
+    assert zoo("verify", tmp_path / "repo", "mnist_cnn_s", "--files-only").returncode == 0
+    result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "x", "--where", "lr < import os")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "x", "--epochs", "a").returncode == 2

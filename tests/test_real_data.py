@@ -5,6 +5,8 @@ import plain
 import pytest
 
 import zoo_datasets as zd
+from zoo_datasets.builders import Reading
+from zoo_datasets.manifest import read_manifest
 from zoo_datasets.specs import Limits
 
 
@@ -38,3 +40,63 @@ def test_one_member_of_a_real_run_is_what_plain_pytorch_gives(tmp_path, real_mni
         alone = plain.train_alone(zoo, member, data.limited(limits), 30)
         moved = (alone - cohort.weights(0)[0]).abs().max().item()
         assert (weights - alone).abs().max().item() < 0.02 * moved
+
+
+RAW_ZOOS = (
+    ("tune_zoo_mnist_uniform.zip", "mnist_cnn_s", 12, 132),
+    ("tune_zoo_mnist_hyperparameter_10_random_seeds.zip", "mnist_cnn_s_hyp_rand", 24, 264),
+    ("cnn_small_mnist_ard.zip", "mnist_cnn_s_sparse", 12, 84),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "name", "models", "rows"), RAW_ZOOS)
+def test_every_row_of_a_raw_zoo_gives_its_recorded_figures(tmp_path, real_mnist, real_raw, file, name, models, rows):
+    limits = Limits(train=2000, val=1000, test=1000)
+    result = zd.build_repository(real_raw / file, tmp_path / "model-zoos", reading=Reading(limits=limits))
+    assert (result.config, result.models, result.rows, result.left_out) == (name, models, rows, ())
+    data = zd.load_images("mnist", "cnn_s", real_mnist)
+    verification = zd.verify_repository(tmp_path / "model-zoos", name, images=data, sample=rows)
+    assert verification.differences == ()
+    assert verification.recomputed == rows
+    wrong = zd.verify_repository(tmp_path / "model-zoos", name, images=data, limits=Limits(test=900), sample=8)
+    assert any(difference.check == "figures" for difference in wrong.differences)
+    sparsity = read_manifest(tmp_path / "model-zoos", name).source.get("sparsity")
+    assert sparsity == ({"as recorded": rows} if name.endswith("sparse") else None)
+
+
+def test_twins_go_where_their_parents_go(tmp_path, real_raw):
+    for file, _, _, _ in (RAW_ZOOS[0], RAW_ZOOS[2]):
+        zd.build_repository(real_raw / file, tmp_path / "model-zoos")
+    dense, sparse = (
+        {
+            row["model_id"]: (split, row["parent_id"], row["seed"], row["lr"])
+            for split, rows in datasets.load_dataset(str(tmp_path / "model-zoos"), name).items()
+            for row in rows.remove_columns("weights")
+        }
+        for name in ("mnist_cnn_s", "mnist_cnn_s_sparse")
+    )
+    assert {parent for _, parent, _, _ in sparse.values()} == set(dense)
+    for split, parent, seed, lr in sparse.values():
+        assert (split, seed, lr) == (dense[parent][0], dense[parent][2], dense[parent][3])
+
+
+def test_the_preprocessed_dataset_holds_the_states_of_the_raw_zoo(tmp_path, real_raw):
+    repo = tmp_path / "model-zoos"
+    zd.build_repository(real_raw / "tune_zoo_mnist_uniform.zip", repo)
+    result = zd.build_repository(real_raw / "dataset_mnist_uniform.pt", repo, "mnist_cnn_s_pt")
+    assert (result.rows, result.models, result.epochs) == (36, 12, (0, 5, 10))
+    raw, pt = (
+        {
+            (row["model_id"], row["epoch"]): row
+            for rows in datasets.load_dataset(str(repo), name).values()
+            for row in rows
+        }
+        for name in ("mnist_cnn_s", "mnist_cnn_s_pt")
+    )
+    assert [sum(row["source_split"] == split for row in pt.values()) for split in ("train", "validation", "test")] == [
+        24, 3, 9,
+    ]  # fmt: skip
+    for key, row in pt.items():
+        for column in ("weights", "seed", "test_acc", "lr", "activation", "batch_size"):
+            assert row[column] == raw[key][column]

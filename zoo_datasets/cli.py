@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 _SHOWN = 20
 # Columns that the whole table of zoos needs.
 _WIDE = 140
+
+
+class OnBad(enum.StrEnum):
+    """What a bad state does to a build."""
+
+    leave_out = "leave-out"
+    fail = "fail"
+
 
 app = typer.Typer(
     name="zoo",
@@ -97,22 +106,60 @@ def _listed(zoo: Any) -> dict[str, Any]:
 @app.command()
 @stoppable("the repository is as it was before; the same command begins again")
 def build(
-    source: Annotated[Path, typer.Argument(help="A run made by `zoo train`.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run made by `zoo train`, or a raw zoo: its folder, or a .zip or .tar of it.")
+    ],
     out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
     name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a config built from another source.")] = False,
     keep_nonfinite: Annotated[
         bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
     ] = False,
+    on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
+        OnBad.leave_out
+    ),
+    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Raw zoos: only these epochs.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Raw zoos: only N models, spread.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="""Raw zoos: as 'activation == "relu" and lr < 0.01'.""")
+    ] = None,
+    limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
+    limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
+    limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
+    parents: Annotated[
+        Path | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+    ] = None,
+    keep_log_sigma2: Annotated[
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
+    ] = False,
 ) -> None:
-    """Turn a trained population into a config of a dataset repository."""
+    """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
     from rich.console import Console
 
-    from zoo_datasets.builders import build_repository
+    from zoo_datasets.builders import Reading, build_repository
+    from zoo_datasets.specs import Limits
+    from zoo_datasets.where import parse_where
 
+    reading = Reading(
+        epochs=None if epochs is None else frozenset(_numbers(epochs)),
+        models=models,
+        where=None if where is None else parse_where(where),
+        limits=Limits(train=limit_train, val=limit_val, test=limit_test),
+        parents=parents,
+        keep_log_sigma2=keep_log_sigma2,
+    )
     console = Console(stderr=True)
     with _progress(console, "building", "states") as advance:
-        result = build_repository(source, out, name, replace=replace, keep_nonfinite=keep_nonfinite, progress=advance)
+        result = build_repository(
+            source,
+            out,
+            name,
+            reading=reading,
+            replace=replace,
+            keep_nonfinite=keep_nonfinite,
+            on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            progress=advance,
+        )
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
     console.print(
@@ -126,6 +173,17 @@ def build(
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    """`0,10,50` and `0-10,50` as numbers."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
+            raise typer.BadParameter(f"{text!r}: expected numbers as 0,10,50 or ranges as 0-10", param_hint="--epochs")
+        numbers += range(int(low), int(high if dash else low) + 1)
+    return numbers
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
@@ -162,6 +220,10 @@ def verify(
     ] = None,
     sample: Annotated[int, typer.Option(min=1, metavar="N", help="Rows whose figures are recomputed.")] = 32,
     files_only: Annotated[bool, typer.Option("--files-only", help="Recompute nothing: no images needed.")] = False,
+    limit_val: Annotated[
+        int | None, typer.Option(min=1, help="Validation images, where an imported zoo had fewer.")
+    ] = None,
+    limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
 ) -> None:
     """Check a config: checksums, splits, layouts, and figures recomputed from the weights alone."""
     from rich.console import Console
@@ -169,6 +231,7 @@ def verify(
     from zoo_datasets.evaluation.verify import verify_repository
     from zoo_datasets.images import load_images
     from zoo_datasets.manifest import read_manifest
+    from zoo_datasets.specs import Limits
 
     console = Console(stderr=True)
     data = None
@@ -179,7 +242,8 @@ def verify(
         with console.status(f"images: {images or manifest.zoo['images']}"):
             data = load_images(manifest.zoo["images"], manifest.architecture, images)
     with _progress(console, "verifying", "shards") as advance:
-        result = verify_repository(repo, name, images=data, sample=sample, progress=advance)
+        limits = Limits(val=limit_val, test=limit_test)
+        result = verify_repository(repo, name, images=data, limits=limits, sample=sample, progress=advance)
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
         console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)

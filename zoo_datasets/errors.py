@@ -51,6 +51,10 @@ class SourceError(ZooError, ValueError):
     """Something that no dataset repository can be built from."""
 
 
+class CheckpointError(SourceError):
+    """One file of a source that is refused: what was found in it and what was expected."""
+
+
 class RepositoryError(ZooError, ValueError):
     """A dataset repository that is broken, or that is asked to overwrite something."""
 

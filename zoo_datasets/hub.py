@@ -146,7 +146,7 @@ def _info(manifest: Manifest, num_bytes: Mapping[str, int]) -> DatasetInfo:
     for split, rows in manifest.splits.items():
         splits.add(SplitInfo(name=split, num_bytes=num_bytes[split], num_examples=rows))
     return DatasetInfo(
-        features=features(manifest.layout),
+        features=features(manifest.layout, manifest.extras),
         config_name=manifest.config,
         splits=splits,
         download_size=sum(shard.bytes for shard in manifest.shards),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import write_json
 from zoo_datasets.layout import WeightLayout
-from zoo_datasets.schema import FORMAT, SPLITS
+from zoo_datasets.schema import EXTRAS, FORMAT, SPLITS
 
 MANIFEST = "manifest.json"
 
@@ -64,6 +64,7 @@ class Manifest:
         zoo: the fields of the zoo's spec, as far as they are known.
         source: what the source says about itself: kind, limits and fingerprint of the images, versions.
         keep_nonfinite: whether states with NaN or infinite weights are rows too.
+        extras: columns of the weights' type beside them, as `log_sigma2`.
         models, states: counts; a model is written if any of its states is.
     """
 
@@ -80,6 +81,7 @@ class Manifest:
     states: Count
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
+    extras: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> list[int]:
@@ -108,6 +110,7 @@ class Manifest:
             "classes": self.classes,
             "layout": json.loads(self.layout.to_json()),
             "keep_nonfinite": self.keep_nonfinite,
+            "extra_columns": list(self.extras),
             "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "left_out": [dataclasses.asdict(entry) for entry in self.left_out],
@@ -137,6 +140,7 @@ class Manifest:
                 states=_COUNT.validate_python(value["counts"]["states"]),
                 shards=_SHARDS.validate_python(value["shards"]),
                 left_out=_LEFT_OUT.validate_python(value["left_out"]),
+                extras=tuple(str(name) for name in value.get("extra_columns", ()) if name in EXTRAS),
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, RepositoryError):

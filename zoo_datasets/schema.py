@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA_KEY = b"zoo_datasets"
 WEIGHTS = "weights"
+# Beside the weights of twins by variational dropout, where it was asked for: −∞ where a weight has no noise.
+LOG_SIGMA2 = "log_sigma2"
+EXTRAS = (LOG_SIGMA2,)
 SPLITS = ("train", "validation", "test")
 
 _SPLIT_SHARES = (70, 15, 15)
@@ -75,22 +80,24 @@ def weights_type(layout: WeightLayout) -> pa.DataType:
     return pa.list_(pa.field("element", pa.float32(), nullable=False), layout.size)
 
 
-def features(layout: WeightLayout) -> Features:
+def features(layout: WeightLayout, extras: Sequence[str] = ()) -> Features:
     """The same columns as `datasets` describes them; weights are `List(Value("float32"), length=D)`."""
     from datasets import Features
 
-    return Features.from_arrow_schema(pa.schema(_fields(layout)))
+    return Features.from_arrow_schema(pa.schema(_fields(layout, extras)))
 
 
-def arrow_schema(layout: WeightLayout) -> pa.Schema:
+def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
     """The schema of every shard: the columns, and in its metadata the features and the layout.
+
+    `extras` are columns of the weights' type that follow them, of `EXTRAS`.
 
     The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
     JSON, so that a shard alone can be turned back into networks.
     """
     ours = {"format": FORMAT, "layout": json.loads(layout.to_json())}
-    metadata = dict(features(layout).arrow_schema.metadata)
-    return pa.schema(_fields(layout), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
+    metadata = dict(features(layout, extras).arrow_schema.metadata)
+    return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
 
 
 def layout_of_schema(schema: pa.Schema) -> WeightLayout:
@@ -112,6 +119,7 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     return WeightLayout.from_json(json.dumps(layout))
 
 
+@lru_cache(maxsize=1 << 17)  # asked once a row
 def split_of(model_id: str) -> str:
     """The split of a model: train, validation or test = 70 / 15 / 15, by a hash of its id alone."""
     return _split_by(["split", model_id])
@@ -131,8 +139,8 @@ def _split_by(key: Any) -> str:
     raise AssertionError("the shares of the splits cover every position")
 
 
-def _fields(layout: WeightLayout) -> list[pa.Field]:
+def _fields(layout: WeightLayout, extras: Sequence[str]) -> list[pa.Field]:
     return [
         pa.field(column.name, weights_type(layout) if column.type is None else column.type, nullable=column.nullable)
         for column in COLUMNS
-    ]
+    ] + [pa.field(name, weights_type(layout), nullable=False) for name in extras]

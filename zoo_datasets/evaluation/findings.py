@@ -62,7 +62,11 @@ class Findings:
 
     def checked(self, check: str, detail: str) -> None:
         """Close a check; it passed if nothing was found under its name."""
-        self.checks.append(Check(name=check, detail=detail, passed=check not in self._counts))
+        self.checks.append(Check(name=check, detail=detail, passed=self.passed(check)))
+
+    def passed(self, check: str) -> bool:
+        """Whether nothing was found under a check's name so far."""
+        return check not in self._counts
 
     def verification(self, config: str, rows: int, recomputed: int) -> Verification:
         """All of it."""

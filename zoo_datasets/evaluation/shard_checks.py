@@ -76,7 +76,7 @@ def _check_file(repo: Path, manifest: Manifest, shard: Shard, findings: Findings
 
 def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[Row]:
     with pq.ParquetFile(repo / shard.path) as file:
-        expected = arrow_schema(manifest.layout)
+        expected = arrow_schema(manifest.layout, manifest.extras)
         if not file.schema_arrow.equals(expected):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
             return

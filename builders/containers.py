@@ -1,0 +1,309 @@
+"""Where a raw zoo lies: a folder, or a zip or tar archive that is read in place.
+
+A container lists its entries and reads single files by positioned reads; nothing is unpacked beside it, and a
+name that climbs out of its folder, a link or a device is listed as refused and never opened.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from zoo_datasets.builders.zips import (
+    BOMB_FLOOR,
+    BOMB_RATIO,
+    Member,
+    Read,
+    check_name,
+    read_directory,
+    read_member,
+    repeated,
+)
+from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.specs import digest_of
+
+
+class Container(Protocol):
+    """A tree of files."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, or of the archive without its ending."""
+
+    @property
+    def entries(self) -> Sequence[str]:
+        """Relative paths in sorted order; those of folders end with a slash."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What cannot be read, each with its reason; names that are no paths stand here alone."""
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a file.
+
+        Raises:
+            CheckpointError: where it is larger than `limit` bytes, broken or cannot be read.
+        """
+
+    def fingerprint(self) -> str:
+        """Changes when the files change; cheap."""
+
+
+class Folder:
+    """A folder on disk. Links are followed nowhere."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.resolve().name
+        self._path = path
+        self.entries, self.refused = _walk(path)
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a file; see `Container`."""
+        if path in self.refused:
+            raise CheckpointError(self.refused[path])
+        descriptor = -1
+        try:
+            descriptor = os.open(f"{self._path}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            size = os.fstat(descriptor).st_size
+            if size > limit:
+                raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
+            data = os.read(descriptor, size + 1)
+            while len(data) < size and (more := os.read(descriptor, size - len(data))):
+                data += more
+        except OSError as error:
+            raise CheckpointError(f"it could not be read: {error.strerror or error}") from error
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return data
+
+    def fingerprint(self) -> str:
+        """Digest of names, sizes and times of all files."""
+        stats = []
+        for entry in self.entries:
+            found = os.lstat(f"{self._path}/{entry}")
+            stats.append([entry, found.st_size if stat.S_ISREG(found.st_mode) else 0, found.st_mtime_ns])
+        return digest_of(stats)
+
+
+class ZipFile:
+    """A zip archive, local or behind a function that reads ranges of it."""
+
+    def __init__(self, name: str, read: Read, size: int, identity: Sequence[str | int], where: str) -> None:
+        self.name = name
+        self._read = read
+        self._identity = [*identity]
+        members = read_directory(read, size, where)
+        twice = repeated(member.name for member in members)
+        refused: dict[str, str] = {}
+        self._members: dict[str, Member] = {}
+        for member in members:
+            reason = check_name(member.name)
+            if reason is None and member.name in twice:
+                reason = "the archive holds two members of this name"
+            if reason is None:
+                self._members[member.name] = member
+            else:
+                refused[member.name] = reason
+        self.refused = refused
+        self.entries: Sequence[str] = _listed(self._members, refused)
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a member; see `Container`."""
+        if path not in self._members:
+            raise CheckpointError(self.refused.get(path, "there is no such file"))
+        return read_member(self._read, self._members[path], limit)
+
+    def fingerprint(self) -> str:
+        """Digest of where the archive lies, its size and time."""
+        return digest_of(self._identity)
+
+
+class TarFile:
+    """A tar archive; a compressed one is unpacked once as a whole into a temporary file without a name."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = _stem(path)
+        found = path.stat()
+        self._identity = ["tar", found.st_size, found.st_mtime_ns]
+        self._descriptor = _plain_tar(path, found.st_size)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._members: dict[str, tuple[int, int]] = {}
+        refused: dict[str, str] = {}
+        total = os.fstat(self._descriptor).st_size
+        try:
+            with (
+                open(self._descriptor, "rb", closefd=False) as file,
+                tarfile.open(fileobj=file, mode="r:") as opened,
+            ):
+                for member in opened:
+                    name = member.name.removeprefix("./") or "."
+                    if name != ".":
+                        self._add(name, member, refused, total)
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
+        self.refused = refused
+        self.entries: Sequence[str] = _listed(self._members, refused)
+
+    def _add(self, name: str, member: tarfile.TarInfo, refused: dict[str, str], total: int) -> None:
+        reason = check_name(name)
+        if reason is None and member.isdir():
+            self._members[f"{name}/"] = (0, 0)
+            return
+        if reason is None and (not member.isreg() or member.issparse()):
+            reason = "it is a link, a device or a sparse file, which are not followed"
+        if reason is None and member.offset_data + member.size > total:
+            reason = "the archive is cut short before its end"
+        if reason is None:
+            self._members[name] = (member.offset_data, member.size)  # as tar has it, the last of a name counts
+        else:
+            refused[name] = reason
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a member; see `Container`."""
+        if path not in self._members:
+            raise CheckpointError(self.refused.get(path, "there is no such file"))
+        start, size = self._members[path]
+        if size > limit:
+            raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
+        data = os.pread(self._descriptor, size, start)
+        if len(data) != size:
+            raise CheckpointError("the archive is cut short before its end")
+        return data
+
+    def fingerprint(self) -> str:
+        """Digest of the archive's size and time."""
+        return digest_of(self._identity)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerKind:
+    """A kind of container: the endings that tell it, and how to open one."""
+
+    endings: tuple[str, ...]
+    open: Callable[[Path], Container]
+
+
+def _open_zip(path: Path) -> ZipFile:
+    descriptor = os.open(path, os.O_RDONLY)
+    found = os.fstat(descriptor)
+    archive = ZipFile(
+        _stem(path),
+        lambda start, count: os.pread(descriptor, count, start),
+        found.st_size,
+        ["zip", found.st_size, found.st_mtime_ns],
+        str(path),
+    )
+    weakref.finalize(archive, os.close, descriptor)
+    return archive
+
+
+ARCHIVES: tuple[ContainerKind, ...] = (
+    ContainerKind(endings=(".zip",), open=_open_zip),
+    ContainerKind(endings=(".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"), open=TarFile),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path has the ending of an archive that can be read in place."""
+    return any(path.name.lower().endswith(kind.endings) for kind in ARCHIVES)
+
+
+def open_container(path: Path) -> Container:
+    """The container at a path.
+
+    Raises:
+        SourceError: where there is none, or the archive is broken.
+    """
+    try:
+        if path.is_dir():
+            return Folder(path)
+        for kind in ARCHIVES:
+            if path.name.lower().endswith(kind.endings):
+                return kind.open(path)
+    except OSError as error:
+        raise SourceError(f"{path} could not be read: {error.strerror or error}") from error
+    raise SourceError(
+        f"{path} is neither a folder nor an archive ({', '.join(e for k in ARCHIVES for e in k.endings)})"
+    )
+
+
+def _listed(members: Iterable[str], refused: Iterable[str]) -> list[str]:
+    return sorted({*members, *(name for name in refused if check_name(name) is None)})
+
+
+def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
+    entries: list[str] = []
+    refused: dict[str, str] = {}
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        try:
+            with os.scandir(f"{root}/{prefix}") as listing:
+                for entry in listing:
+                    path = f"{prefix}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        entries.append(f"{path}/")
+                        folders.append(f"{path}/")
+                    else:
+                        entries.append(path)
+                        if not entry.is_file(follow_symlinks=False):
+                            refused[path] = "it is a link or a device, which are not followed"
+        except OSError as error:
+            refused[prefix] = f"it could not be listed: {error.strerror or error}"
+    entries.sort()
+    return entries, refused
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for ending in sorted((e for kind in ARCHIVES for e in kind.endings), key=len, reverse=True):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def _plain_tar(path: Path, size: int) -> int:
+    """A descriptor of the archive as an uncompressed file; a bomb is refused while it is unpacked."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
+    if opener is None:
+        return os.open(path, os.O_RDONLY)
+    limit = max(BOMB_FLOOR, BOMB_RATIO * size)
+    with tempfile.TemporaryFile() as plain:
+        try:
+            with opener(path) as packed:
+                while piece := packed.read(1 << 20):
+                    plain.write(piece)
+                    if plain.tell() > limit:
+                        raise SourceError(
+                            f"{path}: {size:,} bytes unpack to more than {limit:,}: a bomb; it was refused"
+                        )
+            plain.flush()
+            plain.seek(0)
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            raise SourceError(
+                f"{path} could not be unpacked: {error} ({free:,} bytes are free in {tempfile.gettempdir()})"
+            ) from error
+        return os.dup(plain.fileno())
+
+
+_COMPRESSIONS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"\xfd7zXZ", lzma.open),
+    (b"BZh", bz2.open),
+)

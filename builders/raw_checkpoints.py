@@ -1,0 +1,139 @@
+"""The checkpoints of one raw zoo: what most of them are, and many of them as one array."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure, as_files
+from zoo_datasets.builders.containers import Container
+from zoo_datasets.builders.raw_trials import RawFolder, Trial
+from zoo_datasets.builders.recognise import Recognised, acting_weights, fits, recognise
+from zoo_datasets.errors import CheckpointError, SourceError
+
+_PROBES = 9
+_KNOWN = 1000
+
+
+@dataclass(kw_only=True, slots=True)
+class Weights:
+    """Some checkpoints of one epoch.
+
+    Attributes:
+        good: positions of those that were read, ascending.
+        reasons: why the others were not, by position.
+        weights: float32 [len(good), D], the weights that act.
+        noise: log σ² of twins by variational dropout in the same order, else None.
+        converted: files by the type of elements that became float32.
+    """
+
+    good: list[int]
+    reasons: dict[int, str]
+    weights: NDArray[np.float32]
+    noise: NDArray[np.float32] | None = None
+    converted: Counter[str] = field(default_factory=Counter)
+
+
+class RawCheckpoints:
+    """Reads the checkpoints of a zoo, all of which must be of the kind that most are."""
+
+    def __init__(self, container: Container, folder: RawFolder) -> None:
+        self._container = container
+        self._reader = CheckpointReader()
+        self._recognised: dict[int, tuple[Structure, Recognised | str]] = {}
+        self.kind = self._probe(folder)
+
+    def read(self, trials: Sequence[Trial], epoch: int) -> Weights:
+        """One epoch of some trials; those of one structure are sliced together."""
+        groups: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
+        reasons: dict[int, str] = {}
+        for position, trial in enumerate(trials):
+            try:
+                recognised, data = self._read(trial, epoch)
+            except CheckpointError as error:
+                reasons[position] = str(error)
+                continue
+            _, positions, files = groups.setdefault(id(recognised), (recognised, [], []))
+            positions.append(position)
+            files.append(data)
+        good = [position for position in range(len(trials)) if position not in reasons]
+        row = {position: number for number, position in enumerate(good)}
+        found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
+        for recognised, positions, files in groups.values():
+            rows = [row[position] for position in positions]
+            acting, noise = acting_weights(recognised, as_files(files))
+            found.weights[rows] = acting
+            if noise is not None:
+                found.noise = np.full_like(found.weights, -np.inf) if found.noise is None else found.noise
+                found.noise[rows] = noise
+            for dtype in recognised.converted:
+                found.converted[dtype] += len(files)
+        return found
+
+    def _read(self, trial: Trial, epoch: int) -> tuple[Recognised, bytes]:
+        path = trial.checkpoints.get(epoch)
+        if epoch not in trial.checkpoints:
+            raise CheckpointError("there is no checkpoint of this epoch, though result.json reports it")
+        if path is None:
+            raise CheckpointError("its checkpoint folder holds no file named checkpoints")
+        data = self._container.read(path, MAX_CHECKPOINT)
+        recognised = self._recognise(self._reader.structure(data))
+        if isinstance(recognised, str):
+            raise CheckpointError(recognised)
+        return recognised, data
+
+    def _recognise(self, structure: Structure) -> Recognised | str:
+        """What a structure is, or why it is not of this zoo; worked out once for each."""
+        kept = self._recognised.get(id(structure))
+        if kept is not None and kept[0] is structure:
+            return kept[1]
+        found: Recognised | str
+        layout = self.kind.layout
+        try:
+            found = recognise(structure)
+            if found.layout != layout:
+                found = (
+                    f"it is a {found.architecture}: {fits(structure, layout)}; the zoo is of {self.kind.architecture}"
+                )
+            elif found.sparsifier not in (None, self.kind.sparsifier):
+                found = f"it is pruned by {found.sparsifier}, the zoo's others are not"
+        except CheckpointError as error:
+            found = f"{fits(structure, layout)} ({error})"
+        if len(self._recognised) >= _KNOWN:
+            self._recognised.clear()
+        self._recognised[id(structure)] = (structure, found)
+        return found
+
+    def _probe(self, folder: RawFolder) -> Recognised:
+        """What most of a few checkpoints are, spread over the zoo."""
+        paths = [path for trial in folder.trials for path in trial.checkpoints.values() if path is not None]
+        if not paths:
+            raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
+        votes: Counter[tuple[str, int, int, str]] = Counter()
+        seen: dict[tuple[str, int, int, str], Recognised] = {}
+        reason = ""
+        for path in _spread(paths):
+            try:
+                found = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
+            except CheckpointError as error:
+                reason = f"{path}: {error}"
+                continue
+            key = (found.architecture, found.in_channels, found.classes, found.sparsifier or "")
+            votes[key] += 1
+            seen.setdefault(key, found)
+            if votes.total() >= _PROBES:
+                break
+        if not votes:
+            raise SourceError(f"{folder.name}: no checkpoint of it could be read; one of them, {reason}")
+        return seen[votes.most_common(1)[0][0]]
+
+
+def _spread(paths: Sequence[str]) -> Iterable[str]:
+    """All paths, the first few of them far from each other."""
+    step = max(len(paths) // _PROBES, 1)
+    yield from paths[::step]
+    yield from (path for index, path in enumerate(paths) if index % step)

@@ -1,0 +1,284 @@
+"""One trial of a raw zoo: its folder, its params.json and its result.json, with their traps."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo_datasets.architectures import ACTIVATIONS
+from zoo_datasets.builders.containers import Container
+from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, read_trial_name
+from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.schema import FIGURES
+
+CHECKPOINT_FILE = "checkpoints"
+MAX_JSON = 1 << 26
+MAX_EPOCH = 1_000_000
+
+_REPORTED = (*FIGURES, "sparsity_ratio")
+_SHARES = frozenset(name for name in _REPORTED if not name.endswith("loss"))
+_CHECKPOINT_FOLDER = re.compile(r"checkpoint_(\d{1,9})")
+_TRIAL_NAME = re.compile(r".*tune_trainable.*")
+_TRIAL_FILES = ("params.json", "result.json", "params.pkl", "progress.csv")
+_ZOO_FILES = ("config.json", "index_dict.json", "dataset.pt", "readme.md", "README.md")
+_EXPECTED_TRIAL_FILES = re.compile(r"params\.(json|pkl)|result\.json|progress\.csv|events\.out.*|error\.(txt|pkl)|\..*")
+_EXPECTED_CHECKPOINT_FILES = re.compile(r"checkpoints|optimizer|\..*")
+
+
+@dataclass(kw_only=True, slots=True)
+class Trial:
+    """The folder of one model.
+
+    Attributes:
+        path: of the folder inside its container, with a slash at the end.
+        checkpoints: the file of each epoch; None where a checkpoint folder holds none.
+        stray: paths inside it that are no part of a trial.
+    """
+
+    name: str
+    path: str
+    files: set[str] = field(default_factory=set)
+    checkpoints: dict[int, str | None] = field(default_factory=dict)
+    stray: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawFolder:
+    """A raw zoo inside a container: its folder, its trials by name, and what is neither."""
+
+    name: str
+    path: str
+    files: frozenset[str]
+    trials: tuple[Trial, ...]
+    stray: tuple[str, ...]
+
+
+def find_zoo(container: Container) -> RawFolder:
+    """The one zoo that a container holds.
+
+    Raises:
+        SourceError: where it holds none, or several.
+    """
+    folders = _trial_folders(container.entries)
+    roots = {path[: path.rstrip("/").rfind("/") + 1] for path in folders}
+    if not roots:
+        raise SourceError(
+            f"{container.name} holds no raw zoo: no folder in it has checkpoint_… folders, params.json or result.json"
+        )
+    if len(roots) > 1:
+        names = ", ".join(sorted(root or "." for root in roots)[:5])
+        raise SourceError(f"{container.name} holds {len(roots)} zoos ({names}); build each from its own folder")
+    root = roots.pop()
+    trials = {path: Trial(name=path[len(root) : -1], path=path) for path in folders}
+    files: set[str] = set()
+    stray: list[str] = []
+    for entry in container.entries:
+        if not entry.startswith(root):
+            if not entry.endswith("/"):
+                stray.append(entry)
+            continue
+        head, slash, rest = entry[len(root) :].partition("/")
+        trial = trials.get(f"{root}{head}/") if slash else None
+        if trial is not None:
+            _sort_into(trial, entry, rest)
+        elif not entry.endswith("/"):
+            (files.add(head) if not slash and head in _ZOO_FILES else stray.append(entry))
+    name = root.rstrip("/").rsplit("/", 1)[-1] or container.name
+    ordered = tuple(trials[path] for path in sorted(trials))
+    stray += [path for trial in ordered for path in trial.stray]
+    stray += set(container.refused).difference(container.entries)
+    return RawFolder(name=name, path=root, files=frozenset(files), trials=ordered, stray=tuple(sorted(stray)))
+
+
+def looks_raw(entries: Iterable[str]) -> bool:
+    """Whether a listing holds any trial."""
+    return bool(_trial_folders(entries))
+
+
+def _trial_folders(entries: Iterable[str]) -> set[str]:
+    """Folders that hold what a trial holds, or are named as one."""
+    found: set[str] = set()
+    for entry in entries:
+        parts = entry.split("/")
+        for depth, part in enumerate(parts[:-1]):
+            inside = parts[depth + 1] if depth + 1 < len(parts) else ""
+            below = depth + 2 < len(parts)
+            if (
+                (below and _CHECKPOINT_FOLDER.fullmatch(inside))
+                or (not below and inside in _TRIAL_FILES)
+                or _TRIAL_NAME.fullmatch(part)
+            ):
+                found.add("/".join(parts[: depth + 1]) + "/")
+                break
+    # A params.json that lies beside the trials makes their common folder no trial.
+    above = {path[: place + 1] for path in found for place in range(len(path) - 1) if path[place] == "/"}
+    return found - above
+
+
+def _sort_into(trial: Trial, entry: str, rest: str) -> None:
+    """Give one entry below a trial its place."""
+    head, slash, inside = rest.partition("/")
+    if not slash:
+        if rest:
+            trial.files.add(rest)
+            if not _EXPECTED_TRIAL_FILES.fullmatch(rest):
+                trial.stray.append(entry)
+        return
+    match = _CHECKPOINT_FOLDER.fullmatch(head)
+    if match is None:
+        if inside:
+            trial.stray.append(entry)
+        return
+    epoch = int(match[1])
+    if inside == CHECKPOINT_FILE:
+        if trial.checkpoints.get(epoch) is not None:
+            trial.stray.append(entry)  # checkpoint_5 beside checkpoint_000005
+        else:
+            trial.checkpoints[epoch] = entry
+        return
+    trial.checkpoints.setdefault(epoch, None)
+    if inside and not _EXPECTED_CHECKPOINT_FILES.fullmatch(inside):
+        trial.stray.append(entry)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """What a result.json reports.
+
+    Attributes:
+        epochs: for each epoch the values of `FIGURES` and the sparsity; None where it is not told.
+        repeated: epochs that were reported more than once; the last report counts.
+        broken: lines that are no JSON object with a `training_iteration`, the half one of a killed trial included.
+        strange: values that no figure can have, as an accuracy above one; they are None.
+    """
+
+    epochs: Mapping[int, tuple[float | None, ...]]
+    repeated: int
+    broken: int
+    strange: int
+
+    def notes(self, checkpoints: Iterable[int]) -> list[str]:
+        """What a user should know, given the epochs of which there are checkpoints."""
+        told = (
+            (self.broken, "result.json ends in half a line or holds lines that are no report"),
+            (self.repeated, "result.json reports epochs again (a resumed trial); the last report counts"),
+            (self.strange, "result.json holds values that cannot be, as an accuracy above 1; they are null"),
+            (
+                any(epoch not in self.epochs for epoch in checkpoints),
+                "result.json does not report every epoch of which there is a checkpoint",
+            ),
+        )
+        return [note for count, note in told if count]
+
+
+def parse_results(data: bytes) -> Results:
+    """Read a result.json: JSON lines, matched to epochs by `training_iteration` alone."""
+    epochs: dict[int, tuple[float | None, ...]] = {}
+    repeated = broken = strange = 0
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        epoch = _epoch(value.get("training_iteration")) if isinstance(value, dict) else None
+        if epoch is None:
+            broken += 1
+            continue
+        figures: list[float | None] = []
+        for name in _REPORTED:
+            figure = value.get(name)
+            if type(figure) is not float:
+                figure = _number(figure)
+            if figure is not None and name in _SHARES and not (0 <= figure <= 1 or figure != figure):
+                figure = None
+                strange += 1
+            figures.append(figure)
+        repeated += epoch in epochs
+        epochs[epoch] = tuple(figures)
+    return Results(epochs=epochs, repeated=repeated, broken=broken, strange=strange)
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: where the text is something else.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"it is not valid JSON: {str(error)[:80]}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"it holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def columns_of(params: Mapping[str, Any], trial_name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameter columns of a model: from params.json, else from its folder's name, else from the zoo.
+
+    Raises:
+        CheckpointError: naming the columns that nothing tells, or a value that cannot be.
+    """
+    named = read_trial_name(trial_name)
+    columns: dict[str, Any] = {}
+    for key, column in COLUMN_OF_KEY.items():
+        found = [_column(column, params.get(key)), named.get(column), defaults.get(column)]
+        columns[column] = next((value for value in found if value is not None), None)
+    if columns["dropout"] is None and "model::dropout" in params:
+        columns["dropout"] = 0.0  # null means none
+    if columns["optimizer"] != "sgd":
+        columns["momentum"] = None
+    missing = [column for column, value in columns.items() if value is None and column != "momentum"]
+    if missing:
+        raise CheckpointError(f"neither params.json nor the folder's name tells its {', '.join(missing)}")
+    if columns["activation"] not in ACTIVATIONS:
+        raise CheckpointError(f"its activation is {columns['activation'][:40]!r}; known are {', '.join(ACTIVATIONS)}")
+    return columns
+
+
+def contradictions(params: Mapping[str, Any], classes: int, channels: int) -> list[str]:
+    """Where params.json says other than the tensors, which are what counts."""
+    found = []
+    for key, truth in (("model::o_dim", classes), ("model::channels_in", channels)):
+        if isinstance(params.get(key), int) and params[key] != truth:
+            found.append(f"params.json says {key} = {params[key]}, the tensors {truth}")
+    if params.get("model::use_bias") is False:
+        found.append("params.json says model::use_bias = false, the tensors have biases")
+    return found
+
+
+def _column(column: str, value: Any) -> Any:
+    if column in TEXT_COLUMNS:
+        return value.lower() if isinstance(value, str) and value else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    if column in WHOLE_COLUMNS:
+        return int(value) if value == int(value) and abs(value) < 2**31 else None
+    return float(value)
+
+
+def _epoch(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and 0 <= value <= MAX_EPOCH else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def grid_of(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The different values of each hyperparameter, in ascending order."""
+    names = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
+    return {name: sorted({row[name] for row in columns}) for name in names}

@@ -1,0 +1,232 @@
+"""The directory of a zip archive, read with suspicion, and single members by positioned reads.
+
+`zipfile` opens a file object for each member; zoos have tens of thousands of small ones.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from zoo_datasets.errors import CheckpointError
+
+Read = Callable[[int, int], bytes]
+
+STORED, DEFLATED = 0, 8
+LOCAL_SIZE = 30
+CENTRAL_SIZE = 46
+CENTRAL_CRC = 16  # where the CRC stands in a central record
+LOCAL_CRC = 14
+# Float weights compress to a tenth at best, logs to a thirtieth.
+BOMB_RATIO = 200
+BOMB_FLOOR = 1 << 20
+
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
+_LOCAL = struct.Struct("<4s5HL2L2H")
+_ENCRYPTED = 0x1
+_UTF8 = 0x800
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of the directory.
+
+    Attributes:
+        header: where its local header begins.
+        record: where its central record begins.
+        end: where the next member or the directory begins; the member may not reach further.
+    """
+
+    name: str
+    raw_name: bytes
+    method: int
+    flags: int
+    crc: int
+    compressed: int
+    size: int
+    header: int
+    record: int
+    end: int
+
+
+def read_directory(read: Read, total: int, what: str = "the archive") -> list[Member]:
+    """The members of an archive of `total` bytes, in the order of its directory.
+
+    Raises:
+        CheckpointError: where it is no zip archive, is cut short, or its members overlap.
+    """
+    count, size, start, limit = _end(read, total, what)
+    if start + size > limit or count * CENTRAL_SIZE > size:
+        raise CheckpointError(f"{what} is broken: its directory does not fit into it")
+    directory = read(start, size)
+    found = list(_records(directory, count, start, what))
+    order = sorted(range(len(found)), key=lambda index: found[index].header)
+    ends = [found[index].header for index in order[1:]] + [start]
+    members = list(found)
+    for index, end in zip(order, ends, strict=True):
+        member = found[index]
+        if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > end:
+            raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")
+        members[index] = Member(
+            member.name, member.raw_name, member.method, member.flags, member.crc, member.compressed, member.size,
+            member.header, member.record, end,
+        )  # fmt: skip
+    return members
+
+
+def _end(read: Read, total: int, what: str) -> tuple[int, int, int, int]:
+    """Number of members, size and start of the directory, and where it must end."""
+    length = min(total, _END.size + 0xFFFF)
+    tail = read(total - length, length)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _END.size:
+        raise CheckpointError(f"{what} is no zip archive or is cut short: there is no directory at its end")
+    position = total - length + at
+    _, disk, first_disk, here, count, size, start, _ = _END.unpack_from(tail, at)
+    if 0xFFFF in (here, count) or 0xFFFFFFFF in (size, start):
+        locator = position - _END64_LOCATOR.size
+        if locator < 0:
+            raise CheckpointError(f"{what} is broken: its large directory is missing")
+        signature, _, place, _ = _END64_LOCATOR.unpack(read(locator, _END64_LOCATOR.size))
+        if signature != b"PK\x06\x07" or place + _END64.size > locator:
+            raise CheckpointError(f"{what} is broken: its large directory is missing")
+        signature, *_, disk, first_disk, here, count, size, start = _END64.unpack(read(place, _END64.size))
+        if signature != b"PK\x06\x06":
+            raise CheckpointError(f"{what} is broken: its large directory is missing")
+        position = place
+    if disk or first_disk or here != count:
+        raise CheckpointError(f"{what} is one part of several; join them first")
+    return count, size, start, position
+
+
+def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[Member]:
+    position = 0
+    for _ in range(count):
+        if position + CENTRAL_SIZE > len(directory):
+            raise CheckpointError(f"{what} is broken: its directory is cut short")
+        fields = _CENTRAL.unpack_from(directory, position)
+        flags, method, crc, compressed, size = fields[5], fields[6], fields[9], fields[10], fields[11]
+        name_length, extra_length, comment_length, header = fields[12], fields[13], fields[14], fields[18]
+        names = position + CENTRAL_SIZE
+        extras = names + name_length
+        following = extras + extra_length + comment_length
+        if fields[0] != b"PK\x01\x02" or following > len(directory):
+            raise CheckpointError(f"{what} is broken: its directory is cut short")
+        raw = directory[names:extras]
+        if 0xFFFFFFFF in (compressed, size, header):
+            extra = directory[extras : extras + extra_length]
+            size, compressed, header = _large(extra, size, compressed, header, what)
+        try:
+            name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
+        yield Member(name, raw, method, flags, crc, compressed, size, header, start + position, 0)
+        position = following
+
+
+def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
+    """The 64-bit values of an entry's extra field, where its own are saturated."""
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, position)
+        if kind == 1:
+            body = extra[position + 4 : position + 4 + length]
+            values = [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
+            taken = iter(values)
+            try:
+                return tuple(  # type: ignore[return-value]
+                    next(taken) if value == 0xFFFFFFFF else value for value in (size, compressed, header)
+                )
+            except (StopIteration, RuntimeError) as error:
+                raise CheckpointError(f"{what} is broken: a large member's size is missing") from error
+        position += 4 + length
+    raise CheckpointError(f"{what} is broken: a large member's size is missing")
+
+
+def data_start(header: bytes, member: Member) -> int:
+    """Where a member's data begins, from its local header, which must tell the same as the directory.
+
+    Raises:
+        CheckpointError: where it tells something else.
+    """
+    if len(header) < LOCAL_SIZE + len(member.raw_name):
+        raise CheckpointError(f"member {member.name[:80]!r} is cut short")
+    fields = _LOCAL.unpack_from(header)
+    name = header[LOCAL_SIZE : LOCAL_SIZE + fields[9]]
+    if fields[0] != b"PK\x03\x04" or fields[3] != member.method or name != member.raw_name:
+        raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory tell different things")
+    start = int(member.header + LOCAL_SIZE + fields[9] + fields[10])
+    if start + member.compressed > member.end:
+        raise CheckpointError(f"member {member.name[:80]!r} overlaps what follows it")
+    return start
+
+
+def read_member(read: Read, member: Member, limit: int) -> bytes:
+    """The content of a member, its size and CRC checked.
+
+    Raises:
+        CheckpointError: where it is encrypted, of another compression than deflate, larger than `limit` or than
+            it says, compressed as no data is, or broken.
+    """
+    check_readable(member, limit)
+    # A local extra field is rarely longer than this; then one read is enough.
+    guess = LOCAL_SIZE + len(member.raw_name) + 64 + member.compressed
+    head = read(member.header, min(guess, member.end - member.header))
+    start = data_start(head, member) - member.header
+    if start + member.compressed > len(head):
+        head = read(member.header, start + member.compressed)
+    data = head[start : start + member.compressed]
+    if member.method == DEFLATED:
+        data = _inflate(data, member)
+    if len(data) != member.size or zlib.crc32(data) != member.crc:
+        raise CheckpointError("its size or checksum is not what the archive says; it is cut short or broken")
+    return data
+
+
+def check_readable(member: Member, limit: int) -> None:
+    """Refuse a member by what the directory says of it, before anything is read."""
+    if member.flags & _ENCRYPTED:
+        raise CheckpointError("it is encrypted")
+    if member.method not in (STORED, DEFLATED):
+        raise CheckpointError(f"it is compressed by method {member.method}, expected stored or deflate")
+    if member.size > limit:
+        raise CheckpointError(f"it has {member.size:,} bytes, at most {limit:,} expected")
+    if member.size > BOMB_FLOOR and member.size > BOMB_RATIO * member.compressed:
+        raise CheckpointError(
+            f"{member.compressed:,} bytes claim to hold {member.size:,}: a zip bomb, which was not unpacked"
+        )
+
+
+def _inflate(data: bytes, member: Member) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        # One byte more than declared tells a bomb from an honest member.
+        content = inflater.decompress(data, member.size + 1)
+    except zlib.error as error:
+        raise CheckpointError(f"it could not be unpacked: {error}") from error
+    if len(content) > member.size:
+        raise CheckpointError(f"it unpacks to more than the {member.size:,} bytes that it claims; it was refused")
+    return content
+
+
+def check_name(name: str) -> str | None:
+    """Why a member's name cannot be a path inside its archive; None where it can."""
+    if not name or name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":":
+        return f"{name[:80]!r} is no relative path"
+    if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
+        return f"{name[:80]!r} climbs out of its folder or is no plain path"
+    return None
+
+
+def repeated(names: Iterable[str]) -> set[str]:
+    """Names that occur more than once."""
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for name in names:
+        (twice if name in seen else seen).add(name)
+    return twice
