@@ -15,7 +15,7 @@ LEVELS = (
     ("errors", "files", "specs"),
     ("images", "image_sources", "architectures", "zoos", "layout"),
     ("stacked", "schema", "runs"),
-    ("manifest", "hub", "loading", "evaluation"),
+    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batches"),
     ("builders", "training"),
     ("quickstart", "command_line", "cli", "__init__"),
 )
