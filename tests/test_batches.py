@@ -285,3 +285,22 @@ def test_what_cannot_be_batched_is_told():
         batches(zoo.remove_columns("weights").rename_column("steps", "weights"))
     with pytest.raises(IndexError, match="positions from -1 to 2, expected 0 to 5"):
         gather.MappedRows(zoo.data.column("weights"), "weights").gather(np.array([-1, 2]), torch.empty(2, WIDTH))
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it():
+    made = batches(zoo_of(64), 4, ["weights", "number"], shuffle=True)
+    iterator = iter(made)
+    first = next(iterator)
+    place = first["weights"].data_ptr()
+    part, as_array = first["weights"][1:2], next(iterator)["weights"].numpy()
+    expected = part.clone(), as_array.copy()
+    del first
+    places = set()
+    for batch in iterator:
+        places.add(batch["weights"].data_ptr())
+    assert place not in places
+    assert len(places) <= 3
+    assert torch.equal(part, expected[0])
+    assert np.array_equal(as_array, expected[1])
+    kept = list(made)
+    assert all(torch.equal(batch["weights"], expected_weights(batch["number"])) for batch in kept)

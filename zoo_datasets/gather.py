@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
 from importlib import resources
 from typing import Any
 
@@ -26,6 +27,44 @@ Positions = NDArray[np.int64]
 def is_numbers_list(type_: pa.DataType) -> bool:
     """Whether a column of this type is a list of so many floats in every row, as the weights are."""
     return bool(pa.types.is_fixed_size_list(type_) and pa.types.is_floating(type_.value_type))
+
+
+class Recycled:
+    """Memory for batches that is used again once nothing refers to the batch that it held.
+
+    The system gives a large block page by page and clears each page, every time anew: that costs more than
+    copying the weights into it. A batch that is kept keeps its memory; nothing is ever overwritten.
+    """
+
+    _KEPT = 4
+
+    def __init__(self) -> None:
+        self._idle: list[NDArray[np.uint8]] = []
+
+    def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor [rows, width]."""
+        size = rows * width * dtype.itemsize
+        if not size:
+            return torch.empty(rows, width, dtype=dtype)
+        fitting = next((memory for memory in self._idle if size <= memory.nbytes <= 2 * size), None)
+        if fitting is None:
+            fitting = np.empty(size, np.uint8)
+        else:
+            self._idle = [memory for memory in self._idle if memory is not fitting]
+        # The tensor, and each view of it, holds the lease; with the last of them it ends.
+        lease = _bytes_at(fitting, size)
+        weakref.finalize(lease, self._give_back, fitting).atexit = False
+        return torch.frombuffer(lease, dtype=dtype).view(rows, width)
+
+    def _give_back(self, memory: NDArray[np.uint8]) -> None:
+        self._idle = [memory, *self._idle][: self._KEPT]
+
+
+def _bytes_at(memory: NDArray[Any], size: int) -> Any:
+    """The first bytes of an array as a buffer that can be written, which holds the array."""
+    buffer = (ctypes.c_char * size).from_address(memory.ctypes.data)
+    buffer.owner = memory  # type: ignore[attr-defined]
+    return buffer
 
 
 class MappedRows:
@@ -71,13 +110,14 @@ class MappedRows:
         if stop <= start or stop > self._starts[chunk + 1]:
             return None
         part = self._chunks[chunk][start - first : stop - first]
-        # torch.frombuffer and torch.from_numpy warn of memory that cannot be written; DLPack's readers do not.
-        pointer = (ctypes.c_char * part.nbytes).from_address(part.ctypes.data)
-        pointer.owner = part  # type: ignore[attr-defined]
-        return torch.frombuffer(pointer, dtype=self.dtype).view(part.shape)
+        # As bytes at an address: torch warns of arrays that cannot be written.
+        return torch.frombuffer(_bytes_at(part, part.nbytes), dtype=self.dtype).view(part.shape)
 
     def copy(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start … stop − 1 into `out` [stop − start, D]."""
+        if _kernel() is not None:
+            self.gather(np.arange(start, stop), out)
+            return
         target = out.numpy()
         chunk, done = self._chunk_of(start), 0
         while done < stop - start:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.gather import MappedRows, Positions, is_numbers_list
+from zoo_datasets.gather import MappedRows, Positions, Recycled, is_numbers_list
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.schema import WEIGHTS
 
@@ -97,6 +97,7 @@ class ZooReader:
         # A selection is an index in front of the table; `datasets` has no public name for it.
         index = zoo._indices
         self._index: Positions | None = None if index is None else index.column(0).to_numpy().astype(np.int64)
+        self._memory = Recycled()
         self._sources = {name: _source(zoo.data.column(name), name) for name in self.columns}
 
     def __len__(self) -> int:
@@ -144,7 +145,7 @@ class ZooReader:
     def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: Form) -> Any:
         source = self._sources[name]
         if isinstance(source, MappedRows):
-            rows = _read_rows(source, where, form)
+            rows = self._read_rows(source, where, form)
             return form.place(rows.view(-1, *steps, source.width) if steps else rows)
         if isinstance(source, Tensor):
             values = source[where].clone() if isinstance(where, slice) else source[torch.from_numpy(where)]
@@ -154,6 +155,23 @@ class ZooReader:
             return listed
         size = steps[0]
         return [listed[start : start + size] for start in range(0, len(listed), size)]
+
+    def _read_rows(self, source: MappedRows, where: slice | Positions, form: Form) -> Tensor:
+        in_order = isinstance(where, slice)
+        if in_order and not form.copy and not form.pinned:
+            seen = source.view(where.start, where.stop)
+            if seen is not None:
+                return seen
+        rows = where.stop - where.start if in_order else len(where)
+        if form.pinned:  # torch itself uses pinned memory again
+            out = torch.empty(rows, source.width, dtype=source.dtype, pin_memory=True)
+        else:
+            out = self._memory.empty(rows, source.width, source.dtype)
+        if in_order:
+            source.copy(where.start, where.stop, out)
+        else:
+            source.gather(where, out)
+        return out
 
 
 def layout_of_columns(zoo: Dataset) -> WeightLayout:
@@ -173,19 +191,6 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
             raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
         constants[name] = found[0]
     return layout_of(constants["architecture"], int(constants["in_channels"]), int(constants["classes"]))
-
-
-def _read_rows(source: MappedRows, where: slice | Positions, form: Form) -> Tensor:
-    if isinstance(where, slice):
-        seen = None if form.copy or form.pinned else source.view(where.start, where.stop)
-        if seen is not None:
-            return seen
-        out = torch.empty(where.stop - where.start, source.width, dtype=source.dtype, pin_memory=form.pinned)
-        source.copy(where.start, where.stop, out)
-        return out
-    out = torch.empty(len(where), source.width, dtype=source.dtype, pin_memory=form.pinned)
-    source.gather(where, out)
-    return out
 
 
 class _Texts:

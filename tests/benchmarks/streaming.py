@@ -94,10 +94,10 @@ def measure(folder: Path, turns: int) -> dict[str, object]:
     build_repository(folder / "run", folder / "repo")
     zoo = load_zoo(folder / "repo", NAME, "train")
     rows, width = len(zoo), zoo.features["weights"].length
-    matrix = np.memmap(folder / "weights.bin", np.float32, "w+", shape=(rows, width))
-    for number, batch in enumerate(batches(zoo, 1000, ["weights"])):
-        matrix[number * 1000 : number * 1000 + len(batch["weights"])] = batch["weights"].numpy()
-    matrix.flush()
+    # Written in the pieces in which Arrow wrote its file: the kernel's pages in memory are as large as the writes.
+    with (folder / "weights.bin").open("wb") as file:
+        for chunk in zoo.data.column("weights").chunks:
+            file.write(chunk.flatten().to_numpy().tobytes())
     matrix = np.memmap(folder / "weights.bin", np.float32, "r", shape=(rows, width))
 
     torch_zoo = zoo.select_columns(COLUMNS).with_format("torch")
