@@ -15,7 +15,8 @@ LEVELS = (
     ("errors", "files", "specs"),
     ("images", "image_sources", "architectures", "zoos", "layout"),
     ("stacked", "schema", "runs"),
-    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batches"),
+    ("where",),
+    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batches", "tasks"),
     ("builders", "training"),
     ("quickstart", "command_line", "cli", "__init__"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from datasets import Dataset
@@ -58,6 +58,25 @@ def batches(
     form = Form(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
     order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     return Batches(ZooReader(zoo, columns), order, form)
+
+
+class Options(TypedDict, total=False):
+    """What `batches` and each task take: see `batches`."""
+
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    layers: bool
+    copy: bool
+
+
+def batches_of(reader: ZooReader, options: Options, finish: Finish | None = None) -> Batches:
+    """Batches of any samples; `finish` makes of what is read what is given."""
+    made = batches(reader.zoo, columns=[], **options)
+    return Batches(reader, made.order, made.form, finish)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,8 +166,8 @@ class Batches(TorchIterable[Batch]):
     def __init__(self, reader: ZooReader, order: Order, form: Form, finish: Finish | None = None) -> None:
         super().__init__()
         self._reader = reader
-        self._order = order
-        self._form = form
+        self.order = order
+        self.form = form
         self._finish = finish
         self._epochs = _Epochs()
         self._resume = (-1, 0)
@@ -174,10 +193,10 @@ class Batches(TorchIterable[Batch]):
     def _run(self, epoch: int, first: int, offset: int, step: int) -> Iterator[Batch]:
         rank, ranks = self._place()
         plan = self._plan(ranks)
-        order = self._order.permutation(plan.samples, epoch)
+        order = self.order.permutation(plan.samples, epoch)
         for number in range(first + offset, plan.rounds, step):
             start, stop = plan.bounds(number, rank)
-            batch = self._reader.read(slice(start, stop) if order is None else order[start:stop], self._form)
+            batch = self._reader.read(slice(start, stop) if order is None else order[start:stop], self.form)
             # Before the yield: a state that is taken while the batch is in use is that of the next one, and such
             # that a worker, which begins `offset` later, begins there.
             self._at = (epoch, number + step - offset)
@@ -222,14 +241,14 @@ class Batches(TorchIterable[Batch]):
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to mean the same batches."""
-        return {"samples": len(self._reader), "ranks": self._place()[1]} | asdict(self._order)
+        return {"samples": len(self._reader), "ranks": self._place()[1]} | asdict(self.order)
 
     def _plan(self, ranks: int) -> Plan:
         return Plan(
             samples=len(self._reader),
-            batch_size=self._order.batch_size,
+            batch_size=self.order.batch_size,
             ranks=ranks,
-            drop_last=self._order.drop_last,
+            drop_last=self.order.drop_last,
         )
 
     def _place(self) -> tuple[int, int]:

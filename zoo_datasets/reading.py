@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -157,21 +157,22 @@ class ZooReader:
         return [listed[start : start + size] for start in range(0, len(listed), size)]
 
     def _read_rows(self, source: MappedRows, where: slice | Positions, form: Form) -> Tensor:
-        in_order = isinstance(where, slice)
-        if in_order and not form.copy and not form.pinned:
-            seen = source.view(where.start, where.stop)
-            if seen is not None:
-                return seen
-        rows = where.stop - where.start if in_order else len(where)
-        if form.pinned:  # torch itself uses pinned memory again
-            out = torch.empty(rows, source.width, dtype=source.dtype, pin_memory=True)
-        else:
-            out = self._memory.empty(rows, source.width, source.dtype)
-        if in_order:
+        if isinstance(where, slice):
+            if not form.copy and not form.pinned:
+                seen = source.view(where.start, where.stop)
+                if seen is not None:
+                    return seen
+            out = self._empty(where.stop - where.start, source, form)
             source.copy(where.start, where.stop, out)
         else:
+            out = self._empty(len(where), source, form)
             source.gather(where, out)
         return out
+
+    def _empty(self, rows: int, source: MappedRows, form: Form) -> Tensor:
+        if form.pinned:  # torch itself uses pinned memory again
+            return torch.empty(rows, source.width, dtype=source.dtype, pin_memory=True)
+        return self._memory.empty(rows, source.width, source.dtype)
 
 
 def layout_of_columns(zoo: Dataset) -> WeightLayout:
@@ -233,14 +234,13 @@ def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts 
     return _Others(column)
 
 
-def rows_by(zoo: Dataset, columns: Sequence[str]) -> Mapping[str, list[Any]]:
-    """Whole columns as lists, in the order of the zoo's rows.
+def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
+    """A whole column in the order of the zoo's rows.
 
     Raises:
-        SpecError: where the zoo lacks one.
+        SpecError: where the zoo lacks it.
     """
-    missing = [name for name in columns if name not in zoo.column_names]
-    if missing:
-        raise SpecError(f"the zoo lacks column {missing[0]!r}; add it to load_zoo's columns")
-    plain = zoo.select_columns(list(columns)).with_format(None)
-    return {name: list(plain[name][:]) for name in columns}
+    if name not in zoo.column_names:
+        raise SpecError(f"the zoo lacks column {name!r}; add it to load_zoo's columns")
+    column = zoo.data.column(name)
+    return column if zoo._indices is None else column.take(zoo._indices.column(0))
