@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs"),
-    ("images", "image_sources", "architectures", "zoos", "layout"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "symmetries"),
     ("stacked", "schema", "runs"),
     ("where",),
     ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batches", "tasks"),
