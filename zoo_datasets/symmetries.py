@@ -325,20 +325,16 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
 
 
 def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
-    made = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    parts = []
     for tensor in plan.tensors:
-        where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
-        if tensor.outputs < 0 and tensor.inputs < 0:
-            made[:, where] = weights[:, where]
-            continue
-        _, inputs, block = tensor.shape
-        first, second, third = (torch.arange(size, device=weights.device) for size in tensor.shape)
-        # Where each weight comes from, as a number within the tensor.
-        index = (first if tensor.outputs < 0 else orders[tensor.outputs])[..., None] * (inputs * block)
-        index = index + (second if tensor.inputs < 0 else orders[tensor.inputs])[..., None, :] * block
-        index = (index[..., None] + third).view(len(weights), -1)
-        torch.gather(weights[:, where], 1, index, out=made[:, where])
-    return made
+        part = _of(weights, tensor)
+        # Indices are expanded, not copied: they take no memory, however large the blocks that move.
+        if tensor.outputs >= 0:
+            part = part.gather(1, orders[tensor.outputs][:, :, None, None].expand_as(part))
+        if tensor.inputs >= 0:
+            part = part.gather(2, orders[tensor.inputs][:, None, :, None].expand_as(part))
+        parts.append(part.flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 def _scaled(weights: Tensor, plan: _Plan, factors: list[Tensor]) -> Tensor:
