@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "symmetries"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "symmetries", "adapters"),
     ("stacked", "schema", "runs"),
     ("where",),
-    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batches", "tasks"),
+    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "batching", "tasks", "models"),
     ("builders", "training"),
     ("quickstart", "command_line", "cli", "__init__"),
 )

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from zoo_datasets.batches import Batches, Options, batches_of
+from zoo_datasets.batching import Batches, Options, batches_of
 from zoo_datasets.errors import SpecError
 from zoo_datasets.gather import Positions
 from zoo_datasets.reading import Batch, ZooReader, values_of

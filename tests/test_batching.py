@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from zoo_datasets import gather
 from zoo_datasets.architectures import layout_of
-from zoo_datasets.batches import Plan, batches
+from zoo_datasets.batching import Plan, batches
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
 from zoo_datasets.loading import load_zoo
