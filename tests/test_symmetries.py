@@ -8,6 +8,7 @@ import torch
 from plain import permute_row_by_row
 from torch.nn import functional
 
+from zoo_datasets import gather
 from zoo_datasets.architectures import ARCHITECTURES, Network, build_layout, get_architecture, resnet18_layers
 from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.images import load_images
@@ -91,6 +92,20 @@ def test_permutations_keep_the_function_of_the_real_resnet():
     assert (permuted != weights).float().mean() > 0.9
     assert_same_function(layers, "relu", weights, permuted, images)
     assert torch.equal(canonicalize(permuted, layers), canonicalize(weights, layers))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_compiled_order_is_that_of_torch(name, monkeypatch):
+    layers = LAYERS[name]
+    weights = weights_for(layers).float()
+    compiled = permute(weights, layers, generator()), canonicalize(weights, layers)
+    monkeypatch.setattr(gather, "_library", lambda: None)
+    assert torch.equal(compiled[0], permute(weights, layers, generator()))
+    assert torch.equal(compiled[1], canonicalize(weights, layers))
+    assert torch.equal(compiled[0], permute(weights.double(), layers, generator()).float())
+    leaf = weights.clone().requires_grad_()
+    permute(leaf, layers, generator()).sum().backward()
+    assert (leaf.grad == 1).all()
 
 
 def test_groups_follow_residual_streams_and_the_flatten():

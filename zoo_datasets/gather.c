@@ -27,3 +27,26 @@ void zoo_gather(char *out, const int64_t *addresses, int64_t rows, int64_t bytes
         memcpy(to + at, from + at, (size_t)(bytes - at));
     }
 }
+
+/* One tensor of each row, [outs, ins, block] numbers at `from`, rows `width` numbers apart, in another order of its
+   first two axes: int64 [rows, outs] and [rows, ins], or null where an axis stays as it is. */
+void zoo_reorder(float *to, const float *from, int64_t rows, int64_t width, int64_t outs, int64_t ins, int64_t block,
+                 const int64_t *out_order, const int64_t *in_order)
+{
+    for (int64_t row = 0; row < rows; row++, to += width, from += width) {
+        float *target = to;
+        for (int64_t out = 0; out < outs; out++) {
+            const float *line = from + (out_order ? out_order[row * outs + out] : out) * ins * block;
+            if (!in_order) {
+                memcpy(target, line, (size_t)(ins * block) * sizeof(float));
+                target += ins * block;
+                continue;
+            }
+            for (int64_t in = 0; in < ins; in++) {
+                const float *source = line + in_order[row * ins + in] * block;
+                for (int64_t at = 0; at < block; at++)
+                    *target++ = source[at];
+            }
+        }
+    }
+}

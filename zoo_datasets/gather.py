@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -150,14 +151,39 @@ class MappedRows:
         return int(np.searchsorted(self._starts, position, side="right")) - 1
 
 
-@functools.lru_cache(maxsize=1)
+def reorder(target: Tensor, source: Tensor, shape: tuple[int, int, int], orders: Sequence[Tensor | None]) -> bool:
+    """Copy a tensor of each row in another order of its axes; false where that has to be done in torch.
+
+    Args:
+        target, source: float32 [B, outs · ins · block], slices of contiguous [B, D].
+        shape: (outs, ins, block).
+        orders: int64 [B, outs] and [B, ins]; None where the axis stays as it is. Entries are not checked.
+    """
+    library = _library()
+    tensors = (target, source, *(order for order in orders if order is not None))
+    if library is None or target.dtype != torch.float32 or any(tensor.device.type != "cpu" for tensor in tensors):
+        return False
+    held = [None if order is None else order.contiguous() for order in orders]
+    places = [None if order is None else order.data_ptr() for order in held]
+    library.zoo_reorder(target.data_ptr(), source.data_ptr(), len(source), source.stride(0), *shape, *places)
+    return True
+
+
 def _kernel() -> Any:
     """`zoo_gather` of gather.c; None where there is no C compiler, then numpy copies row by row."""
+    library = _library()
+    return None if library is None else library.zoo_gather
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> Any:
+    """gather.c, compiled; None where there is no C compiler."""
     try:
         library = compile_library((resources.files("zoo_datasets") / "gather.c").read_text(encoding="utf-8"))
     except NativeError:
         return None
-    kernel = library.zoo_gather
-    kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    kernel.restype = None
-    return kernel
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.zoo_gather.argtypes = [pointer, pointer, number, number]
+    library.zoo_reorder.argtypes = [pointer, pointer, *[number] * 5, pointer, pointer]
+    library.zoo_gather.restype = library.zoo_reorder.restype = None
+    return library

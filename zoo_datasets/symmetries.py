@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo_datasets.architectures import BatchNorm, Conv, Layer, Linear, MaxPool, Residual, build_layout
 from zoo_datasets.errors import LayoutError, SpecError
+from zoo_datasets.gather import reorder
 from zoo_datasets.layout import TensorSpec, WeightLayout
 
 ODD = ("tanh",)
@@ -325,16 +326,21 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
 
 
 def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
-    parts = []
+    weights = weights.contiguous()
+    made = torch.empty_like(weights)
     for tensor in plan.tensors:
-        part = _of(weights, tensor)
-        # Indices are expanded, not copied: they take no memory, however large the blocks that move.
-        if tensor.outputs >= 0:
-            part = part.gather(1, orders[tensor.outputs][:, :, None, None].expand_as(part))
-        if tensor.inputs >= 0:
-            part = part.gather(2, orders[tensor.inputs][:, None, :, None].expand_as(part))
-        parts.append(part.flatten(1))
-    return torch.cat(parts, dim=1)
+        where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
+        outputs = None if tensor.outputs < 0 else orders[tensor.outputs]
+        inputs = None if tensor.inputs < 0 else orders[tensor.inputs]
+        if weights.requires_grad or not reorder(made[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
+            part = _of(weights, tensor)
+            # Indices are expanded, not copied: they take no memory, however large the blocks that move.
+            if outputs is not None:
+                part = part.gather(1, outputs[:, :, None, None].expand_as(part))
+            if inputs is not None:
+                part = part.gather(2, inputs[:, None, :, None].expand_as(part))
+            made[:, where] = part.flatten(1)
+    return made
 
 
 def _scaled(weights: Tensor, plan: _Plan, factors: list[Tensor]) -> Tensor:
