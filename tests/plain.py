@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -11,6 +12,7 @@ from zoo_datasets.architectures import Network, build_layout, get_architecture
 from zoo_datasets.images import ImageData, Split, get_image_spec
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
 from zoo_datasets.stacked import BlockRecipe, StepSettings, augmentation, initialise, streams
+from zoo_datasets.symmetries import permutations
 from zoo_datasets.zoos import get_zoo
 
 
@@ -131,3 +133,21 @@ def settings_of(chosen: list[Member], count: int) -> StepSettings:
         lr=column([point.lr for point in points]), weight_decay=column([point.weight_decay for point in points]),
         momentum=column([point.momentum or 0.0 for point in points]), count=count,
     )  # fmt: skip
+
+
+def permute_row_by_row(weights: np.ndarray, layers, rng: np.random.Generator) -> np.ndarray:
+    """Weights [B, D] with the channels of every group reordered, in numpy, a row and a tensor at a time."""
+    layout, groups = build_layout(layers), permutations(layers)
+    made = weights.copy()
+    for row in made:
+        orders = [rng.permutation(group.channels) for group in groups]
+        for group, order in zip(groups, orders, strict=True):
+            for use in group.uses:
+                spec = next(spec for spec in layout.tensors if spec.name == use.tensor)
+                part = row[spec.offset : spec.offset + spec.size].reshape(spec.shape)
+                if use.axis == 0:
+                    part[:] = part[order]
+                else:
+                    blocks = part.reshape(spec.shape[0], group.channels, -1)
+                    part[:] = blocks[:, order].reshape(spec.shape)
+    return made

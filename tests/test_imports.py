@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs"),
-    ("images", "image_sources", "architectures", "zoos", "layout"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "adapters"),
     ("stacked", "schema", "runs"),
-    ("manifest", "where", "hub", "loading", "evaluation"),
+    ("where",),
+    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
     ("builders", "training"),
     ("quickstart", "command_line", "cli", "__init__"),
 )

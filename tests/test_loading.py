@@ -1,5 +1,7 @@
 """From a repository to datasets and back to networks."""
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
@@ -83,7 +85,52 @@ def test_a_selection_of_epochs_decodes_no_other_row_group(repo, monkeypatch):
         load_zoo(copy, NAME, "train", epochs=[1])
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_condition_selects_rows_also_on_columns_that_are_not_loaded(repo, streaming):
+    def load(**selection):
+        return list(load_zoo(repo, NAME, "train", streaming=streaming, **selection))
+
+    everything = load(columns=["model_id", "epoch", "activation", "lr", "optimizer", "seed", "momentum"])
+    expected = {
+        (row["model_id"], row["epoch"])
+        for row in everything
+        if (row["activation"] == "relu" and row["lr"] < 0.0005) or row["momentum"] is None
+    }
+    assert 0 < len(expected) < len(everything)
+    where = 'activation == "relu" and lr < 0.0005 or momentum is None'
+    found = load(where=where, columns=["model_id", "epoch"])
+    assert keys(found) == expected
+    assert set(found[0]) == {"model_id", "epoch"}
+    at = load(where=where, epochs=[2])
+    assert keys(at) == {key for key in expected if key[1] == 2}
+    assert len(at[0]["weights"]) == 2464
+    assert keys(load(where="epoch in (1, 3)")) == {key for key in keys(everything) if key[1] in (1, 3)}
+    with pytest.raises(UnknownNameError, match="no column named 'learning_rate'"):
+        load(where="learning_rate > 1")
+    with pytest.raises(SpecError, match="is not understood"):
+        load(where="lr <")
+
+
+def test_a_condition_that_no_row_meets_is_told(repo):
+    with pytest.raises(SpecError, match="no row of split 'train' has epoch 1 and lr > 5"):
+        load_zoo(repo, NAME, "train", epochs=[1], where="lr > 5")
+    with pytest.raises(SpecError, match="no row has lr > 5"):
+        load_zoo(repo, NAME, where="lr > 5")
+    assert list(load_zoo(repo, NAME, "train", where="lr > 5", streaming=True)) == []
+
+
+def test_only_the_split_asked_for_is_prepared(repo):
+    load_zoo(repo, NAME, "validation")
+    prepared = list(Path(datasets.config.HF_DATASETS_CACHE).rglob("*.arrow"))
+    assert [file.name.split("-")[1].split(".")[0] for file in prepared] == ["validation"]
+
+
 def test_selections_do_not_share_a_cache(repo):
+    lower = load_zoo(repo, NAME, "train", where="lr < 0.0005")
+    higher = load_zoo(repo, NAME, "train", where="lr >= 0.0005")
+    assert keys(lower).isdisjoint(keys(higher))
+    assert load_zoo(repo, NAME, "train", where="lr < 0.0005").cache_files == lower.cache_files
+
     assert set(load_zoo(repo, NAME, "train", epochs=[1])["epoch"][:]) == {1}
     assert set(load_zoo(repo, NAME, "train", epochs=[2])["epoch"][:]) == {2}
     assert set(load_zoo(repo, NAME, "train")["epoch"][:]) == {0, 1, 2, 3}
@@ -166,7 +213,7 @@ def test_an_epoch_that_one_split_lacks_leaves_that_split_out(tmp_path):
     assert set(load_zoo(repo, name, epochs=[1])) == {"train", "validation"}
     assert load_zoo(repo, name, "train", epochs=[1]).num_rows == 9
     streamed = load_zoo(repo, name, epochs=[1], streaming=True)
-    assert [len(list(rows)) for rows in streamed.values()] == [9, 1, 0]
+    assert [len(list(rows)) for rows in streamed.values()] == [9, 1]
     assert load_zoo(repo, name, epochs=[0, 1]).num_rows == {"train": 18, "validation": 2, "test": 2}
     with pytest.raises(SpecError, match="split 'test', has no rows of epoch 1"):
         load_zoo(tmp_path / "repo", "digits_cnn_s", "test", epochs=[1])

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_datasets.architectures import build_module as build_module
+    from zoo_datasets.architectures import get_architecture as get_architecture
     from zoo_datasets.architectures import layout_of as layout_of
+    from zoo_datasets.batching import batches as batches
     from zoo_datasets.builders import build_repository as build_repository
     from zoo_datasets.evaluation.verify import verify_repository as verify_repository
     from zoo_datasets.images import load_images as load_images
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from zoo_datasets.loading import load_zoo as load_zoo
     from zoo_datasets.loading import to_module as to_module
     from zoo_datasets.loading import to_state_dict as to_state_dict
+    from zoo_datasets.models import evaluate as evaluate
+    from zoo_datasets.models import to_modules as to_modules
     from zoo_datasets.runs import Run as Run
     from zoo_datasets.specs import HyperParameters as HyperParameters
     from zoo_datasets.specs import ImageSpec as ImageSpec
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from zoo_datasets.specs import Member as Member
     from zoo_datasets.specs import ZooSpec as ZooSpec
     from zoo_datasets.specs import members_of as members_of
+    from zoo_datasets.tasks import dense_sparse_pairs as dense_sparse_pairs
+    from zoo_datasets.tasks import property_prediction as property_prediction
+    from zoo_datasets.tasks import reconstruction as reconstruction
+    from zoo_datasets.tasks import sequence_prediction as sequence_prediction
+    from zoo_datasets.tasks import trajectories as trajectories
     from zoo_datasets.training import train_zoo as train_zoo
     from zoo_datasets.zoos import get_zoo as get_zoo
     from zoo_datasets.zoos import list_zoos as list_zoos
@@ -37,18 +46,27 @@ _HOMES = {
     "Run": "runs",
     "WeightLayout": "layout",
     "ZooSpec": "specs",
+    "batches": "batching",
     "build_module": "architectures",
     "build_repository": "builders",
+    "dense_sparse_pairs": "tasks",
+    "evaluate": "models",
+    "get_architecture": "architectures",
     "get_zoo": "zoos",
     "layout_of": "architectures",
     "list_zoos": "zoos",
     "load_images": "images",
     "load_zoo": "loading",
     "members_of": "specs",
+    "property_prediction": "tasks",
     "read_zoo": "zoos",
+    "reconstruction": "tasks",
+    "sequence_prediction": "tasks",
     "to_module": "loading",
+    "to_modules": "models",
     "to_state_dict": "loading",
     "train_zoo": "training",
+    "trajectories": "tasks",
     "verify_repository": "evaluation.verify",
 }
 

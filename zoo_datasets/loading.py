@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import datasets
+import pyarrow.compute as pc
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
+from datasets.download.streaming_download_manager import StreamingDownloadManager
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
@@ -20,11 +24,14 @@ from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.where import Condition, parse_where
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 SplitBy = Literal["model", "seed"]
+# The Hub's file system reads 5 MiB past each range. The Parquet reader knows what it needs, and asks for it at once.
+_EXACT_RANGES = {"hf": {"block_size": 1}}
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
@@ -34,20 +41,25 @@ def load_zoo(
     split: str | None = None,
     *,
     epochs: Iterable[int] | None = None,
+    where: str | None = None,
     columns: Sequence[str] | None = None,
     split_by: SplitBy = "model",
     streaming: bool = False,
     revision: str | None = None,
 ) -> Loaded:
-    """A zoo of a dataset repository, read with `datasets`; only the epochs and columns asked for are read.
+    """A zoo of a dataset repository, read with `datasets`; only what is asked for is read and prepared.
+
+    Epochs, conditions and columns reach the Parquet reader: of a repository on the Hub, too, only the parts of
+    the files that hold them are transferred.
 
     Args:
         repo: a local folder or the id of a dataset on the Hub.
         name: the config, which is the zoo's name.
         split: train, validation or test; None gives a dictionary of all splits that have rows (streaming
-            cannot know this without reading, and gives all that the repository lists).
+            cannot know which are left by `where` without reading, and gives all that have the epochs).
         epochs: the epochs wanted, 0 being initialisation; None means all.
-        columns: the columns wanted; None means all.
+        where: a condition on the columns, `activation == "relu" and lr < 0.01`; see `zoo_datasets.where`.
+        columns: the columns wanted; None means all. `where` may use others.
         split_by: `model` is the repository's own split. `seed` cuts the same rows by a hash of the seed, so
             that models that started from the same weights are never in two splits.
         streaming: whether to read while iterating and to keep nothing on disk.
@@ -65,27 +77,88 @@ def load_zoo(
     wanted = None if columns is None else list(dict.fromkeys(columns))
     read = wanted if wanted is None or split_by == "model" or "seed" in wanted else [*wanted, "seed"]
     chosen = None if epochs is None else _epochs(epochs)
-    builder = _builder(repo, name, revision, read, chosen)
-    _check_split(builder, name, split, split_by)
+    parts = _Parts(chosen, None if where is None else parse_where(where), read)
+    _check_config(repo, name, revision)
+    manifest = _manifest(repo, name, revision)
     if chosen is not None:
-        _check_epochs(_manifest(repo, name, revision), name, chosen, split if split_by == "model" else None)
+        _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
+    builder = _builder(repo, name, revision, parts, _files(manifest, split if split_by == "model" else None, chosen))
+    _check_split(manifest, builder, name, split, split_by)
     if streaming:
         loaded = builder.as_streaming_dataset()
     else:
-        # The card records the rows of whole splits, which a selection of epochs does not have.
-        builder.download_and_prepare(verification_mode="basic_checks" if chosen is None else "no_checks")
-        # `datasets` refuses to open a split in which no row has the epochs.
+        _prepare(builder, parts)
+        # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
         loaded = DatasetDict(
             {part: builder.as_dataset(split=part) for part in held if split_by == "seed" or split in (None, part)}
         )
+    if not loaded:
+        raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
     if split_by == "seed":
         loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:
-        raise SpecError(f"{name}: split {split!r} has no rows of epochs {chosen}")
+        raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
     return cast(Loaded, loaded[split])
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is read of a config: epochs, rows and columns; None means all."""
+
+    epochs: list[int] | None
+    where: Condition | None
+    columns: list[str] | None
+
+    @property
+    def some(self) -> bool:
+        """Whether anything is left out."""
+        return self != _Parts(None, None, None)
+
+    @property
+    def filter(self) -> pc.Expression | None:
+        """The rows wanted."""
+        conditions = [] if self.epochs is None else [pc.field("epoch").isin(self.epochs)]
+        conditions += [] if self.where is None else [self.where.expression()]
+        return reduce(operator.and_, conditions) if conditions else None
+
+    def told(self) -> str:
+        """The rows wanted, for a message."""
+        told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
+        return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
+
+
+def _told(split: str | None) -> str:
+    return f" of split {split!r}" if split else ""
+
+
+def _files(manifest: Manifest | None, split: str | None, epochs: list[int] | None) -> dict[str, list[str]] | None:
+    """The shards that can hold the rows wanted, by split; None where these are all, or nothing says."""
+    if manifest is None or (split is None and epochs is None):
+        return None
+    files: dict[str, list[str]] = {}
+    for shard in manifest.shards:
+        if split in (None, shard.split) and (epochs is None or not set(epochs).isdisjoint(shard.epochs)):
+            files.setdefault(shard.split, []).append(shard.path)
+    return files
+
+
+def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
+    """Write the rows wanted into the cache, unless they are there."""
+    remote = any("://" in str(file) for files in builder.config.data_files.values() for file in files)
+    # The usual manager fetches whole files; this one lets the reader ask for the parts it needs.
+    ranges = StreamingDownloadManager(
+        base_path=builder.base_path,
+        download_config=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
+        dataset_name=builder.dataset_name,
+    )
+    builder.download_and_prepare(
+        dl_manager=ranges if remote and parts.some else None,
+        # The card records the rows of whole splits, which a selection does not have.
+        verification_mode="no_checks" if parts.some else "basic_checks",
+    )
 
 
 def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
@@ -157,26 +230,28 @@ def _epochs(epochs: Iterable[int]) -> list[int]:
 
 
 def _builder(
-    repo: str | Path, name: str, revision: str | None, columns: list[str] | None, epochs: list[int] | None
+    repo: str | Path, name: str, revision: str | None, parts: _Parts, files: dict[str, list[str]] | None
 ) -> DatasetBuilder:
-    """The Parquet builder of a config, with projection and filter."""
+    """The Parquet builder of a config, with projection and filter, of the files that are needed."""
     options: dict[str, Any] = {}
-    if columns is not None:
-        options["columns"] = columns
-    if epochs is not None:
-        options["filters"] = [("epoch", "in", epochs)]
-    _check_config(repo, name, revision)
+    if parts.columns is not None:
+        options["columns"] = parts.columns
+    if parts.filter is not None:
+        options["filters"] = parts.filter
+    if files:
+        options["data_files"] = files
     try:
         # `datasets` takes "." and the like for something else than a folder.
         location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
-        builder = datasets.load_dataset_builder(location, name, revision=revision, **options)
+        builder = datasets.load_dataset_builder(
+            location, name, revision=revision, storage_options=_EXACT_RANGES, **options
+        )
     except OSError as error:
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
-    if columns is not None:
-        known = builder.info.features or NAMES
-        for column in columns:
-            if column not in known:
-                raise UnknownNameError("column", column, known)
+    known = builder.info.features or NAMES
+    for column in parts.columns or ():
+        if column not in known:
+            raise UnknownNameError("column", column, known)
     return builder
 
 
@@ -198,10 +273,13 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
         raise UnknownNameError("config", name, known)
 
 
-def _check_split(builder: DatasetBuilder, name: str, split: str | None, split_by: SplitBy) -> None:
-    if split is None:
+def _check_split(
+    manifest: Manifest | None, builder: DatasetBuilder, name: str, split: str | None, split_by: SplitBy
+) -> None:
+    if split is None or (split_by == "seed" and split in SPLITS):
         return
-    known = list(SPLITS) if split_by == "seed" or not builder.info.splits else list(builder.info.splits)
+    held = list(builder.config.data_files) if manifest is None else list(manifest.splits)
+    known = list(SPLITS) if split_by == "seed" else held
     if split not in known:
         empty = split in SPLITS
         raise UnknownNameError("split", split, known, f"In {name} this split has no rows" if empty else "")

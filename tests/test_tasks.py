@@ -1,0 +1,149 @@
+"""The tasks: each batch against rows looked up one by one."""
+
+import dataclasses
+
+import datasets
+import pytest
+import torch
+from tiny_runs import make_run, weights_of
+
+from zoo_datasets.builders import build_repository
+from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.loading import load_zoo
+from zoo_datasets.specs import members_of
+from zoo_datasets.tasks import (
+    dense_sparse_pairs,
+    property_prediction,
+    reconstruction,
+    sequence_prediction,
+    trajectories,
+)
+from zoo_datasets.zoos import get_zoo
+
+NAME = "digits_cnn_s"
+SIZE = 2464
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    make_run(folder / "run", ((14, 3),))
+    build_repository(folder / "run", folder / "repo")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    yield load_zoo(folder / "repo", NAME, "train")
+    patch.undo()
+
+
+MEMBERS = {member.model_id: member for member in members_of(get_zoo(NAME), None, 14)}
+
+
+def weights(models, epoch):
+    return torch.stack([weights_of(MEMBERS[model], epoch, SIZE) for model in models])
+
+
+def models_of(zoo):
+    return set(zoo["model_id"][:])
+
+
+def test_reconstruction(zoo):
+    for batch in reconstruction(zoo, ["model_id"], batch_size=7, shuffle=True):
+        assert batch["target"] is batch["weights"]
+        assert len(batch["model_id"]) == len(batch["weights"])
+
+
+def test_property_prediction(zoo):
+    expected = {(row["model_id"], row["epoch"]): (row["test_acc"], row["epoch"], row["ggap"]) for row in zoo}
+    seen = 0
+    for batch in property_prediction(zoo, ["test_acc", "epoch", "ggap"], batch_size=8, shuffle=True):
+        assert batch["target"].dtype == torch.float32
+        assert batch["target"].shape == (len(batch["weights"]), 3)
+        torch.testing.assert_close(batch["target"][:, 0], batch["test_acc"], rtol=0, atol=0)
+        seen += len(batch["target"])
+        assert {tuple(row) for row in batch["target"].tolist()} <= {tuple(map(float, row)) for row in expected.values()}
+    assert seen == len(zoo)
+    with pytest.raises(SpecError, match="target 'optimizer' is a column of string, expected numbers"):
+        property_prediction(zoo, ["optimizer"])
+    with pytest.raises(UnknownNameError, match="no column named 'test_accuracy'"):
+        property_prediction(zoo, ["test_accuracy"])
+
+
+def test_sequence_prediction_pairs_two_epochs_of_a_model(zoo):
+    shuffled = zoo.shuffle(seed=1)
+    made = sequence_prediction(shuffled, 0, 3, ["model_id", "test_acc", "epoch"], batch_size=4, shuffle=True)
+    seen = set()
+    for batch in made:
+        assert batch["model_id"] == batch["target_model_id"]
+        assert torch.equal(batch["weights"], weights(batch["model_id"], 0))
+        assert torch.equal(batch["target"], weights(batch["model_id"], 3))
+        assert batch["epoch"].tolist() == [0] * len(batch["weights"])
+        assert batch["target_epoch"].tolist() == [3] * len(batch["weights"])
+        seen.update(batch["model_id"])
+    assert seen == models_of(zoo)
+    (batch,) = sequence_prediction(zoo, 1, 2, batch_size=64, layers=True)
+    assert torch.equal(batch["layers"]["fc2.bias"], batch["weights"][:, -10:])
+    assert torch.equal(batch["target_layers"]["fc2.bias"], batch["target"][:, -10:])
+
+
+def test_models_without_one_of_the_epochs_are_left_out(zoo):
+    gone = zoo["model_id"][0]
+    some = zoo.filter(lambda model, epoch: (model, epoch) != (gone, 2), input_columns=["model_id", "epoch"])
+    (batch,) = sequence_prediction(some, 1, 2, ["model_id"], batch_size=64)
+    assert set(batch["model_id"]) == models_of(zoo) - {gone}
+    (batch,) = trajectories(some, [0, 1], ["model_id"], batch_size=64)
+    assert {models[0] for models in batch["model_id"]} == models_of(zoo)
+    with pytest.raises(SpecError, match=r"no model has all of the epochs \[1, 9\]; the zoo holds \[0, 1, 2, 3\]"):
+        sequence_prediction(zoo, 1, 9)
+
+
+def test_trajectories(zoo):
+    seen = set()
+    for batch in trajectories(zoo, columns=["model_id", "val_acc"], batch_size=3, shuffle=True):
+        assert batch["weights"].shape[1:] == (4, SIZE)
+        assert batch["epoch"].tolist() == [[0, 1, 2, 3]] * len(batch["weights"])
+        assert batch["val_acc"].shape == (len(batch["weights"]), 4)
+        for row, models in zip(batch["weights"], batch["model_id"], strict=True):
+            assert len(set(models)) == 1
+            seen.add(models[0])
+            assert torch.equal(row, torch.cat([weights(models[:1], epoch) for epoch in range(4)]))
+    assert seen == models_of(zoo)
+    (batch,) = trajectories(zoo, [3, 1], batch_size=64)
+    assert batch["epoch"][0].tolist() == [3, 1]
+
+
+def test_dense_sparse_pairs(zoo):
+    """Twins made by hand: their weights are the parent's at epoch 3 with a shift, and one parent is missing."""
+    last = zoo.filter(lambda epoch: epoch == 3, input_columns="epoch")
+    parents = last["model_id"][:]
+
+    def twin(row, index):
+        weights = [value + 1 for value in row["weights"]]
+        parent = "elsewhere" if index == 0 else row["model_id"]
+        return row | {"model_id": f"twin{index}", "parent_id": parent, "epoch": 25, "weights": weights}
+
+    sparse = last.map(twin, with_indices=True, features=zoo.features).shuffle(seed=2)
+    made = dense_sparse_pairs(zoo, sparse, ["model_id", "parent_id"], batch_size=4, shuffle=True)
+    seen = []
+    for batch in made:
+        assert batch["target_parent_id"] == batch["model_id"]
+        assert torch.equal(batch["weights"], weights(batch["model_id"], 3))
+        torch.testing.assert_close(batch["target"], batch["weights"] + 1)
+        seen += batch["model_id"]
+    assert sorted(seen) == sorted(parents[1:])
+    (batch,) = dense_sparse_pairs(zoo, sparse, ["model_id"], dense_epoch=0, batch_size=64, layers=True)
+    assert torch.equal(batch["weights"], weights(batch["model_id"], 0))
+    assert batch["target_layers"]["conv1.weight"].shape[1:] == (8, 1, 5, 5)
+    with pytest.raises(SpecError, match="none of the .* twins has its parent"):
+        dense_sparse_pairs(zoo, zoo)
+
+
+def test_states_of_tasks_go_on(zoo):
+    made = trajectories(zoo, batch_size=2, shuffle=True, columns=["model_id"])
+    iterator = iter(made)
+    next(iterator)
+    state = made.state_dict()
+    rest = [batch["model_id"] for batch in iterator]
+    again = trajectories(zoo, batch_size=2, shuffle=True, columns=["model_id"])
+    again.load_state_dict(state)
+    assert [batch["model_id"] for batch in again] == rest
+    assert dataclasses.asdict(made.order)["batch_size"] == 2

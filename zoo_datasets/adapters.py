@@ -1,0 +1,196 @@
+"""Batches of weights in the forms that other work on weight spaces takes, and back.
+
+Each form is a function of weights [B, D] and their layout, and has an inverse that gives the weights back bit for bit.
+A layer is what shares the first part of the names: `conv1.weight` and `conv1.bias`. Its channel o has as its row all
+numbers of that output: the weights that lead to it, row-major, then its bias (or, of a BatchNorm, its four numbers).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import LayoutError
+from zoo_datasets.layout import TensorSpec, WeightLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Weights as sequences of tokens.
+
+    Attributes:
+        values: [B, T, d]; padding is 0.
+        mask: bool [B, T, d], true where a weight is.
+        position: int64 [B, T, 3]: number of the token in the model, of its layer, and of the token in the layer.
+    """
+
+    values: Tensor
+    mask: Tensor
+    position: Tensor
+
+
+def to_tokens(weights: Tensor, layout: WeightLayout, size: int) -> Tokens:
+    """SANE's chunking (Schürholt, Mahoney, Borth: Towards scalable and versatile weight space learning, ICML 2024):
+    the row of each channel, cut into tokens of `size` numbers, the last one padded with zeros.
+
+    Args:
+        weights: [B, D].
+        size: d, numbers in a token.
+
+    Raises:
+        LayoutError: where the weights are not [B, D], or the size is below 1.
+    """
+    _check(weights, layout)
+    if size < 1:
+        raise LayoutError(f"tokens of {size} numbers: expected at least 1")
+    source, position = _chunks(layout, size)
+    source, position = source.to(weights.device), position.to(weights.device)
+    mask = source >= 0
+    values = weights[:, source.clamp(min=0).flatten()].view(len(weights), *source.shape)
+    values = values.masked_fill(~mask, 0)
+    return Tokens(values, mask.expand_as(values), position.expand(len(weights), -1, -1))
+
+
+def from_tokens(tokens: Tensor, layout: WeightLayout) -> Tensor:
+    """The weights [B, D] of tokens [B, T, d]; what stands in the padding is ignored, and so are surplus tokens.
+
+    Raises:
+        LayoutError: where there are too few tokens.
+    """
+    source, _ = _chunks(layout, tokens.shape[2])
+    if tokens.shape[1] < len(source):
+        raise LayoutError(f"found {tokens.shape[1]} tokens of {tokens.shape[2]} numbers, expected {len(source)}")
+    source = source.to(tokens.device)
+    mask = source >= 0
+    weights = tokens.new_empty(len(tokens), layout.size)
+    weights[:, source[mask]] = tokens[:, : len(source)][:, mask]
+    return weights
+
+
+def mix(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of networks of any sizes, with equal d, as one batch: shorter ones get tokens that are all padding.
+
+    Raises:
+        LayoutError: where d differs.
+    """
+    sizes = {part.values.shape[2] for part in parts}
+    if len(sizes) != 1:
+        raise LayoutError(f"tokens of {sorted(sizes)} numbers: expected one size in all parts")
+    longest = max(part.values.shape[1] for part in parts)
+
+    def padded(tensor: Tensor) -> Tensor:
+        surplus = tensor.new_zeros(len(tensor), longest - tensor.shape[1], tensor.shape[2])
+        return torch.cat([tensor, surplus], dim=1)
+
+    return Tokens(
+        torch.cat([padded(part.values) for part in parts]),
+        torch.cat([padded(part.mask) for part in parts]),
+        torch.cat([padded(part.position) for part in parts]),
+    )
+
+
+def to_matrices(weights: Tensor, layout: WeightLayout) -> dict[str, Tensor]:
+    """A matrix for each layer: [B, channels, numbers of a row].
+
+    Raises:
+        LayoutError: where the weights are not [B, D].
+    """
+    _check(weights, layout)
+    tensors = layout.unflatten(weights)
+    return {
+        layer: torch.cat([tensors[spec.name].flatten(2) if spec.shape[1:] else tensors[spec.name][..., None]
+                          for spec in specs], dim=2)
+        for layer, specs in _layers(layout).items()
+    }  # fmt: skip
+
+
+def from_matrices(matrices: Mapping[str, Tensor], layout: WeightLayout) -> Tensor:
+    """The weights [B, D] of the matrices of all layers.
+
+    Raises:
+        LayoutError: where a layer is missing or has another shape.
+    """
+    state = {}
+    for layer, specs in _layers(layout).items():
+        if layer not in matrices:
+            raise LayoutError(f"layer {layer!r} is missing")
+        widths = [spec.size // spec.shape[0] for spec in specs]
+        if matrices[layer].shape[1:] != (specs[0].shape[0], sum(widths)):
+            found = list(matrices[layer].shape)
+            raise LayoutError(f"layer {layer!r} has shape {found}, expected [B, {specs[0].shape[0]}, {sum(widths)}]")
+        for spec, part in zip(specs, torch.split(matrices[layer], widths, dim=2), strict=True):
+            state[spec.name] = part.reshape(len(part), *spec.shape)
+    return torch.cat([state[spec.name].flatten(1) for spec in layout.tensors], dim=1)
+
+
+def to_weight_lists(weights: Tensor, layout: WeightLayout) -> tuple[list[Tensor], list[Tensor]]:
+    """Neural functional networks' form (Zhou et al.: Permutation equivariant neural functionals, NeurIPS 2023): for
+    each layer its weights [B, 1, out, in, …] and its biases [B, 1, out]; views of `weights`.
+
+    Raises:
+        LayoutError: where the weights are not [B, D], or a layer is not one weight and one bias.
+    """
+    _check(weights, layout)
+    tensors = layout.unflatten(weights)
+    pairs = _pairs(layout)
+    return [tensors[weight][:, None] for weight, _ in pairs], [tensors[bias][:, None] for _, bias in pairs]
+
+
+def from_weight_lists(matrices: Sequence[Tensor], biases: Sequence[Tensor], layout: WeightLayout) -> Tensor:
+    """The weights [B, D] of such lists.
+
+    Raises:
+        LayoutError: where they do not fit the layout.
+    """
+    pairs = _pairs(layout)
+    if not len(matrices) == len(biases) == len(pairs):
+        raise LayoutError(f"found {len(matrices)} weights and {len(biases)} biases, expected {len(pairs)} of each")
+    state = {}
+    for (weight, bias), matrix, vector in zip(pairs, matrices, biases, strict=True):
+        state[weight], state[bias] = matrix[:, 0], vector[:, 0]
+    return layout.flatten(state)
+
+
+def _check(weights: Tensor, layout: WeightLayout) -> None:
+    if weights.ndim != 2 or weights.shape[1] != layout.size:
+        raise LayoutError(f"weights have shape {list(weights.shape)}, expected [B, {layout.size}]")
+
+
+def _layers(layout: WeightLayout) -> dict[str, list[TensorSpec]]:
+    layers: dict[str, list[TensorSpec]] = {}
+    for spec in layout.tensors:
+        layers.setdefault(spec.name.rpartition(".")[0], []).append(spec)
+    return layers
+
+
+def _pairs(layout: WeightLayout) -> list[tuple[str, str]]:
+    pairs = []
+    for layer, specs in _layers(layout).items():
+        if [spec.name for spec in specs] != [f"{layer}.weight", f"{layer}.bias"] or len(specs[0].shape) < 2:
+            raise LayoutError(
+                f"layer {layer!r} holds {', '.join(spec.name for spec in specs)}; lists of weights and biases are for "
+                "networks of convolutions and linear layers with biases"
+            )
+        pairs.append((specs[0].name, specs[1].name))
+    return pairs
+
+
+@functools.lru_cache(maxsize=32)
+def _chunks(layout: WeightLayout, size: int) -> tuple[Tensor, Tensor]:
+    """Where each number of each token lies in the flat vector, int64 [T, d] with −1 for padding; positions [T, 3]."""
+    numbers = torch.arange(layout.size)[None]
+    sources, positions = [], []
+    for number, rows in enumerate(to_matrices(numbers, layout).values()):
+        _, channels, width = rows.shape
+        padded = torch.nn.functional.pad(rows[0], (0, -width % size), value=-1).view(-1, size)
+        sources.append(padded)
+        within = torch.arange(len(padded))
+        positions.append(torch.stack([within, torch.full_like(within, number), within], dim=1))
+        assert len(padded) == channels * -(-width // size)
+    position = torch.cat(positions)
+    position[:, 0] = torch.arange(len(position))
+    return torch.cat(sources), position

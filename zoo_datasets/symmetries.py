@@ -1,0 +1,357 @@
+"""Symmetries of networks: changes of the weights that leave the function as it is.
+
+Channels of a layer can be reordered if everything that reads them follows; with an odd activation their signs can
+be flipped, with a homogeneous one they can be scaled (Hecht-Nielsen: On the algebraic structure of feedforward
+network weight spaces, 1990). Which weights belong to a channel follows from the declarative layers alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.architectures import BatchNorm, Conv, Layer, Linear, MaxPool, Residual, build_layout
+from zoo_datasets.errors import LayoutError, SpecError
+from zoo_datasets.gather import reorder
+from zoo_datasets.layout import TensorSpec, WeightLayout
+
+ODD = ("tanh",)
+HOMOGENEOUS = ("relu",)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An axis of a tensor that runs over the channels of a group.
+
+    Attributes:
+        axis: 0 or 1.
+        block: entries of the axis for each channel: height · width where a linear layer reads flattened images.
+        power: if a channel is multiplied by a, then these weights by a to this power: 1 where they make the
+            channel, −1 where they read it, 0 where a normalisation follows or statistics are meant.
+    """
+
+    tensor: str
+    axis: int
+    block: int
+    power: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that can be reordered together: the same order in every use.
+
+    Attributes:
+        name: the first layer that makes them.
+        pooled: whether they are max-pooled, which a change of sign does not survive.
+    """
+
+    name: str
+    channels: int
+    uses: tuple[Use, ...]
+    pooled: bool
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A group while the layers are walked through."""
+
+    name: str
+    channels: int
+    uses: list[Use] = field(default_factory=list)
+    pooled: bool = False
+    fixed: bool = False
+    joined: _Stream | None = None
+
+    def root(self) -> _Stream:
+        return self if self.joined is None else self.joined.root()
+
+
+def permutations(layers: Sequence[Layer]) -> tuple[Group, ...]:
+    """The groups of channels of a network that can be permuted, inputs and outputs left out.
+
+    The channels of a residual stream are one group: a sum needs the same order on both sides.
+    """
+    streams: list[_Stream] = []
+    images = _Stream("images", 0, fixed=True)
+    outputs = _walk(tuple(layers), images, streams)
+    outputs.root().fixed = True
+    groups = [stream for stream in streams if stream.joined is None and not stream.fixed]
+    return tuple(Group(group.name, group.channels, tuple(group.uses), group.pooled) for group in groups)
+
+
+def _walk(layers: tuple[Layer, ...], stream: _Stream, streams: list[_Stream]) -> _Stream:
+    """Follow the channels through layers; gives the stream that leaves them."""
+    made: list[int] = []  # uses of the last layer that made this stream: a normalisation takes their scale
+    for layer in layers:
+        here = stream.root()
+        match layer:
+            case Conv() | Linear():
+                conv = isinstance(layer, Conv)
+                channels = layer.out_channels if isinstance(layer, Conv) else layer.out_features
+                inputs = layer.in_channels if isinstance(layer, Conv) else layer.in_features
+                block = 1 if conv or here.fixed else inputs // here.channels
+                here.uses.append(Use(f"{layer.name}.weight", 1, block, -1))
+                stream = _Stream(layer.name, channels)
+                streams.append(stream)
+                stream.uses.append(Use(f"{layer.name}.weight", 0, 1, 1))
+                if not isinstance(layer, Conv) or layer.bias:
+                    stream.uses.append(Use(f"{layer.name}.bias", 0, 1, 1))
+                made = list(range(len(stream.uses)))
+            case BatchNorm():
+                for index in made:
+                    use = here.uses[index]
+                    here.uses[index] = Use(use.tensor, use.axis, use.block, 0)
+                start = len(here.uses)
+                here.uses += [Use(f"{layer.name}.{part}", 0, 1, 1) for part in ("weight", "bias")]
+                made = [start, start + 1]
+                here.uses += [Use(f"{layer.name}.running_{part}", 0, 1, 0) for part in ("mean", "var")]
+            case MaxPool():
+                here.pooled = True
+            case Residual():
+                body = _walk(layer.body, stream, streams)
+                shortcut = _walk(layer.shortcut, stream, streams)
+                stream = _join(shortcut.root(), body.root())
+                made = []
+            case _:
+                pass
+    return stream
+
+
+def _join(first: _Stream, second: _Stream) -> _Stream:
+    if first is not second:
+        first.uses += second.uses
+        first.pooled |= second.pooled
+        first.fixed |= second.fixed
+        second.joined = first
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """How the axes of one tensor are tied to groups; −1 is none. As [outputs, inputs, block]."""
+
+    spec: TensorSpec
+    outputs: int
+    inputs: int
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    layout: WeightLayout
+    groups: tuple[Group, ...]
+    tensors: tuple[_Tensor, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(layers: tuple[Layer, ...]) -> _Plan:
+    layout, groups = build_layout(layers), permutations(layers)
+    uses = {(use.tensor, use.axis): (index, use) for index, group in enumerate(groups) for use in group.uses}
+    tensors = []
+    for spec in layout.tensors:
+        outputs, _ = uses.get((spec.name, 0), (-1, None))
+        inputs, use = uses.get((spec.name, 1), (-1, None))
+        size = spec.size // spec.shape[0]
+        columns = 1 if use is None else spec.shape[1] // use.block
+        tensors.append(_Tensor(spec, outputs, inputs, (spec.shape[0], columns, size // columns)))
+    return _Plan(layout, groups, tuple(tensors))
+
+
+def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator | None = None) -> Tensor:
+    """The weights with the channels of every group in a random order, each row in its own.
+
+    Args:
+        weights: [B, D] of any dtype, in the layout of the layers.
+        generator: of the orders, on the device of the weights; None is torch's.
+
+    Returns:
+        A new tensor [B, D]; the function of every row is the same.
+
+    Raises:
+        LayoutError: where the weights have another shape.
+    """
+    plan = _plan_for(weights, layers)
+    orders = [
+        torch.rand(len(weights), group.channels, generator=generator, device=weights.device).argsort(dim=1)
+        for group in plan.groups
+    ]
+    return _reordered(weights, plan, orders)
+
+
+def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The weights with the channels of every group in a canonical order: by falling sum of squares of all weights
+    that make or read a channel. All permutations of a row come to the same row, unless channels tie.
+
+    Args:
+        weights: [B, D].
+
+    Raises:
+        LayoutError: where the weights have another shape.
+    """
+    plan = _plan_for(weights, layers)
+    sums = [torch.zeros(len(weights), g.channels, dtype=torch.float64, device=weights.device) for g in plan.groups]
+    for tensor in plan.tensors:
+        squares = _of(weights, tensor).to(torch.float64).square().sum(dim=3)
+        if tensor.outputs >= 0:
+            sums[tensor.outputs] += squares.sum(dim=2)
+        if tensor.inputs >= 0:
+            sums[tensor.inputs] += squares.sum(dim=1)
+    return _reordered(weights, plan, [total.argsort(dim=1, descending=True, stable=True) for total in sums])
+
+
+def flip_signs(
+    weights: Tensor, layers: Sequence[Layer], activation: str, generator: torch.Generator | None = None
+) -> Tensor:
+    """The weights with the sign of each channel flipped or not, at random: for tanh, where no max-pooling follows.
+
+    Args:
+        weights: [B, D].
+
+    Raises:
+        SpecError: where the activation is not odd.
+        LayoutError: where the weights have another shape.
+    """
+    if activation not in ODD:
+        raise SpecError(f"signs can be flipped with {' or '.join(ODD)}, not with {activation}: it is not odd")
+    plan = _plan_for(weights, layers)
+    factors = [
+        torch.ones(len(weights), group.channels, dtype=weights.dtype, device=weights.device)
+        if group.pooled
+        else 1 - 2 * torch.randint(
+            2, (len(weights), group.channels), generator=generator, device=weights.device
+        ).to(weights.dtype)
+        for group in plan.groups
+    ]  # fmt: skip
+    return _scaled(weights, plan, factors)
+
+
+def rescale(
+    weights: Tensor,
+    layers: Sequence[Layer],
+    activation: str,
+    spread: float = 0.5,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The weights with each channel multiplied by exp(u), u uniform in [−spread, spread], and divided again where
+    it is read: for relu.
+
+    Args:
+        weights: [B, D].
+
+    Raises:
+        SpecError: where the activation is not homogeneous.
+        LayoutError: where the weights have another shape.
+    """
+    if activation not in HOMOGENEOUS:
+        raise SpecError(f"channels can be scaled with {' or '.join(HOMOGENEOUS)}, not with {activation}")
+    plan = _plan_for(weights, layers)
+    factors = [
+        torch.empty(len(weights), group.channels, dtype=weights.dtype, device=weights.device)
+        .uniform_(-spread, spread, generator=generator)
+        .exp()
+        for group in plan.groups
+    ]
+    return _scaled(weights, plan, factors)
+
+
+def add_noise(weights: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """The weights [B, D] with normal noise, whose deviation is `share` of that of each row. No symmetry, but the
+    usual other augmentation."""
+    noise = torch.randn(weights.shape, generator=generator, device=weights.device, dtype=weights.dtype)
+    return weights + share * weights.std(dim=1, keepdim=True) * noise
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and deviation of each tensor of the layout, spread out over its weights: each [D].
+
+    Take it from the training split only: `Normalisation.of(batches(train, columns=["weights"]), layout)`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[dict[str, Tensor]], layout: WeightLayout) -> Normalisation:
+        """Over all rows of some batches, in float64.
+
+        Raises:
+            SpecError: where there is no row.
+        """
+        rows = 0
+        total = torch.zeros(layout.size, dtype=torch.float64)
+        squares = torch.zeros(layout.size, dtype=torch.float64)
+        for batch in batches:
+            weights = batch["weights"].to("cpu", torch.float64)
+            rows += len(weights)
+            total += weights.sum(dim=0)
+            squares += weights.square().sum(dim=0)
+        if not rows:
+            raise SpecError("found no rows to take statistics of; give batches of the training split")
+        mean, deviation = torch.empty(layout.size), torch.empty(layout.size)
+        for where in layout.slices().values():
+            middle = total[where].mean() / rows
+            variance = (squares[where].mean() / rows - middle**2).clamp(min=0)
+            mean[where] = middle.to(torch.float32)
+            # A tensor that is the same everywhere stays as it is, less its mean.
+            deviation[where] = variance.sqrt().to(torch.float32) if variance > 0 else 1.0
+        return cls(mean, deviation)
+
+    def apply(self, weights: Tensor) -> Tensor:
+        """Normalised weights [..., D]."""
+        return (weights - self.mean.to(weights)) / self.deviation.to(weights)
+
+    def invert(self, weights: Tensor) -> Tensor:
+        """Weights of normalised ones [..., D]."""
+        return weights * self.deviation.to(weights) + self.mean.to(weights)
+
+
+def _plan_for(weights: Tensor, layers: Sequence[Layer]) -> _Plan:
+    plan = _plan(tuple(layers))
+    if weights.ndim != 2 or weights.shape[1] != plan.layout.size:
+        raise LayoutError(
+            f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
+        )
+    return plan
+
+
+def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
+    """A tensor of all rows as [B, outputs, inputs, block]."""
+    spec = tensor.spec
+    return weights[:, spec.offset : spec.offset + spec.size].reshape(len(weights), *tensor.shape)
+
+
+def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
+    weights = weights.contiguous()
+    made = torch.empty_like(weights)
+    for tensor in plan.tensors:
+        where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
+        outputs = None if tensor.outputs < 0 else orders[tensor.outputs]
+        inputs = None if tensor.inputs < 0 else orders[tensor.inputs]
+        if weights.requires_grad or not reorder(made[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
+            part = _of(weights, tensor)
+            # Indices are expanded, not copied: they take no memory, however large the blocks that move.
+            if outputs is not None:
+                part = part.gather(1, outputs[:, :, None, None].expand_as(part))
+            if inputs is not None:
+                part = part.gather(2, inputs[:, None, :, None].expand_as(part))
+            made[:, where] = part.flatten(1)
+    return made
+
+
+def _scaled(weights: Tensor, plan: _Plan, factors: list[Tensor]) -> Tensor:
+    made = weights.clone(memory_format=torch.contiguous_format)
+    powers = {(use.tensor, use.axis): use.power for group in plan.groups for use in group.uses}
+    for tensor in plan.tensors:
+        spec = tensor.spec
+        part = made[:, spec.offset : spec.offset + spec.size].view(len(weights), *tensor.shape)
+        for axis, group in enumerate((tensor.outputs, tensor.inputs)):
+            power = 0 if group < 0 else powers[spec.name, axis]
+            if power:
+                factor = factors[group] if power > 0 else factors[group].reciprocal()
+                part *= factor[:, :, None, None] if axis == 0 else factor[:, None, :, None]
+    return made
