@@ -142,6 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -168,7 +169,7 @@ def main() -> int:
     console.print(f"first shuffled batch of the prepared zoo after {result['seconds_to_first_batch']:.2f} s")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if all(target["holds"] for target in result["targets"]) else 1
+    return int(options.strict and not all(target["holds"] for target in result["targets"]))
 
 
 if __name__ == "__main__":
