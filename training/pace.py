@@ -14,12 +14,12 @@ from zoo_datasets.architectures import Layer
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.specs import Member, ZooSpec
 from zoo_datasets.stacked import Block, BlockRecipe, initialise
+from zoo_datasets.training.cohort_trainer import STEPS_AT_ONCE
 from zoo_datasets.training.recipes import MemberSettings, block_recipe, seeds_of
 
 TRAIN_SECONDS = 2.0
 EVALUATE_SECONDS = 0.5
 # A training takes so many steps at once; where they are slow, fewer between two looks at the clock.
-_STEPS_AT_ONCE = 25
 _CHUNK_SECONDS = 0.2
 _IMAGES_AT_ONCE = 1000
 _FIRST_IMAGES = 100
@@ -108,7 +108,7 @@ def _time_training(
 
     step(0, 1)
     one = step(min(1, steps - 1), 1)
-    at_once = max(1, min(_STEPS_AT_ONCE, steps, int(_CHUNK_SECONDS / one)))
+    at_once = max(1, min(STEPS_AT_ONCE, steps, int(_CHUNK_SECONDS / one)))
     together.wait()
     first = trained = 0
     begun = now = time.perf_counter()

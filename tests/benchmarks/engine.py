@@ -9,7 +9,6 @@ machine hurts both alike. The images are random pixels; the arithmetic does not 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import os
@@ -31,6 +30,7 @@ from zoo_datasets.architectures import ACTIVATIONS, Network, build_layout, get_a
 from zoo_datasets.images import ImageData, Split, get_image_spec
 from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of, native
 from zoo_datasets.stacked.compiler import find_compiler
+from zoo_datasets.training.cohort_trainer import STEPS_AT_ONCE
 
 BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
 NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}
@@ -137,8 +137,8 @@ class Population:
     def __init__(self, case: Case, data: ImageData, members: int, path: str, threads: int = 1) -> None:
         layers = get_architecture(case.network).layers(data.train.images.shape[1], 10)
         lanes, make = (native.lanes(), native.NativeBlock) if path == "native" else (lanes_of(layers), TorchBlock)
-        self._data, self._threads, self._at = data, threads, 0
-        self._steps = 25 if path == "native" else 2
+        self._data, self._threads = data, threads
+        self._steps = STEPS_AT_ONCE if path == "native" else 2
         size, generator = build_layout(layers).size, torch.Generator().manual_seed(0)
         self._blocks: list[Block] = []
         for seeds in torch.arange(members).split(lanes):
@@ -150,31 +150,40 @@ class Population:
             self._blocks.append(make(recipe, data))
             self._blocks[-1].load(torch.randn(len(seeds), size, generator=generator) * 0.1)
         self._orders = [block.order(1, IMAGES) for block in self._blocks]
+        self._at = [0] * len(self._blocks)
 
     def training(self, seconds: float) -> float:
-        return rate_of(functools.partial(self._all, self._train), seconds)
+        return self._rate(self._train, seconds)
 
     def evaluation(self, seconds: float) -> float:
-        return rate_of(functools.partial(self._all, self._evaluate), seconds)
+        return self._rate(self._evaluate, seconds)
 
-    def _all(self, work: Callable[[int], int]) -> int:
-        self._at = (self._at + self._steps) % (IMAGES // BATCH)
+    def _rate(self, work: Callable[[int], int], seconds: float) -> float:
+        """Each thread goes round its own blocks until the time is over, as in training: none waits for another."""
+
+        def run(first: int) -> float:
+            numbers = itertools.cycle(range(first, len(self._blocks), self._threads))
+            return rate_of(lambda: work(next(numbers)), seconds)
+
         if self._threads == 1:
-            return sum(map(work, range(len(self._blocks))))
+            return run(0)
         with ThreadPoolExecutor(self._threads) as pool:
-            return sum(pool.map(work, range(len(self._blocks))))
+            return sum(pool.map(run, range(self._threads)))
 
     def _train(self, number: int) -> int:
         block = self._blocks[number]
+        self._at[number] = (self._at[number] + self._steps) % (IMAGES // BATCH)
         members = len(block.recipe.seeds)
         settings = [
             StepSettings(
                 lr=torch.full((members,), 1e-4), weight_decay=torch.full((members,), 1e-3),
-                momentum=torch.full((members,), 0.9), count=self._at + step,
+                momentum=torch.full((members,), 0.9), count=self._at[number] + step,
             )
             for step in range(self._steps)
         ]  # fmt: skip
-        tally = block.train(self._data.train, self._orders[number], epoch=1, first_step=self._at, settings=settings)
+        tally = block.train(
+            self._data.train, self._orders[number], epoch=1, first_step=self._at[number], settings=settings
+        )
         return tally.images * members
 
     def _evaluate(self, number: int) -> int:
