@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import RepositoryError, UnknownNameError, ZooError
 from zoo_datasets.evaluation.findings import Check, Difference, Findings, Verification
-from zoo_datasets.evaluation.recompute import wrong_figures
+from zoo_datasets.evaluation.recompute import STACK_BYTES, wrong_figures
 from zoo_datasets.evaluation.shard_checks import METADATA_COLUMNS, READ_ERRORS, Row, check_shards, weights_matrix
 from zoo_datasets.hub import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.images import ImageData
@@ -224,7 +224,8 @@ def _sample(rows: list[Row], count: int) -> list[Row]:
 
 def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, findings: Findings) -> int:
     """Recompute the sampled rows; gives their number."""
-    done = 0
+    done = size = 0
+    pending: list[tuple[Row, dict[str, Any]]] = []
     for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
         chosen = list(members)
         try:
@@ -232,14 +233,31 @@ def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, finding
                 table = file.read_row_group(group).take([row.index for row in chosen])
             weights = weights_matrix(table)
             values = table.select(METADATA_COLUMNS).to_pylist()
-            rows = [row | {WEIGHTS: weights[index]} for index, row in enumerate(values)]
-            for position, problems in wrong_figures(rows, images):
-                row = chosen[position]
-                findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])
-        except (*READ_ERRORS, ZooError, RuntimeError) as error:
+        except (*READ_ERRORS, ZooError) as error:
             message = " ".join(str(error).split())[:200]
-            findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be recomputed: {message}")
-        else:
-            done += len(chosen)
+            findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be read: {message}")
+            continue
+        pending += [
+            (row, value | {WEIGHTS: weights[index]})
+            for index, (row, value) in enumerate(zip(chosen, values, strict=True))
+        ]
+        size += weights.nbytes
+        if size >= STACK_BYTES:
+            done += _recompute(pending, images, findings)
+            pending, size = [], 0
+    done += _recompute(pending, images, findings)
     findings.checked("figures", f"of {done} rows recomputed from their weights")
     return done
+
+
+def _recompute(pending: Sequence[tuple[Row, dict[str, Any]]], images: ImageData, findings: Findings) -> int:
+    """Rows of many row groups at once, so that they fill stacks; gives their number."""
+    try:
+        for position, problems in wrong_figures([values for _, values in pending], images):
+            row = pending[position][0]
+            findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])
+    except (ZooError, RuntimeError, ValueError) as error:
+        message = " ".join(str(error).split())[:200]
+        findings.differs("figures", f"{len(pending)} rows could not be recomputed: {message}")
+        return 0
+    return len(pending)
