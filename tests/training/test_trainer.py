@@ -213,6 +213,15 @@ def test_a_full_disk_stops_with_a_clear_error_and_loses_nothing(tmp_path, monkey
     assert contents(folder) == contents(tmp_path / "undisturbed")
 
 
+@pytest.fixture
+def _sigint_is_heard():
+    """Where the tests run as a shell's background job, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_is_heard")
 def test_ctrl_c_keeps_finished_epochs_and_the_same_call_goes_on(tmp_path):
     data = plain.tiny_images(train=60)
     folder = tmp_path / "run"
