@@ -144,7 +144,7 @@ class ZooSpec:
 
     def _checks(self) -> list[tuple[str, bool, str]]:
         checks = [
-            ("name", not NAME.fullmatch(self.name), f"expected a-z, 0-9, _, - and ., found {self.name!r}"),
+            ("name", not NAME.fullmatch(self.name), f"expected a-z, A-Z, 0-9, _, - and ., found {self.name!r}"),
             ("epochs", self.epochs < 1, f"expected at least 1, found {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"expected at least 1, found {self.batch_size}"),
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),

@@ -31,7 +31,8 @@ from zoo_datasets.architectures import (
 from zoo_datasets.errors import UnknownNameError
 
 LANES = 16
-# Above so many weights one network fills the machine and a stack of them gains nothing.
+# Above so many weights members are computed one at a time: a stack of them would take gigabytes. Whether a small
+# stack were faster was not measured.
 _LARGE = 100_000
 # One vectorised loop of torch's CPU kernels; the rest of a tensor goes through other, scalar code.
 _VECTOR_LOOP = 64
