@@ -18,7 +18,7 @@ LEVELS = (
     ("where",),
     ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
     ("builders", "training"),
-    ("quickstart", "command_line", "cli", "__init__"),
+    ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # The options of a command stand beside what they call.

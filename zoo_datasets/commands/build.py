@@ -1,0 +1,134 @@
+"""`zoo build`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo_datasets.command_line import stoppable
+from zoo_datasets.commands.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo_datasets.manifest import LeftOut
+
+# Rows of a table of things left out; the manifest has them all.
+_SHOWN = 20
+
+
+class OnBad(enum.StrEnum):
+    """What a bad state does to a build."""
+
+    leave_out = "leave-out"
+    fail = "fail"
+
+
+@stoppable("the repository is as it was before; the same command begins again")
+def build(
+    source: Annotated[
+        Path, typer.Argument(help="A run made by `zoo train`, or a raw zoo: its folder, or a .zip or .tar of it.")
+    ],
+    out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
+    name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a config built from another source.")] = False,
+    keep_nonfinite: Annotated[
+        bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
+    ] = False,
+    on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
+        OnBad.leave_out
+    ),
+    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Raw zoos: only these epochs.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Raw zoos: only N models, spread.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="""Raw zoos: as 'activation == "relu" and lr < 0.01'.""")
+    ] = None,
+    limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
+    limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
+    limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
+    parents: Annotated[
+        Path | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+    ] = None,
+    keep_log_sigma2: Annotated[
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
+    ] = False,
+) -> None:
+    """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
+    from rich.console import Console
+
+    from zoo_datasets.builders import Reading, build_repository
+    from zoo_datasets.specs import Limits
+    from zoo_datasets.where import parse_where
+
+    reading = Reading(
+        epochs=None if epochs is None else frozenset(_numbers(epochs)),
+        models=models,
+        where=None if where is None else parse_where(where),
+        limits=Limits(train=limit_train, val=limit_val, test=limit_test),
+        parents=parents,
+        keep_log_sigma2=keep_log_sigma2,
+    )
+    console = Console(stderr=True)
+    with progress_bar(console, "building", "states") as advance:
+        result = build_repository(
+            source,
+            out,
+            name,
+            reading=reading,
+            replace=replace,
+            keep_nonfinite=keep_nonfinite,
+            on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            progress=advance,
+        )
+    splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
+    epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
+    console.print(
+        f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
+        f"{result.shards_written} new shards, {result.shards_reused} kept, {result.bytes / 1e6:,.1f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    if result.left_out:
+        _print_left_out(console, result.left_out)
+    console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    """`0,10,50` and `0-10,50` as numbers."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
+            raise typer.BadParameter(f"{text!r}: expected numbers as 0,10,50 or ranges as 0-10", param_hint="--epochs")
+        numbers += range(int(low), int(high if dash else low) + 1)
+    return numbers
+
+
+def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
+    for title in ("model", "epochs", "reason"):
+        table.add_column(title, overflow="fold")
+    for entry in left_out[:_SHOWN]:
+        table.add_row(entry.model, _ranges(entry.epochs), entry.reason)
+    if len(left_out) > _SHOWN:
+        table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
+    console.print(table)
+
+
+def _ranges(epochs: Sequence[int]) -> str:
+    """1, 2, 3, 7 as `1–3, 7`."""
+    spans: list[list[int]] = []
+    for epoch in sorted(epochs):
+        if spans and epoch == spans[-1][1] + 1:
+            spans[-1][1] = epoch
+        else:
+            spans.append([epoch, epoch])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)
