@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from torch import Tensor
 
 from zoo_datasets.builders.source import Block, Model, Reading, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.runs import MANIFEST, Cohort, Run
+from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, SPARSITY, Cohort, Run
 from zoo_datasets.schema import FIGURES
-from zoo_datasets.specs import Member, ZooSpec, digest_of, members_of
+from zoo_datasets.specs import Member, ZooSpec, digest_of
 
 NOT_TRAINED = "not trained yet"
 
@@ -25,15 +26,17 @@ NOT_TRAINED = "not trained yet"
 class RunSource:
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, keep_log_sigma2: bool = False) -> None:
         manifest = run.manifest
+        if keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
+            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.run = run
         self.name = manifest.zoo.name
         self.layout: WeightLayout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
-        self.extras: tuple[str, ...] = ()
+        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if keep_log_sigma2 else ()
         self.models = run.models
         self.states = run.models * (run.epochs + 1)
         self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
@@ -46,12 +49,13 @@ class RunSource:
             RunError: where there is none, or it is broken.
             SourceError: where only a part of it is asked for.
         """
-        if reading is not None and dataclasses.replace(reading, name=None) != Reading():
+        reading = reading or Reading()
+        if dataclasses.replace(reading, name=None, keep_log_sigma2=False) != Reading():
             raise SourceError(
-                f"{path} is a run, which is built as a whole and records its own limits; selections, limits, parents "
-                "and --keep-log-sigma2 are for raw zoos. `load_zoo` selects from the repository"
+                f"{path} is a run, which is built as a whole and records its own limits; selections, limits and "
+                "parents are for raw zoos. `load_zoo` selects from the repository"
             )
-        return cls(Run.open(path))
+        return cls(Run.open(path), reading.keep_log_sigma2)
 
     def warnings(self) -> Sequence[str]:
         """None: a run that reads at all is as it should be."""
@@ -62,12 +66,14 @@ class RunSource:
         """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
         manifest = self.run.manifest
         recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
-        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint])
+        parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
+        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents])
 
     def describe(self) -> dict[str, Any]:
         """What the run records of itself, without the folder it lies in."""
         value = self.run.manifest.to_dict()
-        return {"kind": "run"} | {key: value[key] for key in ("growth", "limits", "images", "engine", "versions")}
+        parts = ("growth", "limits", "images", "engine", "versions", "parents")
+        return {"kind": "run"} | {key: value[key] for key in parts if key in value}
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
@@ -98,7 +104,7 @@ class RunSource:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
         cohorts = [
-            _Reader(self.run, cohort, positions)
+            _Reader(self.run, cohort, positions, self.extras)
             for cohort, _ in self._cohorts
             if (positions := [p for p, member in enumerate(cohort.members) if member.model_id in wanted])
         ]
@@ -110,7 +116,7 @@ class RunSource:
 
     @cached_property
     def _members(self) -> list[Member]:
-        return members_of(self.run.manifest.zoo, self.run.manifest.limits, self.run.models)
+        return self.run.members
 
     @cached_property
     def _models(self) -> dict[str, Model]:
@@ -151,8 +157,9 @@ class RunSource:
 class _Reader:
     """The chosen members of one cohort, epoch by epoch; their metrics are read once."""
 
-    def __init__(self, run: Run, cohort: Cohort, positions: list[int]) -> None:
+    def __init__(self, run: Run, cohort: Cohort, positions: list[int], extras: Sequence[str]) -> None:
         self._run = run
+        self._extras = extras
         self._cohort = cohort
         self._positions = positions
         self._metrics: pa.Table | None = None
@@ -165,6 +172,7 @@ class _Reader:
                 self._metrics = self._cohort.metrics()
             rows = self._rows(self._metrics, epoch)
             weights = None if rows is None else self._cohort.weights(epoch)
+            extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
             reason = str(error).replace(f"{self._run.path}/", "")
@@ -174,12 +182,20 @@ class _Reader:
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=NOT_TRAINED) for model in models)
             return
         chosen = pa.array(self._positions, pa.int64())
+        columns = FIGURES if self._run.manifest.parents is None else (*FIGURES, SPARSITY)
         yield States(
             epoch=epoch,
             models=models,
             weights=weights if len(models) == len(weights) else weights[self._positions],
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in FIGURES},
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
+            extras={name: values[self._positions] for name, values in extras.items()},
         )
+
+    def _extra(self, name: str, epoch: int) -> Tensor:
+        values = self._cohort.log_sigma2(epoch)
+        if values is None:
+            raise RunError(f"{self._cohort.epoch_file(epoch)}: there is no {name} in it")
+        return values
 
     def _rows(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
         """The rows of an epoch in the order of the stack; None where the epoch is not finished."""
@@ -197,5 +213,11 @@ def _model_of(zoo: ZooSpec, member: Member) -> Model:
     columns = dataclasses.asdict(member.hyperparameters)
     return Model(
         model_id=member.model_id,
-        columns=columns | {"seed": member.seed, "images": zoo.images, "sparsifier": zoo.sparsifier},
+        columns=columns
+        | {
+            "seed": member.seed,
+            "images": zoo.images,
+            "parent_id": member.parent_id,
+            "sparsifier": zoo.sparsifier,
+        },
     )

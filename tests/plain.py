@@ -151,3 +151,52 @@ def permute_row_by_row(weights: np.ndarray, layers, rng: np.random.Generator) ->
                     blocks = part.reshape(spec.shape[0], group.channels, -1)
                     part[:] = blocks[:, order].reshape(spec.shape)
     return made
+
+
+class _VariationalLayer(torch.nn.Module):
+    """A convolution or linear layer with variational dropout, one model alone, as the method's authors write it.
+
+    `draw` gives standard normal numbers of a shape; the linear bias has no noise.
+    """
+
+    def __init__(self, layer: torch.nn.Module, draw) -> None:
+        super().__init__()
+        self.layer, self.draw, self.conv = layer, draw, isinstance(layer, torch.nn.Conv2d)
+        self.bound = 8.0 if self.conv else 10.0
+        self.log_sigma2 = torch.nn.Parameter(torch.full_like(layer.weight, -10.0))
+        if self.conv:
+            self.log_sigma2_bias = torch.nn.Parameter(torch.full_like(layer.bias, -10.0))
+
+    def alphas(self):
+        pairs = [(self.layer.weight, self.log_sigma2)]
+        pairs += [(self.layer.bias, self.log_sigma2_bias)] if self.conv else []
+        return [(w, (s - 2 * torch.log(w.abs() + 1e-15)).clamp(-self.bound, self.bound)) for w, s in pairs]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        alphas = self.alphas()
+        if not self.training:
+            weight, *bias = [torch.where(alpha >= 3, 0.0, w) for w, alpha in alphas]
+            bias = bias[0] if bias else self.layer.bias
+            return functional.conv2d(x, weight, bias) if self.conv else functional.linear(x, weight, bias)
+        variances = [alpha.exp() * w * w for w, alpha in alphas]
+        spread = functional.conv2d if self.conv else functional.linear
+        variance = spread(x * x, *variances)
+        return self.layer(x) + torch.sqrt(variance + 1e-15) * self.draw(variance)
+
+    def divergence(self) -> torch.Tensor:
+        k1, k2, k3 = 0.63576, 1.8732, 1.48695
+        parts = [
+            -(k1 * torch.sigmoid(k2 + k3 * alpha) - 0.5 * torch.log1p(torch.exp(-alpha)) - k1).sum()
+            for _, alpha in self.alphas()
+        ]
+        return sum(parts)
+
+
+def variational(module: Network, draw=torch.randn_like) -> list[_VariationalLayer]:
+    """Give every convolution and linear layer of a module noise; `draw(output)` may be one a layer."""
+    layers = [(name, part) for name, part in module.named_children() if hasattr(part, "weight")]
+    made = []
+    for number, (name, part) in enumerate(layers):
+        made.append(_VariationalLayer(part, draw if draw is torch.randn_like else draw(number)))
+        setattr(module, name, made[-1])
+    return made

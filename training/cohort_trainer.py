@@ -13,10 +13,13 @@ from torch import Tensor
 from zoo_datasets.architectures import Layer
 from zoo_datasets.errors import RunError
 from zoo_datasets.images import ImageData
-from zoo_datasets.runs import Cohort, metrics_table
+from zoo_datasets.runs import LOG_SIGMA2, SPARSITY, Cohort, metrics_table
+from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import Member, ZooSpec
-from zoo_datasets.stacked import Block, BlockRecipe, Tally, initialise
-from zoo_datasets.training.recipes import MemberSettings, block_recipe, seeds_of
+from zoo_datasets.stacked import Block, BlockRecipe, Tally
+from zoo_datasets.training.opening import Start
+from zoo_datasets.training.recipes import MemberSettings, block_recipe
+from zoo_datasets.training.sparsifiers import SPARSIFIERS
 
 # Steps between two looks at whether the user wants to stop: a tenth to half a second of small networks; a large
 # one is looked after at each step. Fixed, because the sums of the metrics are rounded at these places.
@@ -33,6 +36,8 @@ class Job:
 
     Attributes:
         data: the images after limits.
+        start: where members begin.
+        epochs_before: of the parents' training; random streams go on from there.
         last_epoch: the epoch that every member trains to.
         make_block: the engine path.
         workers: where blocks run.
@@ -42,6 +47,8 @@ class Job:
     zoo: ZooSpec
     layers: tuple[Layer, ...]
     data: ImageData
+    start: Start
+    epochs_before: int
     last_epoch: int
     lanes: int
     make_block: Callable[[BlockRecipe, ImageData], Block]
@@ -70,7 +77,7 @@ class CohortTrainer:
         self._slices = [
             slice(start, min(start + job.lanes, len(members))) for start in range(0, len(members), job.lanes)
         ]
-        recipes = [block_recipe(job.layers, job.zoo.augmentation, members[part]) for part in self._slices]
+        recipes = [block_recipe(job.layers, job.zoo, members[part]) for part in self._slices]
         self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
         self._settings = [MemberSettings.of(members[part]) for part in self._slices]
 
@@ -105,10 +112,9 @@ class CohortTrainer:
 
     def _begin(self) -> EpochReport:
         """Epoch 0: measured on all splits before any step."""
-        points = [member.hyperparameters for member in self._members]
-        weights = initialise(self._job.layers, seeds_of(self._members), [point.init for point in points])
+        weights, state = self._job.start(self._job.zoo, self._job.layers, self._members)
         for block, part in zip(self._blocks, self._slices, strict=True):
-            block.load(weights[part])
+            block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
 
         def measure(index: int) -> dict[str, Tally]:
             self._check_stop()
@@ -127,10 +133,13 @@ class CohortTrainer:
         self._check_stop()
         job, block = self._job, self._blocks[index]
         images = len(job.data.train.labels)
-        order = block.order(epoch, images)
+        stream = job.epochs_before + epoch
+        order = block.order(stream, images)
         steps = -(-images // block.recipe.batch_size)
         before = (epoch - 1) * steps
         tally: Tally | None = None
+        sparsifier = None if job.zoo.sparsifier is None else SPARSIFIERS[job.zoo.sparsifier]
+        weight = 0.0 if sparsifier is None else sparsifier.kl_weight(epoch, job.last_epoch)
         at_once = STEPS_AT_ONCE if job.lanes > 1 else 1
         for first in range(0, steps, at_once):
             self._check_stop()
@@ -138,7 +147,9 @@ class CohortTrainer:
                 self._settings[index].at(job.zoo.scheduler, before + step, job.last_epoch * steps)
                 for step in range(first, min(first + at_once, steps))
             ]
-            part = block.train(job.data.train, order, epoch=epoch, first_step=first, settings=settings)
+            part = block.train(
+                job.data.train, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight
+            )
             tally = part if tally is None else tally + part
         assert tally is not None
         return tally
@@ -162,9 +173,15 @@ class CohortTrainer:
             figures[f"{split}_loss"] = torch.cat([tally[split].mean_loss for tally in tallies])
             figures[f"{split}_acc"] = torch.cat([tally[split].accuracy for tally in tallies])
         diverged = ~torch.isfinite(weights).all(dim=1)
-        table = metrics_table(self._members, epoch, figures, diverged)
-        self._cohort.write_epoch(epoch, self._cohort.layout.unflatten(weights), table)
+        layout = self._cohort.layout
         state = {name: torch.cat([block_state[name] for _, block_state in stored]) for name in stored[0][1]}
+        tensors = layout.unflatten(weights)
+        if self._job.zoo.sparsifier is not None:
+            figures[SPARSITY] = sparsity(weights, layout)
+        if LOG_SIGMA2 in state:
+            tensors[LOG_SIGMA2] = layout.with_buffers(state[LOG_SIGMA2], -torch.inf)
+        table = metrics_table(self._members, epoch, figures, diverged)
+        self._cohort.write_epoch(epoch, tensors, table)
         self._cohort.write_resume(epoch, state)
         accuracy = figures.get("val_acc")
         if accuracy is None:

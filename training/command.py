@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,10 @@ import typer
 from zoo_datasets.command_line import stoppable
 
 if TYPE_CHECKING:
+    from zoo_datasets.images import ImageData
+    from zoo_datasets.runs import Run
     from zoo_datasets.specs import ZooSpec
+    from zoo_datasets.training.opening import Opening
 
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N images of this split.")]
 
@@ -41,61 +44,92 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
 ) -> None:
     """Train a zoo, many models at a time, into a run; the same command goes on where it was stopped."""
-    from rich.console import Console
-
-    from zoo_datasets.images import load_images
     from zoo_datasets.specs import Limits
     from zoo_datasets.training.engines import get_engine
     from zoo_datasets.training.opening import check_run
-    from zoo_datasets.training.plan import make_plan, print_plan
-    from zoo_datasets.training.processes import Processes
-    from zoo_datasets.training.progress import TrainingProgress
-    from zoo_datasets.training.trainer import train_zoo
 
     spec = _spec(zoo)
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
-    processes = Processes()
-    console = Console(stderr=True, quiet=processes.share.index > 0)
-    loaded = []
-    # The first process prepares the images, the others find them.
-    with console.status(f"images: {images or spec.images}"):
-        processes.first(lambda: loaded.append(load_images(spec.images, spec.architecture, images)))
-        data = loaded[0] if loaded else load_images(spec.images, spec.architecture, images)
-    if dry_run:
-        if processes.share.index == 0:
-            opening = check_run(
-                spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=processes.device
-            )
-            print_plan(make_plan(opening, data.limited(limits), threads))
-        return
-    begun = time.monotonic()
-    with _sigterm_as_ctrl_c(), TrainingProgress(console) as progress:
-        run = train_zoo(
-            spec,
-            folder,
-            data,
-            models=models,
-            epochs=epochs,
-            limits=limits,
-            path=path,
-            device=processes.device,
-            threads=threads or (processes.threads if engine == "local" else None),
-            engine=engine,
-            share=processes.share,
-            observer=progress,
-            first=processes.first,
+    session = Session(engine, threads)
+    data = session.images(spec.images, spec.architecture, images)
+
+    def check() -> Opening:
+        return check_run(
+            spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=session.device
         )
-    seconds = time.monotonic() - begun
-    diverged = f", {progress.diverged} diverged" if progress.diverged else ""
-    done = f"trained {progress.trained:,} states in {seconds:,.1f} s" if progress.trained else "nothing was left to do"
-    console.print(
-        f"{done}: {run.models:,} models to epoch {run.epochs}, "
-        f"{progress.quartiles()}{diverged}. Next: zoo build {folder} --out model-zoos",
-        highlight=False,
-        soft_wrap=True,
-    )
+
+    session.carry_out(check, data.limited(limits), dry_run)
+
+
+class Session:
+    """What the commands that train share: the processes, the images, the training itself and what is said of it."""
+
+    def __init__(self, engine: str, threads: int | None) -> None:
+        from rich.console import Console
+
+        from zoo_datasets.training.processes import Processes
+
+        self._engine = engine
+        self._processes = Processes()
+        self._threads = threads
+        self.console = Console(stderr=True, quiet=self._processes.share.index > 0)
+
+    @property
+    def device(self) -> str:
+        """The torch device of this process."""
+        return self._processes.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return self._processes.share.index == 0
+
+    def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
+        """The images; the first process prepares them, the others find them."""
+        from zoo_datasets.images import load_images
+
+        loaded: list[ImageData] = []
+        with self.console.status(f"images: {folder or name}"):
+            self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
+            return loaded[0] if loaded else load_images(name, architecture, folder)
+
+    def carry_out(self, check: Callable[[], Opening], data: ImageData, dry_run: bool) -> Run | None:
+        """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
+        from zoo_datasets.training.plan import make_plan, print_plan
+        from zoo_datasets.training.progress import TrainingProgress
+        from zoo_datasets.training.trainer import train_population
+
+        if dry_run:
+            if self.leads:
+                print_plan(make_plan(check(), data, self._threads))
+            return None
+        begun = time.monotonic()
+        with _sigterm_as_ctrl_c(), TrainingProgress(self.console) as progress:
+            run = train_population(
+                check,
+                data,
+                device=self.device,
+                threads=self._threads or (self._processes.threads if self._engine == "local" else None),
+                engine=self._engine,
+                share=self._processes.share,
+                observer=progress,
+                first=self._processes.first,
+            )
+        seconds = time.monotonic() - begun
+        diverged = f", {progress.diverged} diverged" if progress.diverged else ""
+        trained = progress.trained
+        done = f"trained {trained:,} states in {seconds:,.1f} s" if trained else "nothing was left to do"
+        self.say(
+            f"{done}: {run.models:,} models to epoch {run.epochs}, "
+            f"{progress.quartiles()}{diverged}. Next: zoo build {run.path} --out model-zoos"
+        )
+        return run
+
+    def say(self, text: str) -> None:
+        """Print a line, whatever the width of the terminal."""
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def _spec(zoo: str) -> ZooSpec:

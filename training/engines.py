@@ -13,6 +13,7 @@ from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Cohort, Run
 from zoo_datasets.specs import Member
 from zoo_datasets.training.cohort_trainer import EpochReport
+from zoo_datasets.training.opening import Start
 from zoo_datasets.training.paths import EnginePath
 
 _INSTALL = "pip install 'zoo-datasets"
@@ -34,6 +35,7 @@ class Work:
         run: as it lies in its folder.
         cohorts: all of them, in the order of their numbers, each with its members.
         data: the images after limits.
+        start: where members begin.
         path: how blocks are computed.
         device: torch device of the plain-torch path.
         threads: blocks that train at the same time; None means the engine's own choice.
@@ -44,6 +46,7 @@ class Work:
     run: Run
     cohorts: Sequence[tuple[Cohort, Sequence[Member]]]
     data: ImageData
+    start: Start
     path: EnginePath
     device: str = "cpu"
     threads: int | None = None

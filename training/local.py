@@ -44,6 +44,8 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
         zoo=zoo,
         layers=get_architecture(zoo.architecture).layers(work.data.channels, work.data.classes),
         data=work.data,
+        start=work.start,
+        epochs_before=0 if work.run.manifest.parents is None else work.run.manifest.parents.epoch,
         last_epoch=work.run.epochs,
         lanes=work.path.lanes,
         make_block=work.path.make_block,

@@ -26,7 +26,7 @@ from zoo_datasets.runs import Run
 from zoo_datasets.specs import Member
 from zoo_datasets.training.engines import Work, cores
 from zoo_datasets.training.local import train_here
-from zoo_datasets.training.opening import workload
+from zoo_datasets.training.opening import Start, workload
 from zoo_datasets.training.paths import choose_path
 
 # A machine that is taken away costs a try; a cohort that kills every worker must come to an end.
@@ -63,7 +63,8 @@ def train_on_ray(work: Work, tick: Callable[[], None]) -> None:
         folder = work.run.path.resolve()
 
         def submit(number: int) -> Any:
-            return task.remote(folder, number, work.cohorts[number][1], shell, images, device, threads)
+            members = work.cohorts[number][1]
+            return task.remote(folder, number, members, work.start, shell, images, device, threads)
 
         tasks = {submit(number): number for number in left}
         try:
@@ -73,7 +74,14 @@ def train_on_ray(work: Work, tick: Callable[[], None]) -> None:
 
 
 def _train_cohort(
-    folder: Path, number: int, members: Sequence[Member], shell: ImageData, arrays: Arrays, device: str, threads: int
+    folder: Path,
+    number: int,
+    members: Sequence[Member],
+    start: Start,
+    shell: ImageData,
+    arrays: Arrays,
+    device: str,
+    threads: int,
 ) -> ZooError | None:
     """What a task does: train one cohort to the run's last epoch. An error of ours is a result: not tried again."""
     try:
@@ -84,6 +92,7 @@ def _train_cohort(
                 run=run,
                 cohorts=[(run.cohort(number), members)],
                 data=data,
+                start=start,
                 path=choose_path("auto", run.manifest.engine, workload(run.manifest.zoo, data, device)),
                 device=device,
                 threads=threads,

@@ -7,17 +7,54 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 import zoo_datasets
-from zoo_datasets.architectures import get_architecture, layout_of
+from zoo_datasets.architectures import Layer, get_architecture, layout_of
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images import ImageData
-from zoo_datasets.runs import Cohort, Growth, ImagesRecord, Run, RunManifest
+from zoo_datasets.runs import MEMBERS, Cohort, Growth, ImagesRecord, ParentsRecord, Run, RunManifest
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
+from zoo_datasets.stacked import initialise
+from zoo_datasets.stacked.optimizers import State
 from zoo_datasets.training.cohorts import cohort_size, plan_cohorts
 from zoo_datasets.training.paths import EnginePath, Workload, choose_path
+from zoo_datasets.training.sparsifiers import SPARSIFIERS
+
+
+class Start(Protocol):
+    """Where members begin. Travels to other processes, so it holds names and paths, not tensors."""
+
+    def __call__(self, zoo: ZooSpec, layers: tuple[Layer, ...], members: Sequence[Member]) -> tuple[Tensor, State]:
+        """Weights [K, D] and state of the members at epoch 0, as blocks load them."""
+
+
+def initial_weights(zoo: ZooSpec, layers: tuple[Layer, ...], members: Sequence[Member]) -> tuple[Tensor, State]:
+    """The start of dense members: drawn by their seeds."""
+    seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
+    return initialise(layers, seeds, [member.hyperparameters.init for member in members]), {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Population:
+    """What is to be trained.
+
+    Attributes:
+        zoo: with the epochs that are asked for.
+        members: in their fixed order.
+        limits: on the images.
+        start: where members begin.
+        parents: of twins.
+    """
+
+    zoo: ZooSpec
+    members: Sequence[Member]
+    limits: Limits
+    start: Start = initial_weights
+    parents: ParentsRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +62,10 @@ class Opening:
     """A run as a training will have it.
 
     Attributes:
-        run: with the manifest that it will have; `run.save()` writes it.
+        run: with the manifest that it will have; `save` writes it.
         new: whether there is no run in the folder yet.
         changed: whether the manifest is not yet on disk as it is here.
+        population: what is trained.
         cohorts: all cohorts in the order of their numbers, each with its members.
         path: how blocks are computed.
     """
@@ -35,8 +73,16 @@ class Opening:
     run: Run
     new: bool
     changed: bool
+    population: Population
     cohorts: Sequence[tuple[Cohort, Sequence[Member]]]
     path: EnginePath
+
+    def save(self) -> None:
+        """Write the manifest where it changed."""
+        if self.changed and self.population.parents is not None:
+            self.run.save_twins(self.population.members)
+        elif self.changed:
+            self.run.save()
 
 
 def check_run(
@@ -61,13 +107,20 @@ def check_run(
     """
     limits = limits or Limits()
     zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
-    members = _checked_members(zoo, data, limits, models)
+    members = _checked_members(zoo, limits, models)
+    return open_run(Population(zoo=zoo, members=members, limits=limits), out, data, path=path, device=device)
+
+
+def open_run(population: Population, out: Path, data: ImageData, *, path: str = "auto", device: str = "cpu") -> Opening:
+    """As `check_run`, for any population."""
+    zoo, members = population.zoo, population.members
+    _check_size(zoo, data)
     size = Growth(models=len(members), epochs=zoo.epochs)
     work = workload(zoo, data, device)
-    asked = _manifest(zoo, data, limits, size)
+    asked = _manifest(population, data, size)
     new = not Run.exists(out)
     if new:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != MEMBERS for path in out.iterdir())):
             raise RunError(f"{out} holds something else than a run (there is no zoo.json); choose another --out")
         engine = choose_path(path, None, work)
         manifest = dataclasses.replace(asked, engine=engine.name)
@@ -75,6 +128,11 @@ def check_run(
     else:
         there = Run.open(out)
         manifest = _grown(there, asked, size)
+        if list(members[: there.models]) != there.members:
+            raise RunError(
+                f"{out} was begun with other models, and may only grow by further ones; give the same models first, "
+                "or choose another --out"
+            )
         engine = choose_path(path, there.manifest.engine, work)
         if engine.name != there.manifest.engine.split("+")[-1]:
             manifest = dataclasses.replace(manifest, engine=f"{there.manifest.engine}+{engine.name}")
@@ -84,7 +142,7 @@ def check_run(
     run = Run(out, manifest)
     plan = plan_cohorts(members, manifest.growth, cohort_size(manifest.layout.size))
     cohorts = [(run.cohort(index), part) for index, part in enumerate(plan)]
-    return Opening(run=run, new=new, changed=changed, cohorts=cohorts, path=engine)
+    return Opening(run=run, new=new, changed=changed, population=population, cohorts=cohorts, path=engine)
 
 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
@@ -109,7 +167,8 @@ def _check_writable(out: Path) -> None:
         raise StorageError(f"{out} could not be written: {parent} {what}; choose another --out")
 
 
-def _manifest(zoo: ZooSpec, data: ImageData, limits: Limits, size: Growth) -> RunManifest:
+def _manifest(population: Population, data: ImageData, size: Growth) -> RunManifest:
+    zoo, limits = population.zoo, population.limits
     limited = data.limited(limits)
     return RunManifest(
         zoo=zoo,
@@ -127,22 +186,26 @@ def _manifest(zoo: ZooSpec, data: ImageData, limits: Limits, size: Growth) -> Ru
         layout=layout_of(zoo.architecture, data.channels, data.classes),
         engine="",
         versions={"zoo_datasets": zoo_datasets.__version__, "torch": torch.__version__},
+        parents=population.parents,
     )
 
 
-def _checked_members(zoo: ZooSpec, data: ImageData, limits: Limits, models: int | None) -> list[Member]:
+def _checked_members(zoo: ZooSpec, limits: Limits, models: int | None) -> list[Member]:
     if zoo.parent is not None:
         raise SpecError(
             f"{zoo.name} is a sparsified twin of {zoo.parent}: it is made from a trained run of {zoo.parent}, "
-            f"not trained from nothing. Train {zoo.parent} first"
+            f"not trained from nothing. Train {zoo.parent}, then use `zoo sparsify`"
         )
-    size = get_architecture(zoo.architecture).input_size
-    if size is not None and size != data.size:
-        raise SpecError(f"{zoo.architecture} takes {size} × {size} images, found {data.size} × {data.size}")
     try:
         return members_of(zoo, limits, models)
     except ValueError as error:
         raise SpecError(f"{error}; pass --models with at most {zoo.models:,}") from error
+
+
+def _check_size(zoo: ZooSpec, data: ImageData) -> None:
+    size = get_architecture(zoo.architecture).input_size
+    if size is not None and size != data.size:
+        raise SpecError(f"{zoo.architecture} takes {size} × {size} images, found {data.size} × {data.size}")
 
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
@@ -168,12 +231,19 @@ def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
         )
     if size == last:
         return there
-    if size.epochs > last.epochs and there.zoo.scheduler:
+    if size.epochs > last.epochs and (schedule := _schedule(there.zoo)):
         raise RunError(
-            f"{run.path} was trained with the {there.zoo.scheduler} schedule over {last.epochs} epochs; "
+            f"{run.path} was trained with the {schedule} schedule over {last.epochs} epochs; "
             f"to {size.epochs} epochs is another training. Choose another --out"
         )
     return dataclasses.replace(there, zoo=asked.zoo, growth=(*there.growth, size))
+
+
+def _schedule(zoo: ZooSpec) -> str | None:
+    """What depends on the number of epochs; None where a run may grow."""
+    if zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].whole:
+        return zoo.sparsifier
+    return zoo.scheduler
 
 
 def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
@@ -183,6 +253,8 @@ def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
         for name in old:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
+    if there.parents != asked.parents:
+        differences.append(f"its parents are {there.parents} there and {asked.parents} here")
     if there.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

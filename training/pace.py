@@ -13,9 +13,10 @@ import torch
 from zoo_datasets.architectures import Layer
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.specs import Member, ZooSpec
-from zoo_datasets.stacked import Block, BlockRecipe, initialise
+from zoo_datasets.stacked import Block, BlockRecipe
 from zoo_datasets.training.cohort_trainer import STEPS_AT_ONCE
-from zoo_datasets.training.recipes import MemberSettings, block_recipe, seeds_of
+from zoo_datasets.training.opening import Start, initial_weights
+from zoo_datasets.training.recipes import MemberSettings, block_recipe
 
 TRAIN_SECONDS = 2.0
 EVALUATE_SECONDS = 0.5
@@ -48,10 +49,11 @@ def measure_pace(
     data: ImageData,
     members: Sequence[Member],
     threads: int,
+    start: Start = initial_weights,
 ) -> Pace:
     """Train a block of these members on each of so many threads at once, then evaluate, and time both."""
-    recipe = block_recipe(layers, zoo.augmentation, members)
-    weights = initialise(layers, seeds_of(members), [member.hyperparameters.init for member in members])
+    recipe = block_recipe(layers, zoo, members)
+    weights, state = start(zoo, layers, members)
     together = threading.Barrier(threads)
 
     def measure(_: int) -> Pace:
@@ -63,7 +65,7 @@ def measure_pace(
 
     def timed() -> Pace:
         block = make_block(recipe, data)
-        block.load(weights)
+        block.load(weights, state)
         together.wait()
         begun = time.perf_counter()
         order = block.order(1, len(data.train))

@@ -21,10 +21,11 @@ from zoo_datasets.files import TEMPORARY_SUFFIX
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import METRICS_SCHEMA, Cohort
 from zoo_datasets.specs import Member
-from zoo_datasets.stacked.optimizers import OPTIMIZERS
+from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
 from zoo_datasets.training.engines import cores
 from zoo_datasets.training.opening import Opening, existing
 from zoo_datasets.training.pace import Pace, measure_pace
+from zoo_datasets.training.recipes import block_recipe
 
 GroupKey = tuple[str, str, int]
 
@@ -88,7 +89,8 @@ def make_plan(opening: Opening, data: ImageData, threads: int | None = None) -> 
     if states_left:
         members = _typical_block([members for _, members in opening.cohorts], left, lanes)
         layers = get_architecture(run.manifest.zoo.architecture).layers(data.channels, data.classes)
-        pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads)
+        start = opening.population.start
+        pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
         seconds = _seconds(opening, left, data, pace, threads)
     size = run_size(opening)
     there = _size_there(run.path)
@@ -172,10 +174,20 @@ def run_size(opening: Opening) -> int:
     run = opening.run
     names = {spec.name: spec.shape for spec in run.manifest.layout.tensors}
     size = len(_json(run.manifest.to_dict()))
+    layers = get_architecture(run.manifest.zoo.architecture).layers(
+        run.manifest.images.channels, run.manifest.images.classes
+    )
+    sparsifier = run.manifest.zoo.sparsifier
+    if sparsifier is not None:
+        size += len(_json([member.to_dict() for member in opening.population.members]))
     for _, members in opening.cohorts:
         count = len(members)
         parameters = run.manifest.layout.parameters
-        state = OPTIMIZERS[members[0].hyperparameters.optimizer].state
+        recipe = block_recipe(layers, run.manifest.zoo, members)
+        beside = (LOG_SIGMA2, TRAINED) if recipe.variational else (MASK,) if sparsifier is not None else ()
+        if recipe.variational:
+            names[LOG_SIGMA2] = (run.manifest.layout.size,)
+        state = (*recipe.state, *beside)
         size += (run.epochs + 1) * _tensors_size(count, names.items(), {})
         size += _tensors_size(count, [(name, (parameters,)) for name in state], {"epoch": str(run.epochs)})
         size += _metrics_size(count, run.epochs)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Layer
-from zoo_datasets.specs import Member
+from zoo_datasets.specs import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, StepSettings
 from zoo_datasets.training.schedules import SCHEDULES
+from zoo_datasets.training.sparsifiers import SPARSIFIERS
 
 
 def seeds_of(members: Sequence[Member]) -> Tensor:
@@ -19,7 +20,7 @@ def seeds_of(members: Sequence[Member]) -> Tensor:
     return torch.tensor([member.seed for member in members], dtype=torch.int64)
 
 
-def block_recipe(layers: tuple[Layer, ...], augmentation: tuple[str, ...], members: Sequence[Member]) -> BlockRecipe:
+def block_recipe(layers: tuple[Layer, ...], zoo: ZooSpec, members: Sequence[Member]) -> BlockRecipe:
     """The recipe of a block; the members share activation, optimizer and batch size."""
     first = members[0].hyperparameters
     return BlockRecipe(
@@ -27,9 +28,10 @@ def block_recipe(layers: tuple[Layer, ...], augmentation: tuple[str, ...], membe
         activation=first.activation,
         optimizer=first.optimizer,
         batch_size=first.batch_size,
-        augmentation=augmentation,
+        augmentation=zoo.augmentation,
         seeds=seeds_of(members),
         dropout=torch.tensor([member.hyperparameters.dropout for member in members], dtype=torch.float64),
+        variational=zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].variational,
     )
 
 

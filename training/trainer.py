@@ -67,23 +67,41 @@ def train_zoo(
         StorageError: where a file could not be written.
         KeyboardInterrupt: on Ctrl-C, after the workers have let go; finished epochs are on disk.
     """
-    share = share or Share()
     limits = limits or Limits()
+    return train_population(
+        lambda: check_run(zoo, out, data, models=models, epochs=epochs, limits=limits, path=path, device=device),
+        data.limited(limits),
+        device=device,
+        threads=threads,
+        engine=engine,
+        share=share,
+        observer=observer,
+        first=first,
+    )
+
+
+def train_population(
+    check: Callable[[], Opening],
+    data: ImageData,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    engine: str = "local",
+    share: Share | None = None,
+    observer: Observer | None = None,
+    first: Callable[[Callable[[], None]], None] | None = None,
+) -> Run:
+    """As `train_zoo`, for what `check` opens; `data` are the images after limits."""
+    share = share or Share()
     engine_entry = get_engine(engine)
     if engine_entry.elsewhere and share.count > 1:
         raise SpecError(f"the {engine} engine starts processes itself; start this command once, found {share.count}")
     watch: Watch | None = None
 
-    def check() -> Opening:
-        return check_run(
-            zoo, out, data, models=models, epochs=epochs, limits=limits, path=path, device=device
-        )  # fmt: skip
-
     def begin() -> None:
         nonlocal watch
         opening = check()
-        if opening.changed:
-            opening.run.save()
+        opening.save()
         if observer is not None:
             if engine_entry.elsewhere or share.count > 1:
                 watch = Watch(opening.cohorts, observer.epoch)
@@ -99,7 +117,8 @@ def train_zoo(
         Work(
             run=opening.run,
             cohorts=opening.cohorts,
-            data=data.limited(limits),
+            data=data,
+            start=opening.population.start,
             path=opening.path,
             device=device,
             threads=threads,

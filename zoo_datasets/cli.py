@@ -10,6 +10,7 @@ from zoo_datasets.commands.list import list_command
 from zoo_datasets.commands.quickstart import quickstart_command
 from zoo_datasets.commands.verify import verify
 from zoo_datasets.training.command import train
+from zoo_datasets.training.sparsify_command import sparsify
 
 app = typer.Typer(
     name="zoo",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("list")(list_command)
 app.command()(train)
+app.command()(sparsify)
 app.command()(build)
 app.command()(verify)
 app.command("quickstart")(quickstart_command)

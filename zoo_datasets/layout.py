@@ -117,6 +117,13 @@ class WeightLayout:
             for spec in self.tensors
         }
 
+    def with_buffers(self, parameters: Tensor, value: float) -> Tensor:
+        """Parameters [..., P] in the places that they have in the flat vector, [..., D], and `value` elsewhere."""
+        wide = parameters.new_full((*parameters.shape[:-1], self.size), value)
+        places = torch.cat([torch.full((spec.size,), spec.kind == "parameter") for spec in self.tensors])
+        wide[..., places.to(parameters.device)] = parameters
+        return wide
+
     def to_json(self) -> str:
         """The layout as a JSON text; `from_json` reads it back."""
         return json.dumps([[s.name, list(s.shape), s.dtype, s.kind, s.offset] for s in self.tensors])

@@ -1,12 +1,14 @@
 """The on-disk format of a trained population: the only seam between training and builders.
 
     runs/mnist_cnn_s/
-      zoo.json                       spec, growth, limits, images, layout, engine, versions
+      zoo.json                       spec, growth, limits, images, layout, engine, versions; of twins their parents
+      members.json                   of twins only: all members, each with its parent
       cohort-0000/
         members.json                 ids, hyperparameters, seeds
-        epoch-0000.safetensors       every tensor stacked over the members: [K, …]
+        epoch-0000.safetensors       every tensor stacked over the members: [K, …]; of twins by variational dropout
+                                     the weights that act, and `log_sigma2` [K, D], −∞ where a weight has no noise
         metrics.parquet              one row a member and finished epoch
-        resume.safetensors           optimizer state after the last finished epoch
+        resume.safetensors           state of training after the last finished epoch
 
 Per epoch the three files are written in that order, each atomically: an epoch is finished for a reader
 when it stands in the metrics, and for training when it stands in the resume file. Nothing in a run
@@ -36,18 +38,21 @@ from torch import Tensor
 from zoo_datasets.errors import CohortInUseError, LayoutError, RunError, StorageError
 from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
 from zoo_datasets.layout import WeightLayout
-from zoo_datasets.specs import Limits, Member, ZooSpec
+from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
 from zoo_datasets.zoos import zoo_from_dict
 
 _T = TypeVar("_T")
 
 FORMAT = 1
 MANIFEST = "zoo.json"
+MEMBERS = "members.json"
+SPARSITY = "sparsity"
+LOG_SIGMA2 = "log_sigma2"
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
     + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
-    + [pa.field("diverged", pa.bool_(), nullable=False)]
+    + [pa.field("diverged", pa.bool_(), nullable=False), pa.field(SPARSITY, pa.float32())]
 )
 
 
@@ -77,6 +82,14 @@ class ImagesRecord:
     test: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParentsRecord:
+    """What twins were made from: a zoo's models at one epoch."""
+
+    zoo: str
+    epoch: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
     """The content of zoo.json."""
@@ -88,10 +101,12 @@ class RunManifest:
     layout: WeightLayout
     engine: str
     versions: Mapping[str, str]
+    parents: ParentsRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
+        parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
+        return parents | {
             "format": FORMAT,
             "zoo": self.zoo.to_dict(),
             "growth": [dataclasses.asdict(step) for step in self.growth],
@@ -122,6 +137,7 @@ class RunManifest:
                 layout=WeightLayout.from_json(json.dumps(value["layout"])),
                 engine=value["engine"],
                 versions=value["versions"],
+                parents=ParentsRecord(**value["parents"]) if "parents" in value else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{origin}: not a valid run description: {error}") from error
@@ -159,6 +175,25 @@ class Run:
         """Write zoo.json."""
         write_json(self.path / MANIFEST, self.manifest.to_dict())
 
+    def save_twins(self, members: Sequence[Member]) -> None:
+        """Write zoo.json, and before it the list of members, which a twin's spec does not tell."""
+        write_json(self.path / MEMBERS, [member.to_dict() for member in members])
+        self.save()
+
+    @cached_property
+    def members(self) -> list[Member]:
+        """The members that the run was asked for, in their fixed order.
+
+        Raises:
+            RunError: where those of twins cannot be read.
+        """
+        if self.manifest.parents is None:
+            return members_of(self.manifest.zoo, self.manifest.limits, self.models)
+        members = _read_members(self.path / MEMBERS)
+        if len(members) < self.models:
+            raise RunError(f"{self.path / MEMBERS} lists {len(members)} members, expected {self.models}")
+        return members[: self.models]
+
     @property
     def epochs(self) -> int:
         """The last epoch that the run was asked for."""
@@ -175,7 +210,7 @@ class Run:
 
     def cohorts(self) -> list[Cohort]:
         """All cohorts that were begun, in order."""
-        folders = sorted(path for path in self.path.glob("cohort-*") if (path / "members.json").is_file())
+        folders = sorted(path for path in self.path.glob("cohort-*") if (path / MEMBERS).is_file())
         return [Cohort(path, self.manifest.layout) for path in folders]
 
 
@@ -193,11 +228,7 @@ class Cohort:
         Raises:
             RunError: where members.json is missing or broken.
         """
-        file = self.path / "members.json"
-        try:
-            return [Member.from_dict(entry) for entry in json.loads(file.read_text())]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{file} could not be read: {error}") from error
+        return _read_members(self.path / MEMBERS)
 
     def begin(self, members: Sequence[Member]) -> None:
         """Write members.json, or check that it lists these very members.
@@ -205,7 +236,7 @@ class Cohort:
         Raises:
             RunError: where the folder belongs to other members.
         """
-        file = self.path / "members.json"
+        file = self.path / MEMBERS
         if file.is_file():
             if self.members != list(members):
                 raise RunError(f"{file} lists other members than planned; this folder belongs to another run")
@@ -254,7 +285,10 @@ class Cohort:
         if not file.is_file():
             return METRICS_SCHEMA.empty_table()
         try:
-            return pq.read_table(file).cast(METRICS_SCHEMA)
+            table = pq.read_table(file)
+            if SPARSITY not in table.column_names:
+                table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
+            return table.cast(METRICS_SCHEMA)
         except (pa.ArrowException, ValueError) as error:
             raise RunError(f"{file} could not be read: {error}") from error
 
@@ -292,6 +326,18 @@ class Cohort:
         if weights.shape[0] != len(self.members):
             raise RunError(f"{self.epoch_file(epoch)}: {weights.shape[0]} models found, {len(self.members)} expected")
         return weights
+
+    def log_sigma2(self, epoch: int) -> Tensor | None:
+        """log σ² of all members at an epoch, float32 [K, D]; None in runs that have none.
+
+        Raises:
+            RunError: where the file is missing, broken or of another layout.
+        """
+        found = self.tensors(epoch).get(LOG_SIGMA2)
+        if found is not None and found.shape != (len(self.members), self.layout.size):
+            expected = [len(self.members), self.layout.size]
+            raise RunError(f"{self.epoch_file(epoch)}: {LOG_SIGMA2} {list(found.shape)} found, {expected} expected")
+        return found
 
     def write_epoch(self, epoch: int, tensors: Mapping[str, Tensor], metrics: pa.Table) -> None:
         """Write the tensors [K, …] of an epoch, then the metrics with its rows added.
@@ -339,6 +385,13 @@ class Cohort:
                 return read(int((opened.metadata() or {})["epoch"]), opened)
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
+
+
+def _read_members(file: Path) -> list[Member]:
+    try:
+        return [Member.from_dict(entry) for entry in json.loads(file.read_text())]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{file} could not be read: {error}") from error
 
 
 def metrics_table(

@@ -18,7 +18,8 @@ Init = Literal["uniform", "normal", "kaiming_uniform", "kaiming_normal"]
 Optimizer = Literal["adam", "sgd"]
 Scheduler = Literal["onecycle"]
 Augmentation = Literal["crop", "flip", "rotate"]
-Sparsifier = Literal["variational_dropout", "magnitude"]
+Sparsifier = str  # a name of the table in zoo_datasets.training.sparsifiers
+Scope = Literal["global", "layer"]
 SeedKind = Literal["range", "random"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
@@ -110,8 +111,8 @@ class ZooSpec:
             [0, 1,000,000) with `entropy`.
         doi: where the published zoo lies, if it is on Zenodo.
         published: whether this is one of the 27 zoos of the paper.
-        parent, sparsifier, amount: set for twins: the dense zoo, how it is made sparse, and the share
-            of weights that magnitude pruning removes.
+        parent, sparsifier, amount, scope: set for twins: the dense zoo, how it is made sparse, and of pruning
+            the share of weights that it removes, counted over the whole network or in each layer.
     """
 
     name: str
@@ -136,6 +137,7 @@ class ZooSpec:
     parent: str | None = None
     sparsifier: Sparsifier | None = None
     amount: float | None = None
+    scope: Scope | None = None
 
     def __post_init__(self) -> None:
         problems = [message for field, bad, message in self._checks() if bad for message in [f"{field}: {message}"]]
@@ -150,6 +152,7 @@ class ZooSpec:
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),
             ("momentum", not 0 <= self.momentum < 1, f"expected [0, 1), found {self.momentum}"),
             ("entropy", self.entropy < 0, f"expected at least 0, found {self.entropy}"),
+            ("amount", not 0 < (self.amount or 0.5) < 1, f"expected between 0 and 1, found {self.amount}"),
         ]
         for axis in GRID_FIELDS:
             values = getattr(self, axis)
@@ -206,21 +209,27 @@ class ZooSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One model of a zoo before any training: its id, seed and hyperparameters."""
+    """One model of a zoo before any training: its id, seed and hyperparameters; of a twin also its parent's id."""
 
     model_id: str
     seed: int
     hyperparameters: HyperParameters
+    parent_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values, nested as here."""
-        return dataclasses.asdict(self)
+        """All fields as JSON values, nested as here; a dense model has no parent's."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Member:
         """The inverse of `to_dict`."""
         hyperparameters = HyperParameters(**value["hyperparameters"])
-        return cls(model_id=value["model_id"], seed=value["seed"], hyperparameters=hyperparameters)
+        return cls(
+            model_id=value["model_id"],
+            seed=value["seed"],
+            hyperparameters=hyperparameters,
+            parent_id=value.get("parent_id"),
+        )
 
 
 def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = None) -> list[Member]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.specs import GRID_FIELDS, Sparsifier, ZooSpec
+from zoo_datasets.specs import GRID_FIELDS, Scope, Sparsifier, ZooSpec
 
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
 MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
@@ -99,26 +99,43 @@ if len(ZOOS) != len(DENSE_ZOOS):
 _TWIN_NAME = re.compile(r"(?P<parent>.+)_(?:sparse|magnitude(?P<percent>[1-9]\d?))")
 
 
-def twin_of(parent: ZooSpec, percent: int | None = None) -> ZooSpec:
-    """The sparsified twin of a dense zoo: by variational dropout, or by magnitude pruning of `percent` %."""
-    sparsifier: Sparsifier = "variational_dropout" if percent is None else "magnitude"
+def twin_of(
+    parent: ZooSpec,
+    sparsifier: Sparsifier = "variational_dropout",
+    *,
+    epochs: int | None = None,
+    amount: float | None = None,
+    scope: Scope | None = None,
+) -> ZooSpec:
+    """The sparsified twin of a dense zoo; by pruning of a share of the weights where there is an `amount`.
+
+    Its learning rate is constant: the parent's schedule ended with the parent's training.
+    """
+    suffix = "sparse" if sparsifier == "variational_dropout" else sparsifier
+    suffix += "" if amount is None else f"{round(100 * amount, 6):g}"
+    suffix += "_layer" if scope == "layer" else ""
     return dataclasses.replace(
         parent,
-        name=f"{parent.name}_sparse" if percent is None else f"{parent.name}_magnitude{percent}",
-        epochs=TWIN_EPOCHS[sparsifier],
+        name=f"{parent.name}_{suffix}",
+        epochs=epochs or TWIN_EPOCHS[sparsifier],
         parent=parent.name,
         sparsifier=sparsifier,
-        amount=None if percent is None else percent / 100,
+        amount=amount,
+        scope=scope,
         scheduler=None,
         doi=None,
         published=False,
     )
 
 
+def _magnitude_twin(parent: ZooSpec, percent: int) -> ZooSpec:
+    return twin_of(parent, "magnitude", amount=percent / 100, scope="global")
+
+
 def twins_of(zoo: ZooSpec) -> list[ZooSpec]:
     """The twins that are listed beside a dense zoo; magnitude-pruned ones exist for EuroSAT only."""
     percents = MAGNITUDE_PERCENTS if zoo.images == "eurosat" else ()
-    return [twin_of(zoo), *(twin_of(zoo, percent) for percent in percents)]
+    return [twin_of(zoo), *(_magnitude_twin(zoo, percent) for percent in percents)]
 
 
 def list_zoos() -> list[ZooSpec]:
@@ -136,7 +153,8 @@ def get_zoo(name: str) -> ZooSpec:
         return ZOOS[name]
     twin = _TWIN_NAME.fullmatch(name)
     if twin and twin["parent"] in ZOOS:
-        return twin_of(ZOOS[twin["parent"]], int(twin["percent"]) if twin["percent"] else None)
+        parent = ZOOS[twin["parent"]]
+        return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
     known = [spec.name for zoo in DENSE_ZOOS for spec in (zoo, *twins_of(zoo))]
     raise UnknownNameError("zoo", name, known, "`zoo list` shows all; a .yaml file describes a zoo of your own")
 

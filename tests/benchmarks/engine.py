@@ -26,6 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from plain import variational
+
 from zoo_datasets.architectures import ACTIVATIONS, Network, build_layout, get_architecture
 from zoo_datasets.images import ImageData, Split, get_image_spec
 from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of, native
@@ -35,6 +38,7 @@ from zoo_datasets.training.cohort_trainer import STEPS_AT_ONCE
 BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
 NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}
 # Samples per second on one core, as a multiple of the plain loop's.
+SPARSIFY_TARGET, KL_WEIGHT = 8.0, 0.01
 TRAIN_TARGETS = {"cnn_s": 12.0, "cnn_l": 4.0}
 EVALUATION_TARGET, TORCH_TARGET, CORES_TARGET = 6.0, 1.8, 1.8
 
@@ -67,10 +71,12 @@ class Case:
     activation: str = "tanh"
     optimizer: str = "adam"
     dropout: float = 0.0
+    variational: bool = False
 
     @property
     def settings(self) -> str:
-        return f"{self.activation}, {self.optimizer}, dropout {self.dropout:g}"
+        kind = "variational" if self.variational else f"dropout {self.dropout:g}"
+        return f"{self.activation}, {self.optimizer}, {kind}"
 
 
 def images_of(network: str) -> ImageData:
@@ -95,6 +101,7 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     """Training and evaluating one module, its images already normalised in memory."""
     channels = data.train.images.shape[1]
     module = Network(get_architecture(case.network).layers(channels, 10), case.activation, case.dropout)
+    noisy = variational(module) if case.variational else []
     optimizer = (
         torch.optim.Adam(module.parameters(), 1e-4)
         if case.optimizer == "adam"
@@ -108,7 +115,10 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     def step() -> int:
         index = next(batches)
         optimizer.zero_grad()
-        functional.cross_entropy(module(images[index]), labels[index]).backward()
+        loss = functional.cross_entropy(module(images[index]), labels[index])
+        for layer in noisy:
+            loss = loss + KL_WEIGHT * layer.divergence()
+        loss.backward()
         optimizer.step()
         return BATCH
 
@@ -145,10 +155,12 @@ class Population:
             rates = torch.full((len(seeds),), case.dropout, dtype=torch.float64)
             recipe = BlockRecipe(
                 layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=BATCH,
-                augmentation=(), seeds=seeds, dropout=rates,
+                augmentation=(), seeds=seeds, dropout=rates, variational=case.variational,
             )  # fmt: skip
+            state = {"log_sigma2": torch.full((len(seeds), size), -10.0)} if case.variational else None
             self._blocks.append(make(recipe, data))
-            self._blocks[-1].load(torch.randn(len(seeds), size, generator=generator) * 0.1)
+            self._blocks[-1].load(torch.randn(len(seeds), size, generator=generator) * 0.1, state)
+        self._kl_weight = KL_WEIGHT if case.variational else 0.0
         self._orders = [block.order(1, IMAGES) for block in self._blocks]
         self._at = [0] * len(self._blocks)
 
@@ -182,7 +194,12 @@ class Population:
             for step in range(self._steps)
         ]  # fmt: skip
         tally = block.train(
-            self._data.train, self._orders[number], epoch=1, first_step=self._at[number], settings=settings
+            self._data.train,
+            self._orders[number],
+            epoch=1,
+            first_step=self._at[number],
+            settings=settings,
+            kl_weight=self._kl_weight,
         )
         return tally.images * members
 
@@ -214,6 +231,18 @@ def training_results(members: int, seconds: float) -> Iterator[Result]:
             engine=engine,
             target=target,
         )
+
+
+def sparsify_results(members: int, seconds: float) -> Iterator[Result]:
+    for network, optimizer in itertools.product(NETWORKS, ("adam", "sgd")):
+        case = Case(network=network, optimizer=optimizer, variational=True)
+        data = images_of(network)
+        population = Population(case, data, members, "native")
+        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
+        yield Result(
+            what="sparsify, 1 thread", network=network, settings=case.settings, baseline=baseline, engine=engine,
+            target=SPARSIFY_TARGET if network == "cnn_s" else TRAIN_TARGETS[network],
+        )  # fmt: skip
 
 
 def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
@@ -318,7 +347,7 @@ def main() -> int:
     console.print(facts)
     parts = [torch_results]
     if facts["lanes"] is not None:
-        parts = [training_results, evaluation_results, torch_results, cores_results]
+        parts = [training_results, sparsify_results, evaluation_results, torch_results, cores_results]
     results: list[Result] = []
     for part in parts:
         for result in part(arguments.members, arguments.seconds):

@@ -13,11 +13,16 @@ from torch.nn import functional
 from zoo_datasets.architectures import Layer, build_layout
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.stacked.augmentation import augment
-from zoo_datasets.stacked.network import Masks, StackedNetwork, lanes_of
+from zoo_datasets.stacked.network import VECTOR_LOOP, Masks, Noise, StackedNetwork, lanes_of
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
-from zoo_datasets.stacked.streams import dropout_masks, permutations
+from zoo_datasets.stacked.streams import dropout_masks, layer_noise, permutations
+from zoo_datasets.variational import acting, kl_divergence, log_alpha, noise_bounds
 
 EVALUATION_BATCH = 100
+# Of a block's state, besides the optimizer's: what a twin needs to go on.
+MASK = "mask"
+LOG_SIGMA2 = "log_sigma2"
+TRAINED = "weights"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +32,7 @@ class BlockRecipe:
     Attributes:
         seeds: int64 [K].
         dropout: rates, float64 [K].
+        variational: whether weights have noise that is trained with them (`zoo_datasets.variational`).
     """
 
     layers: tuple[Layer, ...]
@@ -36,6 +42,13 @@ class BlockRecipe:
     augmentation: tuple[str, ...]
     seeds: Tensor
     dropout: Tensor
+    variational: bool = False
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of the optimizer's state tensors; those of log σ² follow in a variational block."""
+        own = OPTIMIZERS[self.optimizer].state
+        return (*own, *(f"{LOG_SIGMA2}.{name}" for name in own)) if self.variational else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,14 @@ class Block(Protocol):
     def order(self, epoch: int, size: int) -> Tensor: ...
 
     def train(
-        self, split: Split, order: Tensor, *, epoch: int, first_step: int, settings: Sequence[StepSettings]
+        self,
+        split: Split,
+        order: Tensor,
+        *,
+        epoch: int,
+        first_step: int,
+        settings: Sequence[StepSettings],
+        kl_weight: float = 0.0,
     ) -> Tally: ...
 
     def evaluate(self, split: Split) -> Tally: ...
@@ -81,8 +101,11 @@ class Block(Protocol):
 class TorchBlock:
     """Up to so many members that train as one, in plain PyTorch on any device.
 
-    `load` sets the weights and the optimizer state, `train` takes optimizer steps, `evaluate` measures,
-    `store` gives weights and optimizer state back. All in float32 unless `dtype` says otherwise.
+    `load` sets the weights and the state, `train` takes optimizer steps, `evaluate` measures, `store` gives
+    weights and state back. All in float32 unless `dtype` says otherwise. The state is the optimizer's, and of
+    twins: `mask` [K, P], 0 where a weight is held at zero; or of a variational block `log_sigma2` [K, P], −∞ where
+    a weight has no noise, and after the first step `weights` [K, P], those that are trained, while those stored
+    and evaluated are the ones that act.
     """
 
     def __init__(
@@ -105,71 +128,99 @@ class TorchBlock:
         self._network = StackedNetwork(recipe.layers, recipe.activation)
         self._optimizer = OPTIMIZERS[recipe.optimizer]
         self._has_dropout = bool((recipe.dropout > 0).any())
+        self._bounds = self._bound_of_each().to(self._device, dtype)
         self._parameters = torch.empty(0)
         self._buffers: dict[str, Tensor] = {}
         self._state: State = {}
 
     def load(self, weights: Tensor, state: State | None = None) -> None:
-        """Take over weights [K, D] and the optimizer state, each [K, P]; None is that before any step."""
+        """Take over weights [K, D] and the state, each [K, P]; without the optimizer's, it is that before any step."""
         weights = weights[self._lanes].to(self._device, self._dtype)
         named = self._layout.unflatten(weights)
         self._parameters = torch.cat(
             [named[spec.name].flatten(1) for spec in self._layout.tensors if spec.kind == "parameter"], dim=1
         )
         self._buffers = {spec.name: named[spec.name].clone() for spec in self._layout.tensors if spec.kind == "buffer"}
-        if state is None:
-            self._state = self._optimizer.fresh(self._parameters)
-        else:
-            self._state = {
-                name: state[name][self._lanes].to(self._device, self._dtype) for name in self._optimizer.state
-            }
+        self._state = {
+            name: tensor[self._lanes].to(self._device, self._dtype) for name, tensor in (state or {}).items()
+        }
+        self._parameters = self._state.pop(TRAINED, self._parameters)
+        if not self._state.keys() & set(self.recipe.state):
+            self._state |= {name: torch.zeros_like(self._parameters) for name in self.recipe.state}
 
     def store(self) -> tuple[Tensor, State]:
-        """Weights [K, D] and optimizer state [K, P], on the CPU."""
-        tensors = self._tensors()
+        """Weights [K, D], those that act, and the state [K, P], on the CPU."""
+        tensors = self._tensors(self._acting())
         weights = torch.cat([tensors[spec.name].flatten(1) for spec in self._layout.tensors], dim=1)
-        state = {name: tensor[: self._members].cpu().clone() for name, tensor in self._state.items()}
-        return weights[: self._members].cpu(), state
+        state = self._state | ({TRAINED: self._parameters} if self.recipe.variational else {})
+        return weights[: self._members].cpu(), {
+            name: tensor[: self._members].cpu().clone() for name, tensor in state.items()
+        }
 
     def order(self, epoch: int, size: int) -> Tensor:
         """The order of `size` images in an epoch: int64 [lanes, size]."""
         return permutations(self._seeds, epoch, size)
 
     def train(
-        self, split: Split, order: Tensor, *, epoch: int, first_step: int, settings: Sequence[StepSettings]
+        self,
+        split: Split,
+        order: Tensor,
+        *,
+        epoch: int,
+        first_step: int,
+        settings: Sequence[StepSettings],
+        kl_weight: float = 0.0,
     ) -> Tally:
-        """Take `len(settings)` steps from step `first_step` of an epoch; gives the running train metrics."""
+        """Take `len(settings)` steps from step `first_step` of an epoch; gives the running train metrics.
+
+        Args:
+            kl_weight: share of the divergence in a variational block's loss; the metrics are without it.
+        """
         size = self.recipe.batch_size
         tally = Tally(self._zeros(torch.float64), self._zeros(torch.int64), 0)
         for offset, step_settings in enumerate(settings):
             step = first_step + offset
             index = order[:, step * size : (step + 1) * size]
-            loss, correct, gradients = self.gradients(split, index, epoch=epoch, step=step)
-            self._optimizer.update(self._parameters, gradients, self._state, self._widen(step_settings))
+            loss, correct, gradients = self.gradients(split, index, epoch=epoch, step=step, kl_weight=kl_weight)
+            self._update(gradients, self._widen(step_settings))
             tally += Tally(loss.to(torch.float64) * index.shape[1], correct, index.shape[1])
         return self._members_of(tally)
 
-    def gradients(self, split: Split, index: Tensor, *, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass: mean cross-entropy [lanes], correct predictions [lanes], gradients [lanes, P]."""
+    def gradients(
+        self, split: Split, index: Tensor, *, epoch: int, step: int, kl_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass: mean cross-entropy [lanes], correct predictions [lanes], gradients [lanes, P].
+
+        In a variational block the gradients of log σ² follow those of the weights: [lanes, 2 P].
+        """
         pixels = split.images[index]
         if self.recipe.augmentation:
             pixels = augment(pixels, self.recipe.augmentation, self._seeds, epoch=epoch, step=step)
         images = self._data.normalise(pixels, self._dtype)
         labels = split.labels[index]
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._parameter_views().items()}
+        leaves = [self._parameters.detach().requires_grad_()]
+        if self.recipe.variational:
+            leaves.append(self._state[LOG_SIGMA2].detach().requires_grad_())
         with torch.enable_grad():
-            logits = self._network(leaves | self._buffers, images, training=True, masks=self._masks(epoch, step))
+            alpha = self._log_alpha(*leaves) if self.recipe.variational else None
+            noise = None if alpha is None else self._noise(leaves[0], alpha, epoch, step)
+            logits = self._network(
+                self._tensors(leaves[0]), images, training=True, masks=self._masks(epoch, step), noise=noise
+            )
             losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
             loss = losses.view(labels.shape).mean(dim=1)
-        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
+            total = loss.sum()
+            if alpha is not None and kl_weight:
+                total = total + kl_weight * torch.where(self._bounds > 0, kl_divergence(alpha), 0.0).sum()
+        gradients = torch.autograd.grad(total, leaves)
         correct = (logits.argmax(dim=2) == labels).sum(dim=1)
-        return loss.detach(), correct, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return loss.detach(), correct, torch.cat(gradients, dim=1)
 
     @torch.no_grad()
     def evaluate(self, split: Split, batch_size: int = EVALUATION_BATCH) -> Tally:
         """Loss and accuracy on all images of a split, without dropout, with BatchNorm's running statistics."""
         tally = Tally(self._zeros(torch.float64), self._zeros(torch.int64), 0)
-        tensors = self._tensors()
+        tensors = self._tensors(self._acting())
         for start in range(0, len(split.labels), batch_size):
             images = self._data.normalise(split.images[start : start + batch_size], self._dtype)
             labels = split.labels[start : start + batch_size].expand(len(self._lanes), -1)
@@ -179,18 +230,62 @@ class TorchBlock:
             tally += Tally(losses.view(labels.shape).to(torch.float64).sum(dim=1), correct, labels.shape[1])
         return self._members_of(tally)
 
-    def _parameter_views(self) -> dict[str, Tensor]:
+    def _bound_of_each(self) -> Tensor:
+        """The bound of each parameter's log α, [P]; 0 where it has no noise."""
+        bounds = noise_bounds(self.recipe.layers)
+        return torch.cat(
+            [
+                torch.full((spec.size,), bounds.get(spec.name, 0.0))
+                for spec in self._layout.tensors
+                if spec.kind == "parameter"
+            ]
+        )
+
+    def _update(self, gradients: Tensor, settings: StepSettings) -> None:
+        """One optimizer step; a held weight is zero, and so is its decay: without a gradient it stays."""
+        own = OPTIMIZERS[self.recipe.optimizer].state
+        weights, *noise = gradients.chunk(2, dim=1) if self.recipe.variational else (gradients,)
+        if MASK in self._state:
+            weights = weights * self._state[MASK]
+        self._optimizer.update(self._parameters, weights, {name: self._state[name] for name in own}, settings)
+        if noise:
+            state = {name: self._state[f"{LOG_SIGMA2}.{name}"] for name in own}
+            free = torch.isfinite(self._state[LOG_SIGMA2])
+            log_sigma2 = torch.where(free, self._state[LOG_SIGMA2], 0.0)
+            self._optimizer.update(log_sigma2, noise[0], state, settings)
+            self._state[LOG_SIGMA2] = torch.where(free, log_sigma2, self._state[LOG_SIGMA2])
+
+    def _acting(self) -> Tensor:
+        return acting(self._parameters, self._state[LOG_SIGMA2]) if self.recipe.variational else self._parameters
+
+    def _log_alpha(self, weights: Tensor, log_sigma2: Tensor) -> Tensor:
+        # Rows that fill the vectors: what is left over at the end of a tensor takes code with another rounding.
+        surplus = -weights.shape[1] % VECTOR_LOOP
+        wide, noise = (functional.pad(tensor, (0, surplus), value=1.0) for tensor in (weights, log_sigma2))
+        return log_alpha(wide, noise, functional.pad(self._bounds, (0, surplus)))[:, : weights.shape[1]]
+
+    def _noise(self, weights: Tensor, alpha: Tensor, epoch: int, step: int) -> Noise:
+        named = self._views(torch.exp(alpha) * weights * weights)
+
+        def draw(layer: int, batch: int, units: int) -> Tensor:
+            return layer_noise(
+                self._seeds, epoch=epoch, step=step, layer=layer, batch=batch, units=units, dtype=self._dtype
+            )
+
+        return Noise({name: named[name] for name in noise_bounds(self.recipe.layers)}, draw)
+
+    def _views(self, parameters: Tensor) -> dict[str, Tensor]:
         views = {}
         start = 0
         for spec in self._layout.tensors:
             if spec.kind == "parameter":
-                part = self._parameters[:, start : start + spec.size]
+                part = parameters[:, start : start + spec.size]
                 views[spec.name] = part.reshape(len(self._lanes), *spec.shape)
                 start += spec.size
         return views
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return self._parameter_views() | self._buffers
+    def _tensors(self, parameters: Tensor) -> dict[str, Tensor]:
+        return self._views(parameters) | self._buffers
 
     def _masks(self, epoch: int, step: int) -> Masks | None:
         if not self._has_dropout:

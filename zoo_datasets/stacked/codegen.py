@@ -7,10 +7,11 @@ the dropout that follow it. A linear layer is a convolution of a 1 × 1 image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from zoo_datasets.architectures import Activate, Conv, Dropout, Flatten, Layer, Linear, MaxPool
 from zoo_datasets.errors import NativeError
+from zoo_datasets.variational import CONV_BOUND, EPSILON, K1, K2, K3, LINEAR_BOUND
 
 # The gradient before pooling of this many vectors is made at a time: half of a first-level cache.
 _STRIP_VECTORS = 384
@@ -167,8 +168,21 @@ def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int,
         "PARAMETERS": chain[-1].bias + chain[-1].outputs, "STRIP": strip,
     }  # fmt: skip
     lines = [f"#define {name} {value}" for name, value in sizes.items()]
-    lines.append("#define STAGES(S) \\")
-    for number, (stage, block) in enumerate(zip(chain, blocks, strict=True)):
-        fields = ", ".join(f".{name} = {value}" for name, value in (asdict(stage) | asdict(block)).items())
-        lines.append(f"  S(stage{number}, {fields}) \\")
-    return "\n".join([*lines, "", ""])
+    return "\n".join([*lines, _table("STAGES", "stage", chain, registers), "", ""])
+
+
+def variational_defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], registers: int) -> str:
+    """What native_variational.c needs besides: its constants, and the stages without their pooling."""
+    constants = {"K1": K1, "K2": K2, "K3": K3, "EPSILON": EPSILON, "CONV_BOUND": CONV_BOUND}
+    lines = [f"#define {name} {value}f" for name, value in (constants | {"LINEAR_BOUND": LINEAR_BOUND}).items()]
+    flat = [replace(stage, pool=1) for stage in stages(layers, in_shape)]
+    return "\n".join([*lines, _table("FLAT_STAGES", "flat", flat, registers), "", ""])
+
+
+def _table(macro: str, name: str, chain: Sequence[Stage], registers: int) -> str:
+    """A macro that calls its argument with the name and the fields of each stage."""
+    lines = [f"#define {macro}(S) \\"]
+    for number, stage in enumerate(chain):
+        values = asdict(stage) | asdict(choose_blocks(stage, registers))
+        lines.append(f"  S({name}{number}, {', '.join(f'.{field} = {value}' for field, value in values.items())}) \\")
+    return "\n".join([*lines, ""])

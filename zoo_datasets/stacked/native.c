@@ -5,7 +5,8 @@
  * sample by sample, forward and backward, because the activations of one sample fit the second-level cache.
  *
  * Compiled as one text: the definitions that zoo_datasets/stacked/codegen.py writes, native_layers.c (the
- * layers, forward and backward), native_math.c (elementary functions, random numbers), then this file.
+ * layers, forward and backward), native_math.c (elementary functions, random numbers), this file, and for
+ * variational dropout native_variational.c.
  */
 
 /* ---- one sample --------------------------------------------------------------------------------------- */
@@ -31,6 +32,9 @@ typedef struct {
   double *loss;                                  /* [LANES], added to */
   int64_t *correct;                              /* [LANES], added to */
   int32_t epoch, activation, optimizer, dropout; /* dropout: whether any lane drops */
+  const v *mask;                                 /* [PARAMETERS], or null: weights whose mask is 0 are held */
+  v *log_sigma2, *log_sigma2_first, *log_sigma2_second; /* [PARAMETERS], of native_variational.c */
+  double kl_weight;                              /* the divergence's share of the loss */
 } Job;
 
 static char *carve(char **at, int64_t bytes) {
@@ -102,15 +106,20 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
   }
 }
 
+/* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
+static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
+  if (s->activate) activate(job->activation, y, d, units(s));
+  else if (s->dropout >= 0)
+    for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
+  if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
+}
+
 static void forward_sample(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample) {
   const v *x = w->input;
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
     LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i]);
-    if (s->activate) activate(job->activation, w->output[i], w->slope[i], units(s));
-    else if (s->dropout >= 0)
-      for (int u = 0; u < units(s); u++) w->slope[i][u] = splat(1.f);
-    if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, w->output[i], w->slope[i], units(s));
+    finish(job, s, w->output[i], w->slope[i], training, step, sample);
     x = w->output[i];
   }
 }
@@ -154,7 +163,12 @@ static void backward_sample(const Job *job, const Workspace *w) {
 
 /* ---- optimizers: torch.optim.Adam (L2 weight decay) and torch.optim.SGD ------------------------------- */
 
-static void adam(const Job *job, const v *gradients, int64_t i) {
+typedef struct {
+  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  const v *gradients;
+} Group;
+
+static void adam(const Job *job, Group group, int64_t i) {
   const int64_t count = job->steps_before + i + 1;
   const double *lr = job->lr + i * LANES;
   const float first_weight = (float)(1 - 0.9), second_weight = (float)(1 - 0.999);
@@ -163,27 +177,34 @@ static void adam(const Job *job, const v *gradients, int64_t i) {
   v step;
   for (int l = 0; l < LANES; l++) step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
   for (int k = 0; k < PARAMETERS; k++) {
-    v p = job->parameters[k], m = job->first[k], u = job->second[k];
-    v g = gradients[k] + decay * p;
+    v p = group.parameters[k], m = group.first[k], u = group.second[k];
+    v g = group.gradients[k] + decay * p;
     m += (g - m) * first_weight;
     u = u * 0.999f + g * g * second_weight;
-    job->parameters[k] = p - step * m / (sqrt_v(u) * scale + 1e-8f);
-    job->first[k] = m;
-    job->second[k] = u;
+    group.parameters[k] = p - step * m / (sqrt_v(u) * scale + 1e-8f);
+    group.first[k] = m;
+    group.second[k] = u;
   }
 }
 
-static void sgd(const Job *job, const v *gradients, int64_t i) {
+static void sgd(const Job *job, Group group, int64_t i) {
   const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i];
   const double *lr = job->lr + i * LANES;
   v step;
   for (int l = 0; l < LANES; l++) step[l] = (float)lr[l];
   for (int k = 0; k < PARAMETERS; k++) {
-    v p = job->parameters[k];
-    v buffer = job->first[k] * keep + (gradients[k] + decay * p);
-    job->parameters[k] = p - step * buffer;
-    job->first[k] = buffer;
+    v p = group.parameters[k];
+    v buffer = group.first[k] * keep + (group.gradients[k] + decay * p);
+    group.parameters[k] = p - step * buffer;
+    group.first[k] = buffer;
   }
+}
+
+/* One step; with GRADIENTS_ONLY the gradients are copied to `first`. */
+static void optimize(const Job *job, Group group, int64_t i) {
+  if (job->optimizer == ADAM) adam(job, group, i);
+  else if (job->optimizer == SGD) sgd(job, group, i);
+  else memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
 }
 
 /* ---- entry points ------------------------------------------------------------------------------------- */
@@ -210,9 +231,10 @@ void zoo_train(const Job *job) {
       cross_entropy(job, w.output[DEPTH - 1], labels, w.gradient[DEPTH - 1], images);
       backward_sample(job, &w);
     }
-    if (job->optimizer == ADAM) adam(job, w.gradients, i);
-    else if (job->optimizer == SGD) sgd(job, w.gradients, i);
-    else memcpy(job->first, w.gradients, sizeof(v) * PARAMETERS);
+    /* A held weight is zero, and so is its decay: without a gradient it stays. */
+    if (job->mask)
+      for (int k = 0; k < PARAMETERS; k++) w.gradients[k] *= job->mask[k];
+    optimize(job, (Group){job->parameters, job->first, job->second, w.gradients}, i);
   }
 }
 

@@ -10,27 +10,29 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import Layer, Linear
+from zoo_datasets.architectures import Layer, Linear, build_layout
 from zoo_datasets.errors import NativeError
 from zoo_datasets.images import ImageData, Split
-from zoo_datasets.stacked.block import BlockRecipe, Tally
-from zoo_datasets.stacked.codegen import defines, stages
+from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED, BlockRecipe, Tally
+from zoo_datasets.stacked.codegen import defines, stages, variational_defines
 from zoo_datasets.stacked.compiler import Compiler, compile_library, find_compiler
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations
+from zoo_datasets.variational import acting, noise_bounds
 
 # Numbers of native.c.
 ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
 OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
 _GRADIENTS_ONLY: Final = 0
 _SOURCES: Final = ("native_layers.c", "native_math.c", "native.c")
+_VARIATIONAL: Final = "native_variational.c"
 _ALIGNMENT: Final = 64
 
 Shape = tuple[int, int, int]
@@ -46,6 +48,8 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("lr", "momentum", "weight_decay", "keys", "threshold", "scale")),
         *((name, ctypes.c_void_p) for name in ("loss", "correct")),
         *((name, ctypes.c_int32) for name in ("epoch", "activation", "optimizer", "dropout")),
+        *((name, ctypes.c_void_p) for name in ("mask", "log_sigma2", "log_sigma2_first", "log_sigma2_second")),
+        ("kl_weight", ctypes.c_double),
     ]
 
 
@@ -95,30 +99,38 @@ def instructions() -> str:
     return find_compiler().instructions
 
 
-def load_kernels(layers: Sequence[Layer], in_shape: Shape) -> ctypes.CDLL:
-    """The compiled kernels of a network for images [C, H, W].
+def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = False) -> ctypes.CDLL:
+    """The compiled kernels of a network for images [C, H, W]; those of variational dropout where asked for.
 
     Raises:
         NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
     """
     compiler = find_compiler()
-    return _load(kernel_source(layers, in_shape, compiler))
+    return _load(kernel_source(layers, in_shape, compiler, variational), variational)
 
 
-def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler) -> str:
+def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, variational: bool = False) -> str:
     """The whole C source for a network: its constants, then the files of kernels."""
-    files = [resources.files("zoo_datasets.stacked") / name for name in _SOURCES]
-    constants = defines(layers, in_shape, compiler.lanes, compiler.registers)
-    return "".join([constants, *(file.read_text(encoding="utf-8") for file in files)])
+
+    def text(name: str) -> str:
+        return (resources.files("zoo_datasets.stacked") / name).read_text(encoding="utf-8")
+
+    parts = [defines(layers, in_shape, compiler.lanes, compiler.registers), *map(text, _SOURCES)]
+    if variational:
+        parts += [variational_defines(layers, in_shape, compiler.registers), text(_VARIATIONAL)]
+    return "".join(parts)
 
 
 @functools.lru_cache(maxsize=64)
-def _load(source: str) -> ctypes.CDLL:
+def _load(source: str, variational: bool) -> ctypes.CDLL:
     library = compile_library(source)
     library.zoo_workspace_size.restype = ctypes.c_int64
     library.zoo_parameters.restype = ctypes.c_int64
     library.zoo_job_size.restype = ctypes.c_int64
     library.zoo_train.restype = library.zoo_evaluate.restype = None
+    if variational:
+        library.zoo_noise_size.restype = ctypes.c_int64
+        library.zoo_train_noisy.restype = None
     if library.zoo_job_size() != ctypes.sizeof(_Job):
         raise NativeError("the compiled kernels do not fit this version of the package; empty the cache of kernels")
     return library
@@ -127,8 +139,7 @@ def _load(source: str) -> ctypes.CDLL:
 class NativeBlock:
     """Up to `lanes()` members that train as one, by the native kernels on the CPU in float32.
 
-    `load` sets the weights and the optimizer state, `train` takes optimizer steps, `evaluate` measures,
-    `store` gives weights and optimizer state back. A member's numbers do not depend on its place in the
+    The methods and the state are `TorchBlock`'s. A member's numbers do not depend on its place in the
     block nor on the other members.
     """
 
@@ -151,8 +162,9 @@ class NativeBlock:
         self._members = len(recipe.seeds)
         if not 1 <= self._members <= self.lanes:
             raise NativeError(f"a block has {self._members} members, expected 1 to {self.lanes} on this machine")
-        self._kernels = load_kernels(recipe.layers, self.in_shape)
+        self._kernels = load_kernels(recipe.layers, self.in_shape, recipe.variational)
         self._parameters = self._kernels.zoo_parameters()
+        self._noisy = self._noisy_rows(recipe)
         # The last member fills the lanes that are left over; its copies are dropped again in `store`.
         self._lanes = torch.arange(self.lanes).clamp(max=self._members - 1)
         self._fixed = self._fixed_arrays(recipe, data)
@@ -167,34 +179,61 @@ class NativeBlock:
         keys = torch.stack((seeds & 0xFFFFFFFF, (seeds >> 32) & 0xFFFFFFFF))
         channels = self.in_shape[0]
         bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
+        size = self._kernels.zoo_workspace_size()
+        if recipe.variational:
+            size += self._kernels.zoo_noise_size()
         arrays = {
             "normalised": data.normalise(bytes_).view(256, channels).T.contiguous(),
             "keys": _as_words(keys),
             "threshold": _as_words(dropout_thresholds(rates)),
             "scale": (1.0 / (1.0 - rates)).to(torch.float32),
-            "workspace": torch.empty(self._kernels.zoo_workspace_size(), dtype=torch.uint8),
+            "workspace": torch.empty(size, dtype=torch.uint8),
         }
         return {name: _aligned(array) for name, array in arrays.items()}
 
+    def _noisy_rows(self, recipe: BlockRecipe) -> Tensor:
+        """Which parameters have noise: bool [P, 1]."""
+        bounds = noise_bounds(recipe.layers)
+        tensors = build_layout(recipe.layers).tensors
+        return torch.cat([torch.full((spec.size, 1), spec.name in bounds) for spec in tensors])
+
     def load(self, weights: Tensor, state: State | None = None) -> None:
-        """Take over weights [K, P] and the optimizer state, each [K, P]; None is that before any step."""
-        self._weights = self._inside(weights)
-        kind = OPTIMIZERS[self.recipe.optimizer]
-        if state is None:
-            self._state = {name: _aligned(torch.zeros_like(self._weights)) for name in kind.state}
-        else:
-            self._state = {name: self._inside(state[name]) for name in kind.state}
+        """Take over weights [K, P] and the state, each [K, P]; without the optimizer's, it is that before any step."""
+        self._state = {name: self._inside(tensor) for name, tensor in (state or {}).items()}
+        trained = self._state.pop(TRAINED, None)
+        self._weights = self._inside(weights) if trained is None else trained
+        if not self._state.keys() & set(self.recipe.state):
+            self._state |= {name: _aligned(torch.zeros_like(self._weights)) for name in self.recipe.state}
+        if self.recipe.variational:
+            # The kernels step all rows; where there is no noise, zero without a gradient stays zero.
+            self._state[LOG_SIGMA2] = _aligned(torch.where(self._noisy, self._state[LOG_SIGMA2], 0.0))
 
     def store(self) -> tuple[Tensor, State]:
-        """Weights [K, P] and optimizer state [K, P]."""
-        return self._outside(self._weights), {name: self._outside(tensor) for name, tensor in self._state.items()}
+        """Weights [K, P], those that act, and the state [K, P]."""
+        state = self._state
+        if self.recipe.variational:
+            state = state | {TRAINED: self._weights, LOG_SIGMA2: self._log_sigma2()}
+        return self._outside(self._acting()), {name: self._outside(tensor) for name, tensor in state.items()}
+
+    def _log_sigma2(self) -> Tensor:
+        return torch.where(self._noisy, self._state[LOG_SIGMA2], -torch.inf)
+
+    def _acting(self) -> Tensor:
+        return _aligned(acting(self._weights, self._log_sigma2())) if self.recipe.variational else self._weights
 
     def order(self, epoch: int, size: int) -> Tensor:
         """The order of `size` images in an epoch: int32 [K, size]."""
         return permutations(self.recipe.seeds, epoch, size).to(torch.int32)
 
     def train(
-        self, split: Split, order: Tensor, *, epoch: int, first_step: int, settings: Sequence[StepSettings]
+        self,
+        split: Split,
+        order: Tensor,
+        *,
+        epoch: int,
+        first_step: int,
+        settings: Sequence[StepSettings],
+        kl_weight: float = 0.0,
     ) -> Tally:
         """Take `len(settings)` steps from step `first_step` of an epoch; gives the running train metrics.
 
@@ -208,31 +247,50 @@ class NativeBlock:
                 f"{len(settings)} steps of {size} images from step {first_step} on, expected 1 or more that "
                 f"end within the order of {order.shape[1]} images"
             )
-        moments = tuple(self._state.values())
+        own = OPTIMIZERS[self.recipe.optimizer].state
         arrays = {
             "lr": self._per_step([step.lr for step in settings], torch.float64),
             "momentum": self._per_step([step.momentum for step in settings], torch.float32),
             "weight_decay": self._per_step([step.weight_decay for step in settings], torch.float32),
-            "first": moments[0],
-            "second": moments[-1],
+            "first": self._state[own[0]],
+            "second": self._state[own[-1]],
         }
-        numbers = {"epoch": epoch, "first_step": first_step, "steps": len(settings), "steps_before": settings[0].count}
-        numbers["optimizer"] = OPTIMIZER_NUMBERS[self.recipe.optimizer]
+        if MASK in self._state:
+            arrays["mask"] = self._state[MASK]
+        if self.recipe.variational:
+            arrays |= {
+                "log_sigma2_first": self._state[f"{LOG_SIGMA2}.{own[0]}"],
+                "log_sigma2_second": self._state[f"{LOG_SIGMA2}.{own[-1]}"],
+            }
+        numbers: dict[str, float] = {
+            "epoch": epoch,
+            "first_step": first_step,
+            "steps": len(settings),
+            "steps_before": settings[0].count,
+        }
+        numbers |= {"optimizer": OPTIMIZER_NUMBERS[self.recipe.optimizer], "kl_weight": kl_weight}
         return self._pass(split, used, arrays, numbers)
 
-    def gradients(self, split: Split, index: Tensor, *, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass on images int [K, B]: mean cross-entropy [K], correct predictions [K], gradients [K, P]."""
-        gradients = torch.zeros_like(self._weights)
-        numbers = {"epoch": epoch, "first_step": step, "steps": 1, "optimizer": _GRADIENTS_ONLY}
-        tally = self._pass(split, index, {"first": gradients}, numbers | {"batch_size": index.shape[1]})
-        return tally.mean_loss.to(torch.float32), tally.correct, self._outside(gradients)
+    def gradients(
+        self, split: Split, index: Tensor, *, epoch: int, step: int, kl_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass on images int [K, B]: mean cross-entropy [K], correct predictions [K], gradients [K, P].
+
+        In a variational block the gradients of log σ² follow those of the weights: [K, 2 P].
+        """
+        made = [torch.zeros_like(self._weights) for _ in range(1 + self.recipe.variational)]
+        numbers: dict[str, float] = {"epoch": epoch, "first_step": step, "steps": 1, "optimizer": _GRADIENTS_ONLY}
+        numbers |= {"batch_size": index.shape[1], "kl_weight": kl_weight}
+        tally = self._pass(split, index, dict(zip(("first", "second"), made, strict=False)), numbers)
+        gradients = torch.cat([self._outside(tensor) for tensor in made], dim=1)
+        return tally.mean_loss.to(torch.float32), tally.correct, gradients
 
     def evaluate(self, split: Split) -> Tally:
-        """Loss and accuracy on all images of a split, without dropout."""
+        """Loss and accuracy on all images of a split, without dropout and noise."""
         numbers = {"length": len(split.labels)}
-        return self._call(self._kernels.zoo_evaluate, split, {}, numbers, len(split.labels))
+        return self._call(self._kernels.zoo_evaluate, split, {"parameters": self._acting()}, numbers, len(split.labels))
 
-    def _pass(self, split: Split, used: Tensor, arrays: dict[str, Tensor], numbers: dict[str, int]) -> Tally:
+    def _pass(self, split: Split, used: Tensor, arrays: dict[str, Tensor], numbers: dict[str, float]) -> Tally:
         if len(used) != self._members:
             raise ValueError(f"an order for {len(used)} members, expected {self._members}")
         lowest, highest = (int(bound) for bound in torch.aminmax(used))
@@ -240,9 +298,15 @@ class NativeBlock:
             raise ValueError(f"the order names images {lowest} to {highest}, but there are {len(split.labels)}")
         order = used.to(torch.int32)[self._lanes].contiguous()
         numbers = {"length": order.shape[1], **numbers}
-        return self._call(self._kernels.zoo_train, split, arrays | {"order": order}, numbers, order.shape[1])
+        arrays = arrays | {"order": order, "parameters": self._weights}
+        entry = self._kernels.zoo_train
+        if self.recipe.variational:
+            entry, arrays = self._kernels.zoo_train_noisy, arrays | {"log_sigma2": self._state[LOG_SIGMA2]}
+        return self._call(entry, split, arrays, numbers, order.shape[1])
 
-    def _call(self, entry: Any, split: Split, arrays: dict[str, Tensor], numbers: dict[str, int], images: int) -> Tally:
+    def _call(
+        self, entry: Any, split: Split, arrays: dict[str, Tensor], numbers: Mapping[str, float], images: int
+    ) -> Tally:
         """Fill in a job, run it, and give what it added up."""
         if tuple(split.images.shape[1:]) != self.in_shape or split.images.dtype != torch.uint8:
             raise ValueError(
@@ -251,7 +315,6 @@ class NativeBlock:
         arrays = {
             **self._fixed,
             **arrays,
-            "parameters": self._weights,
             "images": split.images.contiguous(),
             "labels": split.labels.to(torch.int64).contiguous(),
             "loss": torch.zeros(self.lanes, dtype=torch.float64),

@@ -97,6 +97,54 @@ INLINE void activation(const int kind, v x, v *y, v *d) {
   }
 }
 
+/* Cephes' logf: m * 2^e with m in [sqrt(1/2), sqrt(2)); for normal positive x. `log1` is the logarithm of 1 + f. */
+INLINE v log1_v(v f, v e) {
+  v z = f * f, p = splat(7.0376836292e-2f);
+  p = p * f + -1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f + -1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f + -1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f + -2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  p = p * f * z + e * -2.12194440e-4f - z * 0.5f;
+  return f + p + e * 0.693359375f;
+}
+
+INLINE v log_v(v x) {
+  vi bits = (vi)x - 0x3F3504F3; /* sqrt(1/2) */
+  vi e = bits >> 23;
+  v m = (v)((vi)x - (e << 23));
+  return log1_v(m - 1.f, __builtin_convertvector(e, v));
+}
+
+/* cos and sin of 2 pi u, u in [0, 1]: Cephes' polynomials on an eighth of the circle to either side. */
+INLINE void turn_v(v u, v *cosine, v *sine) {
+  v shifted = u * 4.f + 12582912.f;
+  vi quarter = (vi)shifted - 0x4B400000;
+  v x = (u * 4.f - (shifted - 12582912.f)) * 1.57079633f, z = x * x;
+  v s = ((z * -1.9515295891e-4f + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z * x + x;
+  v c = ((z * 2.443315711809948e-5f + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - z * 0.5f + 1.f;
+  vi odd = -(quarter & 1), negative_cosine = ((quarter + 1) & 2) << 30, negative_sine = (quarter & 2) << 30;
+  *cosine = (v)((vi)choose(odd, s, c) ^ negative_cosine);
+  *sine = (v)((vi)choose(odd, c, s) ^ negative_sine);
+}
+
+/* Two standard normal numbers by Box and Muller; u = (word + 1/2) / 2^32. Near u = 1 the logarithm is taken of
+   1 - (1 - u), which is exact where u itself would be rounded. */
+INLINE void normal_pair(const vu words[2], v *first, v *second) {
+  const float unit = 0x1p-32f;
+  vi high = (vi)(words[0] >= 0xC0000000u);
+  v u = __builtin_convertvector(words[0], v) * unit + 0.5f * unit;
+  v rest = __builtin_convertvector(~words[0], v) * unit + 0.5f * unit;
+  v radius = sqrt_v(choose(high, log1_v(-rest, splat(0.f)), log_v(u)) * -2.f);
+  v cosine, sine;
+  turn_v(__builtin_convertvector(words[1], v) * unit + 0.5f * unit, &cosine, &sine);
+  *first = radius * cosine;
+  *second = radius * sine;
+}
+
 /* ---- random numbers: Philox4x32-10, a key a lane ------------------------------------------------------ */
 
 INLINE void multiply(vu x, uint32_t m, vu *high, vu *low) {

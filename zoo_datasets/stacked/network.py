@@ -29,16 +29,30 @@ from zoo_datasets.architectures import (
     build_layout,
 )
 from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.variational import EPSILON
 
 LANES = 16
 # Above so many weights members are computed one at a time: a stack of them would take gigabytes. Whether a small
 # stack were faster was not measured.
 _LARGE = 100_000
 # One vectorised loop of torch's CPU kernels; the rest of a tensor goes through other, scalar code.
-_VECTOR_LOOP = 64
+VECTOR_LOOP = 64
 
 
 Masks = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Noise of variational dropout.
+
+    Attributes:
+        variances: of the weights and biases that have noise, by name, [K, …].
+        draw: (number of the layer among those with weights, batch, units) to standard normal numbers [K, batch, units].
+    """
+
+    variances: Mapping[str, Tensor]
+    draw: Callable[[int, int, int], Tensor]
 
 
 def lanes_of(layers: Sequence[Layer]) -> int:
@@ -54,7 +68,9 @@ class _Pass:
     members: int
     training: bool
     masks: Masks | None
+    noise: Noise | None
     dropouts: int = 0
+    weighted: int = 0
 
 
 class StackedNetwork:
@@ -67,7 +83,13 @@ class StackedNetwork:
         self._activation = ACTIVATIONS[activation]
 
     def __call__(
-        self, tensors: Mapping[str, Tensor], images: Tensor, *, training: bool = False, masks: Masks | None = None
+        self,
+        tensors: Mapping[str, Tensor],
+        images: Tensor,
+        *,
+        training: bool = False,
+        masks: Masks | None = None,
+        noise: Noise | None = None,
     ) -> Tensor:
         """Logits [K, B, classes].
 
@@ -77,24 +99,21 @@ class StackedNetwork:
             images: normalised, [K, B, C, H, W], or [B, C, H, W] shared by all members.
             masks: (number of the dropout layer, B · units) to the scaled keep-mask [K, B · units]; None
                 for no dropout.
+            noise: by the local reparameterisation, outputs of layers with weights are drawn from a normal
+                distribution with the mean of the weights and the variance that squared inputs give.
         """
         members = next(iter(tensors.values())).shape[0]
         # Images of a stack are held as [B, K·C, H, W], channels last in memory: torch's pooling and grouped
         # convolutions are twice as fast on them. Vectors are held as [K, B, F].
         x = _side_by_side(images.expand(members, *images.shape[-4:]))
-        return self._run(self.layers, x, _Pass(tensors, members, training, masks))
+        return self._run(self.layers, x, _Pass(tensors, members, training, masks, noise))
 
     def _run(self, layers: Sequence[Layer], x: Tensor, state: _Pass) -> Tensor:
         tensors, members = state.tensors, state.members
         for layer in layers:
             match layer:
-                case Conv():
-                    weight = tensors[f"{layer.name}.weight"].flatten(0, 1)
-                    bias = tensors[f"{layer.name}.bias"].flatten() if layer.bias else None
-                    x = functional.conv2d(x, weight, bias, layer.stride, layer.padding, groups=members)
-                case Linear():
-                    weight, bias = tensors[f"{layer.name}.weight"], tensors[f"{layer.name}.bias"]
-                    x = torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
+                case Conv() | Linear():
+                    x = self._weigh(layer, x, state)
                 case BatchNorm():
                     mean, variance = (tensors[f"{layer.name}.running_{part}"].view(-1) for part in ("mean", "var"))
                     weight, bias = (tensors[f"{layer.name}.{part}"].flatten() for part in ("weight", "bias"))
@@ -116,14 +135,38 @@ class StackedNetwork:
                     x = self._run(layer.body, x, state) + shortcut
         return x
 
+    def _weigh(self, layer: Conv | Linear, x: Tensor, state: _Pass) -> Tensor:
+        number, state.weighted = state.weighted, state.weighted + 1
+        mean = _affine(layer, x, state.tensors, state.members)
+        if state.noise is None:
+            return mean
+        variance = _affine(layer, x * x, state.noise.variances, state.members)
+        if isinstance(layer, Linear):
+            noise = state.noise.draw(number, mean.shape[1], mean.shape[2])
+        else:
+            units = mean[0].numel() // state.members
+            noise = _as(mean, state.noise.draw(number, len(mean), units), state.members)
+        return mean + torch.sqrt(variance + EPSILON) * noise
+
     def _activate(self, x: Tensor) -> Tensor:
-        surplus = -x.numel() % _VECTOR_LOOP
+        surplus = -x.numel() % VECTOR_LOOP
         if not surplus:
             return self._activation(x)
         # The end of a tensor that is no multiple of a vector takes scalar code with another rounding:
         # padded away, so that the last member of a block is computed as the first one is.
         padded = functional.pad(x.reshape(-1), (0, surplus))
         return self._activation(padded)[: x.numel()].view(x.shape)
+
+
+def _affine(layer: Conv | Linear, x: Tensor, tensors: Mapping[str, Tensor], members: int) -> Tensor:
+    """Weights times inputs plus bias, if there is one in `tensors`."""
+    weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
+    if isinstance(layer, Conv):
+        flat = None if bias is None else bias.flatten()
+        return functional.conv2d(x, weight.flatten(0, 1), flat, layer.stride, layer.padding, groups=members)
+    if bias is None:
+        return torch.bmm(x, weight.transpose(1, 2))
+    return torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
 
 
 def _as(x: Tensor, mask: Tensor, members: int) -> Tensor:

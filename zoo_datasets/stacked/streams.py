@@ -8,8 +8,10 @@ Parallel random numbers: as easy as 1, 2, 3; SC 2011), a function of a key and a
 
 The four 32-bit outputs of block b are the elements 4b … 4b+3 of the stream. Purposes are `INIT`
 (substream: number of the tensor in the layout), `ORDER`, `DROPOUT` (substream: number of the dropout
-layer) and `AUGMENTATION`. A stream depends neither on the cohort, the process count, the device nor
-the engine path; integers are equal everywhere, and floats are made from them in float64 on the CPU.
+layer), `AUGMENTATION` and `NOISE` (of variational dropout; substream: number of the layer that has weights).
+A stream depends neither on the cohort, the process count, the device nor the engine path; integers are equal
+everywhere, and floats are made from them in float64 on the CPU, but for noise, which the native kernels make in
+float32.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import math
 import torch
 from torch import Tensor
 
-INIT, ORDER, DROPOUT, AUGMENTATION = 0, 1, 2, 3
+INIT, ORDER, DROPOUT, AUGMENTATION, NOISE = 0, 1, 2, 3, 4
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+# A sample's noise begins at a multiple of so many numbers: in a stack of 16 members no logarithm is then left to
+# the scalar code that torch has for the end of a tensor, and which rounds otherwise.
+_NOISE_MULTIPLE = 16
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -99,3 +104,17 @@ def dropout_masks(
     words = random_words(seeds, DROPOUT, epoch=epoch, step=step, count=count, substream=layer)
     keep = words >= dropout_thresholds(rates)[:, None]
     return keep * (1.0 / (1.0 - rates.to(torch.float64))).to(dtype)[:, None]
+
+
+def layer_noise(
+    seeds: Tensor, *, epoch: int, step: int, layer: int, batch: int, units: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal numbers for the outputs of a layer: [K, batch, units] in `dtype`.
+
+    Args:
+        seeds: int64 [K].
+        layer: number of the layer among those that have weights.
+    """
+    padded = units + -units % _NOISE_MULTIPLE
+    numbers = normal(seeds, NOISE, epoch=epoch, step=step, count=batch * padded, substream=layer)
+    return numbers.view(len(seeds), batch, padded)[:, :, :units].to(dtype)

@@ -1,0 +1,207 @@
+/* Variational dropout of weights: training with noise; zoo_datasets/variational.py has the source and the rule.
+ *
+ * By the local reparameterisation the output of a layer is drawn, not its weights: with the mean that the weights
+ * give and the variance that squared inputs give with alpha w^2. Means and variances are two passes of the same
+ * convolution, so its kernels serve both, and both gradients. Defined before: FLAT_STAGES(S), the stages without their pooling.
+ */
+
+#define DEFINE_FLAT(name, ...)                    \
+  static const Stage name = {__VA_ARGS__};        \
+  NOINLINE void name##_forward(const v *p, const v *x, v *y, int8_t *choice) { forward(&name, p, x, y, choice); }
+FLAT_STAGES(DEFINE_FLAT)
+
+#define LIST_FLAT(name, ...) {&name, name##_forward, 0},
+static const Layer FLAT[] = {FLAT_STAGES(LIST_FLAT)};
+
+enum { NOISE = 4 };
+
+typedef struct {
+  v *squares[DEPTH]; /* of the layer's inputs */
+  v *ratio[DEPTH];   /* derivative of the output by the variance of the value pooled */
+  v *mean, *variance, *noise, *by_variance, *by_square; /* of the layer at hand */
+  v *variances, *gradients, *log_sigma2_gradients;      /* [PARAMETERS]: alpha w^2, its gradient, that of log sigma^2 */
+} Noisy;
+
+INLINE int inputs(const Stage *s) { return s->inputs * s->height * s->width; }
+INLINE int outputs(const Stage *s) { return s->outputs * (s->height - s->kernel + 1) * (s->width - s->kernel + 1); }
+INLINE int is_linear(const Stage *s) { return s->height == 1 && s->width == 1 && s->kernel == 1; }
+/* Weights, and the biases of convolutions, which lie behind them. */
+INLINE int noisy_end(const Stage *s) { return is_linear(s) ? s->bias : s->bias + s->outputs; }
+INLINE float bound(const Stage *s) { return is_linear(s) ? LINEAR_BOUND : CONV_BOUND; }
+
+/* Blocks of four words for a layer's outputs; streams.py says why a sample has a multiple of 16 numbers. */
+INLINE int64_t noise_blocks(int count) { return (count + 15) / 16 * 4; }
+
+static int64_t lay_out_noise(char *start, Noisy *n) {
+  char *at = start;
+  int most_inputs = 0, most_outputs = 0, most_units = 0;
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    n->squares[i] = (v *)carve(&at, (int64_t)sizeof(v) * inputs(s));
+    n->ratio[i] = (v *)carve(&at, (int64_t)sizeof(v) * units(s));
+    most_inputs = MAX(most_inputs, inputs(s));
+    most_outputs = MAX(most_outputs, outputs(s));
+    most_units = MAX(most_units, units(s));
+  }
+  n->mean = (v *)carve(&at, (int64_t)sizeof(v) * most_outputs);
+  n->variance = (v *)carve(&at, (int64_t)sizeof(v) * most_outputs);
+  n->noise = (v *)carve(&at, (int64_t)sizeof(v) * 4 * noise_blocks(most_outputs));
+  n->by_variance = (v *)carve(&at, (int64_t)sizeof(v) * most_units);
+  n->by_square = (v *)carve(&at, (int64_t)sizeof(v) * most_inputs);
+  n->variances = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
+  n->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
+  n->log_sigma2_gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
+  return at - start;
+}
+
+INLINE v raw_log_alpha(const Job *job, int k) {
+  v magnitude = (v)((vi)job->parameters[k] & 0x7FFFFFFF);
+  return job->log_sigma2[k] - log_v(magnitude + EPSILON) * 2.f;
+}
+
+/* alpha w^2 of every weight; 0 where a weight has no noise. */
+static void spread(const Job *job, const Noisy *n) {
+  memset(n->variances, 0, sizeof(v) * PARAMETERS);
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    for (int k = s->weight; k < noisy_end(s); k++)
+      n->variances[k] = exp_v(clamp(raw_log_alpha(job, k), bound(s))) * job->parameters[k] * job->parameters[k];
+  }
+}
+
+/* From the gradients of alpha w^2 to those of log sigma^2 and w, and the divergence's added to both. */
+static void gather_gradients(const Job *job, const Noisy *n, v *gradients) {
+  const v weight = splat((float)job->kl_weight), one = splat(1.f);
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    for (int k = s->weight; k < noisy_end(s); k++) {
+      v w = job->parameters[k], raw = raw_log_alpha(job, k), u = n->variances[k], g = n->gradients[k];
+      vi inside = (vi)(raw <= bound(s)) & (vi)(raw >= -bound(s));
+      v sigmoid = one / (one + exp_v(raw * -K3 - K2));
+      v divergence = sigmoid * (sigmoid - 1.f) * (float)(K1 * K3) - 0.5f / (one + exp_v(raw));
+      v slope = (v)((vi)(g * u + weight * divergence) & inside); /* by log alpha */
+      v magnitude = (v)((vi)w & 0x7FFFFFFF);
+      v sign = choose(w < 0.f, splat(-1.f), (v)((vi)one & (vi)(w > 0.f)));
+      n->log_sigma2_gradients[k] = slope;
+      /* d(alpha w^2) = 2 alpha w dw at a fixed alpha; alpha w is u / w, and 0 where w is. */
+      v ratio = choose(magnitude > 0.f, u / w, splat(0.f));
+      gradients[k] += g * ratio * 2.f - slope * sign * 2.f / (magnitude + EPSILON);
+    }
+  }
+}
+
+/* The noise of a layer's outputs before pooling. */
+NOINLINE void draw(const Job *job, int layer, uint32_t step, int64_t sample, int count, v *noise) {
+  const int64_t blocks = noise_blocks(count);
+  for (int64_t block = 0; block < blocks; block++) {
+    const uint32_t counter[4] = {sample * blocks + block, step, job->epoch, NOISE + 256 * layer};
+    vu words[4];
+    philox((const vu *)job->keys, counter, words);
+    normal_pair(words, noise + 4 * block, noise + 4 * block + 1);
+    normal_pair(words + 2, noise + 4 * block + 2, noise + 4 * block + 3);
+  }
+}
+
+/* Draws the outputs of a stage and pools them: value, where it came from, and its derivative by the variance. */
+NOINLINE void perturb(const Stage *s, const Noisy *n, v *restrict y, int8_t *restrict choice, v *restrict ratio) {
+  const int R = s->pool, rows = s->rows / R, columns = s->columns / R;
+  const int height = s->height - s->kernel + 1, width = s->width - s->kernel + 1;
+  for (int o = 0; o < s->outputs; o++)
+    for (int r = 0; r < rows; r++)
+      for (int t = 0; t < columns; t++) {
+        const int at = (o * rows + r) * columns + t;
+        v best, picked, deviates;
+        vi index = {0};
+        for (int q = 0; q < R * R; q++) {
+          /* FLAT's outputs have the rows and columns that are pooled; noise has all. */
+          const int row = R * r + (q >> 1), column = R * t + (q & 1);
+          const int from = (o * s->rows + row) * s->columns + column;
+          v epsilon = n->noise[(o * height + row) * width + column], deviation = sqrt_v(n->variance[from] + EPSILON);
+          v x = n->mean[from] + deviation * epsilon;
+          if (q == 0) best = x, picked = epsilon, deviates = deviation;
+          else {
+            vi better = (vi)(x > best) | (vi)(x != x);
+            best = choose(better, x, best);
+            picked = choose(better, epsilon, picked);
+            deviates = choose(better, deviation, deviates);
+            index = choose_int(better, (vi){0} + q, index);
+          }
+        }
+        y[at] = best;
+        ratio[at] = picked / deviates * 0.5f;
+        if (R > 1) *(vb *)(choice + at * LANES) = __builtin_convertvector(index, vb);
+      }
+}
+
+static void forward_noisy(const Job *job, const Workspace *w, const Noisy *n, uint32_t step, int64_t sample) {
+  const v *x = w->input;
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    for (int k = 0; k < inputs(s); k++) n->squares[i][k] = x[k] * x[k];
+    FLAT[i].forward(job->parameters, x, n->mean, 0);
+    FLAT[i].forward(n->variances, n->squares[i], n->variance, 0);
+    draw(job, i, step, sample, outputs(s), n->noise);
+    perturb(s, n, w->output[i], w->choice[i], n->ratio[i]);
+    finish(job, s, w->output[i], w->slope[i], 1, step, sample);
+    x = w->output[i];
+  }
+}
+
+static void backward_noisy(const Job *job, const Workspace *w, const Noisy *n) {
+  for (int i = DEPTH - 1; i >= 0; i--) {
+    const Stage *s = LAYERS[i].stage;
+    v *g = w->gradient[i], *gx = i ? w->gradient[i - 1] : 0;
+    const v *x = i ? w->output[i - 1] : w->input;
+    if (s->activate || s->dropout >= 0)
+      for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
+    for (int u = 0; u < units(s); u++) n->by_variance[u] = g[u] * n->ratio[i][u];
+    LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->strip);
+    LAYERS[i].backward(n->variances, n->gradients, n->squares[i], n->by_variance, w->choice[i], n->by_square, w->strip);
+    if (gx)
+      for (int k = 0; k < inputs(s); k++) gx[k] += x[k] * n->by_square[k] * 2.f;
+  }
+}
+
+int64_t zoo_noise_size(void) {
+  Noisy noisy;
+  return lay_out_noise(0, &noisy);
+}
+
+/* As zoo_train, with noise; `workspace` has zoo_noise_size() bytes more. With GRADIENTS_ONLY the gradients of log
+   sigma^2 go to `second`. */
+void zoo_train_noisy(const Job *job) {
+  Workspace w;
+  Noisy n;
+  lay_out_noise(job->workspace + lay_out(job->workspace, &w), &n);
+  for (int64_t i = 0; i < job->steps; i++) {
+    const int64_t step = job->first_step + i, start = i * job->batch_size;
+    const int64_t images = MIN(job->batch_size, job->length - start);
+    memset(w.gradients, 0, sizeof(v) * PARAMETERS);
+    memset(n.gradients, 0, sizeof(v) * PARAMETERS);
+    memset(n.log_sigma2_gradients, 0, sizeof(v) * PARAMETERS);
+    spread(job, &n);
+    for (int64_t sample = 0; sample < images; sample++) {
+      vi labels;
+      gather(job, start + sample, w.input, &labels);
+      forward_noisy(job, &w, &n, (uint32_t)step, sample);
+      cross_entropy(job, w.output[DEPTH - 1], labels, w.gradient[DEPTH - 1], images);
+      backward_noisy(job, &w, &n);
+    }
+    gather_gradients(job, &n, w.gradients);
+    const Group weights = {job->parameters, job->first, job->second, w.gradients};
+    const Group noise = {job->log_sigma2, job->log_sigma2_first, job->log_sigma2_second, n.log_sigma2_gradients};
+    if (job->optimizer == GRADIENTS_ONLY) memcpy(job->second, n.log_sigma2_gradients, sizeof(v) * PARAMETERS);
+    optimize(job, weights, i);
+    if (job->optimizer != GRADIENTS_ONLY) optimize(job, noise, i);
+  }
+}
+
+/* Standard normal numbers of a lane's stream, for tests: key [2], counter [4], four numbers. */
+void zoo_normal(const uint32_t *key, const uint32_t *counter, float *numbers) {
+  vu keys[2] = {(vu){0} + key[0], (vu){0} + key[1]}, words[4];
+  v made[4];
+  philox(keys, counter, words);
+  normal_pair(words, made, made + 1);
+  normal_pair(words + 2, made + 2, made + 3);
+  for (int j = 0; j < 4; j++) numbers[j] = made[j][LANES - 1];
+}
