@@ -1,33 +1,60 @@
-"""The main job from end to end on the embedded digits: train, build, load, restore, recompute."""
+"""The main job from end to end on the embedded digits: train, make sparse, build, load, restore, recompute."""
 
 from __future__ import annotations
 
 import shutil
+import statistics
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import torch
 from rich.console import Console
 from torch.nn import functional
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.images import load_images
+from zoo_datasets.images import ImageData, load_images
 from zoo_datasets.loading import to_module
 from zoo_datasets.runs import Growth, Run
+from zoo_datasets.training.opening import open_run
+from zoo_datasets.training.parents import open_parents
 from zoo_datasets.training.progress import TrainingProgress
-from zoo_datasets.training.trainer import train_zoo
+from zoo_datasets.training.trainer import train_population, train_zoo
+from zoo_datasets.training.twins import twins_of_parents
 from zoo_datasets.zoos import get_zoo
 
 ZOO = "digits_cnn_s"
 MODELS = 32
 EPOCHS = 10
 BATCH = 64
+AMOUNT = 0.5
+TWIN_EPOCHS = 3
 
 
 def _size(run: Path) -> Growth:
     """What to train: the quickstart's size, or what the run has grown to since."""
     there = Run.open(run).manifest.growth[-1] if Run.exists(run) else Growth(models=0, epochs=0)
     return Growth(models=max(MODELS, there.models), epochs=max(EPOCHS, there.epochs))
+
+
+def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:
+    """Prune half of the weights of every model, train what is left for some epochs, and say what became of it."""
+    parents = open_parents(run, epoch=EPOCHS)
+    population = twins_of_parents(parents, "magnitude", amount=AMOUNT, epochs=TWIN_EPOCHS)
+    out = runs / population.zoo.name
+    console.print(f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {TWIN_EPOCHS} epochs")
+    with TrainingProgress(console) as progress:
+        twins = train_population(lambda: open_run(population, out, data), data, observer=progress)
+    metrics = pa.concat_tables([cohort.metrics() for cohort in twins.cohorts()])
+    before = statistics.median(parents.figures[member.model_id]["test_acc"] for member in parents.members)
+    pruned, tuned = (
+        metrics.filter(pa.compute.equal(metrics["epoch"], epoch)).to_pydict() for epoch in (0, twins.epochs)
+    )
+    console.print(
+        f"sparsity {statistics.median(tuned['sparsity']):.2f}; median test accuracy {before:.4f} dense, "
+        f"{statistics.median(pruned['test_acc']):.4f} pruned, {statistics.median(tuned['test_acc']):.4f} fine-tuned"
+    )
+    return out
 
 
 def quickstart(folder: Path, console: Console) -> float:
@@ -49,11 +76,16 @@ def quickstart(folder: Path, console: Console) -> float:
     else:
         console.print("this run was complete already; nothing to train")
 
-    console.rule("2. build the dataset")
-    result = build_repository(run, repo)
-    console.print(f"{result.rows} rows in {repo}: {', '.join(f'{s} {n}' for s, n in result.splits.items())}")
+    console.rule("2. make sparse twins")
+    twins = _twins(run, folder / "runs", data, console)
 
-    console.rule("3. load it with plain `datasets`")
+    console.rule("3. build the datasets")
+    for source in (run, twins):
+        result = build_repository(source, repo)
+        splits = ", ".join(f"{split} {rows}" for split, rows in result.splits.items())
+        console.print(f"{result.config}: {result.rows} rows in {repo}: {splits}", highlight=False)
+
+    console.rule("4. load it with plain `datasets`")
     console.print(f'load_dataset("{repo}", "{ZOO}")', highlight=False)
     loaded = datasets.load_dataset(str(repo), ZOO)
     rows = loaded["train"].with_format("torch", columns=["weights", "test_acc"])
@@ -65,7 +97,7 @@ def quickstart(folder: Path, console: Console) -> float:
         f"read {batches} batches of weights, float32 [{BATCH}, {batch['weights'].shape[1]}]: {values:,} numbers"
     )
 
-    console.rule("4. a row is a model")
+    console.rule("5. a row is a model")
     row = max((row for split in loaded.values() for row in split), key=lambda row: row["test_acc"])
     module = to_module(row)
     with torch.no_grad():

@@ -1,0 +1,239 @@
+"""Twins as runs: what they begin with, how they resume and grow, and the rows that are built of them."""
+
+import json
+import subprocess
+import sys
+
+import plain
+import pytest
+import torch
+from datasets import load_dataset
+
+from zoo_datasets.architectures import get_architecture
+from zoo_datasets.builders import build_repository
+from zoo_datasets.builders.source import Reading
+from zoo_datasets.errors import RunError, SourceError, SpecError, UnknownNameError
+from zoo_datasets.loading import load_zoo
+from zoo_datasets.runs import Run
+from zoo_datasets.schema import split_of
+from zoo_datasets.sparsity import layer_sparsity, masks, prunable, sparsity
+from zoo_datasets.training import train_zoo
+from zoo_datasets.training.opening import open_run
+from zoo_datasets.training.parents import open_parents
+from zoo_datasets.training.sparsifiers import kl_weight
+from zoo_datasets.training.trainer import train_population
+from zoo_datasets.training.twins import difference_from_parents, twins_of_parents
+from zoo_datasets.variational import noise_bounds
+from zoo_datasets.where import parse_where
+
+ZOO = plain.tiny_zoo(activation=("tanh", "sigmoid"), init=("kaiming_uniform",), lr=(3e-3,), seeds=3)
+DATA = plain.tiny_images(train=30)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense") / "run"
+    return train_zoo(ZOO, folder, DATA)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_twins(source, out, *, models=None, where=None, config=None, data=DATA, observer=None, **options):
+    parents = open_parents(source, config, models=models, where=where and parse_where(where))
+    population = twins_of_parents(parents, **({"sparsifier": "variational_dropout", "epochs": 2} | options))
+    return train_population(lambda: open_run(population, out, data), data, observer=observer), parents
+
+
+def states(run, epoch):
+    """Weights by parent id at an epoch."""
+    return {
+        member.parent_id: row
+        for cohort in run.cohorts()
+        for member, row in zip(cohort.members, cohort.weights(epoch), strict=True)
+    }
+
+
+def dense_states(run, epoch):
+    return {m.model_id: row for c in run.cohorts() for m, row in zip(c.members, c.weights(epoch), strict=True)}
+
+
+def test_epoch_0_is_the_parents_last_state_under_the_pruning_rule(dense, tmp_path):
+    run, parents = make_twins(dense.path, tmp_path / "twins")
+    before = dense_states(dense, 2)
+    assert states(run, 0).keys() == before.keys()
+    names = noise_bounds(get_architecture("cnn_s").layers(1, 10))
+    noisy = torch.cat([torch.full((spec.size,), spec.name in names) for spec in run.manifest.layout.tensors])
+    for parent, row in states(run, 0).items():
+        small = before[parent].abs() < torch.tensor(-6.5).exp()
+        assert torch.equal(row, torch.where(small & noisy, torch.zeros(()), before[parent]))
+    difference = difference_from_parents(run, parents)
+    assert difference.small
+    for cohort in run.cohorts():
+        metrics = cohort.metrics().to_pandas().set_index(["epoch", "model_id"])
+        assert (metrics.sparsity[2] >= metrics.sparsity[0]).all()
+        assert metrics.loc[0].sparsity.max() < 0.05
+        noise = cohort.log_sigma2(2)
+        assert torch.isinf(noise[:, -10:]).all()  # the last linear bias has none
+        assert torch.isfinite(noise[:, :-10]).float().mean() > 0.9
+
+
+def test_twins_resume_bit_for_bit_in_any_number_of_parts(dense, tmp_path):
+    class StopAfter:
+        def __init__(self, epoch):
+            self.last = epoch
+
+        def begin(self, run, cohorts):
+            pass
+
+        def epoch(self, report):
+            if report.epoch == self.last:
+                raise KeyboardInterrupt
+
+    make_twins(dense.path, tmp_path / "whole")
+    for epoch in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            make_twins(dense.path, tmp_path / "parts", observer=StopAfter(epoch))
+    make_twins(dense.path, tmp_path / "parts")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_run_of_twins_grows_with_its_parents(dense, tmp_path):
+    few, _ = make_twins(dense.path, tmp_path / "twins", models=2)
+    kept = contents(few.path)
+    grown, _ = make_twins(dense.path, tmp_path / "twins")
+    whole, _ = make_twins(dense.path, tmp_path / "at_once")
+    for parent, row in states(whole, 2).items():
+        assert torch.equal(states(grown, 2)[parent], row)
+    after = contents(grown.path)
+    assert all(after[name] == data for name, data in kept.items() if name.startswith("cohort"))
+
+
+def test_noise_makes_the_number_of_epochs_part_of_the_recipe(dense, tmp_path):
+    make_twins(dense.path, tmp_path / "twins", models=1)
+    with pytest.raises(RunError, match="variational_dropout schedule over 2 epochs; to 3 epochs"):
+        make_twins(dense.path, tmp_path / "twins", models=1, epochs=3)
+    assert [kl_weight(epoch, 25) for epoch in (1, 2, 25)] == pytest.approx([0, 0.0004, 0.0096])
+
+
+def test_other_parents_are_another_run(dense, tmp_path):
+    make_twins(dense.path, tmp_path / "twins", models=2)
+    with pytest.raises(RunError, match="begun with other models"):
+        make_twins(dense.path, tmp_path / "twins", where='activation == "tanh"')
+    with pytest.raises(RunError, match="zoo.sparsifier is variational_dropout there and magnitude here"):
+        make_twins(dense.path, tmp_path / "twins", models=2, sparsifier="magnitude", amount=0.5)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_magnitude_prunes_the_smallest_and_holds_them(dense, tmp_path, scope):
+    run, _ = make_twins(dense.path, tmp_path / "twins", sparsifier="magnitude", amount=0.3, scope=scope)
+    layout = run.manifest.layout
+    weights = prunable(layout)
+    before = dense_states(dense, 2)
+    for parent, row in states(run, 0).items():
+        dropped = (row == 0) & weights
+        if scope == "global":
+            assert int(dropped.sum()) == round(0.3 * int(weights.sum()))
+            assert before[parent][dropped].abs().max() <= before[parent][weights & ~dropped].abs().min()
+        else:
+            for name, share in layer_sparsity(row[None], layout).items():
+                size = layout.unflatten(row)[name].numel()
+                assert round(share.item() * size) == round(0.3 * size)
+        later = states(run, 2)[parent]
+        assert torch.equal((later == 0) & weights, dropped)
+        assert (later != row)[~dropped].float().mean() > 0.9
+    if scope == "global":
+        (grown, _) = make_twins(dense.path, run.path, sparsifier="magnitude", amount=0.3, epochs=3)
+        assert grown.epochs == 3
+
+
+def test_sparsity_counts_weights_not_biases(dense):
+    layout = dense.manifest.layout
+    rows = torch.ones(2, layout.size)
+    rows[1, ~prunable(layout)] = 0
+    rows[1, 0] = 0
+    assert sparsity(rows, layout).tolist() == pytest.approx([0, 1 / int(prunable(layout).sum())])
+    assert {name: tensor.shape for name, tensor in masks(rows, layout).items()}["conv1.weight"] == (2, 8, 1, 5, 5)
+
+
+def test_rows_of_twins_tell_their_parents_and_share_their_split(dense, tmp_path):
+    repo = tmp_path / "repo"
+    build_repository(dense.path, repo)
+    run, _ = make_twins(dense.path, tmp_path / "twins")
+    result = build_repository(run.path, repo, reading=Reading(keep_log_sigma2=True))
+    assert result.config == "mnist_cnn_s_sparse"
+    parents = {m.model_id: m for m in dense.members}
+    loaded = load_dataset(str(repo), result.config, cache_dir=str(tmp_path / "cache"))
+    seen = 0
+    for split, part in loaded.items():
+        for row in part:
+            parent = parents[row["parent_id"]]
+            assert (row["seed"], row["activation"]) == (parent.seed, parent.hyperparameters.activation)
+            assert split == split_of(row["parent_id"])
+            assert row["sparsifier"] == "variational_dropout"
+            weights = torch.tensor(row["weights"])
+            assert row["sparsity"] == pytest.approx(sparsity(weights[None], run.manifest.layout).item())
+            assert len(row["log_sigma2"]) == 2464
+            seen += 1
+    assert seen == 6 * 3
+    with pytest.raises(SourceError, match="no twins by variational dropout"):
+        build_repository(dense.path, tmp_path / "other", reading=Reading(keep_log_sigma2=True))
+
+
+def test_a_repository_gives_the_same_twins_as_its_run(dense, tmp_path):
+    repo = tmp_path / "repo"
+    build_repository(dense.path, repo)
+    of_run, _ = make_twins(dense.path, tmp_path / "of_run")
+    of_repo, _ = make_twins(repo, tmp_path / "of_repo")
+    theirs = states(of_repo, 2)
+    for parent, row in states(of_run, 2).items():
+        assert torch.equal(theirs[parent], row)
+    assert {m.model_id for m in of_run.members} == {m.model_id for m in of_repo.members}
+    build_repository(of_run.path, repo)
+    with pytest.raises(SpecError, match="sparsified twin itself"):
+        make_twins(repo, tmp_path / "again", config="mnist_cnn_s_sparse")
+    pairs = load_zoo(repo, "mnist_cnn_s_sparse", where="sparsity >= 0", columns=["parent_id"])
+    assert {row for part in pairs.values() for row in part["parent_id"]} == {m.model_id for m in dense.members}
+
+
+def test_what_cannot_be_made_sparse_is_said(dense, tmp_path):
+    with pytest.raises(SpecError, match="needs an amount between 0 and 1"):
+        make_twins(dense.path, tmp_path / "t", sparsifier="magnitude")
+    with pytest.raises(SpecError, match="takes no amount"):
+        make_twins(dense.path, tmp_path / "t", amount=0.5)
+    with pytest.raises(UnknownNameError, match="magnitude"):
+        make_twins(dense.path, tmp_path / "t", sparsifier="magnitud")
+    with pytest.raises(SpecError, match="the condition keeps none"):
+        make_twins(dense.path, tmp_path / "t", where="test_acc > 2")
+    with pytest.raises(SpecError, match="neither a run nor a repository"):
+        make_twins(tmp_path / "nothing", tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):
+    parents = open_parents(dense.path)
+    assert not parents.left_out
+    with pytest.raises(SpecError, match="none of 6 models .* epoch 7 .not trained to that epoch"):
+        open_parents(dense.path, epoch=7)
+
+
+@pytest.mark.slow
+def test_the_command_makes_twins_and_says_what_became_of_them(tmp_path, real_mnist):
+    def zoo(*arguments):
+        command = [sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    limits = ("--limit-train", 200, "--limit-val", 50, "--limit-test", 50)
+    images = ("--images", real_mnist)
+    assert zoo("train", "mnist_cnn_s", "--models", 2, "--epochs", 1, "--out", "m", *limits, *images).returncode == 0
+    planned = zoo("sparsify", "m", "--epochs", 2, "--out", "s", *images, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert not (tmp_path / "s").exists()
+    done = zoo("sparsify", "m", "--epochs", 2, "--out", "s", *images)
+    assert done.returncode == 0, done.stderr
+    assert "sparsity 0.0" in done.stderr
+    assert "epoch 0 differs from the parents by at most" in done.stderr
+    manifest = json.loads((tmp_path / "s" / "zoo.json").read_text())
+    assert manifest["limits"]["train"] == 200
+    assert Run.open(tmp_path / "s").members[0].parent_id
