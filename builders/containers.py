@@ -7,6 +7,7 @@ name that climbs out of its folder, a link or a device is listed as refused and 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import os
@@ -27,6 +28,8 @@ from zoo_datasets.builders.zips import (
     Member,
     Read,
     check_name,
+    check_readable,
+    extent,
     read_directory,
     read_member,
     repeated,
@@ -57,11 +60,26 @@ class Container(Protocol):
             CheckpointError: where it is larger than `limit` bytes, broken or cannot be read.
         """
 
+    def prepare(self, paths: Iterable[str], limit: int) -> None:
+        """Make files ready that will be read, none of them larger than `limit` bytes: what is far away is fetched,
+        several at a time.
+
+        Raises:
+            DownloadError: where that fails; a file that is not there says so when it is read.
+        """
+
     def fingerprint(self) -> str:
         """Changes when the files change; cheap."""
 
 
-class Folder:
+class _AtHand:
+    """A container whose files need not be fetched."""
+
+    def prepare(self, paths: Iterable[str], limit: int) -> None:
+        """Nothing to do; see `Container`."""
+
+
+class Folder(_AtHand):
     """A folder on disk. Links are followed nowhere."""
 
     def __init__(self, path: Path) -> None:
@@ -73,21 +91,7 @@ class Folder:
         """The content of a file; see `Container`."""
         if path in self.refused:
             raise CheckpointError(self.refused[path])
-        descriptor = -1
-        try:
-            descriptor = os.open(f"{self._path}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            size = os.fstat(descriptor).st_size
-            if size > limit:
-                raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
-            data = os.read(descriptor, size + 1)
-            while len(data) < size and (more := os.read(descriptor, size - len(data))):
-                data += more
-        except OSError as error:
-            raise CheckpointError(f"it could not be read: {error.strerror or error}") from error
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-        return data
+        return read_file(f"{self._path}/{path}", limit)
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of all files."""
@@ -98,7 +102,7 @@ class Folder:
         return digest_of(stats)
 
 
-class ZipFile:
+class ZipFile(_AtHand):
     """A zip archive, local or behind a function that reads ranges of it."""
 
     def __init__(self, name: str, read: Read, size: int, identity: Sequence[str | int], where: str) -> None:
@@ -120,6 +124,16 @@ class ZipFile:
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
 
+    def extents(self, paths: Iterable[str], limit: int) -> list[tuple[int, int]]:
+        """Where members lie in the archive, without those that `read` would refuse."""
+        found = []
+        for path in paths:
+            with contextlib.suppress(CheckpointError):
+                if (member := self._members.get(path)) is not None:
+                    check_readable(member, limit)
+                    found.append(extent(member))
+        return found
+
     def read(self, path: str, limit: int) -> bytes:
         """The content of a member; see `Container`."""
         if path not in self._members:
@@ -131,11 +145,11 @@ class ZipFile:
         return digest_of(self._identity)
 
 
-class TarFile:
+class TarFile(_AtHand):
     """A tar archive; a compressed one is unpacked once as a whole into a temporary file without a name."""
 
     def __init__(self, path: Path) -> None:
-        self.name = _stem(path)
+        self.name = stem(path)
         found = path.stat()
         self._identity = ["tar", found.st_size, found.st_mtime_ns]
         self._descriptor = _plain_tar(path, found.st_size)
@@ -200,7 +214,7 @@ def _open_zip(path: Path) -> ZipFile:
     descriptor = os.open(path, os.O_RDONLY)
     found = os.fstat(descriptor)
     archive = ZipFile(
-        _stem(path),
+        stem(path),
         lambda start, count: os.pread(descriptor, count, start),
         found.st_size,
         ["zip", found.st_size, found.st_mtime_ns],
@@ -240,6 +254,25 @@ def open_container(path: Path) -> Container:
     )
 
 
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a file on disk, no link; see `Container.read`."""
+    descriptor = -1
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
+        data = os.read(descriptor, size + 1)
+        while len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+    except OSError as error:
+        raise CheckpointError(f"it could not be read: {error.strerror or error}") from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return data
+
+
 def _listed(members: Iterable[str], refused: Iterable[str]) -> list[str]:
     return sorted({*members, *(name for name in refused if check_name(name) is None)})
 
@@ -267,7 +300,8 @@ def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
     return entries, refused
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """The name of an archive without its ending."""
     name = path.name
     for ending in sorted((e for kind in ARCHIVES for e in kind.endings), key=len, reverse=True):
         if name.lower().endswith(ending):

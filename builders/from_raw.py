@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.containers import Container, is_archive, open_container
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints
 from zoo_datasets.builders.raw_models import Found, RawModels
@@ -64,6 +65,7 @@ class RawSource:
         self._found = self._select(self._models.found())
         self.models = len(self._found)
         self.states = sum(len(found.epochs) for found in self._found)
+        container.prepare(self._paths(), MAX_CHECKPOINT)
         self._converted: Counter[str] = Counter()
         self._sparsities: Counter[str] = Counter()
         self._check_index()
@@ -198,6 +200,16 @@ class RawSource:
             figures=figures,
             extras={} if noise is None else {LOG_SIGMA2: torch.from_numpy(noise)},
         )
+
+    def _paths(self) -> list[str]:
+        """The checkpoints that will be read."""
+        return [
+            path
+            for found in self._found
+            if found.model is not None
+            for epoch in found.epochs
+            if (path := found.trial.checkpoints.get(epoch)) is not None
+        ]
 
     def _extras(self) -> tuple[str, ...]:
         if not self._reading.keep_log_sigma2:

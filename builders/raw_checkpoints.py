@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ class RawCheckpoints:
         votes: Counter[tuple[str, int, int, str]] = Counter()
         seen: dict[tuple[str, int, int, str], Recognised] = {}
         reason = ""
+        self._container.prepare(itertools.islice(_spread(paths), _PROBES), MAX_CHECKPOINT)
         for path in _spread(paths):
             try:
                 found = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.builders.containers import ARCHIVES, Container, open_container
+from zoo_datasets.builders.containers import ARCHIVES, Container
+from zoo_datasets.builders.locations import open_location
 from zoo_datasets.builders.raw_names import (
     FolderName,
     parent_of,
@@ -36,6 +37,7 @@ from zoo_datasets.specs import GRID_FIELDS, Sparsifier
 from zoo_datasets.zoos import get_zoo
 
 _PROBES = 9
+_DESCRIBING = ("params.json", "result.json")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,9 +73,12 @@ class RawModels:
         self.images, self.name = self._identify(own)
 
     def found(self) -> list[Found]:
-        """All trials, in the order of their models' ids: a hash, so that the first N spread over the grid."""
-        found = [self._find(trial) for trial in self._folder.trials]
-        return sorted(found, key=lambda entry: raw_model_id(self._folder.name, entry.trial.name))
+        """The trials, in the order of their models' ids: a hash, so that the first N spread over the grid."""
+        trials = sorted(self._folder.trials, key=lambda trial: raw_model_id(self._folder.name, trial.name))
+        if self._reading.where is None:
+            trials = trials[: self._reading.models]  # what the others tell cannot change which are the first
+        self._container.prepare([f"{trial.path}{name}" for trial in trials for name in _DESCRIBING], MAX_JSON)
+        return [self._find(trial) for trial in trials]
 
     @property
     def parents_read(self) -> bool:
@@ -199,7 +204,9 @@ class RawModels:
         return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
 
 
-def read_params(given: Path | None, beside: Path | None, names: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
+def read_params(
+    given: Path | str | None, beside: Path | None, names: Iterable[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Hyperparameters of another raw zoo, by zoo folder and trial folder; empty where there is none.
 
     Args:
@@ -212,8 +219,9 @@ def read_params(given: Path | None, beside: Path | None, names: Iterable[str]) -
     path = given or next((path for path in nearby if path.exists()), None)
     if path is None:
         return {}
-    container = open_container(path)
+    container = open_location(path)
     folder = find_zoo(container)
+    container.prepare([f"{trial.path}params.json" for trial in folder.trials], MAX_JSON)
     found = {}
     for trial in folder.trials:
         try:

@@ -14,12 +14,14 @@ import filelock
 from zoo_datasets.builders.from_pt import PtSource, is_pt
 from zoo_datasets.builders.from_raw import RawSource, is_raw
 from zoo_datasets.builders.from_run import RunSource
+from zoo_datasets.builders.locations import locate
 from zoo_datasets.builders.shards import ShardWriter, Written
 from zoo_datasets.builders.source import Block, Reading, RowMaker, Source, without_nonfinite
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
 from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard, read_manifest
+from zoo_datasets.remote import Fetched
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS
 from zoo_datasets.specs import NAME
@@ -69,22 +71,31 @@ class BuildResult:
     warnings: tuple[str, ...]
 
 
-def open_source(path: Path, reading: Reading | None = None) -> Source:
-    """The source that lies at a path.
+def open_source(location: Path | str, reading: Reading | None = None, fetched: Fetched | None = None) -> Source:
+    """The source that lies at a path or behind a URL; of the latter, what will be read is fetched first.
+
+    Args:
+        location: a path, or a URL of http or fsspec, which may end with a checksum: `#md5=…`.
+        fetched: called with what is being fetched, how much of it is done, and how much there is (0: not known).
 
     Raises:
         SourceError: where it is nothing that can be built from.
+        DownloadError, StorageError: where it cannot be fetched or kept.
     """
+    reading = reading or Reading()
+    path = locate(location, whole=reading.everything, fetched=fetched)
+    if not isinstance(path, Path):
+        return RawSource(path, reading)
     for kind in SOURCE_KINDS:
         if kind.recognise(path):
-            return kind.open(path, reading or Reading())
+            return kind.open(path, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
     raise SourceError(f"{path} {found}; expected: {kinds}")
 
 
 def build_repository(
-    source_path: Path,
+    source_path: Path | str,
     repo: Path,
     name: str | None = None,
     *,
@@ -93,13 +104,14 @@ def build_repository(
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
     progress: Callable[[int, int], None] | None = None,
+    fetched: Fetched | None = None,
 ) -> BuildResult:
     """Build a source into a config of a dataset repository, which is made where there is none.
 
     What was there stays loadable until the new README.md is renamed into place, whenever the process dies.
 
     Args:
-        source_path: a run, or a raw zoo in a folder or an archive.
+        source_path: a run, or a raw zoo in a folder or an archive, also behind a URL.
         repo: the repository's folder.
         name: the config; the zoo's name unless given.
         reading: what is wanted of the source, and what it does not tell itself.
@@ -107,13 +119,14 @@ def build_repository(
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
         progress: called with (states done, states in all).
+        fetched: as of `open_source`.
 
     Raises:
-        SourceError, RunError: where the source cannot be read.
+        SourceError, RunError, DownloadError: where the source cannot be read.
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
-    source = open_source(source_path, dataclasses.replace(reading or Reading(), name=name))
+    source = open_source(source_path, dataclasses.replace(reading or Reading(), name=name), fetched)
     return build_from(
         source, repo, name, replace=replace, keep_nonfinite=keep_nonfinite, on_bad=on_bad, progress=progress
     )

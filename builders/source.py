@@ -103,7 +103,7 @@ class Reading:
         name: of the config, where the user gave one; also tells what a source's own name does not.
         epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
         limits: on the images, as in training; of sources that do not record them.
-        parents: where the parents of twins lie.
+        parents: where the parents of twins lie: a path or a URL.
         keep_log_sigma2: whether log σ² of twins becomes a second column.
     """
 
@@ -112,8 +112,13 @@ class Reading:
     models: int | None = None
     where: Condition | None = None
     limits: Limits = _UNLIMITED
-    parents: Path | None = None
+    parents: Path | str | None = None
     keep_log_sigma2: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether all states of the source are wanted."""
+        return self.epochs is None and self.models is None and self.where is None
 
 
 class Source(Protocol):

@@ -174,9 +174,8 @@ def read_member(read: Read, member: Member, limit: int) -> bytes:
             it says, compressed as no data is, or broken.
     """
     check_readable(member, limit)
-    # A local extra field is rarely longer than this; then one read is enough.
-    guess = LOCAL_SIZE + len(member.raw_name) + 64 + member.compressed
-    head = read(member.header, min(guess, member.end - member.header))
+    begin, stop = extent(member)
+    head = read(begin, stop - begin)
     start = data_start(head, member) - member.header
     if start + member.compressed > len(head):
         head = read(member.header, start + member.compressed)
@@ -186,6 +185,13 @@ def read_member(read: Read, member: Member, limit: int) -> bytes:
     if len(data) != member.size or zlib.crc32(data) != member.crc:
         raise CheckpointError("its size or checksum is not what the archive says; it is cut short or broken")
     return data
+
+
+def extent(member: Member) -> tuple[int, int]:
+    """Where a member lies, header and data. A local extra field is rarely longer than 64 bytes; then one read of this
+    is enough."""
+    guess = member.header + LOCAL_SIZE + len(member.raw_name) + 64 + member.compressed
+    return member.header, min(guess, member.end)
 
 
 def check_readable(member: Member, limit: int) -> None:

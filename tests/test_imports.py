@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs"),
+    ("errors", "files", "specs", "remote", "downloads"),
     ("images", "image_sources", "architectures", "zoos", "layout", "adapters"),
     ("stacked", "schema", "runs"),
     ("where",),

@@ -6,6 +6,7 @@ import typer
 
 from zoo_datasets.command_line import run_app
 from zoo_datasets.commands.build import build
+from zoo_datasets.commands.download import download_command
 from zoo_datasets.commands.list import list_command
 from zoo_datasets.commands.quickstart import quickstart_command
 from zoo_datasets.commands.verify import verify
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("list")(list_command)
 app.command()(train)
 app.command()(sparsify)
+app.command("download")(download_command)
 app.command()(build)
 app.command()(verify)
 app.command("quickstart")(quickstart_command)

@@ -65,3 +65,11 @@ class StorageError(ZooError, OSError):
 
 class NativeError(ZooError, RuntimeError):
     """The native kernels cannot be used (no compiler, an unknown kind of network); the plain path remains."""
+
+
+class DownloadError(ZooError, OSError):
+    """Something remote that could not be fetched; never a reason to leave a state out."""
+
+
+class MissingError(DownloadError):
+    """Something remote that is not there."""

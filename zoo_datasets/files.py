@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.errors import StorageError
+from zoo_datasets.errors import DownloadError, StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if isinstance(error, StorageError):
+        if isinstance(error, (StorageError, DownloadError)):
             raise
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}; "
@@ -71,6 +71,11 @@ def remove_temporaries(folder: Path) -> None:
             raise StorageError(
                 f"{leftover} could not be removed: {error.strerror or error}; make its folder writable"
             ) from error
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: `$ZOO_CACHE`, or `~/.cache/zoo-datasets`."""
+    return Path(os.environ.get("ZOO_CACHE") or "~/.cache/zoo-datasets").expanduser()
 
 
 def sha256_of(path: Path) -> str:

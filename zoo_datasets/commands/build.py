@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo_datasets.command_line import stoppable
-from zoo_datasets.commands.progress import progress_bar
+from zoo_datasets.commands.progress import transfer_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,11 @@ class OnBad(enum.StrEnum):
 @stoppable("the repository is as it was before; the same command begins again")
 def build(
     source: Annotated[
-        Path, typer.Argument(help="A run made by `zoo train`, or a raw zoo: its folder, or a .zip or .tar of it.")
+        str,
+        typer.Argument(
+            help="A run made by `zoo train`; a raw zoo: its folder, a .zip or .tar of it, or a URL of either; "
+            "or the name of a published zoo."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
     name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
@@ -51,7 +55,7 @@ def build(
     limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
     parents: Annotated[
-        Path | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+        str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
     ] = None,
     keep_log_sigma2: Annotated[
         bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
@@ -73,9 +77,10 @@ def build(
         keep_log_sigma2=keep_log_sigma2,
     )
     console = Console(stderr=True)
-    with progress_bar(console, "building", "states") as advance:
+    location, name = _located(source, name)
+    with transfer_bar(console, "building", "states") as (fetched, advance):
         result = build_repository(
-            source,
+            location,
             out,
             name,
             reading=reading,
@@ -83,6 +88,7 @@ def build(
             keep_nonfinite=keep_nonfinite,
             on_bad="fail" if on_bad is OnBad.fail else "leave out",
             progress=advance,
+            fetched=fetched,
         )
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
@@ -97,6 +103,24 @@ def build(
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+
+
+def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
+    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo of that name lies."""
+    from zoo_datasets.builders.published import find_original
+    from zoo_datasets.errors import SourceError, UnknownNameError
+    from zoo_datasets.remote import is_url
+    from zoo_datasets.specs import NAME
+
+    path = Path(source)
+    if is_url(source):
+        return source, name
+    if path.exists() or path.suffix or not NAME.fullmatch(source):
+        return path, name
+    try:
+        return find_original(source).location, name or source
+    except UnknownNameError as error:
+        raise SourceError(f"{source} does not exist, and {error}") from error
 
 
 def _numbers(text: str) -> list[int]:
