@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import StorageError
-from zoo_datasets.remote import Fetched, RemoteFile, in_parallel
+from zoo_datasets.remote import Fetched, Halt, RemoteFile, in_parallel
 
 Range = tuple[int, int]  # begin, end
 
@@ -68,7 +68,7 @@ class RangeCache:
             done: list[Range] = []
             count = 0
 
-            def fetch_part(part: Range, halt: threading.Event) -> None:
+            def fetch_part(part: Range, halt: Halt) -> None:
                 nonlocal count
                 position = part[0]
                 for position, piece in self._remote.pieces(*part, halt):

@@ -22,6 +22,7 @@ from zoo_datasets.files import replacing
 from zoo_datasets.remote import (
     Fetched,
     FsspecFile,
+    Halt,
     Http,
     HttpFile,
     RemoteFile,
@@ -173,7 +174,7 @@ class RemoteFolder:
             return
         count = 0
 
-        def fetch(path: str, halt: threading.Event) -> None:
+        def fetch(path: str, halt: Halt) -> None:
             nonlocal count
             self._fetch(path, limit, halt)
             with self._lock:
@@ -209,7 +210,7 @@ class RemoteFolder:
             found.st_mtime_ns == _mark(listed)
         )
 
-    def _fetch(self, path: str, limit: int, halt: threading.Event) -> None:
+    def _fetch(self, path: str, limit: int, halt: Halt) -> None:
         target = self._mirror / path
         try:
             remote = self._tree.file(path)
@@ -236,7 +237,7 @@ class RemoteFolder:
         for _ in range(_DEPTH):
             below: list[str] = []
 
-            def visit(path: str, halt: threading.Event, below: list[str] = below) -> None:
+            def visit(path: str, halt: Halt, below: list[str] = below) -> None:
                 try:
                     entries = self._tree.list(path)
                 except MissingError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ class Served:
     Attributes:
         ranges: whether parts can be asked for; else the whole file comes.
         validators: whether answers tell ETag and Last-Modified.
+        stalls_after: bytes in all after which nothing more comes, until it is None.
         cuts: after how many bytes each of the next answers with a body breaks off.
         statuses: what the next requests are answered with instead, with headers.
         sent: bytes of each path; `asked` counts requests, `queries` has their queries.
@@ -31,6 +33,7 @@ class Served:
     folder: Path
     ranges: bool = True
     validators: bool = True
+    stalls_after: int | None = None
     cuts: list[int] = field(default_factory=list)
     statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
@@ -115,6 +118,8 @@ def serving_files(folder: Path, **options: bool) -> Iterator[Served]:
             # Whoever asked only for the head leaves; what it did not take is not counted.
             with suppress(BrokenPipeError, ConnectionResetError):
                 for start in range(0, len(sent), 1 << 14):
+                    while served.stalls_after is not None and served.total > served.stalls_after:
+                        time.sleep(0.01)
                     piece = sent[start : start + (1 << 14)]
                     self.wfile.write(piece)
                     with lock:

@@ -3,6 +3,7 @@
 import datasets
 import plain
 import pytest
+from file_server import serving_files
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading
@@ -100,3 +101,24 @@ def test_the_preprocessed_dataset_holds_the_states_of_the_raw_zoo(tmp_path, real
     for key, row in pt.items():
         for column in ("weights", "seed", "test_acc", "lr", "activation", "batch_size"):
             assert row[column] == raw[key][column]
+
+
+def test_the_raw_zoos_behind_a_server_give_the_shards_of_the_files(tmp_path, real_raw, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+    def shards(repo, name):
+        return {file.name: file.read_bytes() for file in (tmp_path / repo / name).glob("*.parquet")}
+
+    with serving_files(real_raw) as served:
+        for file, name, models, _ in RAW_ZOOS:
+            last = Reading(epochs=frozenset({6}))
+            zd.build_repository(real_raw / file, tmp_path / "local", reading=last)
+            result = zd.build_repository(f"{served.url}/{file}", tmp_path / "remote", reading=last)
+            assert (result.rows, result.left_out) == (models, ())
+            assert shards("remote", name) == shards("local", name)
+            assert 0 < served.sent[f"/{file}"] < (real_raw / file).stat().st_size * 0.6
+        file = "dataset_mnist_uniform.pt"
+        zd.build_repository(real_raw / file, tmp_path / "local", "pt")
+        beside = Reading(parents=f"{served.url}/{RAW_ZOOS[0][0]}")  # a folder is looked into, a server is not
+        zd.build_repository(f"{served.url}/{file}", tmp_path / "remote", "pt", reading=beside)
+        assert shards("remote", "pt") == shards("local", "pt")

@@ -6,6 +6,7 @@ secret in a URL (user, password, query) never reaches a message, a file or the n
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -31,7 +32,7 @@ BACKOFF = 0.5  # seconds before the first retry; doubles each time
 LONGEST_WAIT = 60.0
 BLOCK = 1 << 16  # what a cut connection loses at most
 FSSPEC_BLOCK = 1 << 22
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
+_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _BROKEN = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, ContentDecodingError)
@@ -41,6 +42,32 @@ _IN_TEXT = re.compile(r"[a-z][a-z0-9+.\-]+://\S+", re.IGNORECASE)
 
 Fetched = Callable[[str, int, int], None]  # what is under way, bytes done, bytes in all (0: not known)
 T = TypeVar("T")
+
+
+class Halt(threading.Event):
+    """Tells threads to leave off; `set` also wakes those that wait for a silent server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._awaited: set[requests.Response] = set()
+
+    @contextlib.contextmanager
+    def watching(self, response: requests.Response) -> Iterator[None]:
+        """While a thread reads this answer."""
+        self._awaited.add(response)
+        try:
+            if self.is_set():  # between its head and now
+                raise _AgainError("halted")
+            yield
+        finally:
+            self._awaited.discard(response)
+
+    def set(self) -> None:
+        """See `threading.Event`."""
+        super().set()
+        for response in [*self._awaited]:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # it was finished at this moment
+                response.raw.shutdown()
 
 
 class RemoteFile(Protocol):
@@ -60,9 +87,7 @@ class RemoteFile(Protocol):
     version: str
     ranges: bool
 
-    def pieces(
-        self, start: int = 0, stop: int | None = None, halt: threading.Event | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    def pieces(self, start: int = 0, stop: int | None = None, halt: Halt | None = None) -> Iterator[tuple[int, bytes]]:
         """The bytes from `start` to `stop` (None: to the end), each piece with its position.
 
         Without `stop`, a server that knows no ranges may make it begin again at position 0.
@@ -91,9 +116,9 @@ def shown(url: str) -> str:
     return "::".join(parts)
 
 
-def in_parallel(work: Callable[[T, threading.Event], None], items: Sequence[T]) -> None:
+def in_parallel(work: Callable[[T, Halt], None], items: Sequence[T]) -> None:
     """Do `work` on all items, several at a time; the first error or Ctrl-C halts the others and is raised."""
-    halt = threading.Event()
+    halt = Halt()
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="zoo-fetch")
     try:
         for future in as_completed([pool.submit(work, item, halt) for item in items]):
@@ -154,14 +179,13 @@ class HttpFile:
                 failures += 1
                 file._wait(error, failures, None)
 
-    def pieces(
-        self, start: int = 0, stop: int | None = None, halt: threading.Event | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    def pieces(self, start: int = 0, stop: int | None = None, halt: Halt | None = None) -> Iterator[tuple[int, bytes]]:
         """See `RemoteFile`."""
         position, furthest, failures = start, start, 0
         while stop is None or position < stop:
             try:
-                with self._answer(position, stop) as response:
+                watching = halt.watching if halt is not None else contextlib.nullcontext
+                with self._answer(position, stop) as response, watching(response):
                     if response.status_code == 200 and position:
                         if stop is not None:
                             self._changed()
@@ -240,7 +264,7 @@ class HttpFile:
             "run the command again, and it begins with what is there now"
         )
 
-    def _wait(self, error: Exception, failures: int, halt: threading.Event | None) -> None:
+    def _wait(self, error: Exception, failures: int, halt: Halt | None) -> None:
         """Wait before the next try, longer each time, as long as the server asks for."""
         reason = str(error) if isinstance(error, _AgainError) else _reason(error)
         if failures > (RETRIES if self._heard else RETRIES_UNHEARD):
@@ -314,9 +338,7 @@ class FsspecFile:
         self.size: int | None = info.get("size")
         self.version = version_of(info)
 
-    def pieces(
-        self, start: int = 0, stop: int | None = None, halt: threading.Event | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    def pieces(self, start: int = 0, stop: int | None = None, halt: Halt | None = None) -> Iterator[tuple[int, bytes]]:
         """See `RemoteFile`."""
         stop = self.size if stop is None else stop
         if stop is None:
