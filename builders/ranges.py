@@ -52,7 +52,7 @@ class RangeCache:
         """
         stop = min(start + count, self._remote.size or 0)
         if without([(start, stop)], self._have):
-            self.fetch([(start, stop)], "reading")
+            self.fetch([(start, stop)], "the directory")
         return os.pread(self._descriptor, count, start)
 
     def fetch(self, wanted: Iterable[Range], what: str) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
-from zoo_datasets.files import replacing
+from zoo_datasets.files import cache_folder, replacing
 from zoo_datasets.image_sources import Progress, Role, Split, folder_digest, read_source
 from zoo_datasets.specs import ImageSpec, Limits, digest_of
 
@@ -211,7 +211,7 @@ def load_images(
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
     key = digest_of([PREPARATION, identity, dataclasses.asdict(spec), size])
-    file = (cache_dir or _default_cache_dir()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
+    file = (cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
     cached = _read_cache(file, spec)
     if cached is None:
         with _locked(file):
@@ -288,10 +288,6 @@ def _fingerprint(splits: dict[Role, Split], spec: ImageSpec) -> str:
         digest.update(split.images.contiguous().numpy().data)
         digest.update(split.labels.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _default_cache_dir() -> Path:
-    return Path(os.environ.get("ZOO_CACHE") or "~/.cache/zoo-datasets")
 
 
 @contextlib.contextmanager

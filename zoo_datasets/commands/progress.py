@@ -40,10 +40,16 @@ def transfer_bar(
 
         def fetched(what: str, done: int, total: int) -> None:
             if what not in transfers:
+                for earlier in transfers.values():
+                    progress.update(earlier, visible=False)
                 transfers[what] = progress.add_task(f"fetching {what}", total=None, amount="")
-            progress.update(transfers[what], completed=done, total=total or None, amount=_amount(what, done, total))
+            progress.update(
+                transfers[what], visible=True, completed=done, total=total or None, amount=_amount(what, done, total)
+            )
 
         def advance(done: int, total: int) -> None:
+            for earlier in transfers.values():
+                progress.update(earlier, visible=False)
             progress.update(work, completed=done, total=total, amount=f"{done:,}/{total:,} {unit}", visible=True)
 
         yield fetched, advance
