@@ -333,6 +333,7 @@ def test_threads_are_gone_after_a_build(tmp_path, zoo):
     assert read_manifest(tmp_path / "repo", NAME).states.written == 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", [[], ["--where", "epoch >= 1"]])
 def test_ctrl_c_ends_a_fetch_even_of_a_silent_server_and_the_command_goes_on(tmp_path, zoo, selection):
     for checkpoint in zoo.glob("*/checkpoint_*"):
