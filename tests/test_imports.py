@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "adapters"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
     ("stacked", "schema", "runs"),
     ("where",),
     ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
