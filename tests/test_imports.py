@@ -20,7 +20,7 @@ LEVELS = (
         "manifest",
         "card_text",
         "hub",
-        "remote",
+        "hub_access",
         "plots",
         "loading",
         "evaluation",
