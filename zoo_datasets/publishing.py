@@ -28,9 +28,9 @@ from huggingface_hub.hf_api import RepoFile
 from zoo_datasets.card_text import SOMEWHERE, yours
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.hub import CARD, Entry, card_with, configs_of, entry_in, read_card
+from zoo_datasets.hub_access import DATASET, hub_errors, remote_card, remote_manifest, remote_text
 from zoo_datasets.local_zoos import LocalZoo, Progress, local_zoos
 from zoo_datasets.manifest import META
-from zoo_datasets.hub_access import DATASET, hub_errors, remote_card, remote_manifest, remote_text
 
 FILES_PER_COMMIT = 100  # the Hub's advice
 _CONFLICTS = 8

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo_datasets.manifest import Manifest
     from zoo_datasets.hub_access import Holdings
+    from zoo_datasets.manifest import Manifest
 
 
 def info(
