@@ -128,6 +128,9 @@ class ShardWriter:
         paths = [*(name for name in self._schema.names if f"{name}.list.element" not in wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
         # a network. Statistics over millions of values would prune nothing and can break page headers.
+        # No content-defined pages: a zoo grows by new shards, so that what was pushed is never written anew. Where a
+        # shard is, because its run was not finished, whole row groups come behind the old ones, byte for byte the same.
+        # They would make writing slower and files larger.
         writer = pq.ParquetWriter(
             path,
             self._schema,

@@ -16,8 +16,22 @@ LEVELS = (
     ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
     ("stacked", "schema", "runs"),
     ("where",),
-    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
-    ("builders", "training"),
+    (
+        "manifest",
+        "card_text",
+        "hub",
+        "hub_access",
+        "plots",
+        "loading",
+        "evaluation",
+        "gather",
+        "reading",
+        "symmetries",
+        "batching",
+        "tasks",
+        "models",
+    ),
+    ("local_zoos", "publishing", "builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -63,7 +77,7 @@ def run(*arguments):
 
 
 def test_nothing_heavy_comes_with_the_package_or_the_help():
-    heavy = ["torch", "datasets", "pyarrow", "numpy", "accelerate", "pydantic", "sklearn"]
+    heavy = ["torch", "datasets", "pyarrow", "numpy", "accelerate", "pydantic", "sklearn", "matplotlib"]
     code = f"import sys, zoo_datasets, zoo_datasets.cli; print([m for m in {heavy} if m in sys.modules])"
     assert run("-c", code).stdout.strip() == "[]"
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading import to_state_dict as to_state_dict
     from zoo_datasets.models import evaluate as evaluate
     from zoo_datasets.models import to_modules as to_modules
+    from zoo_datasets.publishing import push_repository as push_repository
     from zoo_datasets.runs import Run as Run
     from zoo_datasets.specs import HyperParameters as HyperParameters
     from zoo_datasets.specs import ImageSpec as ImageSpec
@@ -59,6 +60,7 @@ _HOMES = {
     "load_zoo": "loading",
     "members_of": "specs",
     "property_prediction": "tasks",
+    "push_repository": "publishing",
     "read_zoo": "zoos",
     "reconstruction": "tasks",
     "sequence_prediction": "tasks",

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
+from datasets.exceptions import DatasetsError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
-from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
+from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
+from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
@@ -154,11 +156,19 @@ def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
         download_config=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
         dataset_name=builder.dataset_name,
     )
-    builder.download_and_prepare(
-        dl_manager=ranges if remote and parts.some else None,
-        # The card records the rows of whole splits, which a selection does not have.
-        verification_mode="no_checks" if parts.some else "basic_checks",
-    )
+    try:
+        builder.download_and_prepare(
+            dl_manager=ranges if remote and parts.some else None,
+            # The card records the rows of whole splits, which a selection does not have.
+            verification_mode="no_checks" if parts.some else "basic_checks",
+        )
+    except (OSError, DatasetsError) as error:
+        if not is_full(error):
+            raise
+        raise StorageError(
+            f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
+            "less (epochs=, columns=, where=) or with streaming=True"
+        ) from error
 
 
 def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:

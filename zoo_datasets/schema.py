@@ -100,6 +100,14 @@ def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
     return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
 
 
+def meta_schema() -> pa.Schema:
+    """The schema of a light config: all columns but the weights."""
+    from datasets import Features
+
+    fields = [pa.field(column.name, column.type, column.nullable) for column in COLUMNS if column.type is not None]
+    return pa.schema(fields, metadata=Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata)
+
+
 def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     """The layout that a shard's schema carries.
 

@@ -22,6 +22,7 @@ from zoo_datasets.builders.arrow_builder import zoo_builder
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.source import RowMaker, States
 from zoo_datasets.errors import RepositoryError, RunError, SourceError, StorageError
+from zoo_datasets.hub import zoos_of
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.runs import Run
@@ -289,7 +290,7 @@ def test_several_zoos_live_in_one_repository(tmp_path):
     before = files_in(repo)
     build_repository(tmp_path / "b", repo)
     build_repository(tmp_path / "a", repo, "again")
-    assert set(datasets.get_dataset_config_names(str(repo))) == {NAME, "mnist_cnn_s_hyp_rand", "again"}
+    assert zoos_of(datasets.get_dataset_config_names(str(repo))) == ["again", NAME, "mnist_cnn_s_hyp_rand"]
     assert files_in(repo) == before
     rows = rows_of(repo, "mnist_cnn_s_hyp_rand")
     assert len(rows) == 24

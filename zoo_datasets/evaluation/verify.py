@@ -18,7 +18,7 @@ from zoo_datasets.evaluation.recompute import STACK_BYTES, wrong_figures
 from zoo_datasets.evaluation.shard_checks import METADATA_COLUMNS, READ_ERRORS, Row, check_shards, weights_matrix
 from zoo_datasets.hub import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.images import ImageData
-from zoo_datasets.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.manifest import MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.schema import WEIGHTS
 from zoo_datasets.specs import Limits, digest_of
 
@@ -61,6 +61,8 @@ def verify_repository(
     card = _card(repo, findings)
     if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
         raise UnknownNameError("config", name, [] if card is None else configs_of(card))
+    if name.endswith(META) and not (repo / name / MANIFEST).is_file():
+        raise RepositoryError(f"{name} is a part of {name.removesuffix(META)}; verify that one")
     manifest = _manifest(repo, name, findings)
     if manifest is None:
         return findings.verification(name, 0, 0)
@@ -142,16 +144,19 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
 
 
 def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
-    listed = sorted(files_of(configs_of(card).get(manifest.config, {})))
-    expected = sorted((shard.split, shard.path) for shard in manifest.shards)
+    configs = configs_of(card)
+    names = (manifest.config, f"{manifest.config}{META}")
+    listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
+    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta))
     for split, path in sorted(set(listed) ^ set(expected)):
         where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
         findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
-    splits = info_of(card, manifest.config).get("splits") or []
-    found = {entry.get("name"): entry.get("num_examples") for entry in splits}
-    if found != manifest.splits:
-        findings.differs("card", f"its dataset_info says {found} rows, the manifest {manifest.splits}")
-    findings.checked("card", f"lists {len(listed)} shards")
+    for name in names[: 2 if manifest.meta else 1]:
+        splits = info_of(card, name).get("splits") or []
+        found = {entry.get("name"): entry.get("num_examples") for entry in splits}
+        if found != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
+    findings.checked("card", f"lists {len(listed)} files")
 
 
 def _check_models(rows: list[Row], findings: Findings) -> None:
