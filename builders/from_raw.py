@@ -108,17 +108,12 @@ class RawSource:
     def describe(self) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
-        chosen = {
-            "epochs": None if reading.epochs is None else sorted(reading.epochs),
-            "models": reading.models,
-            "where": None if reading.where is None else reading.where.text,
-        }
         value = {
             "kind": "raw zoo",
             "folder": self._folder.name,
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),
-            "selection": {key: value for key, value in chosen.items() if value is not None},
+            "selection": reading.selection(),
             "converted_to_float32": dict(sorted(self._converted.items())),
             "notes": dict(sorted(self._models.notes.items())),
             "stray_files": [*self._folder.stray[:_SHOWN]],

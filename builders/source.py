@@ -120,6 +120,15 @@ class Reading:
         """Whether all states of the source are wanted."""
         return self.epochs is None and self.models is None and self.where is None
 
+    def selection(self) -> dict[str, Any]:
+        """What is wanted, as a manifest records it; empty where it is all."""
+        chosen = {
+            "epochs": None if self.epochs is None else sorted(self.epochs),
+            "models": self.models,
+            "where": None if self.where is None else self.where.text,
+        }
+        return {key: value for key, value in chosen.items() if value is not None}
+
 
 class Source(Protocol):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file.
