@@ -25,6 +25,7 @@ NOT_TRAINED = "not trained yet"
 
 _LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
 _PARENTS = "its members know their parents, so --parents is of no use"
+_IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
 _CHANGING = frozenset({*FIGURES, "ggap", SPARSITY})
 _NONE: frozenset[int] = frozenset()
 
@@ -57,8 +58,8 @@ class RunSource:
             SourceError: where no state fits the selection, or it is asked for what only raw zoos need.
         """
         reading = reading or Reading()
-        refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS))
-                   if asked]  # fmt: skip
+        refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
+                                          (reading.images, _IMAGES)) if asked]  # fmt: skip
         if refused:
             raise SourceError(f"{path} is a run: {'; '.join(refused)}")
         return cls(Run.open(path), reading)

@@ -58,8 +58,11 @@ def build(
         str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
     ] = None,
     keep_log_sigma2: Annotated[
-        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")
     ] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
+    ] = None,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
     from rich.console import Console
@@ -75,6 +78,7 @@ def build(
         limits=Limits(train=limit_train, val=limit_val, test=limit_test),
         parents=parents,
         keep_log_sigma2=keep_log_sigma2,
+        images=images,
     )
     console = Console(stderr=True)
     location, name = _located(source, name)
