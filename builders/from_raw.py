@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.containers import Container, is_archive, open_container
+from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
 from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
@@ -263,8 +264,6 @@ class RawSource:
         except CheckpointError as error:
             notes[f"index_dict.json: {error}"] += 1
             return
-        from zoo_datasets.builders.to_raw import index_of
-
         for key, expected in index_of(self.layout).items():
             if index.get(key) != expected:
                 notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +18,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import (
-    BatchNorm,
-    Conv,
-    Dropout,
-    Layer,
-    Linear,
-    build_layout,
-    flat_layers,
-    get_architecture,
-)
+from zoo_datasets.architectures import Layer, build_layout, get_architecture
+from zoo_datasets.builders.index_dict import index_dict, module_indices
 from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, read_folder_name
 from zoo_datasets.builders.source import RowMaker, Source, States
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
@@ -67,7 +59,7 @@ def source_rows(source: Source, name: str | None = None, selection: Mapping[str,
         "classes": source.classes,
     }  # fmt: skip
     models = {
-        model.model_id: {column: None for column in LASTING} | constants | dict(model.columns)
+        model.model_id: dict.fromkeys(LASTING) | constants | dict(model.columns)
         | {"model_id": model.model_id}
         for block in source.blocks() for model in block.models
     }  # fmt: skip
@@ -112,7 +104,7 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
             progress(done, rows.total)
     for model_id, by_epoch in reports.items():
         zoo.write_trial(folder, rows.models[model_id], by_epoch)
-    write_if_changed(folder / "index_dict.json", json.dumps(index_dict(zoo.layers, zoo.layout, zoo.dropout)).encode())
+    write_if_changed(folder / "index_dict.json", json.dumps(index_dict(zoo.layers, zoo.dropout)).encode())
     return RawExport(folder=folder, models=len(reports), states=done)
 
 
@@ -126,13 +118,6 @@ def raw_folder_name(config: str, images: str, architecture: str) -> str:
         own = dense if read_folder_name(f"_{dense}").images in (images, None) else f"{images}{told.suffix}"
     twin = "" if told.sparsifier is None else "_ard_vd" if told.percent is None else f"_magn_{told.percent}"
     return f"tune_zoo_{own}{twin}"
-
-
-def module_indices(layers: Sequence[Layer], dropout: bool) -> dict[str, int]:
-    """Where each layer with weights stands in the authors' module list, by its name: with dropout layers the
-    later ones stand further back."""
-    kept = [layer for layer in layers if dropout or not isinstance(layer, Dropout)]
-    return {layer.name: index for index, layer in enumerate(kept) if isinstance(layer, Conv | Linear)}
 
 
 def state_dict(row: Mapping[str, Any], layout: WeightLayout) -> OrderedDict[str, Tensor]:
@@ -154,32 +139,6 @@ def state_dict(row: Mapping[str, Any], layout: WeightLayout) -> OrderedDict[str,
                 values = noises[own]
                 state[f"{prefix}.{beside}"] = torch.where(torch.isneginf(values), torch.zeros(()), values)
     return state
-
-
-def index_dict(layers: Sequence[Layer], layout: WeightLayout, dropout: bool) -> dict[str, list[Any]]:
-    """The authors' index_dict.json of an architecture."""
-    if any(isinstance(layer, BatchNorm) for layer in flat_layers(layers)):
-        names = [spec.name.removesuffix(".weight") for spec in layout.tensors if len(spec.shape) > 1]
-        return {"layer": names, **index_of(layout)}
-    return {"layer": list(module_indices(layers, dropout).values()), **index_of(layout)}
-
-
-def index_of(layout: WeightLayout) -> dict[str, list[int]]:
-    """The parallel lists of an index_dict.json, but for `layer`, which depends on dropout: where each layer's weight
-    and bias begin in the flat vector and how long they are, its outputs, its kernel's h·w, and its inputs."""
-    keys = ("idx_start", "idx_length", "kernel_no", "kernel_size", "channels_in")
-    index: dict[str, list[int]] = {key: [] for key in keys}
-    last = ""
-    for spec in layout.tensors:
-        layer, _, part = spec.name.rpartition(".")
-        if len(spec.shape) > 1:
-            kernel = spec.size // (spec.shape[0] * spec.shape[1])
-            for key, value in zip(keys, (spec.offset, spec.size, spec.shape[0], kernel, spec.shape[1]), strict=True):
-                index[key].append(value)
-            last = layer
-        elif part == "bias" and layer == last:
-            index["idx_length"][-1] += spec.size
-    return index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,7 +220,8 @@ class _RawZoo:
 def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
     """The folder of a dense model: its id, hyperparameters and seed, in Ray Tune's manner."""
     told = [f"{key.replace('::', '__')}={_param(key, row)}" for key in _NAMED]
-    return f"NN_tune_trainable_{model_id[:ID_LENGTH]}_00000_0_{','.join([*told, f'seed={row["seed"]}'])}_{DATE}"
+    values = ",".join([*told, f"seed={row['seed']}"])
+    return f"NN_tune_trainable_{model_id[:ID_LENGTH]}_00000_0_{values}_{DATE}"
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> None:
@@ -321,6 +281,4 @@ def _prefixes(row: Mapping[str, Any]) -> Mapping[str, str]:
 @lru_cache(maxsize=64)
 def _module_names(architecture: str, in_channels: int, classes: int, dropout: bool) -> Mapping[str, str]:
     layers = get_architecture(architecture).layers(in_channels, classes)
-    if any(isinstance(layer, BatchNorm) for layer in flat_layers(layers)):
-        return {}
     return {name: f"module_list.{index}" for name, index in module_indices(layers, dropout).items()}

@@ -13,10 +13,12 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
+    ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters"),
+    ("sparsity", "variational"),
     ("stacked", "schema", "runs"),
     ("where",),
     ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
+    ("exporting",),
     ("builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
@@ -74,7 +76,7 @@ def test_help_answers_at_once():
         begun = time.perf_counter()
         output = run("-m", "zoo_datasets.cli", "--help").stdout
         times.append(time.perf_counter() - begun)
-    for command in ("list", "train", "build", "verify"):
+    for command in ("list", "train", "build", "verify", "export"):
         assert command in output
     # Half a second is the promise; a busy machine gets some leave.
     assert min(times) < 1.0

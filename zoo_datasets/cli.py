@@ -7,6 +7,7 @@ import typer
 from zoo_datasets.command_line import run_app
 from zoo_datasets.commands.build import build
 from zoo_datasets.commands.download import download_command
+from zoo_datasets.commands.export import export
 from zoo_datasets.commands.list import list_command
 from zoo_datasets.commands.quickstart import quickstart_command
 from zoo_datasets.commands.verify import verify
@@ -26,6 +27,7 @@ app.command()(sparsify)
 app.command("download")(download_command)
 app.command()(build)
 app.command()(verify)
+app.command()(export)
 app.command("quickstart")(quickstart_command)
 
 
