@@ -70,6 +70,11 @@ def test_nothing_heavy_comes_with_the_package_or_the_help():
     assert run("-c", code).stdout.strip() == "[]"
 
 
+def test_images_that_are_prepared_need_no_datasets():
+    code = "import sys, zoo_datasets.images, zoo_datasets.stacked; print('datasets' in sys.modules)"
+    assert run("-c", code).stdout.strip() == "False"
+
+
 def test_help_answers_at_once():
     times = []
     for _ in range(3):

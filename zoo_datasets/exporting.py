@@ -126,7 +126,7 @@ def states_of(rows: Rows) -> Iterator[dict[str, Any]]:
     """All rows as dictionaries; lists of weights are float32 tensors [D]."""
     for table in rows.tables():
         wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
-        matrices = {name: torch.from_numpy(weights_matrix(table, name)) for name in wide}
+        matrices = {name: torch.from_numpy(weights_matrix(table, name).copy()) for name in wide}
         for index, row in enumerate(table.drop_columns(wide).to_pylist()):
             yield row | {name: matrix[index] for name, matrix in matrices.items()}
 
