@@ -42,12 +42,14 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, on the Hub.")] = None,
 ) -> None:
     """Write single models as files."""
+    import datasets
     from rich.console import Console
 
     from zoo_datasets.builders.to_raw import export_raw
     from zoo_datasets.exporting import export_safetensors
 
     console = Console(stderr=True)
+    datasets.disable_progress_bars()  # there is one bar for all of it
     chosen = None if epochs is None else sorted(set(numbers(epochs)))
     with console.status(f"{source}: what there is"):
         rows = _rows(source, name, chosen, models, where, revision, extras=form is Form.raw)

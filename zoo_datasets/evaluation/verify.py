@@ -73,7 +73,8 @@ def verify_repository(
     limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), limited, findings)
-        unlimited = not any(value is not None for value in dataclasses.asdict(limits or Limits()).values())
+        told = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
+        unlimited = all(value is None for each in told for value in each.values())
         if (
             unlimited
             and "fingerprint" not in _mapping(manifest.source.get("images"))
