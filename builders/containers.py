@@ -165,9 +165,9 @@ class TarFile(_AtHand):
                 last = -1
                 while (member := opened.next()) is not None:
                     if member.offset <= last:
-                        raise tarfile.InvalidHeaderError("a header points back to an earlier one")
+                        raise tarfile.ReadError("a header points back to an earlier one")
                     last = member.offset
-                    opened.members.clear()  # tarfile keeps all that it has read
+                    opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has read
                     name = member.name.removeprefix("./") or "."
                     if name != ".":
                         self._add(name, member, refused, total)
@@ -219,14 +219,14 @@ class _TarHeaders:
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= MAX_TAR_HEADER:
-            raise tarfile.InvalidHeaderError(f"a header claims a name of {count:,} bytes")
+            raise tarfile.ReadError(f"a header claims a name of {count:,} bytes")
         data = os.pread(self._descriptor, count, self._position)
         self._position += len(data)
         return data
 
     def seek(self, position: int) -> int:
         if not position >= 0:
-            raise tarfile.InvalidHeaderError("a header points before the beginning")
+            raise tarfile.ReadError("a header points before the beginning")
         self._position = position
         return position
 

@@ -39,6 +39,7 @@ DATE = "2022-01-01_00-00-00"
 ID_LENGTH = 16
 
 _SIZE_NAMES = {"cnn_s": "", "cnn_m": "_medium", "cnn_l": "_large", "resnet18": "_resnet18"}
+_KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
 _NAMED = tuple(sorted(key for key in COLUMN_OF_KEY if key not in ("seed", "training::batchsize", "optim::momentum")))
 
 
@@ -108,15 +109,22 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
     return RawExport(folder=folder, models=len(reports), states=done)
 
 
-def raw_folder_name(config: str, images: str, architecture: str) -> str:
-    """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`."""
+def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str | None = None) -> str:
+    """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
+
+    Raises:
+        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
+    """
     told = read_folder_name(config)
     dense = dense_name(config)
     try:
         own = f"{images}{_SIZE_NAMES[architecture]}_{KINDS.get(told.suffix) or get_zoo(dense).init[0]}"
     except UnknownNameError:
-        own = dense if read_folder_name(f"_{dense}").images in (images, None) else f"{images}{told.suffix}"
-    twin = "" if told.sparsifier is None else "_ard_vd" if told.percent is None else f"_magn_{told.percent}"
+        misleading = read_folder_name(f"_{dense}").images not in (images, None) or read_folder_name(dense).sparsifier
+        own = f"{images}{told.suffix}" if misleading else dense
+    if sparsifier == "magnitude" and told.percent is None:
+        raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
+    twin = {None: "", "variational_dropout": "_ard_vd", "magnitude": f"_magn_{told.percent}"}[sparsifier]
     return f"tune_zoo_{own}{twin}"
 
 
@@ -162,20 +170,20 @@ class _RawZoo:
     @classmethod
     def of(cls, rows: Rows) -> _RawZoo:
         models = list(rows.models.values())
-        kinds = {tuple(row[name] for name in ("images", "architecture", "in_channels", "classes")) for row in models}
+        kinds = {tuple(row[name] for name in _KIND) for row in models}
         if len(kinds) != 1:
-            raise SpecError(f"{rows.config}: models of {len(kinds)} kinds found, a raw zoo holds one")
-        ((images, architecture, in_channels, classes),) = kinds
+            raise SpecError(f"{rows.config}: models of {len(kinds)} kinds found ({', '.join(_KIND)}), expected one")
+        ((images, architecture, in_channels, classes, sparsifier),) = kinds
         layers = get_architecture(architecture).layers(in_channels, classes)
         values = {key: sorted({_param(key, row) for row in models}, key=str) for key in COLUMN_OF_KEY}
         params = {
             "model::type": MODEL_TYPES.get(architecture, architecture), "model::channels_in": in_channels,
             "model::o_dim": classes, "model::use_bias": True, "training::start_epoch": 1, "training::output_epoch": 1,
             "training::val_epochs": 1, "training::idx_out": 500, "training::checkpoint_dir": None, "cuda": False,
-            "dataset::dump": f"{images}/dataset.pt",
+            "dataset::dump": f"{images}/dataset.pt", **_scheduler(rows.config),
         }  # fmt: skip
         return cls(
-            folder=raw_folder_name(rows.config, images, architecture),
+            folder=raw_folder_name(rows.config, images, architecture, sparsifier),
             parents=raw_folder_name(dense_name(rows.config), images, architecture),
             layers=layers,
             layout=build_layout(layers),
@@ -199,7 +207,7 @@ class _RawZoo:
     def write_trial(self, folder: Path, model: Mapping[str, Any], reports: Mapping[int, Mapping[str, Any]]) -> None:
         """params.json and result.json of a model."""
         trial = folder / self.trial(model)
-        params = self.params | {key: _param(key, model) for key in COLUMN_OF_KEY}
+        params = {**self.params, **{key: _param(key, model) for key in COLUMN_OF_KEY}}
         params["training::epochs_train"] = _epochs_trained(reports)
         params["zoo_datasets::model_id"] = model["model_id"]
         if model.get("parent_id") is not None:
@@ -222,6 +230,13 @@ def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
     told = [f"{key.replace('::', '__')}={_param(key, row)}" for key in _NAMED]
     values = ",".join([*told, f"seed={row['seed']}"])
     return f"NN_tune_trainable_{model_id[:ID_LENGTH]}_00000_0_{values}_{DATE}"
+
+
+def _scheduler(config: str) -> dict[str, str]:
+    try:
+        return {"optim::scheduler": "OneCycleLR"} if get_zoo(config).scheduler == "onecycle" else {}
+    except UnknownNameError:
+        return {}
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> None:
@@ -261,7 +276,8 @@ def _epochs_trained(reports: Mapping[int, Mapping[str, Any]]) -> int:
     """The last epoch; of twins, the number of epochs that β was made with, which a selection may have cut off."""
     for epoch, report in reports.items():
         if report.get(KL_WEIGHT):
-            return round(BETA * (epoch - 1) / report[KL_WEIGHT])
+            epochs: int = round(BETA * (epoch - 1) / report[KL_WEIGHT])
+            return epochs
     return max(reports)
 
 

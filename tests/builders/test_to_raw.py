@@ -15,7 +15,7 @@ from zoo_datasets.builders import Reading, build_repository, open_source
 from zoo_datasets.builders.index_dict import index_dict, module_indices
 from zoo_datasets.builders.raw_names import read_folder_name, zoo_name
 from zoo_datasets.builders.to_raw import export_raw, raw_folder_name, source_rows, state_dict
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.exporting import repository_rows
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.specs import GRID_FIELDS
@@ -129,13 +129,16 @@ def test_twins_come_back_with_their_parents(tmp_path, keep):
 def test_every_zoo_of_the_table_has_a_folder_name_that_tells_what_it_is():
     for dense in list_zoos():
         for zoo in (dense, *twins_of(dense)):
-            told = read_folder_name(raw_folder_name(zoo.name, zoo.images, zoo.architecture))
+            told = read_folder_name(raw_folder_name(zoo.name, zoo.images, zoo.architecture, zoo.sparsifier))
             found = zoo_name(told.images, zoo.architecture, told.suffix, told.sparsifier, told.percent)
             assert found == zoo.name
     assert raw_folder_name("cifar10_cnn_l_hyp_fix", "cifar10", "cnn_l") == (
         "tune_zoo_cifar10_large_hyperparameter_10_fixed_seeds"
     )
     assert raw_folder_name("my_zoo", "mnist", "cnn_s") == "tune_zoo_my_zoo"
+    assert raw_folder_name("sparse_grid", "mnist", "cnn_s") == "tune_zoo_mnist"
+    with pytest.raises(SpecError, match="does not tell how many percent"):
+        raw_folder_name("pruned", "mnist", "cnn_s", "magnitude")
 
 
 def test_module_lists_are_those_of_the_authors():
