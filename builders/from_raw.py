@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from zoo_datasets.architectures import get_architecture
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.containers import Container, is_archive, open_container
 from zoo_datasets.builders.index_dict import index_of
@@ -71,7 +72,8 @@ class RawSource:
         self._sparsities: Counter[str] = Counter()
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
-            self._losses = TwinLosses(self.layout, self.architecture, self._models.images, self._reading)
+            layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
+            self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
         self._check_index()
 
     @classmethod

@@ -39,6 +39,7 @@ DATE = "2022-01-01_00-00-00"
 ID_LENGTH = 16
 
 _SIZE_NAMES = {"cnn_s": "", "cnn_m": "_medium", "cnn_l": "_large", "resnet18": "_resnet18"}
+_NOISY = "noisy"  # of a state with log σ²
 _KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
 _NAMED = tuple(sorted(key for key in COLUMN_OF_KEY if key not in ("seed", "training::batchsize", "optim::momentum")))
 
@@ -213,12 +214,12 @@ class _RawZoo:
         if model.get("parent_id") is not None:
             parent = trial_name(model["parent_id"], model)
             params["training::init_checkpoint_path"] = f"zoos/{self.parents}/{parent}"
-        if any(KL_WEIGHT in report for report in reports.values()):
+        if any(_NOISY in report for report in reports.values()):
             params["model::type"] = f"{params['model::type']}_ARD"
         lines = []
         last = max(reports)
         for epoch in sorted(reports):
-            figures = {name: value for name, value in reports[epoch].items() if name != KL_WEIGHT}
+            figures = {name: value for name, value in reports[epoch].items() if name not in (KL_WEIGHT, _NOISY)}
             report = figures | {"training_iteration": epoch, "done": epoch == last, "config": params}
             lines.append(json.dumps(report | {"trial_id": f"{model['model_id'][:5]}_00000"}) + "\n")
         write_if_changed(trial / "params.json", json.dumps(params, indent=2).encode())
@@ -266,7 +267,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["sparsifier"] == "variational_dropout":
         told |= {name: row.get(column) for name, column in RECORDED.items()}
         told["sparsity_ratio"] = row["sparsity"]
-        told[KL_WEIGHT] = row.get(KL_WEIGHT)
+        told |= {KL_WEIGHT: row.get(KL_WEIGHT), _NOISY: True if LOG_SIGMA2 in row else None}
     elif row["sparsifier"] is not None:
         told["sparsity_ratio"] = row["sparsity"]
     return {name: value for name, value in told.items() if value is not None}

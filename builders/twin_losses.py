@@ -11,10 +11,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from zoo_datasets.architectures import Layer
 from zoo_datasets.builders.source import Model, Reading
 from zoo_datasets.evaluation.recompute import same_loss
 from zoo_datasets.images import ImageData, load_images
-from zoo_datasets.layout import WeightLayout
 from zoo_datasets.models import evaluate
 from zoo_datasets.schema import KL_WEIGHT, RECORDED
 from zoo_datasets.variational import kl_weight, total_kl
@@ -28,8 +28,8 @@ class TwinLosses:
     The training loss is a mean over the steps of an epoch and cannot be recomputed from the weights after it.
     """
 
-    def __init__(self, layout: WeightLayout, architecture: str, images: str, reading: Reading) -> None:
-        self._layout = layout
+    def __init__(self, layers: Sequence[Layer], architecture: str, images: str, reading: Reading) -> None:
+        self._layers = layers
         self._architecture = architecture
         self._data: ImageData | None = None
         if reading.images is not None:
@@ -73,7 +73,7 @@ class TwinLosses:
             made[KL_WEIGHT] = pa.array(betas, pa.float64())
         if self._data is None:
             return made
-        kl = None if noise is None or means is None else total_kl(self._layout, means, noise).tolist()
+        kl = None if noise is None or means is None else total_kl(self._layers, means, noise).tolist()
         for split in _SPLITS:
             if getattr(self._data, split) is None:
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo_datasets.architectures import get_architecture, layout_of
+from zoo_datasets.architectures import get_architecture
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.schema import KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED
 from zoo_datasets.stacked import evaluate_stack
@@ -68,9 +68,9 @@ def _kl_terms(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
         if row.get(KL_WEIGHT) is None or not {LOG_SIGMA2, MEANS} <= row.keys():
             costs.append(None)
             continue
-        layout = layout_of(row["architecture"], row["in_channels"], row["classes"])
+        layers = get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
         means, noise = (torch.from_numpy(np.array(row[name])[None]) for name in (MEANS, LOG_SIGMA2))
-        costs.append(row[KL_WEIGHT] * float(total_kl(layout, means, noise)))
+        costs.append(row[KL_WEIGHT] * float(total_kl(layers, means, noise)))
     return costs
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zoo_datasets.architectures import layout_of
+from zoo_datasets.architectures import build_layout, get_architecture
 from zoo_datasets.variational import kl_divergence, log_alpha, total_kl
 
 
@@ -28,12 +28,13 @@ def test_the_kl_is_that_of_its_integral(alpha):
 
 
 def test_weights_without_noise_cost_nothing_and_bounds_depend_on_the_layer():
-    layout = layout_of("cnn_s", 1, 10)
+    layers = get_architecture("cnn_s").layers(1, 10)
+    layout = build_layout(layers)
     means = torch.zeros(2, layout.size)
     noise = torch.full_like(means, -torch.inf)
-    assert total_kl(layout, means, noise).tolist() == [0, 0]
+    assert total_kl(layers, means, noise).tolist() == [0, 0]
     slices = layout.slices()
     noise[0, slices["conv1.bias"]] = 0.0
     noise[1, slices["fc1.weight"]] = 0.0
     convolution, linear = kl_divergence(torch.tensor([8.0, 10.0], dtype=torch.float64)).tolist()
-    assert total_kl(layout, means, noise).tolist() == pytest.approx([8 * convolution, 720 * linear])
+    assert total_kl(layers, means, noise).tolist() == pytest.approx([8 * convolution, 720 * linear])
