@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
 from zoo_datasets.manifest import Shard
-from zoo_datasets.schema import COLUMNS, EXTRAS, WEIGHTS
+from zoo_datasets.schema import COLUMNS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
 SHARD_BYTES = 500_000_000
@@ -124,7 +124,8 @@ class ShardWriter:
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f".{self._split}.{os.getpid()}{TEMPORARY_SUFFIX}"
-        wide = [f"{name}.list.element" for name in self._schema.names if name == WEIGHTS or name in EXTRAS]
+        wide_type = self._schema.field(WEIGHTS).type
+        wide = [f"{name}.list.element" for name in self._schema.names if self._schema.field(name).type == wide_type]
         paths = [*(name for name in self._schema.names if f"{name}.list.element" not in wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
         # a network. Statistics over millions of values would prune nothing and can break page headers.

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
     ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
+    ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters"),
+    ("sparsity", "variational"),
     ("stacked", "schema", "runs"),
     ("where",),
     (
@@ -31,6 +32,7 @@ LEVELS = (
         "tasks",
         "models",
     ),
+    ("exporting",),
     ("local_zoos", "publishing", "builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
@@ -82,13 +84,18 @@ def test_nothing_heavy_comes_with_the_package_or_the_help():
     assert run("-c", code).stdout.strip() == "[]"
 
 
+def test_images_that_are_prepared_need_no_datasets():
+    code = "import sys, zoo_datasets.images, zoo_datasets.stacked; print('datasets' in sys.modules)"
+    assert run("-c", code).stdout.strip() == "False"
+
+
 def test_help_answers_at_once():
     times = []
     for _ in range(3):
         begun = time.perf_counter()
         output = run("-m", "zoo_datasets.cli", "--help").stdout
         times.append(time.perf_counter() - begun)
-    for command in ("list", "train", "build", "verify"):
+    for command in ("list", "train", "build", "verify", "export"):
         assert command in output
     # Half a second is the promise; a busy machine gets some leave.
     assert min(times) < 1.0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zoo_datasets.batching import batches as batches
     from zoo_datasets.builders import build_repository as build_repository
     from zoo_datasets.evaluation.verify import verify_repository as verify_repository
+    from zoo_datasets.exporting import load_exported as load_exported
     from zoo_datasets.images import load_images as load_images
     from zoo_datasets.layout import WeightLayout as WeightLayout
     from zoo_datasets.loading import load_zoo as load_zoo
@@ -56,6 +57,7 @@ _HOMES = {
     "get_zoo": "zoos",
     "layout_of": "architectures",
     "list_zoos": "zoos",
+    "load_exported": "exporting",
     "load_images": "images",
     "load_zoo": "loading",
     "members_of": "specs",

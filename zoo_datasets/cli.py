@@ -7,6 +7,7 @@ import typer
 from zoo_datasets.command_line import run_app
 from zoo_datasets.commands.build import build
 from zoo_datasets.commands.download import download_command
+from zoo_datasets.commands.export import export
 from zoo_datasets.commands.info import info
 from zoo_datasets.commands.list import list_command
 from zoo_datasets.commands.push import push
@@ -30,6 +31,7 @@ app.command()(build)
 app.command()(verify)
 app.command()(info)
 app.command()(push)
+app.command()(export)
 app.command("quickstart")(quickstart_command)
 
 

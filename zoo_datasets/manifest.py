@@ -66,7 +66,7 @@ class Manifest:
         zoo: the fields of the zoo's spec, as far as they are known.
         source: what the source says about itself: kind, limits and fingerprint of the images, versions.
         keep_nonfinite: whether states with NaN or infinite weights are rows too.
-        extras: columns of the weights' type beside them, as `log_sigma2`.
+        extras: columns that follow the weights, as `log_sigma2`.
         models, states: counts; a model is written if any of its states is.
         meta: the files of the light config, which has all columns but the weights.
         plots: pictures for the card, paths relative to the repository.

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import make_run, weights_of, write_epoch
 
-from zoo_datasets.builders import build_repository, from_run, open_source, repository, shards
+from zoo_datasets.builders import Reading, build_repository, from_run, open_source, repository, shards
 from zoo_datasets.builders.arrow_builder import zoo_builder
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.source import RowMaker, States
@@ -28,6 +28,7 @@ from zoo_datasets.manifest import read_manifest
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import layout_of_schema, split_of
 from zoo_datasets.specs import Limits, members_of
+from zoo_datasets.where import parse_where
 from zoo_datasets.zoos import get_zoo
 
 NAME = "digits_cnn_s"
@@ -502,3 +503,35 @@ def test_a_repository_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be made: .*choose another --out"):
         build_repository(run.path, tmp_path / "file")
+
+
+def test_selections_of_a_run_choose_members_states_and_epochs(tmp_path):
+    zoo = dataclasses.replace(get_zoo(NAME), lr=(1e-3, 1e-4), epochs=2)
+    run = make_run(tmp_path / "run", ((8, 1), (12, 2)), zoo=zoo, trained={2: 1})
+
+    def keys(**options):
+        result = build_repository(run.path, tmp_path / "repo", reading=Reading(**options), replace=True)
+        manifest = read_manifest(tmp_path / "repo", NAME)
+        assert manifest.states.found == manifest.states.written + manifest.states.left_out
+        tables = [pq.read_table(tmp_path / "repo" / s.path, columns=["model_id", "epoch"]) for s in manifest.shards]
+        return {(row["model_id"], row["epoch"]) for table in tables for row in table.to_pylist()}, result
+
+    members = members_of(zoo, Limits(), 12)
+    slow = [member.model_id for member in members if member.hyperparameters.lr < 5e-4]
+    assert 0 < len(slow) < 12
+    found, result = keys(epochs=frozenset({0, 1}), where=parse_where("lr < 0.0005"))
+    assert found == {(model_id, epoch) for model_id in slow for epoch in (0, 1)}
+    assert result.left_out == ()
+    assert keys(where=parse_where("lr < 0.0005"), models=2)[0] <= {(m, e) for m in slow[:2] for e in range(3)}
+    metrics = [row for cohort in run.cohorts() for row in cohort.metrics().to_pylist()]
+    good = {(row["model_id"], row["epoch"]) for row in metrics if row["test_acc"] > 0.3}
+    assert 0 < len(good) < len(metrics)
+    assert keys(where=parse_where("test_acc > 0.3"))[0] == good
+    found, result = keys(epochs=frozenset({2}))
+    assert {entry.reason for entry in result.left_out} == {"not trained yet"}
+    assert (len(found), sum(len(entry.epochs) for entry in result.left_out)) == (8, 4)
+    assert read_manifest(tmp_path / "repo", NAME).source["selection"] == {"epochs": [2]}
+    with pytest.raises(SourceError, match="no state of it fits the selection; it has epochs 0 to 2 of 12 members"):
+        keys(epochs=frozenset({7}))
+    with pytest.raises(SourceError, match="it records the limits on its images itself"):
+        keys(limits=Limits(train=5))

@@ -162,9 +162,9 @@ def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Fi
     )
 
 
-def weights_matrix(table: pa.Table) -> NDArray[np.float32]:
-    """The weights column as float32 [rows, D]."""
-    column = table[WEIGHTS].combine_chunks()
+def weights_matrix(table: pa.Table, name: str = WEIGHTS) -> NDArray[np.float32]:
+    """The weights column, or another of its type, as float32 [rows, D]."""
+    column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks)
     return np.asarray(column.flatten()).reshape(len(column), -1)
