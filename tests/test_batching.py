@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 
 from zoo_datasets import gather
 from zoo_datasets.architectures import layout_of
-from zoo_datasets.batching import Plan, batches
+from zoo_datasets.batching import batches
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
 from zoo_datasets.loading import load_zoo
+from zoo_datasets.plans import Plan
 
 WIDTH = 7
 
@@ -299,7 +300,7 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     for batch in iterator:
         places.add(batch["weights"].data_ptr())
     assert place not in places
-    assert len(places) <= 3
+    assert len(places) <= 6  # in use, read ahead, being read, and idle
     assert torch.equal(part, expected[0])
     assert np.array_equal(as_array, expected[1])
     kept = list(made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -37,28 +38,36 @@ class Recycled:
     copying the weights into it. A batch that is kept keeps its memory; nothing is ever overwritten.
     """
 
-    _KEPT = 4
+    _KEPT = 6
 
     def __init__(self) -> None:
-        self._idle: list[NDArray[np.uint8]] = []
+        # Batches are given back by whichever thread drops them: only single appends and pops are safe.
+        self._idle: deque[NDArray[np.uint8]] = deque(maxlen=self._KEPT)
 
     def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor [rows, width]."""
         size = rows * width * dtype.itemsize
         if not size:
             return torch.empty(rows, width, dtype=dtype)
-        fitting = next((memory for memory in self._idle if size <= memory.nbytes <= 2 * size), None)
-        if fitting is None:
-            fitting = np.empty(size, np.uint8)
-        else:
-            self._idle = [memory for memory in self._idle if memory is not fitting]
+        fitting = self._fitting(size)
         # The tensor, and each view of it, holds the lease; with the last of them it ends.
         lease = _bytes_at(fitting, size)
         weakref.finalize(lease, self._give_back, fitting).atexit = False
         return torch.frombuffer(lease, dtype=dtype).view(rows, width)
 
+    def _fitting(self, size: int) -> NDArray[np.uint8]:
+        for _ in range(self._KEPT):
+            try:
+                memory = self._idle.pop()
+            except IndexError:
+                break
+            if size <= memory.nbytes <= 2 * size:
+                return memory
+            self._idle.appendleft(memory)
+        return np.empty(size, np.uint8)
+
     def _give_back(self, memory: NDArray[np.uint8]) -> None:
-        self._idle = [memory, *self._idle][: self._KEPT]
+        self._idle.append(memory)
 
 
 def _bytes_at(memory: NDArray[Any], size: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
 if TYPE_CHECKING:
@@ -95,8 +97,12 @@ def load_zoo(
         )
     if not loaded:
         raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
+    sources = _sources(builder, parts, streaming, list(loaded), split_by)
     if split_by == "seed":
         loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
+    for held, source in sources.items():
+        if held in loaded:
+            tell_source(loaded[held], source)
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:
@@ -128,6 +134,27 @@ class _Parts:
         """The rows wanted, for a message."""
         told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
         return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
+
+
+def _sources(
+    builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], split_by: SplitBy
+) -> dict[str, Source]:
+    """What `batches` reads of each streamed split: the files themselves."""
+    if not streaming:
+        return {}
+    files = {part: tuple(map(str, paths)) for part, paths in builder.config.data_files.items() if part in loaded}
+    by_epoch = () if parts.epochs is None else ("epoch",)
+    source = Source(
+        files=tuple(path for paths in files.values() for path in paths),
+        columns=None if parts.columns is None else tuple(parts.columns),
+        filter=parts.filter,
+        filter_columns=(*by_epoch, *(() if parts.where is None else sorted(parts.where.columns))),
+        seed_split=None,
+        download=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
+    )
+    if split_by == "seed":
+        return {part: dataclasses.replace(source, seed_split=part) for part in SPLITS}
+    return {part: dataclasses.replace(source, files=paths) for part, paths in files.items()}
 
 
 def _told(split: str | None) -> str:
