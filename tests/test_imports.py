@@ -12,25 +12,12 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
-    ("stacked", "schema", "runs"),
+    ("errors", "files", "specs", "ahead"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "adapters", "graphs"),
+    ("stacked", "schema", "runs", "gather", "plans", "sparsity", "variational"),
     ("where",),
-    (
-        "manifest",
-        "hub",
-        "loading",
-        "evaluation",
-        "gather",
-        "ahead",
-        "plans",
-        "reading",
-        "streaming",
-        "symmetries",
-        "batching",
-        "tasks",
-        "models",
-    ),
+    ("manifest", "hub", "loading", "evaluation", "reading", "streaming", "symmetries"),
+    ("batching", "mixing", "tasks", "models"),
     ("builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )

@@ -132,7 +132,7 @@ def test_a_process_reads_its_own_row_groups_only(repo, monkeypatch):
         read.clear()
         found.append(rows_of(made))
         counts.append(len(read))
-    assert sorted(sum(found, [])) == sorted(rows_of(batches(stream(repo), 9)))
+    assert sorted(row for rows in found for row in rows) == sorted(rows_of(batches(stream(repo), 9)))
     total = len(batches(stream(repo))._reader.groups)
     assert total <= sum(counts) <= total + 4  # only row groups at the borders twice
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass
 
@@ -96,9 +97,10 @@ class Plan:
         return [self.batch_size] * full + [stop - start for start, stop in ends]
 
     def side_by_side(self, rank: int) -> list[tuple[int, int]]:
-        """Start and stop of a rank's batches where each rank's lie in one piece: of a stream it then reads that only."""
-        stop = sum(sum(self.lengths(other)) for other in range(rank))
-        return [(start := stop, stop := stop + length) for length in self.lengths(rank)]
+        """Start and stop of a rank's batches where those of each rank lie in one piece, which is all it reads."""
+        first = sum(sum(self.lengths(other)) for other in range(rank))
+        ends = list(itertools.accumulate(self.lengths(rank), initial=first))
+        return list(itertools.pairwise(ends))
 
 
 def dispatches(batches: object) -> bool:

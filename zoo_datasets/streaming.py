@@ -31,7 +31,7 @@ from zoo_datasets.gather import Positions, Recycled
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.plans import Order
 from zoo_datasets.reading import Batch, Columns, Epoch, Form
-from zoo_datasets.schema import WEIGHTS, layout_of_schema, split_of_seed
+from zoo_datasets.schema import layout_of_schema, split_of_seed
 
 BUFFER_BYTES = 256_000_000
 _FILES_OPEN = 16
