@@ -101,6 +101,8 @@ def test_what_load_zoo_selects_is_what_is_read(repo, selection):
     mapped = rows_of(batches(load_zoo(repo, NAME, "train", **selection), 5))
     assert rows_of(batches(stream(repo, **selection), 5)) == mapped
     assert sorted(rows_of(batches(stream(repo, **selection), 5, shuffle=True))) == sorted(mapped)
+    names = {name for batch in batches(stream(repo, **selection), 5) for name in batch}
+    assert names == set(load_zoo(repo, NAME, "train", **selection).column_names)
     assert 0 < len(mapped) < 11 * (EPOCHS + 1) or "split_by" in selection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ class Readers(ThreadPoolExecutor):
             self.shutdown(cancel_futures=True)
 
 
-def read_ahead(read: Callable[[_Asked], _Read], asked: Iterable[_Asked], depth: int) -> Iterator[_Read]:
+def read_ahead(read: Callable[[_Asked], _Read], asked: Iterable[_Asked], depth: int) -> Generator[_Read]:
     """`map(read, asked)`, computed in one thread up to `depth` entries before they are wanted."""
     waiting: deque[Future[_Read]] = deque()
     reader = Readers(1, thread_name_prefix="zoo-batches")

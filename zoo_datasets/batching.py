@@ -163,7 +163,7 @@ class Batches(TorchIterable[Batch]):
             options: of `torch.utils.data.DataLoader`.
         """
         made: DataLoader[Batch] = DataLoader(self, batch_size=None, num_workers=workers, **options)
-        made._is_accelerate_prepared = True  # type: ignore[attr-defined]
+        made._is_accelerate_prepared = True
         return made
 
     def _run(self, epoch: int, numbers: range, step: int, stop: int | None) -> Iterator[Batch]:

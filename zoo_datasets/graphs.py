@@ -172,7 +172,8 @@ class _Walk:
         side = math.isqrt(weight[0].numel() // nodes.count)
         if side * side * nodes.count != weight[0].numel():
             raise LayoutError(
-                f"layer {layer.name!r} reads {weight[0].numel()} numbers of {nodes.count} channels; expected square images"
+                f"layer {layer.name!r} reads {weight[0].numel()} numbers of {nodes.count} channels, no square images; "
+                "graphs are for networks whose linear layers read single numbers or square images"
             )
         kernels = weight.reshape(len(weight), nodes.count, side, side)
         made = self.add_nodes(len(weight))

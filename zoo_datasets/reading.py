@@ -48,8 +48,12 @@ class Form:
         return self.device is not None and self.device.type == "cuda"
 
     def give(self, batch: Batch) -> Batch:
-        """A batch on the device and in the dtype, without `layers`."""
-        return {name: self.place(values) if isinstance(values, Tensor) else values for name, values in batch.items()}
+        """A batch, or several of them by name, on the device and in the dtype."""
+
+        def given(values: Any) -> Any:
+            return self.give(values) if isinstance(values, dict) else values
+
+        return {name: self.place(v) if isinstance(v, Tensor) else given(v) for name, v in batch.items()}
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""

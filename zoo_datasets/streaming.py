@@ -52,7 +52,7 @@ class Source:
     """
 
     files: tuple[str, ...]
-    columns: tuple[str, ...] | None
+    columns: list[str] | None
     filter: pc.Expression | None
     filter_columns: tuple[str, ...]
     seed_split: str | None
@@ -109,7 +109,7 @@ class StreamReader:
         self.footers = [footer for footer, _ in scanned]
         self.groups = [group for _, groups in scanned for group in groups]
         self.schema: pa.Schema = self.footers[0].schema.to_arrow_schema()
-        known = self.schema.names if source.columns is None else list(source.columns)
+        known = self.schema.names if source.columns is None else source.columns
         self.columns = list(known if columns is None else dict.fromkeys(columns))
         for name in self.columns:
             if name not in known:
@@ -135,7 +135,7 @@ class StreamReader:
     @cached_property
     def row_bytes(self) -> int:
         """Bytes of a row in memory, nearly."""
-        wide = [kind.list_size for kind in self.schema.types if pa.types.is_fixed_size_list(kind)]
+        wide: list[int] = [kind.list_size for kind in self.schema.types if pa.types.is_fixed_size_list(kind)]
         return 4 * sum(wide) + 8 * len(self.columns)
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
