@@ -59,8 +59,8 @@ def expected_weights(rows, width=WIDTH):
 @pytest.fixture(params=["compiled", "numpy"])
 def _kernel(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(gather, "_kernel", lambda: None)
-    elif gather._kernel() is None:
+        monkeypatch.setattr(gather, "_library", lambda: None)
+    elif gather._library() is None:
         pytest.skip("no C compiler")
 
 
