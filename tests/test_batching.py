@@ -200,7 +200,14 @@ def _rank(rank, ranks, port, queue):
     epochs = [numbers(made), numbers(accelerator.prepare(made))]
     workers = DataLoader(made, batch_size=None, num_workers=2)
     epochs.append([batch["number"].tolist() for batch in workers])
-    queue.put((rank, len(made), epochs))
+    loader = accelerator.prepare(made.loader(2))
+    epochs.append([batch["number"].tolist() for batch in loader])
+    refused = ""
+    try:
+        list(accelerator.prepare(workers))
+    except SpecError as error:
+        refused = str(error)
+    queue.put((rank, len(made), epochs, refused))
     accelerator.end_training()
     torch.distributed.destroy_process_group()
 
@@ -223,7 +230,10 @@ def test_processes_of_accelerate_share_the_rows():
     for first, second in zip(found[0][1], found[1][1], strict=True):
         assert len(first) == len(second) == 6
         assert sorted(number for batch in (*first, *second) for number in batch) == list(range(41))
-    assert len({str(epoch) for epoch in found[0][1]}) == 3
+    assert len({str(epoch) for epoch in found[0][1]}) == 4
+    # A loader that Accelerate prepares by itself would read the rows of the first process only.
+    assert "prepare the batches themselves or their `loader(workers)`" in found[0][2]
+    assert found[1][2] == found[0][2]
 
 
 def through(loader):

@@ -156,19 +156,19 @@ def _opened(source: Source, file: int) -> Any:
 def _scan(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     """The footer of a file, and its row groups that hold wanted rows."""
     opened = _opened(source, file)
-    parquet = pq.ParquetFile(opened, pre_buffer=True)
-    footer = parquet.metadata
+    system = LocalFileSystem() if isinstance(opened, str) else None
+    fragment = pads.ParquetFileFormat().make_fragment(opened, system)
+    footer = fragment.metadata
     counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     if source.filter is None and source.seed_split is None:
         return footer, [_Group(file, number, count, None) for number, count in enumerate(counts) if count]
     numbers = list(range(len(counts)))
     if source.filter is not None:
-        system = LocalFileSystem() if isinstance(opened, str) else None
-        fragment = pads.ParquetFileFormat().make_fragment(opened, system).subset(source.filter)
-        numbers = [group.id for group in fragment.row_groups]
+        numbers = [group.id for group in fragment.subset(source.filter).row_groups]
     if not numbers:
         return footer, []
     names = [*source.filter_columns, *(() if source.seed_split is None else ("seed",))]
+    parquet = pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
     rows = _wanted(parquet.read_row_groups(numbers, columns=list(dict.fromkeys(names))), source)
     groups, start = [], 0
     for number in numbers:
