@@ -61,7 +61,7 @@ def batches(
         copy: False gives unshuffled weights as views of the mapped file where a batch lies in one piece. They are
             faster, but writing to them ends the process.
         buffer: rows that a streamed zoo is shuffled in, rounded up to row groups; twice as many are in memory.
-            None means four batches, or 256 MB if that is more.
+            None means four batches, or 128 MB if that is more.
 
     Raises:
         SpecError: where an argument makes no sense or the zoo is no dataset of one split.

@@ -33,7 +33,7 @@ from zoo_datasets.plans import Order
 from zoo_datasets.reading import Batch, Columns, Epoch, Form
 from zoo_datasets.schema import layout_of_schema, split_of_seed
 
-BUFFER_BYTES = 256_000_000
+BUFFER_BYTES = 128_000_000
 _FILES_OPEN = 16
 # Threads that read row groups, and that read footers of remote files.
 _READERS, _SCANNERS = 2, 8
