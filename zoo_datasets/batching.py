@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from typing import Any, TypedDict, Unpack, cast
@@ -15,13 +15,13 @@ from torch.utils.data import IterableDataset as TorchIterable
 from zoo_datasets.ahead import read_ahead
 from zoo_datasets.errors import SpecError
 from zoo_datasets.plans import Order, Plan, dispatches, place
-from zoo_datasets.reading import LAYERS, Batch, Form, Reader, ZooReader
+from zoo_datasets.reading import LAYERS, Batch, Epoch, Form, Reader, ZooReader
 from zoo_datasets.schema import WEIGHTS
 from zoo_datasets.streaming import StreamReader, source_of
 
 Finish = Callable[[Batch], Batch]
-# Batches that are read while others are in use.
-_AHEAD = 2
+# Small batches are read several at a time: handing one from thread to thread costs as much as copying 200 KB.
+_BLOCK_BYTES, _BLOCK = 8_000_000, 8
 
 
 def batches(
@@ -172,11 +172,7 @@ class Batches(TorchIterable[Batch]):
         bounds = plan.side_by_side(rank) if self._reader.in_pieces else None
         wanted = [plan.bounds(number, rank) if bounds is None else bounds[number] for number in numbers]
         samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
-
-        def read(bounds: tuple[int, int]) -> Batch:
-            return samples.read(*bounds, self.form)
-
-        with closing(samples), closing(read_ahead(read, wanted, _AHEAD)) as found:
+        with closing(samples), closing(self._read(samples, wanted)) as found:
             for number, stored in zip(numbers, found, strict=True):
                 batch = self.form.give(stored)
                 if self.form.layers and WEIGHTS in batch:
@@ -186,6 +182,18 @@ class Batches(TorchIterable[Batch]):
                 self._at = (epoch, number + step, stop)
                 yield batch if self._finish is None else self._finish(batch)
         self._at = (epoch + 1, 0, None)
+
+    def _read(self, samples: Epoch, wanted: list[tuple[int, int]]) -> Generator[Batch]:
+        size = max(1, min(_BLOCK, _BLOCK_BYTES // (self.order.batch_size * self._reader.row_bytes)))
+        blocks = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+
+        def read(block: list[tuple[int, int]]) -> list[Batch]:
+            return [samples.read(start, stop, self.form) for start, stop in block]
+
+        # Views of a mapped file cost nothing until they are used.
+        views = not (self.form.copy or self.order.shuffle or self._reader.in_pieces)
+        for block in map(read, blocks) if views else read_ahead(read, blocks, 1):
+            yield from block
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of epoch `epoch`, counted from 0.

@@ -38,7 +38,7 @@ class Recycled:
     copying the weights into it. A batch that is kept keeps its memory; nothing is ever overwritten.
     """
 
-    _KEPT = 6
+    _KEPT = 16
 
     def __init__(self) -> None:
         # Batches are given back by whichever thread drops them: only single appends and pops are safe.

@@ -62,6 +62,7 @@ class _MixedReader:
     def __init__(self, parts: Sequence[Reader]) -> None:
         self._parts = parts
         self.in_pieces = any(part.in_pieces for part in parts)
+        self.row_bytes = max(part.row_bytes for part in parts)
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))

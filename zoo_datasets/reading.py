@@ -80,9 +80,13 @@ class Reader(Protocol):
     Attributes:
         in_pieces: whether neighbouring samples are cheaper to read than scattered ones, so that each process, and
             each worker of a DataLoader, should have a piece of the epoch of its own.
+        row_bytes: bytes of a sample in memory, nearly.
     """
 
     in_pieces: bool
+
+    @property
+    def row_bytes(self) -> int: ...
 
     def __len__(self) -> int:
         """Number of samples S."""
@@ -149,6 +153,12 @@ class ZooReader:
     def schema(self) -> pa.Schema:
         """Of the zoo's table."""
         return self.zoo.data.schema
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a sample in memory, nearly."""
+        steps = 1 if self.samples is None or self.samples.ndim == 1 else self.samples.shape[1]
+        return steps * row_bytes(self.schema, self.columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The matrices are views of mapped files: another process maps them anew.
@@ -306,6 +316,12 @@ def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts 
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         return _Texts(column)
     return _Others(column)
+
+
+def row_bytes(schema: pa.Schema, columns: Sequence[str]) -> int:
+    """Bytes of a row's columns in memory, nearly: of texts only their numbers are kept."""
+    kinds = [schema.field(name).type for name in columns]
+    return 8 + sum(4 * kind.list_size if is_numbers_list(kind) else 8 for kind in kinds)
 
 
 def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:

@@ -30,7 +30,7 @@ from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.gather import Positions, Recycled
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.plans import Order
-from zoo_datasets.reading import Batch, Columns, Epoch, Form
+from zoo_datasets.reading import Batch, Columns, Epoch, Form, row_bytes
 from zoo_datasets.schema import layout_of_schema, split_of_seed
 
 BUFFER_BYTES = 128_000_000
@@ -135,8 +135,7 @@ class StreamReader:
     @cached_property
     def row_bytes(self) -> int:
         """Bytes of a row in memory, nearly."""
-        wide: list[int] = [kind.list_size for kind in self.schema.types if pa.types.is_fixed_size_list(kind)]
-        return 4 * sum(wide) + 8 * len(self.columns)
+        return row_bytes(self.schema, self.columns)
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
         """The samples in the order of an epoch."""
