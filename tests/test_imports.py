@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "ahead"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "adapters", "graphs"),
-    ("stacked", "schema", "runs", "gather", "plans", "sparsity", "variational"),
+    ("errors", "files", "specs", "remote", "downloads", "ahead"),
+    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters", "graphs"),
+    ("stacked", "schema", "runs", "gather", "plans"),
     ("where",),
     ("manifest", "hub", "loading", "evaluation", "reading", "streaming", "symmetries"),
     ("batching", "mixing", "tasks", "models"),
