@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters"),
+    ("errors", "files", "specs", "remote", "downloads", "ahead"),
+    ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
     ("sparsity", "variational"),
-    ("stacked", "schema", "runs"),
+    ("stacked", "schema", "runs", "gather", "plans"),
     ("where",),
     (
         "manifest",
@@ -25,13 +25,11 @@ LEVELS = (
         "plots",
         "loading",
         "evaluation",
-        "gather",
         "reading",
+        "streaming",
         "symmetries",
-        "batching",
-        "tasks",
-        "models",
     ),
+    ("batching", "mixing", "tasks", "models"),
     ("exporting",),
     ("local_zoos", "publishing", "builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading import load_zoo as load_zoo
     from zoo_datasets.loading import to_module as to_module
     from zoo_datasets.loading import to_state_dict as to_state_dict
+    from zoo_datasets.mixing import mixed_tokens as mixed_tokens
     from zoo_datasets.models import evaluate as evaluate
     from zoo_datasets.models import to_modules as to_modules
     from zoo_datasets.publishing import push_repository as push_repository
@@ -61,6 +62,7 @@ _HOMES = {
     "load_images": "images",
     "load_zoo": "loading",
     "members_of": "specs",
+    "mixed_tokens": "mixing",
     "property_prediction": "tasks",
     "push_repository": "publishing",
     "read_zoo": "zoos",
