@@ -133,7 +133,7 @@ def test_a_one_cycle_run_does_not_grow_in_epochs(tmp_path):
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
     data = plain.tiny_images(train=10)
     folder = tmp_path / "run"
-    with pytest.raises(SpecError, match="sparsified twin of mnist_cnn_s.*Train mnist_cnn_s first"):
+    with pytest.raises(SpecError, match="sparsified twin of mnist_cnn_s.*Train mnist_cnn_s, then use `zoo sparsify`"):
         train_zoo(plain.tiny_zoo("mnist_cnn_s_sparse"), folder, data)
     with pytest.raises(SpecError, match="has 10 members; 11 were asked for"):
         train_zoo(ZOO, folder, data, models=11)
