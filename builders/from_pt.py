@@ -132,7 +132,7 @@ class PtSource:
         value = {"name": self.name, "images": self._images, "architecture": self.architecture, "doi": doi}
         return value | grid_of([model.columns for model in models])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         return {
             "kind": "preprocessed dataset",
@@ -142,9 +142,17 @@ class PtSource:
             "notes": dict(sorted(self._notes.items())),
         }
 
-    def warnings(self) -> list[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
         """Notes for the user."""
         return [f"{count:,} × {note}" for note, count in self._notes.most_common()]
+
+    def refused(self) -> list[LeftOut]:
+        """Models of which nothing tells the hyperparameters."""
+        return [
+            LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
 
     def fingerprint(self) -> str:
         """Changes when the file changes."""
@@ -164,10 +172,6 @@ class PtSource:
         """The states of a block, one at a time."""
         wanted = {model.model_id for model in block.models}
         for epoch in block.epochs:
-            if epoch == self._epochs[0]:
-                for found in self._found:
-                    if found.model is None:
-                        yield LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
             for found in self._found:
                 if found.model is None or found.model.model_id not in wanted or epoch not in found.samples:
                     continue

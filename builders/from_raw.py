@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.containers import Container, is_archive, open_container
-from zoo_datasets.builders.raw_checkpoints import RawCheckpoints
+from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
 from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.builders.recognise import sparsity_of
@@ -30,6 +28,7 @@ from zoo_datasets.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
+_CONVERTED, _SPARSITY, _DIFFERS = "converted_to_float32", "sparsity", "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
@@ -66,8 +65,6 @@ class RawSource:
         self.models = len(self._found)
         self.states = sum(len(found.epochs) for found in self._found)
         container.prepare(self._paths(), MAX_CHECKPOINT)
-        self._converted: Counter[str] = Counter()
-        self._sparsities: Counter[str] = Counter()
         self._check_index()
 
     @classmethod
@@ -105,7 +102,7 @@ class RawSource:
             value["doi"] = None
         return value
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
         chosen = {
@@ -119,20 +116,20 @@ class RawSource:
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),
             "selection": {key: value for key, value in chosen.items() if value is not None},
-            "converted_to_float32": dict(sorted(self._converted.items())),
+            "converted_to_float32": _tallied(tallies, _CONVERTED),
             "notes": dict(sorted(self._models.notes.items())),
             "stray_files": [*self._folder.stray[:_SHOWN]],
             "stray_files_count": len(self._folder.stray),
         }
         if self._models.sparsifier is not None:
-            value["sparsity"] = dict(sorted(self._sparsities.items()))
+            value["sparsity"] = _tallied(tallies, _SPARSITY)
             value["parents"] = "their params.json" if self._models.parents_read else "the names of their folders"
         return value
 
-    def warnings(self) -> list[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
         """Notes for the user, the most frequent first."""
         notes = [f"{count:,} × {note}" for note, count in self._models.notes.most_common()]
-        if differing := self._sparsities["not as recorded"]:
+        if differing := tallies.get(f"{_SPARSITY}/{_DIFFERS}"):
             notes.append(f"the sparsity of {differing:,} states is not the recorded one; the tensors count")
         return notes
 
@@ -149,40 +146,37 @@ class RawSource:
         models = tuple(found.model for found in self._found if found.model is not None)
         return [Block(models=models, epochs=self._epochs)] if models else []
 
+    def refused(self) -> list[LeftOut]:
+        """Trials that are no model."""
+        return [
+            LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
+
     def read(self, block: Block) -> Iterator[States | LeftOut]:
-        """The states of a block; trials that are no model come as left out with the whole source's first epoch."""
+        """The states of a block, as many at a time as fit into `CHUNK_BYTES`, all of one split."""
         wanted = {model.model_id for model in block.models}
+        models = [(found, found.model) for found in self._found if found.model and found.model.model_id in wanted]
+        # Split by split, so that nothing needs to be picked apart later.
+        parts = [[found for found, model in models if model.split == split] for split in SPLITS]
         chunk = max(CHUNK_BYTES // (4 * self.layout.size), 1)
         for epoch in block.epochs:
-            if epoch == self._epochs[0]:
-                yield from (
-                    LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
-                    for found in self._found
-                    if found.model is None
-                )
-            chosen = [
-                found
-                for found in self._found
-                if found.model is not None and found.model.model_id in wanted and epoch in found.epochs
-            ]
-            for split in SPLITS:  # split by split, so that nothing needs to be picked apart later
-                part = [found for found in chosen if found.model is not None and found.model.split == split]
-                for start in range(0, len(part), chunk):
-                    yield from self._read_chunk(epoch, part[start : start + chunk])
+            for part in parts:
+                chosen = [found for found in part if epoch in found.epochs]
+                for start in range(0, len(chosen), chunk):
+                    yield from self._read_chunk(epoch, chosen[start : start + chunk])
 
     def _read_chunk(self, epoch: int, chosen: Sequence[Found]) -> Iterator[States | LeftOut]:
         read = self._checkpoints.read([found.trial for found in chosen], epoch)
         for position, reason in read.reasons.items():
             yield LeftOut(model=chosen[position].trial.name, epochs=(epoch,), reason=reason)
-        self._converted.update(read.converted)
         if read.good:
-            noise = read.noise if self.extras else None
-            yield self._states(epoch, [chosen[position] for position in read.good], read.weights, noise)
+            yield self._states(epoch, [chosen[position] for position in read.good], read)
 
-    def _states(
-        self, epoch: int, found: Sequence[Found], weights: NDArray[np.float32], noise: NDArray[np.float32] | None
-    ) -> States:
+    def _states(self, epoch: int, found: Sequence[Found], read: Weights) -> States:
         rows = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
+        tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
         twins = self._models.sparsifier is not None
         figures: dict[str, pa.Array] = {}
         for index, name in enumerate(FIGURES):
@@ -190,15 +184,18 @@ class RawSource:
             known = not (twins and name.endswith("loss"))
             figures[name] = pa.array([row[index] if known else None for row in rows], pa.float32(), from_pandas=False)
         if twins:
-            sparsity = sparsity_of(self.layout, weights)
+            sparsity = sparsity_of(self.layout, read.weights)
             figures["sparsity"] = pa.array(sparsity)
-            self._sparsities.update(map(_compared, sparsity.tolist(), (row[len(FIGURES)] for row in rows)))
+            compared = map(_compared, sparsity.tolist(), (row[len(FIGURES)] for row in rows))
+            tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
+        noise = read.noise if self.extras else None
         return States(
             epoch=epoch,
             models=[entry.model for entry in found if entry.model is not None],
-            weights=torch.from_numpy(weights),
+            weights=torch.from_numpy(read.weights),
             figures=figures,
             extras={} if noise is None else {LOG_SIGMA2: torch.from_numpy(noise)},
+            tallies=tallies,
         )
 
     def _paths(self) -> list[str]:
@@ -283,7 +280,12 @@ def index_of(layout: WeightLayout) -> dict[str, list[int]]:
     return index
 
 
+def _tallied(tallies: Mapping[str, int], what: str) -> dict[str, int]:
+    """The tallies of one thing, by what follows its name."""
+    return {key.removeprefix(f"{what}/"): n for key, n in sorted(tallies.items()) if key.startswith(f"{what}/")}
+
+
 def _compared(value: float, said: float | None) -> str:
     if said is None:
         return "not recorded"
-    return "as recorded" if abs(value - said) < 1e-6 else "not as recorded"
+    return "as recorded" if abs(value - said) < 1e-6 else _DIFFERS

@@ -57,8 +57,12 @@ class RunSource:
             )
         return cls(Run.open(path), reading.keep_log_sigma2)
 
-    def warnings(self) -> Sequence[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
         """None: a run that reads at all is as it should be."""
+        return ()
+
+    def refused(self) -> Sequence[LeftOut]:
+        """None: members that are not trained are left out epoch by epoch."""
         return ()
 
     @property
@@ -69,7 +73,7 @@ class RunSource:
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the run records of itself, without the folder it lies in."""
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
@@ -171,7 +175,7 @@ class _Reader:
             if self._metrics is None:
                 self._metrics = self._cohort.metrics()
             rows = self._rows(self._metrics, epoch)
-            weights = None if rows is None else self._cohort.weights(epoch)
+            weights = None if rows is None else self._cohort.weights(epoch, self._positions)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
@@ -186,7 +190,7 @@ class _Reader:
         yield States(
             epoch=epoch,
             models=models,
-            weights=weights if len(models) == len(weights) else weights[self._positions],
+            weights=weights,
             figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
             extras={name: values[self._positions] for name, values in extras.items()},
         )

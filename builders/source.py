@@ -69,6 +69,7 @@ class States:
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
         extras: by column, of the source's `extras`: float32 [len(models), D].
+        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
     """
 
     epoch: int
@@ -76,6 +77,7 @@ class States:
     weights: Tensor
     figures: Mapping[str, pa.Array]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    tallies: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, chosen: Sequence[int]) -> States:
         """The models at these positions."""
@@ -89,6 +91,7 @@ class States:
             weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
             extras={name: values[rows] for name, values in self.extras.items()},
+            tallies=self.tallies,
         )
 
 
@@ -124,8 +127,8 @@ class Reading:
 class Source(Protocol):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file.
 
-    `models` and `states` count everything found, those that will be left out too; what `read` gives over
-    all blocks, states and left-out ones together, adds up to them.
+    `models` and `states` count everything found, those that will be left out too; what `refused` gives, and `read`
+    over all blocks, states and left-out ones together, adds up to them.
     """
 
     @property
@@ -168,11 +171,17 @@ class Source(Protocol):
     def zoo(self) -> Mapping[str, Any]:
         """Fields of the zoo's spec, as far as they are known."""
 
-    def describe(self) -> dict[str, Any]:
-        """What the manifest records of the source, as JSON values; the same for the same content."""
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What the manifest records of the source, as JSON values; the same for the same content.
 
-    def warnings(self) -> Sequence[str]:
-        """What was strange and yet did not keep a state out, for the user; complete when all is read."""
+        `tallies` are the sums of those of all states.
+        """
+
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+        """What was strange and yet did not keep a state out, for the user."""
+
+    def refused(self) -> Sequence[LeftOut]:
+        """What is known to be no model before any state is read."""
 
     def fingerprint(self) -> str:
         """Changes when the source's files change; cheap."""
@@ -230,7 +239,8 @@ class RowMaker:
                 flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
             elif column.name in figures:
-                values = figures[column.name].cast(column.type)
+                values = figures[column.name]
+                values = values if values.type == column.type else values.cast(column.type)
             elif column.name == "epoch":
                 values = pa.array(np.full(count, states.epoch, np.int32))
             elif column.name in FIGURES or column.name == "ggap":
