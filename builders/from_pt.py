@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from zoo_datasets.architectures import ARCHITECTURES, layout_of
@@ -198,11 +198,11 @@ class PtSource:
         for name in self._keys(value):
             if name not in self._checked:
                 begin = self._starts[name]
-                if zlib.crc32(self._data[begin : begin + self._members[name].size]) != self._members[name].crc:
+                if crc32(self._data[begin : begin + self._members[name].size]) != self._members[name].crc:
                     raise CheckpointError(f"the checksum of {name} is wrong; the file is damaged")
                 self._checked.add(name)
         if not vector:
-            return recognise(Structure(len(self._data), tensors, (), (), ()))
+            return recognise(Structure(len(self._data), tensors, (), ()))
         (whole,) = tensors
         spec = get_image_spec(self._images or "")
         for architecture in ARCHITECTURES:
@@ -215,7 +215,7 @@ class PtSource:
                     )
                     for one in layout.tensors
                 )
-                return recognise(Structure(len(self._data), pieces, (), (), ()))
+                return recognise(Structure(len(self._data), pieces, (), ()))
         raise CheckpointError(f"its vector {list(whole.shape)} is that of no architecture on {self._images}")
 
     def _keys(self, value: Any) -> set[str]:

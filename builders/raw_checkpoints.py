@@ -61,6 +61,11 @@ class RawCheckpoints:
             _, positions, files = groups.setdefault(id(recognised), (recognised, [], []))
             positions.append(position)
             files.append(data)
+        if not reasons and len(groups) == 1:
+            ((recognised, positions, files),) = groups.values()
+            acting, noise = acting_weights(recognised, as_files(files))
+            counts = Counter(dict.fromkeys(recognised.converted, len(files)))
+            return Weights(good=positions, reasons=reasons, weights=acting, noise=noise, converted=counts)
         good = [position for position in range(len(trials)) if position not in reasons]
         row = {position: number for number, position in enumerate(good)}
         found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))

@@ -200,9 +200,9 @@ class Source(Protocol):
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
     # A finite sum has finite terms; only the other rows need to be looked at closely.
-    finite = torch.isfinite(states.weights.sum(dim=1)).tolist()
-    if not all(finite):
-        finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    if torch.isfinite(states.weights.sum(dim=1)).all():
+        return states, []
+    finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
         LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
         for model, good in zip(states.models, finite, strict=True)
@@ -216,6 +216,7 @@ class RowMaker:
 
     def __init__(self, source: Source, config: str) -> None:
         self.schema = arrow_schema(source.layout, source.extras)
+        self._columns = [(column.name, column.type) for column in self.schema]
         self._weights_type = weights_type(source.layout)
         self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
         self._constants = {
@@ -233,20 +234,19 @@ class RowMaker:
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
         lasting = self._lasting(states.models)
         columns = []
-        for column in self.schema:
-            if column.name == WEIGHTS or column.name in EXTRAS:
-                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+        for name, kind in self._columns:
+            if name == WEIGHTS or name in EXTRAS:
+                matrix = states.weights if name == WEIGHTS else states.extras[name]
                 flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
-            elif column.name in figures:
-                values = figures[column.name]
-                values = values if values.type == column.type else values.cast(column.type)
-            elif column.name == "epoch":
+            elif name in figures:
+                values = figures[name] if figures[name].type == kind else figures[name].cast(kind)
+            elif name in lasting:
+                values = lasting[name]
+            elif name == "epoch":
                 values = pa.array(np.full(count, states.epoch, np.int32))
-            elif column.name in FIGURES or column.name == "ggap":
-                values = pa.nulls(count, column.type)
             else:
-                values = lasting[column.name]
+                values = pa.nulls(count, kind)
             columns.append(values)
         return pa.record_batch(columns, schema=self.schema)
 

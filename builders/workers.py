@@ -53,7 +53,7 @@ def run_parts(
         for index, part in parts.items():
             yield index, write_part(job, rows, part, progress)
         return
-    work = functools.partial(_made, reopen) if START != "fork" else functools.partial(_same, job)
+    work = functools.partial(_same, job) if START == "fork" or reopen is None else functools.partial(_made, reopen)
     pool = ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context(START), initializer=_begin, initargs=(work,)
     )
