@@ -12,6 +12,7 @@ from zoo_datasets.builders.journal import Journal, key_of
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part, plan
 from zoo_datasets.builders.shards import Written
+from zoo_datasets.builders.source import Source
 from zoo_datasets.builders.workers import run_parts
 from zoo_datasets.errors import SourceError
 from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard
@@ -50,7 +51,7 @@ class Building:
 
     job: Job
     num_proc: int
-    reopen: Callable[[], Job] | None
+    reopen: Callable[[], Source] | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     resumed: int = 0
 

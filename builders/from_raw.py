@@ -175,18 +175,19 @@ class RawSource:
             yield self._states(epoch, [chosen[position] for position in read.good], read)
 
     def _states(self, epoch: int, found: Sequence[Found], read: Weights) -> States:
-        rows = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
+        told = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
         twins = self._models.sparsifier is not None
         figures: dict[str, pa.Array] = {}
-        for index, name in enumerate(FIGURES):
+        columns = list(zip(*told, strict=True))
+        for name, values in zip(FIGURES, columns, strict=False):
             # The recorded losses of twins are cross-entropy + β·KL.
-            known = not (twins and name.endswith("loss"))
-            figures[name] = pa.array([row[index] if known else None for row in rows], pa.float32(), from_pandas=False)
+            if not (twins and name.endswith("loss")):
+                figures[name] = pa.array(values, pa.float32(), from_pandas=False)
         if twins:
             sparsity = sparsity_of(self.layout, read.weights)
             figures["sparsity"] = pa.array(sparsity)
-            compared = map(_compared, sparsity.tolist(), (row[len(FIGURES)] for row in rows))
+            compared = map(_compared, sparsity.tolist(), columns[len(FIGURES)])
             tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
         noise = read.noise if self.extras else None
         return States(

@@ -146,8 +146,7 @@ def build_from(
         if not replace:
             _check_replaceable(source, repo, config)
         job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
-        again = None if reopen is None else functools.partial(_reopened, job, reopen)
-        building = Building(job=job, num_proc=num_proc, reopen=again)
+        building = Building(job=job, num_proc=num_proc, reopen=reopen)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()
         if not manifest.shards:
@@ -162,10 +161,6 @@ def build_from(
         _commit(repo, manifest, building.num_bytes)
         building.journal.remove()
         return building.result(manifest)
-
-
-def _reopened(job: Job, reopen: Callable[[], Source]) -> Job:
-    return dataclasses.replace(job, source=reopen())
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:

@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import torch
 
-from zoo_datasets.builders.parts import Job, Outcome, write_part
+from zoo_datasets.builders.parts import Job, OnBad, Outcome, write_part
 from zoo_datasets.builders.plan import Part
-from zoo_datasets.builders.source import RowMaker
+from zoo_datasets.builders.source import RowMaker, Source
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import remove_temporaries
 
@@ -33,14 +34,14 @@ def run_parts(
     job: Job,
     parts: Mapping[int, Part],
     num_proc: int,
-    reopen: Callable[[], Job] | None,
+    reopen: Callable[[], Source] | None,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[int, Outcome]]:
     """Write the shards of parts; yields each part's number and outcome when it is finished, in any order.
 
     Args:
         num_proc: processes; with one, the parts are written by this one, in their order.
-        reopen: makes the job again in another process; where processes cannot be forked and there is none, this
+        reopen: opens the source again in another process; where processes cannot be forked and there is none, this
             process does all.
         progress: called with the number of states done since the last call.
 
@@ -53,7 +54,9 @@ def run_parts(
         for index, part in parts.items():
             yield index, write_part(job, rows, part, progress)
         return
-    work = functools.partial(_same, job) if START == "fork" or reopen is None else functools.partial(_made, reopen)
+    work: Callable[[], Work] = functools.partial(_same, job)
+    if START != "fork" and reopen is not None:
+        work = functools.partial(_opened, reopen, job.repo, job.config, job.keep_nonfinite, job.on_bad)
     pool = ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context(START), initializer=_begin, initargs=(work,)
     )
@@ -105,5 +108,6 @@ def _same(job: Job) -> Work:
     return job, RowMaker(job.source, job.config)
 
 
-def _made(make: Callable[[], Job]) -> Work:
-    return _same(make())
+def _opened(reopen: Callable[[], Source], repo: Path, config: str, keep_nonfinite: bool, on_bad: OnBad) -> Work:
+    source = reopen()
+    return _same(Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad))
