@@ -86,7 +86,7 @@ class RawCheckpoints:
         length = len(files[0])
         if self._buffer.size < len(files) * length:
             self._buffer = np.empty(len(files) * length, np.uint8)
-        view = memoryview(self._buffer)
+        view = self._buffer.data
         for row, data in enumerate(files):
             view[row * length : (row + 1) * length] = data
         return self._buffer[: len(files) * length].reshape(len(files), length)
