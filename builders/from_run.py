@@ -30,6 +30,7 @@ class RunSource:
         manifest = run.manifest
         if keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
+        self._metrics: dict[Path, pa.Table] = {}
         self.run = run
         self.name = manifest.zoo.name
         self.layout: WeightLayout = manifest.layout
@@ -108,7 +109,7 @@ class RunSource:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
         cohorts = [
-            _Reader(self.run, cohort, positions, self.extras)
+            _Reader(self.run, cohort, positions, self.extras, self._metrics)
             for cohort, _ in self._cohorts
             if (positions := [p for p, member in enumerate(cohort.members) if member.model_id in wanted])
         ]
@@ -159,22 +160,24 @@ class RunSource:
 
 
 class _Reader:
-    """The chosen members of one cohort, epoch by epoch; their metrics are read once."""
+    """The chosen members of one cohort, epoch by epoch; a cohort's metrics are read once and kept in `metrics`."""
 
-    def __init__(self, run: Run, cohort: Cohort, positions: list[int], extras: Sequence[str]) -> None:
+    def __init__(
+        self, run: Run, cohort: Cohort, positions: list[int], extras: Sequence[str], metrics: dict[Path, pa.Table]
+    ) -> None:
         self._run = run
         self._extras = extras
         self._cohort = cohort
         self._positions = positions
-        self._metrics: pa.Table | None = None
+        self._metrics = metrics
         self.model_ids = [cohort.members[position].model_id for position in positions]
 
     def at(self, epoch: int, models: Sequence[Model]) -> Iterator[States | LeftOut]:
         """Their states at an epoch, or the reason why there are none."""
         try:
-            if self._metrics is None:
-                self._metrics = self._cohort.metrics()
-            rows = self._rows(self._metrics, epoch)
+            if self._cohort.path not in self._metrics:
+                self._metrics[self._cohort.path] = self._cohort.metrics()
+            rows = self._rows(self._metrics[self._cohort.path], epoch)
             weights = None if rows is None else self._cohort.weights(epoch, self._positions)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
