@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from zoo_datasets.builders.zips import (
     BOMB_FLOOR,
@@ -35,6 +35,9 @@ from zoo_datasets.builders.zips import (
 )
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.specs import digest_of
+
+# Longer than any path. Older versions of tarfile take quadratic time for a hostile header.
+MAX_TAR_HEADER = 1 << 14
 
 
 class Container(Protocol):
@@ -156,15 +159,18 @@ class TarFile(_AtHand):
         refused: dict[str, str] = {}
         total = os.fstat(self._descriptor).st_size
         try:
-            with (
-                open(self._descriptor, "rb", closefd=False) as file,
-                tarfile.open(fileobj=file, mode="r:") as opened,
-            ):
-                for member in opened:
+            with tarfile.open(fileobj=cast(BinaryIO, _TarHeaders(self._descriptor)), mode="r:") as opened:
+                last = -1
+                while (member := opened.next()) is not None:
+                    if member.offset <= last:
+                        raise tarfile.ReadError("a header points back to an earlier one")
+                    last = member.offset
+                    opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has read
                     name = member.name.removeprefix("./") or "."
                     if name != ".":
                         self._add(name, member, refused, total)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        # RecursionError: long names of long names.
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
@@ -176,6 +182,8 @@ class TarFile(_AtHand):
             return
         if reason is None and (not member.isreg() or member.issparse()):
             reason = "it is a link, a device or a sparse file, which are not followed"
+        if reason is None and member.size < 0:
+            reason = "it claims a size below 0"
         if reason is None and member.offset_data + member.size > total:
             reason = "the archive is cut short before its end"
         if reason is None:
@@ -200,6 +208,30 @@ class TarFile(_AtHand):
         return digest_of(self._identity)
 
 
+class _TarHeaders:
+    """An archive as `tarfile` reads its headers: no read is longer than any name needs, whatever a header claims."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header claims a name of {count:,} bytes")
+        data = os.pread(self._descriptor, count, self._position)
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int) -> int:
+        if not position >= 0:
+            raise tarfile.ReadError("a header points before the beginning")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerKind:
     """A kind of container: the endings that tell it, and how to open one."""
@@ -211,13 +243,17 @@ class ContainerKind:
 def _open_zip(path: Path) -> ZipFile:
     descriptor = os.open(path, os.O_RDONLY)
     found = os.fstat(descriptor)
-    archive = ZipFile(
-        stem(path),
-        lambda start, count: os.pread(descriptor, count, start),
-        found.st_size,
-        ["zip", found.st_size, found.st_mtime_ns],
-        str(path),
-    )
+    try:
+        archive = ZipFile(
+            stem(path),
+            lambda start, count: os.pread(descriptor, count, start),
+            found.st_size,
+            ["zip", found.st_size, found.st_mtime_ns],
+            str(path),
+        )
+    except CheckpointError:
+        os.close(descriptor)
+        raise
     weakref.finalize(archive, os.close, descriptor)
     return archive
 
@@ -326,7 +362,7 @@ def _plain_tar(path: Path, size: int) -> int:
                         )
             plain.flush()
             plain.seek(0)
-        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
             free = shutil.disk_usage(tempfile.gettempdir()).free
             raise SourceError(
                 f"{path} could not be unpacked: {error} ({free:,} bytes are free in {tempfile.gettempdir()})"

@@ -139,6 +139,7 @@ class PtSource:
             "folder": self._zoo_folder,
             "images": {"name": self._images},
             "limits": dataclasses.asdict(self._reading.limits),
+            "selection": self._reading.selection(),
             "notes": dict(sorted(self._notes.items())),
         }
 

@@ -11,24 +11,28 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
+from zoo_datasets.architectures import get_architecture
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.containers import Container, is_archive, open_container
+from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
 from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.builders.recognise import sparsity_of
 from zoo_datasets.builders.source import Block, Reading, States
+from zoo_datasets.builders.twin_losses import TwinLosses
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import FIGURES, LOG_SIGMA2, SPLITS
+from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS, SPLITS
 from zoo_datasets.specs import digest_of
 from zoo_datasets.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
-_CONVERTED, _SPARSITY, _DIFFERS = "converted_to_float32", "sparsity", "not as recorded"
+_CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
@@ -65,6 +69,10 @@ class RawSource:
         self.models = len(self._found)
         self.states = sum(len(found.epochs) for found in self._found)
         container.prepare(self._paths(), MAX_CHECKPOINT)
+        self._losses: TwinLosses | None = None
+        if self._models.sparsifier == "variational_dropout":
+            layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
+            self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
         self._check_index()
 
     @classmethod
@@ -81,7 +89,9 @@ class RawSource:
         """Digest of the zoo folder's name and of what decides which columns and rows it can have."""
         reading = self._reading
         where = None if reading.where is None else reading.where.text
-        return digest_of(["raw", self._folder.name, where, dataclasses.asdict(reading.limits), list(self.extras)])
+        images = [] if self._losses is None or reading.images is None else ["losses recomputed"]
+        limits = dataclasses.asdict(reading.limits)
+        return digest_of(["raw", self._folder.name, where, limits, list(self.extras), *images])
 
     @property
     def zoo(self) -> Mapping[str, Any]:
@@ -105,17 +115,12 @@ class RawSource:
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
-        chosen = {
-            "epochs": None if reading.epochs is None else sorted(reading.epochs),
-            "models": reading.models,
-            "where": None if reading.where is None else reading.where.text,
-        }
         value = {
             "kind": "raw zoo",
             "folder": self._folder.name,
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),
-            "selection": {key: value for key, value in chosen.items() if value is not None},
+            "selection": reading.selection(),
             "converted_to_float32": _tallied(tallies, _CONVERTED),
             "notes": dict(sorted(self._models.notes.items())),
             "stray_files": [*self._folder.stray[:_SHOWN]],
@@ -123,6 +128,7 @@ class RawSource:
         }
         if self._models.sparsifier is not None:
             value["sparsity"] = _tallied(tallies, _SPARSITY)
+            value["losses"] = {} if self._losses is None else self._losses.describe(_tallied(tallies, _LOSSES))
             value["parents"] = "their params.json" if self._models.parents_read else "the names of their folders"
         return value
 
@@ -131,6 +137,8 @@ class RawSource:
         notes = [f"{count:,} × {note}" for note, count in self._models.notes.most_common()]
         if differing := tallies.get(f"{_SPARSITY}/{_DIFFERS}"):
             notes.append(f"the sparsity of {differing:,} states is not the recorded one; the tensors count")
+        if self._losses is not None:
+            notes += self._losses.warnings(_tallied(tallies, _LOSSES))
         return notes
 
     def fingerprint(self) -> str:
@@ -176,28 +184,28 @@ class RawSource:
 
     def _states(self, epoch: int, found: Sequence[Found], read: Weights) -> States:
         told = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
-        tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
-        twins = self._models.sparsifier is not None
-        figures: dict[str, pa.Array] = {}
         columns = list(zip(*told, strict=True))
-        for name, values in zip(FIGURES, columns, strict=False):
-            # The recorded losses of twins are cross-entropy + β·KL.
-            if not (twins and name.endswith("loss")):
-                figures[name] = pa.array(values, pa.float32(), from_pandas=False)
-        if twins:
+        tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
+        figures = {
+            name: pa.array(values, pa.float32(), from_pandas=False)
+            for name, values in zip(FIGURES, columns, strict=False)
+        }
+        weights = torch.from_numpy(read.weights)
+        models = [entry.model for entry in found if entry.model is not None]
+        if self._models.sparsifier is not None:
             sparsity = sparsity_of(self.layout, read.weights)
             figures["sparsity"] = pa.array(sparsity)
             compared = map(_compared, sparsity.tolist(), columns[len(FIGURES)])
             tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
-        noise = read.noise if self.extras else None
-        return States(
-            epoch=epoch,
-            models=[entry.model for entry in found if entry.model is not None],
-            weights=torch.from_numpy(read.weights),
-            figures=figures,
-            extras={} if noise is None else {LOG_SIGMA2: torch.from_numpy(noise)},
-            tallies=tallies,
-        )
+        extras: dict[str, Tensor] = {}
+        if self._losses is not None:
+            noise, means = (None if each is None else torch.from_numpy(each) for each in (read.noise, read.means))
+            losses, verdicts = self._losses.figures(epoch, models, figures, weights, noise, means)
+            figures |= losses
+            tallies.update({f"{_LOSSES}/{verdict}": count for verdict, count in verdicts.items()})
+            if self.extras and noise is not None and means is not None:
+                extras = {LOG_SIGMA2: noise, MEANS: means}
+        return States(epoch=epoch, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
 
     def _paths(self) -> list[str]:
         """The checkpoints that will be read."""
@@ -216,7 +224,7 @@ class RawSource:
             raise SourceError(
                 f"{self._folder.name} holds no log_sigma2: its models are no twins by variational dropout"
             )
-        return (LOG_SIGMA2,)
+        return EXTRAS
 
     def _select(self, found: list[Found]) -> list[Found]:
         """What the user asked for."""
@@ -264,21 +272,6 @@ class RawSource:
         for key, expected in index_of(self.layout).items():
             if index.get(key) != expected:
                 notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1
-
-
-def index_of(layout: WeightLayout) -> dict[str, list[int]]:
-    """The parallel lists of an index_dict.json, but for `layer`, which depends on dropout: where each layer's weight
-    and bias begin in the flat vector and how long they are, its outputs, its kernel's h·w, and its inputs."""
-    keys = ("idx_start", "idx_length", "kernel_no", "kernel_size", "channels_in")
-    index: dict[str, list[int]] = {key: [] for key in keys}
-    for spec in layout.tensors:
-        if len(spec.shape) > 1:
-            kernel = spec.size // (spec.shape[0] * spec.shape[1])
-            for key, value in zip(keys, (spec.offset, spec.size, spec.shape[0], kernel, spec.shape[1]), strict=True):
-                index[key].append(value)
-        elif spec.name.endswith(".bias") and index["idx_length"]:
-            index["idx_length"][-1] += spec.size
-    return index
 
 
 def _tallied(tallies: Mapping[str, int], what: str) -> dict[str, int]:

@@ -18,29 +18,37 @@ from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
 from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, SPARSITY, Cohort, Run
 from zoo_datasets.schema import FIGURES
-from zoo_datasets.specs import Member, ZooSpec, digest_of
+from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of
+from zoo_datasets.where import Condition
 
 NOT_TRAINED = "not trained yet"
+
+_LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
+_PARENTS = "its members know their parents, so --parents is of no use"
+_IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
+_CHANGING = frozenset({*FIGURES, "ggap", SPARSITY})
+_NONE: frozenset[int] = frozenset()
 
 
 class RunSource:
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
 
-    def __init__(self, run: Run, keep_log_sigma2: bool = False) -> None:
+    def __init__(self, run: Run, reading: Reading | None = None) -> None:
         manifest = run.manifest
-        if keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
-            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self._metrics: dict[Path, pa.Table] = {}
         self.run = run
+        self._reading = reading or Reading()
+        if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
+            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
         self.layout: WeightLayout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
-        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if keep_log_sigma2 else ()
-        self.models = run.models
-        self.states = run.models * (run.epochs + 1)
+        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
+        self.models = len(self._chosen)
+        self.states = sum(map(len, self._chosen.values()))
 
     @classmethod
     def open(cls, path: Path, reading: Reading | None = None) -> RunSource:
@@ -48,15 +56,14 @@ class RunSource:
 
         Raises:
             RunError: where there is none, or it is broken.
-            SourceError: where only a part of it is asked for.
+            SourceError: where no state fits the selection, or it is asked for what only raw zoos need.
         """
         reading = reading or Reading()
-        if dataclasses.replace(reading, name=None, keep_log_sigma2=False) != Reading():
-            raise SourceError(
-                f"{path} is a run, which is built as a whole and records its own limits; selections, limits and "
-                "parents are for raw zoos. `load_zoo` selects from the repository"
-            )
-        return cls(Run.open(path), reading.keep_log_sigma2)
+        refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
+                                          (reading.images, _IMAGES)) if asked]  # fmt: skip
+        if refused:
+            raise SourceError(f"{path} is a run: {'; '.join(refused)}")
+        return cls(Run.open(path), reading)
 
     def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
         """None: a run that reads at all is as it should be."""
@@ -71,14 +78,17 @@ class RunSource:
         """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
         manifest = self.run.manifest
         recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
+        where = [] if self._reading.where is None else [self._reading.where.text]
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
-        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents])
+        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the run records of itself, without the folder it lies in."""
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
-        return {"kind": "run"} | {key: value[key] for key in parts if key in value}
+        recorded = {key: value[key] for key in parts if key in value}
+        chosen = self._reading.selection()
+        return {"kind": "run"} | recorded | ({"selection": chosen} if chosen else {})
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
@@ -103,21 +113,61 @@ class RunSource:
             blocks.append(Block(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
             older += new
             reached = size.epochs
-        return [block for block in blocks if block.models and block.epochs]
+        return [part for block in blocks if (part := self._part(block)).models and part.epochs]
+
+    def _part(self, block: Block) -> Block:
+        """What was asked for of a block; `read` leaves out single states."""
+        models = tuple(m for m in block.models if not self._chosen.get(m.model_id, _NONE).isdisjoint(block.epochs))
+        epochs = frozenset[int]().union(*(self._chosen[model.model_id] for model in models))
+        return Block(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
 
     def read(self, block: Block) -> Iterator[States | LeftOut]:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
-        cohorts = [
-            _Reader(self.run, cohort, positions, self.extras, self._metrics)
-            for cohort, _ in self._cohorts
-            if (positions := [p for p, member in enumerate(cohort.members) if member.model_id in wanted])
-        ]
-        unbegun = [model_id for model_id in wanted if model_id in self._unbegun]
+        readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]
         for epoch in block.epochs:
-            for reader in cohorts:
-                yield from reader.at(epoch, [wanted[model_id] for model_id in reader.model_ids])
+            here = {model_id: model for model_id, model in wanted.items() if epoch in self._chosen[model_id]}
+            for reader in readers:
+                yield from reader.at(epoch, here)
+            unbegun = (model_id for model_id in here if model_id in self._unbegun)
             yield from (LeftOut(model=model_id, epochs=(epoch,), reason=NOT_TRAINED) for model_id in unbegun)
+
+    @cached_property
+    def _chosen(self) -> dict[str, frozenset[int]]:
+        """The epochs wanted of each model of which any is, in the order of the zoo."""
+        reading = self._reading
+        epochs = range(self.run.epochs + 1)
+        asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
+        chosen = {}
+        for model_id, model in self._models.items():
+            kept = asked if reading.where is None else self._matching(reading.where, model, asked)
+            if kept:
+                chosen[model_id] = frozenset(kept)
+            if len(chosen) == reading.models:
+                break
+        if not chosen:
+            held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
+            raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
+        return chosen
+
+    def _matching(self, where: Condition, model: Model, epochs: Sequence[int]) -> list[int]:
+        """The epochs at which a condition keeps a model; figures that are not there yet are null."""
+        base = dict(model.columns) | {
+            "zoo": self._reading.name or self.name, "model_id": model.model_id, "architecture": self.architecture,
+            "in_channels": self.in_channels, "classes": self.classes,
+        }  # fmt: skip
+        known = self._figures if where.columns & _CHANGING else {}
+        return [e for e in epochs if where.matches(base | {"epoch": e} | known.get((model.model_id, e), {}))]
+
+    @cached_property
+    def _figures(self) -> dict[tuple[str, int], dict[str, float | None]]:
+        """All figures, by model and epoch, for conditions on them."""
+        found = {}
+        for cohort, _ in self._cohorts:
+            for row in cohort.metrics().to_pylist():
+                row["ggap"] = _gap(row["train_acc"], row["test_acc"])
+                found[row["model_id"], row["epoch"]] = row
+        return found
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -160,25 +210,26 @@ class RunSource:
 
 
 class _Reader:
-    """The chosen members of one cohort, epoch by epoch; a cohort's metrics are read once and kept in `metrics`."""
+    """One cohort, epoch by epoch; its metrics are read once and kept in `metrics`."""
 
-    def __init__(
-        self, run: Run, cohort: Cohort, positions: list[int], extras: Sequence[str], metrics: dict[Path, pa.Table]
-    ) -> None:
+    def __init__(self, run: Run, cohort: Cohort, extras: Sequence[str], metrics: dict[Path, pa.Table]) -> None:
         self._run = run
         self._extras = extras
         self._cohort = cohort
-        self._positions = positions
         self._metrics = metrics
-        self.model_ids = [cohort.members[position].model_id for position in positions]
+        self._ids = [member.model_id for member in cohort.members]
 
-    def at(self, epoch: int, models: Sequence[Model]) -> Iterator[States | LeftOut]:
-        """Their states at an epoch, or the reason why there are none."""
+    def at(self, epoch: int, wanted: Mapping[str, Model]) -> Iterator[States | LeftOut]:
+        """The states of those of its members that are wanted, or the reason why there are none."""
+        positions = [position for position, model_id in enumerate(self._ids) if model_id in wanted]
+        models = [wanted[self._ids[position]] for position in positions]
+        if not models:
+            return
         try:
             if self._cohort.path not in self._metrics:
                 self._metrics[self._cohort.path] = self._cohort.metrics()
             rows = self._rows(self._metrics[self._cohort.path], epoch)
-            weights = None if rows is None else self._cohort.weights(epoch, self._positions)
+            weights = None if rows is None else self._cohort.weights(epoch, positions)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
@@ -188,14 +239,14 @@ class _Reader:
         if rows is None or weights is None:
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=NOT_TRAINED) for model in models)
             return
-        chosen = pa.array(self._positions, pa.int64())
+        chosen = pa.array(positions, pa.int64())
         columns = FIGURES if self._run.manifest.parents is None else (*FIGURES, SPARSITY)
         yield States(
             epoch=epoch,
             models=models,
             weights=weights,
             figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
-            extras={name: values[self._positions] for name, values in extras.items()},
+            extras={name: values[positions] for name, values in extras.items()},
         )
 
     def _extra(self, name: str, epoch: int) -> Tensor:
@@ -216,15 +267,10 @@ class _Reader:
         return rows
 
 
+def _gap(train: float | None, test: float | None) -> float | None:
+    return None if train is None or test is None else train - test
+
+
 def _model_of(zoo: ZooSpec, member: Member) -> Model:
-    columns = dataclasses.asdict(member.hyperparameters)
-    return Model(
-        model_id=member.model_id,
-        columns=columns
-        | {
-            "seed": member.seed,
-            "images": zoo.images,
-            "parent_id": member.parent_id,
-            "sparsifier": zoo.sparsifier,
-        },
-    )
+    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
+    return Model(model_id=member.model_id, columns=dataclasses.asdict(member.hyperparameters) | own)

@@ -28,7 +28,8 @@ class Weights:
         good: positions of those that were read, ascending.
         reasons: why the others were not, by position.
         weights: float32 [len(good), D], the weights that act.
-        noise: log σ² of twins by variational dropout in the same order, else None.
+        noise, means: log σ² of twins by variational dropout and their weights before pruning, in the same order; else
+            None.
         converted: files by the type of elements that became float32.
     """
 
@@ -36,6 +37,7 @@ class Weights:
     reasons: dict[int, str]
     weights: NDArray[np.float32]
     noise: NDArray[np.float32] | None = None
+    means: NDArray[np.float32] | None = None
     converted: Counter[str] = field(default_factory=Counter)
 
 
@@ -64,19 +66,22 @@ class RawCheckpoints:
             files.append(data)
         if not reasons and len(groups) == 1:
             ((recognised, positions, files),) = groups.values()
-            acting, noise = acting_weights(recognised, self._together(files))
+            acting, noise, means = acting_weights(recognised, self._together(files))
             counts = Counter(dict.fromkeys(recognised.converted, len(files)))
-            return Weights(good=positions, reasons=reasons, weights=acting, noise=noise, converted=counts)
+            return Weights(good=positions, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
         good = [position for position in range(len(trials)) if position not in reasons]
         row = {position: number for number, position in enumerate(good)}
         found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
         for recognised, positions, files in groups.values():
             rows = [row[position] for position in positions]
-            acting, noise = acting_weights(recognised, self._together(files))
+            acting, noise, means = acting_weights(recognised, self._together(files))
             found.weights[rows] = acting
-            if noise is not None:
-                found.noise = np.full_like(found.weights, -np.inf) if found.noise is None else found.noise
-                found.noise[rows] = noise
+            if noise is not None and means is not None:
+                if found.noise is None or found.means is None:
+                    found.noise, found.means = np.full_like(found.weights, -np.inf), found.weights.copy()
+                found.noise[rows], found.means[rows] = noise, means
+            elif found.means is not None:
+                found.means[rows] = acting
             for dtype in recognised.converted:
                 found.converted[dtype] += len(files)
         return found

@@ -175,7 +175,9 @@ class RawModels:
             if parent is None:
                 raise CheckpointError("params.json tells no parent (training::init_checkpoint_path)")
             columns |= self._parent_columns(parent)
+            trained = params.get("training::epochs_train")
             columns |= {"parent_id": raw_model_id(*parent), "parent_zoo": parent[0]}
+            columns |= {"epochs_train": trained if type(trained) is int and trained > 0 else None}
         return Model(model_id=raw_model_id(self._folder.name, trial.name), columns=columns, label=trial.name)
 
     def _parent_columns(self, parent: tuple[str, str]) -> dict[str, Any]:

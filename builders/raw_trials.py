@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import math
 import re
@@ -123,8 +124,8 @@ def _trial_folders(entries: Iterable[str]) -> set[str]:
                     latest = folder
                 break
     # A params.json that lies beside the trials makes their common folder no trial.
-    above = {path[: place + 1] for path in found for place in range(len(path) - 1) if path[place] == "/"}
-    return found - above
+    ordered = [*sorted(found), ""]  # what lies in a folder follows it
+    return {path for path, after in itertools.pairwise(ordered) if not after.startswith(path)}
 
 
 def _sort_into(trial: Trial, entry: str, rest: str) -> None:

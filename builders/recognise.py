@@ -105,8 +105,9 @@ def difference(layout: WeightLayout, parts: Sequence[Part]) -> str | None:
 
 def acting_weights(
     recognised: Recognised, files: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """The weights that act, float32 [K, D], of files uint8 [K, length]; and log σ² in the same order for twins.
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """The weights that act, float32 [K, D], of files uint8 [K, length]; for twins by variational dropout also log σ²
+    and the weights before pruning, in the same order.
 
     By variational dropout a weight is zero where log α = log σ² − 2·log(|w| + 1e-15) ≥ 3 (Molchanov et al. 2017);
     biases of convolutions likewise, those of linear layers are never pruned and have log σ² = −∞. Where log σ² is
@@ -114,20 +115,22 @@ def acting_weights(
     """
     structure = recognised.structure
     weights = np.empty((len(files), recognised.layout.size), np.float32)
-    noise = None
+    noise = means = None
     if any(part.log_sigma2 is not None for part in recognised.parts):
-        noise = np.full_like(weights, -np.inf)
+        noise, means = np.full_like(weights, -np.inf), np.empty_like(weights)
     for spec, part in zip(recognised.layout.tensors, recognised.parts, strict=True):
         here = slice(spec.offset, spec.offset + spec.size)
         values = structure.gather(files, part.tensor)
         if part.mask is not None:
             values = np.where(structure.gather(files, part.mask) == 0, np.float32(0), values)
+        if means is not None:
+            means[:, here] = values
         if part.log_sigma2 is not None and noise is not None and not _unused(part, spec.name, recognised):
             log_sigma2 = structure.gather(files, part.log_sigma2)
             noise[:, here] = log_sigma2
             values = _pruned(values, log_sigma2)
         weights[:, here] = values
-    return weights, noise
+    return weights, noise, means
 
 
 def sparsity_of(layout: WeightLayout, weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,12 +16,13 @@ from zoo_datasets.builders.from_pt import PtSource, is_pt
 from zoo_datasets.builders.from_raw import RawSource, is_raw
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.locations import locate
+from zoo_datasets.builders.meta import with_meta
 from zoo_datasets.builders.parts import Job, OnBad
 from zoo_datasets.builders.source import Reading, Source
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
-from zoo_datasets.manifest import Manifest, read_manifest
+from zoo_datasets.manifest import META, Manifest, read_manifest
 from zoo_datasets.remote import Fetched
 from zoo_datasets.runs import Run
 from zoo_datasets.specs import NAME
@@ -136,6 +137,10 @@ def build_from(
         raise RepositoryError(
             f"config name {config!r}: expected letters, digits, '_', '-' and '.', not beginning with a mark"
         )
+    if config.endswith(META):
+        raise RepositoryError(
+            f"config name {config!r}: names that end in {META} are those of the configs without weights"
+        )
     folder = repo / config
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,10 +211,11 @@ def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> Non
     """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old shards go."""
     with _locked(repo / LOCK, f"another process keeps the card of {repo} locked; run the command again", timeout=120):
         remove_temporaries(repo)
+        manifest, meta_bytes = with_meta(repo, manifest)
         manifest.save(repo)
-        write_card(repo, manifest, num_bytes)
-    referenced = {shard.path for shard in manifest.shards}
-    for file in sorted((repo / manifest.config).glob("*.parquet")):
+        write_card(repo, manifest, num_bytes, meta_bytes)
+    referenced = {shard.path for shard in (*manifest.shards, *manifest.meta)}
+    for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
         if file.relative_to(repo).as_posix() not in referenced:
             file.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
 from zoo_datasets.manifest import Shard
-from zoo_datasets.schema import COLUMNS, EXTRAS, WEIGHTS
+from zoo_datasets.schema import COLUMNS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
 
@@ -120,10 +120,14 @@ class ShardWriter:
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f".{self._split}.{os.getpid()}{TEMPORARY_SUFFIX}"
-        wide = [f"{name}.list.element" for name in self._schema.names if name == WEIGHTS or name in EXTRAS]
+        wide_type = self._schema.field(WEIGHTS).type
+        wide = [f"{name}.list.element" for name in self._schema.names if self._schema.field(name).type == wide_type]
         paths = [*(name for name in self._schema.names if f"{name}.list.element" not in wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
         # a network. Statistics over millions of values would prune nothing and can break page headers.
+        # No content-defined pages: a zoo grows by new shards, so that what was pushed is never written anew. Where a
+        # shard is, because its run was not finished, whole row groups come behind the old ones, byte for byte the same.
+        # They would make writing slower and files larger.
         writer = pq.ParquetWriter(
             path,
             self._schema,

@@ -68,7 +68,8 @@ class States:
         weights: float32 [len(models), D].
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
-        extras: by column, of the source's `extras`: float32 [len(models), D].
+        extras: by column, of those of the source's `extras` that are as wide as the weights: float32
+            [len(models), D]; the others are figures.
         tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
     """
 
@@ -107,7 +108,8 @@ class Reading:
         epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
         limits: on the images, as in training; of sources that do not record them.
         parents: where the parents of twins lie: a path or a URL.
-        keep_log_sigma2: whether log σ² of twins becomes a second column.
+        keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
+        images: a folder with the images, to recompute losses that are recorded with something added to them.
     """
 
     name: str | None = None
@@ -117,11 +119,21 @@ class Reading:
     limits: Limits = _UNLIMITED
     parents: Path | str | None = None
     keep_log_sigma2: bool = False
+    images: Path | None = None
 
     @property
     def everything(self) -> bool:
         """Whether all states of the source are wanted."""
         return self.epochs is None and self.models is None and self.where is None
+
+    def selection(self) -> dict[str, Any]:
+        """What is wanted, as a manifest records it; empty where it is all."""
+        chosen = {
+            "epochs": None if self.epochs is None else sorted(self.epochs),
+            "models": self.models,
+            "where": None if self.where is None else self.where.text,
+        }
+        return {key: value for key, value in chosen.items() if value is not None}
 
 
 class Source(Protocol):
@@ -235,7 +247,7 @@ class RowMaker:
         lasting = self._lasting(states.models)
         columns = []
         for name, kind in self._columns:
-            if name == WEIGHTS or name in EXTRAS:
+            if name == WEIGHTS or name in states.extras:
                 matrix = states.weights if name == WEIGHTS else states.extras[name]
                 flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)

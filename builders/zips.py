@@ -68,7 +68,7 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
     directory = read(start, size)
     found = list(_records(directory, count, start, what))
     order = sorted(range(len(found)), key=lambda index: found[index].header)
-    ends = [found[index].header for index in order[1:]] + [start]
+    ends = [*(found[index].header for index in order[1:]), start][: len(order)]
     members = list(found)
     for index, end in zip(order, ends, strict=True):
         member = found[index]

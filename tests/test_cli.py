@@ -125,7 +125,7 @@ def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
         "import os, signal, sys, zoo_datasets.training.trainer as t, zoo_datasets.builders as b\n"
         "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "t.train_zoo = b.build_repository = stop\n"
+        "t.train_population = b.build_repository = stop\n"
         f"sys.argv = {['zoo', *map(str, arguments)]!r}\n"
         "from zoo_datasets.cli import main; main()"
     )

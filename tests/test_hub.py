@@ -1,15 +1,19 @@
 """The card: YAML that datasets and the Hub read, and text that keeps what a person wrote."""
 
 import datasets
+import pyarrow as pa
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
+from raw_zoos import SEED_ZOO, TWIN_ZOO, make_twins, make_zoo
 from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.hub import YOURS, configs_of, files_of, info_of, read_card
+from zoo_datasets.evaluation.verify import verify_repository
+from zoo_datasets.hub import YOURS, configs_of, files_of, info_of, read_card, zoos_of
 from zoo_datasets.manifest import read_manifest
+from zoo_datasets.plots import accuracy_over_epochs, sparsity_over_epochs
 from zoo_datasets.specs import Limits, members_of
 from zoo_datasets.zoos import get_zoo
 
@@ -37,6 +41,10 @@ def test_yaml_lists_every_shard_and_says_what_load_dataset_finds(repo):
     info = info_of(card, NAME)
     loaded = load_dataset(str(repo), NAME)
     assert {entry["name"]: entry["num_examples"] for entry in info["splits"]} == loaded.num_rows
+    light = load_dataset(str(repo), f"{NAME}-meta")
+    for split, rows in light.items():
+        assert rows[:] == loaded[split].remove_columns("weights")[:]
+    assert next(iter(configs_of(card))) == f"{NAME}-meta"
     assert info["features"][-1] == {"name": "weights", "list": "float32", "length": 2464}
     assert info["download_size"] == sum(shard.bytes for shard in manifest.shards)
     for entry in info["splits"]:
@@ -59,6 +67,10 @@ def test_the_text_tells_recipe_limits_splits_and_what_was_left_out(repo):
     assert "Only the first 500 train images were used." in text
     assert "12 models, 36 rows, epochs 0–2" in text
     assert "Nothing was left out." in text
+    assert "| train | 9 | 27 | 1 of" in text
+    assert "1 point × 1,000 seeds" in text
+    assert (repo / NAME / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert f"]({NAME}/accuracy.png)" in text
     assert 'to_module(zoo["train"][0])' in text
     assert "@inproceedings{schurholt2022model," in text
 
@@ -81,7 +93,7 @@ def test_what_a_person_wrote_is_kept(repo, tmp_path):
     data = DatasetCard.load(file).data
     assert (data.license, data.language, data.pretty_name) == ("mit", "en", "Ours")
     assert "mine" in data.tags
-    assert sorted(configs_of(read_card(repo))) == [NAME, "other", "third"]
+    assert zoos_of(configs_of(read_card(repo))) == [NAME, "other", "third"]
     assert after.index(f"## {NAME}") < after.index("## other") < after.index("## third")
 
 
@@ -106,7 +118,7 @@ def test_a_readme_without_yaml_is_kept_as_text(tmp_path):
     make_run(tmp_path / "run", ((4, 0),))
     build_repository(tmp_path / "run", repo)
     assert "# Only text" in (repo / "README.md").read_text()
-    assert set(configs_of(read_card(repo))) == {NAME}
+    assert set(configs_of(read_card(repo))) == {NAME, f"{NAME}-meta"}
 
 
 def test_a_broken_card_stops_the_build_and_stays(repo, tmp_path):
@@ -131,3 +143,38 @@ def test_left_out_states_stand_in_a_table(tmp_path):
     make_run(tmp_path / "run", ((4, 2),), nan=[bad])
     build_repository(tmp_path / "run", tmp_path / "repo")
     assert "| weights are not finite (the model diverged) | 1 | 3 |" in (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_imported_twins_are_attributed_and_show_their_sparsity(tmp_path):
+    parents = make_zoo(tmp_path / SEED_ZOO, models=3, epochs=(0,))
+    make_twins(tmp_path / TWIN_ZOO, parents)
+    build_repository(tmp_path / TWIN_ZOO, tmp_path / "repo")
+    text = (tmp_path / "repo" / "README.md").read_text()
+    assert "Konstantin Schürholt" in text
+    assert "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)" in text
+    for plot in ("accuracy", "sparsity"):
+        assert f"](mnist_cnn_s_sparse/{plot}.png)" in text
+        assert (tmp_path / "repo" / "mnist_cnn_s_sparse" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_of_light_configs_are_taken(repo, tmp_path):
+    with pytest.raises(RepositoryError, match="names that end in -meta are those of the configs without weights"):
+        build_repository(tmp_path / "run", repo, "mine-meta")
+    with pytest.raises(RepositoryError, match=f"{NAME}-meta is a part of {NAME}; verify that one"):
+        verify_repository(repo, f"{NAME}-meta")
+
+
+def test_plots_show_every_epoch_or_thirty_of_them():
+    for epochs, shown in ((4, 4), (51, 30)):
+        epoch = [number for number in range(epochs) for _ in range(5)]
+        figures = [number / epochs + place / 1000 for number in range(epochs) for place in range(5)]
+        table = pa.table({"epoch": pa.array(epoch, pa.int32()), "train_acc": figures, "test_acc": [None, *figures[1:]],
+                          "sparsity": pa.array(figures, pa.float32())})  # fmt: skip
+        (axes,) = accuracy_over_epochs(table).axes
+        assert len(axes.patches) == 2 * shown
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
+        assert (axes.get_xticklabels()[0].get_text(), axes.get_ylabel()) == ("0", "accuracy")
+        (axes,) = sparsity_over_epochs(table).axes
+        (line,) = axes.lines
+        assert line.get_ydata()[-1] == pytest.approx(figures[-3])
+        assert len(line.get_xdata()) == shown

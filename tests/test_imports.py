@@ -12,12 +12,26 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "remote", "downloads"),
-    ("images", "image_sources", "architectures", "zoos", "layout", "sparsity", "variational", "adapters"),
-    ("stacked", "schema", "runs"),
+    ("errors", "files", "specs", "remote", "downloads", "ahead"),
+    ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
+    ("sparsity", "variational"),
+    ("stacked", "schema", "runs", "gather", "plans"),
     ("where",),
-    ("manifest", "hub", "loading", "evaluation", "gather", "reading", "symmetries", "batching", "tasks", "models"),
-    ("builders", "training"),
+    (
+        "manifest",
+        "card_text",
+        "hub",
+        "hub_access",
+        "plots",
+        "loading",
+        "evaluation",
+        "reading",
+        "streaming",
+        "symmetries",
+    ),
+    ("batching", "mixing", "tasks", "models"),
+    ("exporting",),
+    ("local_zoos", "publishing", "builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -63,9 +77,14 @@ def run(*arguments):
 
 
 def test_nothing_heavy_comes_with_the_package_or_the_help():
-    heavy = ["torch", "datasets", "pyarrow", "numpy", "accelerate", "pydantic", "sklearn"]
+    heavy = ["torch", "datasets", "pyarrow", "numpy", "accelerate", "pydantic", "sklearn", "matplotlib"]
     code = f"import sys, zoo_datasets, zoo_datasets.cli; print([m for m in {heavy} if m in sys.modules])"
     assert run("-c", code).stdout.strip() == "[]"
+
+
+def test_images_that_are_prepared_need_no_datasets():
+    code = "import sys, zoo_datasets.images, zoo_datasets.stacked; print('datasets' in sys.modules)"
+    assert run("-c", code).stdout.strip() == "False"
 
 
 def test_help_answers_at_once():
@@ -74,7 +93,7 @@ def test_help_answers_at_once():
         begun = time.perf_counter()
         output = run("-m", "zoo_datasets.cli", "--help").stdout
         times.append(time.perf_counter() - begun)
-    for command in ("list", "train", "build", "verify"):
+    for command in ("list", "train", "build", "verify", "export"):
         assert command in output
     # Half a second is the promise; a busy machine gets some leave.
     assert min(times) < 1.0

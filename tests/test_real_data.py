@@ -66,6 +66,18 @@ def test_every_row_of_a_raw_zoo_gives_its_recorded_figures(tmp_path, real_mnist,
     assert sparsity == ({"as recorded": rows} if name.endswith("sparse") else None)
 
 
+@pytest.mark.slow
+def test_recorded_losses_of_real_twins_are_cross_entropy_and_kl(tmp_path, real_mnist, real_raw):
+    limits = Limits(train=2000, val=1000, test=1000)
+    reading = Reading(limits=limits, images=real_mnist, keep_log_sigma2=True)
+    zd.build_repository(real_raw / "cnn_small_mnist_ard.zip", tmp_path / "model-zoos", reading=reading)
+    manifest = read_manifest(tmp_path / "model-zoos", "mnist_cnn_s_sparse")
+    assert manifest.source["losses"]["recorded"] == {"as recomputed": 84}
+    data = zd.load_images("mnist", "cnn_s", real_mnist)
+    verification = zd.verify_repository(tmp_path / "model-zoos", "mnist_cnn_s_sparse", images=data, sample=84)
+    assert (verification.differences, verification.recomputed) == ((), 84)
+
+
 def test_twins_go_where_their_parents_go(tmp_path, real_raw):
     for file, _, _, _ in (RAW_ZOOS[0], RAW_ZOOS[2]):
         zd.build_repository(real_raw / file, tmp_path / "model-zoos")

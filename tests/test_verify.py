@@ -297,7 +297,7 @@ def test_a_shard_of_other_columns_is_found(repo):
         (lambda value: value["counts"]["states"].update(found=73, left_out=1), "manifest", "1 states left out"),
         (lambda value: value.update(architecture="cnn_x"), "manifest", "no architecture named 'cnn_x'"),
         (lambda value: value["shards"].pop(0), "card", "stands in README.md but not manifest.json"),
-        (lambda value: value["shards"][0].update(rows=1), "card", "dataset_info says"),
+        (lambda value: value["shards"][0].update(rows=1), "card", "says"),
         (lambda value: value["shards"][0].update(path="../outside.parquet"), "checksums", "expected a file in"),
         (lambda value: value["shards"][0].update(rows="many"), "manifest", "not a valid manifest"),
         (lambda value: value.pop("layout"), "manifest", "not a valid manifest"),

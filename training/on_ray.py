@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from zoo_datasets.errors import RunError, ZooError
-from zoo_datasets.image_sources import Split
+from zoo_datasets.image_splits import Split
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Run
 from zoo_datasets.specs import Member

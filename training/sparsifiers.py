@@ -16,10 +16,7 @@ from zoo_datasets.sparsity import prunable
 from zoo_datasets.specs import ZooSpec
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
 from zoo_datasets.stacked.optimizers import State
-from zoo_datasets.variational import LOG_SIGMA2_START, noise_bounds
-
-# β of the last epoch, before which it grows from 0 in equal steps; see `kl_weight`.
-_KL_WEIGHT = 0.01
+from zoo_datasets.variational import LOG_SIGMA2_START, kl_weight, noise_bounds
 
 Begin = Callable[[ZooSpec, Sequence[Layer], Tensor], tuple[Tensor, State]]
 
@@ -58,11 +55,6 @@ def _with_noise(zoo: ZooSpec, layers: Sequence[Layer], weights: Tensor) -> tuple
         ]
     )
     return weights, {LOG_SIGMA2: row.expand(len(weights), -1)}
-
-
-def kl_weight(epoch: int, epochs: int) -> float:
-    """β of epoch 1 … epochs of variational dropout: 0.01 (epoch − 1) / epochs, as the zoos' authors have it."""
-    return _KL_WEIGHT * (epoch - 1) / epochs
 
 
 def _by_magnitude(zoo: ZooSpec, layers: Sequence[Layer], weights: Tensor) -> tuple[Tensor, State]:

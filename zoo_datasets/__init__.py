@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from zoo_datasets.batching import batches as batches
     from zoo_datasets.builders import build_repository as build_repository
     from zoo_datasets.evaluation.verify import verify_repository as verify_repository
+    from zoo_datasets.exporting import load_exported as load_exported
     from zoo_datasets.images import load_images as load_images
     from zoo_datasets.layout import WeightLayout as WeightLayout
     from zoo_datasets.loading import load_zoo as load_zoo
     from zoo_datasets.loading import to_module as to_module
     from zoo_datasets.loading import to_state_dict as to_state_dict
+    from zoo_datasets.mixing import mixed_tokens as mixed_tokens
     from zoo_datasets.models import evaluate as evaluate
     from zoo_datasets.models import to_modules as to_modules
+    from zoo_datasets.publishing import push_repository as push_repository
     from zoo_datasets.runs import Run as Run
     from zoo_datasets.specs import HyperParameters as HyperParameters
     from zoo_datasets.specs import ImageSpec as ImageSpec
@@ -55,10 +58,13 @@ _HOMES = {
     "get_zoo": "zoos",
     "layout_of": "architectures",
     "list_zoos": "zoos",
+    "load_exported": "exporting",
     "load_images": "images",
     "load_zoo": "loading",
     "members_of": "specs",
+    "mixed_tokens": "mixing",
     "property_prediction": "tasks",
+    "push_repository": "publishing",
     "read_zoo": "zoos",
     "reconstruction": "tasks",
     "sequence_prediction": "tasks",

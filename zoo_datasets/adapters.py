@@ -71,8 +71,19 @@ def from_tokens(tokens: Tensor, layout: WeightLayout) -> Tensor:
     return weights
 
 
-def mix(parts: Sequence[Tokens]) -> Tokens:
+def count_tokens(layout: WeightLayout, size: int) -> int:
+    """T, the number of tokens of a network."""
+    return sum(
+        specs[0].shape[0] * -(-sum(spec.size // spec.shape[0] for spec in specs) // size)
+        for specs in _layers(layout).values()
+    )
+
+
+def mix(parts: Sequence[Tokens], length: int = 0) -> Tokens:
     """Tokens of networks of any sizes, with equal d, as one batch: shorter ones get tokens that are all padding.
+
+    Args:
+        length: T at least.
 
     Raises:
         LayoutError: where d differs.
@@ -80,7 +91,7 @@ def mix(parts: Sequence[Tokens]) -> Tokens:
     sizes = {part.values.shape[2] for part in parts}
     if len(sizes) != 1:
         raise LayoutError(f"tokens of {sorted(sizes)} numbers: expected one size in all parts")
-    longest = max(part.values.shape[1] for part in parts)
+    longest = max(length, *(part.values.shape[1] for part in parts))
 
     def padded(tensor: Tensor) -> Tensor:
         surplus = tensor.new_zeros(len(tensor), longest - tensor.shape[1], tensor.shape[2])

@@ -7,7 +7,10 @@ import typer
 from zoo_datasets.command_line import run_app
 from zoo_datasets.commands.build import build
 from zoo_datasets.commands.download import download_command
+from zoo_datasets.commands.export import export
+from zoo_datasets.commands.info import info
 from zoo_datasets.commands.list import list_command
+from zoo_datasets.commands.push import push
 from zoo_datasets.commands.quickstart import quickstart_command
 from zoo_datasets.commands.verify import verify
 from zoo_datasets.training.command import train
@@ -15,7 +18,7 @@ from zoo_datasets.training.sparsify_command import sparsify
 
 app = typer.Typer(
     name="zoo",
-    help="Populations of neural networks as datasets: train, build, load, verify.",
+    help="Populations of neural networks as datasets: train, build, load, verify, publish.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +29,9 @@ app.command()(sparsify)
 app.command("download")(download_command)
 app.command()(build)
 app.command()(verify)
+app.command()(info)
+app.command()(push)
+app.command()(export)
 app.command("quickstart")(quickstart_command)
 
 

@@ -50,6 +50,17 @@ def run_command(command: Callable[..., None]) -> NoReturn:
     run_app(app)
 
 
+def numbers(text: str) -> list[int]:
+    """`0,10,50` and `0-10,50`, as `--epochs` takes them."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
+            raise typer.BadParameter(f"{text!r}: expected numbers as 0,10,50 or ranges as 0-10", param_hint="--epochs")
+        found += range(int(low), int(high if dash else low) + 1)
+    return found
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     # Of other packages' warnings only those meant for end users are shown.
     if issubclass(category, UserWarning):

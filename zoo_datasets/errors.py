@@ -59,6 +59,10 @@ class RepositoryError(ZooError, ValueError):
     """A dataset repository that is broken, or that is asked to overwrite something."""
 
 
+class HubError(ZooError, OSError):
+    """The Hub could not be reached, or refused; holds no token and no signed address."""
+
+
 class StorageError(ZooError, OSError):
     """A file that could not be written (full disk, read-only folder)."""
 

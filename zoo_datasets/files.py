@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 from zoo_datasets.errors import DownloadError, StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -53,6 +55,34 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_if_changed(path: Path, data: bytes) -> bool:
+    """Write `data` beside `path` and rename it there, unless that is its content; gives whether it was written.
+
+    For thousands of small files that can be made again: not synced one by one, because what a crash of the machine
+    leaves is compared and written again.
+
+    Raises:
+        StorageError: where the file system refuses; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == len(data) and path.read_bytes() == data:
+                return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}; "
+            "free space or choose another folder, then run the command again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, atomically."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
@@ -76,6 +106,15 @@ def remove_temporaries(folder: Path) -> None:
 def cache_folder() -> Path:
     """Where what can be made or fetched again is kept: `$ZOO_CACHE`, or `~/.cache/zoo-datasets`."""
     return Path(os.environ.get("ZOO_CACHE") or "~/.cache/zoo-datasets").expanduser()
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def sha256_of(path: Path) -> str:

@@ -1,20 +1,63 @@
-/* Rows from anywhere in memory into one buffer.
+/* Rows of a table whose chunks lie anywhere in memory, into one buffer.
 
-   The processor fetches ahead by itself only within a page and only after it has seen a few lines of it, which
-   is late for a row of some pages. So what will be copied AHEAD bytes later, in this row or in the next, is asked
-   for by hand, and the pages of the next row even earlier, so that their addresses are translated by then. */
+   Chunk c begins at row starts[c] and at address addresses[c]; starts[chunks] is the number of rows. */
 #include <stdint.h>
 #include <string.h>
 
 enum { PAGE = 4096, LINE = 64, BLOCK = 4 * LINE, AHEAD = 4096, PAGES_AHEAD = 16 };
 
-void zoo_gather(char *out, const int64_t *addresses, int64_t rows, int64_t bytes)
+static int64_t chunk_of(int64_t row, const int64_t *starts, int64_t chunks)
 {
+    int64_t low = 0, high = chunks;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (starts[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static const char *address_of(int64_t row, int64_t bytes, const int64_t *starts, const int64_t *addresses,
+                              int64_t chunks)
+{
+    int64_t chunk = chunk_of(row, starts, chunks);
+    return (const char *)addresses[chunk] + (row - starts[chunk]) * bytes;
+}
+
+/* The rows from first on, which are not checked. */
+void zoo_copy(char *out, int64_t first, int64_t rows, int64_t bytes, const int64_t *starts, const int64_t *addresses,
+              int64_t chunks)
+{
+    while (rows > 0) {
+        int64_t chunk = chunk_of(first, starts, chunks), held = starts[chunk + 1] - first;
+        int64_t count = held < rows ? held : rows;
+        memcpy(out, (const char *)addresses[chunk] + (first - starts[chunk]) * bytes, (size_t)(count * bytes));
+        out += count * bytes;
+        first += count;
+        rows -= count;
+    }
+}
+
+/* The rows at `positions`; 0 where one is outside, and then nothing is copied.
+
+   The processor fetches ahead by itself only within a page and only after it has seen a few lines of it, which
+   is late for a row of some pages. So what will be copied AHEAD bytes later, in this row or in the next, is asked
+   for by hand, and the pages of the next row even earlier, so that their addresses are translated by then. */
+int zoo_gather(char *out, const int64_t *positions, int64_t rows, int64_t bytes, const int64_t *starts,
+               const int64_t *addresses, int64_t chunks)
+{
+    for (int64_t row = 0; row < rows; row++)
+        if (positions[row] < 0 || positions[row] >= starts[chunks])
+            return 0;
+    const char *next = rows ? address_of(positions[0], bytes, starts, addresses, chunks) : 0;
     for (int64_t row = 0; row < rows; row++) {
-        const char *from = (const char *)addresses[row];
-        const char *next = row + 1 < rows ? (const char *)addresses[row + 1] : from;
+        const char *from = next;
         char *to = out + row * bytes;
         int64_t at = 0;
+        if (row + 1 < rows)
+            next = address_of(positions[row + 1], bytes, starts, addresses, chunks);
         for (int64_t page = 0; page < PAGES_AHEAD && page * PAGE < bytes; page++)
             __builtin_prefetch(next + page * PAGE);
         for (; at + BLOCK <= bytes; at += BLOCK) {
@@ -26,6 +69,7 @@ void zoo_gather(char *out, const int64_t *addresses, int64_t rows, int64_t bytes
         }
         memcpy(to + at, from + at, (size_t)(bytes - at));
     }
+    return 1;
 }
 
 /* One tensor of each row, [outs, ins, block] numbers at `from`, rows `width` numbers apart, in another order of its

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -37,28 +38,36 @@ class Recycled:
     copying the weights into it. A batch that is kept keeps its memory; nothing is ever overwritten.
     """
 
-    _KEPT = 4
+    _KEPT = 16
 
     def __init__(self) -> None:
-        self._idle: list[NDArray[np.uint8]] = []
+        # Batches are given back by whichever thread drops them: only single appends and pops are safe.
+        self._idle: deque[NDArray[np.uint8]] = deque(maxlen=self._KEPT)
 
     def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor [rows, width]."""
         size = rows * width * dtype.itemsize
         if not size:
             return torch.empty(rows, width, dtype=dtype)
-        fitting = next((memory for memory in self._idle if size <= memory.nbytes <= 2 * size), None)
-        if fitting is None:
-            fitting = np.empty(size, np.uint8)
-        else:
-            self._idle = [memory for memory in self._idle if memory is not fitting]
+        fitting = self._fitting(size)
         # The tensor, and each view of it, holds the lease; with the last of them it ends.
         lease = _bytes_at(fitting, size)
         weakref.finalize(lease, self._give_back, fitting).atexit = False
         return torch.frombuffer(lease, dtype=dtype).view(rows, width)
 
+    def _fitting(self, size: int) -> NDArray[np.uint8]:
+        for _ in range(self._KEPT):
+            try:
+                memory = self._idle.pop()
+            except IndexError:
+                break
+            if size <= memory.nbytes <= 2 * size:
+                return memory
+            self._idle.appendleft(memory)
+        return np.empty(size, np.uint8)
+
     def _give_back(self, memory: NDArray[np.uint8]) -> None:
-        self._idle = [memory, *self._idle][: self._KEPT]
+        self._idle.append(memory)
 
 
 def _bytes_at(memory: NDArray[Any], size: int) -> Any:
@@ -95,7 +104,9 @@ class MappedRows:
         self._addresses: Positions = np.array([chunk.ctypes.data for chunk in self._chunks], np.int64)
         number = column.type.value_type.to_pandas_dtype()
         self.dtype: torch.dtype = torch.from_numpy(np.empty(0, number)).dtype
-        self._row_bytes = self.width * np.dtype(number).itemsize
+        # What the compiled functions take: bytes of a row, starts and addresses of the chunks, their number.
+        row_bytes = self.width * np.dtype(number).itemsize
+        self._table = (row_bytes, self._starts.ctypes.data, self._addresses.ctypes.data, len(self._chunks))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -116,8 +127,9 @@ class MappedRows:
 
     def copy(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start … stop − 1 into `out` [stop − start, D]."""
-        if _kernel() is not None:
-            self.gather(np.arange(start, stop), out)
+        library = _library()
+        if library is not None:
+            library.zoo_copy(out.data_ptr(), start, stop - start, *self._table)
             return
         target = out.numpy()
         chunk, done = self._chunk_of(start), 0
@@ -134,18 +146,19 @@ class MappedRows:
         Raises:
             IndexError: where a position is outside.
         """
-        if len(positions) and not (positions.min() >= 0 and positions.max() < len(self)):
+        library = _library()
+        if library is not None:
+            positions = np.ascontiguousarray(positions)
+            inside = library.zoo_gather(out.data_ptr(), positions.ctypes.data, len(positions), *self._table)
+        else:
+            inside = not len(positions) or bool(positions.min() >= 0 and positions.max() < len(self))
+        if not inside:
             raise IndexError(f"positions from {positions.min()} to {positions.max()}, expected 0 to {len(self) - 1}")
-        chunks = np.searchsorted(self._starts, positions, side="right") - 1
-        offsets = positions - self._starts[chunks]
-        kernel = _kernel()
-        if kernel is None:
-            rows = [self._chunks[chunk][row] for chunk, row in zip(chunks.tolist(), offsets.tolist(), strict=True)]
-            if rows:
-                np.concatenate(rows, out=out.numpy().reshape(-1))
-            return
-        addresses = self._addresses[chunks] + offsets * self._row_bytes
-        kernel(out.data_ptr(), addresses.ctypes.data, len(addresses), self._row_bytes)
+        if library is None and len(positions):
+            chunks = np.searchsorted(self._starts, positions, side="right") - 1
+            offsets = (positions - self._starts[chunks]).tolist()
+            rows = [self._chunks[chunk][row] for chunk, row in zip(chunks.tolist(), offsets, strict=True)]
+            np.concatenate(rows, out=out.numpy().reshape(-1))
 
     def _chunk_of(self, position: int) -> int:
         return int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -169,21 +182,16 @@ def reorder(target: Tensor, source: Tensor, shape: tuple[int, int, int], orders:
     return True
 
 
-def _kernel() -> Any:
-    """`zoo_gather` of gather.c; None where there is no C compiler, then numpy copies row by row."""
-    library = _library()
-    return None if library is None else library.zoo_gather
-
-
 @functools.lru_cache(maxsize=1)
 def _library() -> Any:
-    """gather.c, compiled; None where there is no C compiler."""
+    """gather.c, compiled; None where there is no C compiler, then numpy copies row by row."""
     try:
         library = compile_library((resources.files("zoo_datasets") / "gather.c").read_text(encoding="utf-8"))
     except NativeError:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.zoo_gather.argtypes = [pointer, pointer, number, number]
+    library.zoo_copy.argtypes = [pointer, *[number] * 3, pointer, pointer, number]
+    library.zoo_gather.argtypes = [pointer, pointer, number, number, pointer, pointer, number]
     library.zoo_reorder.argtypes = [pointer, pointer, *[number] * 5, pointer, pointer]
-    library.zoo_gather.restype = library.zoo_reorder.restype = None
+    library.zoo_copy.restype = library.zoo_reorder.restype = None
     return library

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
-from datasets import DatasetInfo
+from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, DatasetCardData
 
+from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import write_bytes
-from zoo_datasets.manifest import Manifest, read_manifest
-from zoo_datasets.schema import features
+from zoo_datasets.manifest import META, Manifest, Shard
+from zoo_datasets.schema import SPLITS, features, meta_schema
+
+__all__ = ["CARD", "YOURS", "Entry", "card_with", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
+           "read_card", "write_card", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
-YOURS = ("<!-- yours -->", "<!-- /yours -->")
 LICENSE = "cc-by-4.0"
 TAGS = ("model-zoo", "neural-network-weights", "weight-space-learning")
 
-_INVITATION = "<!-- What you write between these two marks is kept when the card is written again. -->"
-_YOURS_PATTERN = re.compile(re.escape(YOURS[0]) + r"(.*?)" + re.escape(YOURS[1]), re.DOTALL)
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
           (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))  # fmt: skip
-
-_CITATION = """## Citation
-
-The recipes are those of Schürholt et al., *Model Zoos: A Dataset of Diverse Populations of Neural Network Models*:
-
-```bibtex
-@inproceedings{schurholt2022model,
-  title     = {Model Zoos: A Dataset of Diverse Populations of Neural Network Models},
-  author    = {Sch{\\"u}rholt, Konstantin and Taskiran, Diyar and Knyazev, Boris and Gir{\\'o}-i-Nieto, Xavier
-               and Borth, Damian},
-  booktitle = {Advances in Neural Information Processing Systems, Datasets and Benchmarks Track},
-  year      = {2022}
-}
-```
-"""
 
 
 def read_card(repo: Path) -> DatasetCard:
@@ -56,17 +42,26 @@ def read_card(repo: Path) -> DatasetCard:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise RepositoryError(f"{file} could not be read: {error}") from error
+    return parse_card(text, str(file))
+
+
+def parse_card(text: str, origin: str) -> DatasetCard:
+    """The card that a text holds.
+
+    Raises:
+        RepositoryError: naming `origin`, where its YAML is broken.
+    """
     if not re.match(r"\s*---[ \t]*\r?\n", text):
         text = f"---\n{{}}\n---\n{text}"  # without a block the card class logs a warning
     try:
         card = DatasetCard(text, ignore_metadata_errors=False)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise RepositoryError(
-            f"{file}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
+            f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
     for key in ("configs", "dataset_info"):
         if not all(isinstance(entry, dict) for entry in _entries(card, key)):
-            raise RepositoryError(f"{file}: {key}: expected a list of mappings, found {str(card.data[key])[:80]!r}")
+            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {str(card.data[key])[:80]!r}")
     return card
 
 
@@ -93,39 +88,101 @@ def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
     return {}
 
 
-def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> None:
-    """Write README.md so that it lists this config as its manifest has it; other configs stay as they are.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What a card says of one zoo.
 
-    Args:
-        num_bytes: size of each split in memory, as `datasets` records it.
-
-    Raises:
-        RepositoryError: where the present card cannot be read.
-        StorageError: where the new one cannot be written.
+    Attributes:
+        configs, infos: the entries of the YAML by config: the zoo's own, and its light one.
+        section: of the text.
     """
-    card = read_card(repo)
+
+    name: str
+    configs: Mapping[str, Mapping[str, Any]]
+    infos: Mapping[str, Mapping[str, Any]]
+    section: str
+
+
+def zoos_of(configs: Iterable[str]) -> list[str]:
+    """The names that are not those of light configs."""
+    names = sorted(configs)
+    return [name for name in names if not (name.endswith(META) and name.removesuffix(META) in names)]
+
+
+def entry_in(card: DatasetCard, name: str) -> Entry:
+    """What a card says of a zoo that it lists."""
     configs = configs_of(card)
-    if len(configs) == 1 and manifest.config not in configs:
-        next(iter(configs.values())).pop("default", None)  # it was the default for being alone
-    # Keys of a config that a person added stay; those that are there keep their places.
-    entry = {"config_name": manifest.config, "data_files": None} | configs.get(manifest.config, {})
-    configs[manifest.config] = entry | {"data_files": _data_files(manifest)}
-    if len(configs) == 1:
-        configs[manifest.config]["default"] = True
-    card.data["configs"] = [configs[name] for name in sorted(configs)]
-    DatasetInfosDict({manifest.config: _info(manifest, num_bytes)}).to_dataset_card_data(card.data)
-    rows = sum(split.get("num_examples", 0) for e in _entries(card, "dataset_info") for split in e.get("splits") or [])
+    own = [config for config in (name, f"{name}{META}") if config in configs]
+    return Entry(
+        name=name,
+        configs={config: configs[config] for config in own},
+        infos={config: info for config in own if (info := info_of(card, config))},
+        section=sections_of(card.text, [name]).get(name, f"## {name}\n"),
+    )
+
+
+def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None = None) -> str:
+    """The text of README.md with these zoos as they are told here; the others stay as they are in the card.
+
+    `written` stands between the marks; None keeps what a person wrote in the card.
+    """
+    configs = configs_of(card)
+    infos: dict[str, Mapping[str, Any]] = {
+        str(info.get("config_name", "default")): info for info in _entries(card, "dataset_info")
+    }
+    before = zoos_of(configs)
+    for entry in entries:
+        for name, config in entry.configs.items():
+            # Keys of a config that a person added stay; those that are there keep their places.
+            there = {"config_name": name, "data_files": None} | configs.get(name, {})
+            configs[name] = there | {key: value for key, value in config.items() if key != "default"}
+        infos |= entry.infos
+    zoos = zoos_of(configs)
+    if len(before) == 1 and len(zoos) > 1:
+        configs[before[0]].pop("default", None)  # it was the default for being alone
+    if len(zoos) == 1:
+        configs[zoos[0]]["default"] = True
+    # The Hub's viewer opens on the first, where none is the default.
+    ordered = sorted(configs, key=lambda name: (name in zoos, name))
+    rows = sum(split.get("num_examples", 0) for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
     data: dict[str, Any] = {
         "license": card.data.get("license") or LICENSE,
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
         "tags": sorted({*(card.data.get("tags") or ()), *TAGS}),
         "size_categories": [_size_category(rows)],
+        "configs": [configs[name] for name in ordered],
+        "dataset_info": [dict(infos[name]) for name in sorted(infos)],
     }
-    order = [*data, *(key for key in card.data.to_dict() if key not in data)]  # type: ignore[no-untyped-call]
-    for key, value in data.items():
-        card.data[key] = value
-    text = _body(card.text, _manifests(repo, configs, manifest))
-    write_bytes(repo / CARD, f"---\n{card.data.to_yaml(original_order=order)}\n---\n\n{text}".encode())
+    kept = {key: value for key, value in card.data.to_dict().items() if key not in data}  # type: ignore[no-untyped-call]
+    block = DatasetCardData(**data | kept)
+    order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
+    written = yours(card.text) if written is None else written
+    sections = sections_of(card.text, zoos) | {entry.name: entry.section for entry in entries}
+    return f"---\n{block.to_yaml(original_order=order)}\n---\n\n{card_text(written, sections)}"
+
+
+def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
+    """Write README.md so that it lists this config as its manifest has it; other configs stay as they are.
+
+    Args:
+        num_bytes, meta_bytes: size of each split in memory, as `datasets` records it.
+
+    Raises:
+        RepositoryError: where the present card cannot be read.
+        StorageError: where the new one cannot be written.
+    """
+    meta = f"{manifest.config}{META}"
+    infos = {
+        manifest.config: _info(manifest.shards, num_bytes, features(manifest.layout, manifest.extras)),
+        meta: _info(manifest.meta, meta_bytes, Features.from_arrow_schema(meta_schema())),
+    }
+    entry = Entry(
+        name=manifest.config,
+        configs={manifest.config: _config(manifest.shards), meta: _config(manifest.meta)},
+        infos={name: {"config_name": name} | info for name, info in infos.items()},
+        section=section_of(manifest),
+    )
+    write_bytes(repo / CARD, card_with(read_card(repo), [entry]).encode())
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:
@@ -133,132 +190,38 @@ def _entries(card: DatasetCard, key: str) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _data_files(manifest: Manifest) -> list[dict[str, Any]]:
+def _splits(shards: Iterable[Shard]) -> dict[str, list[Shard]]:
+    """The shards of each split that has any, in the order of the splits."""
+    by_split: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+    for shard in shards:
+        by_split[shard.split].append(shard)
+    return {split: held for split, held in by_split.items() if held}
+
+
+def _config(shards: Iterable[Shard]) -> dict[str, Any]:
     """Every shard by its own name: a changed shard has another one, and no cache of `datasets` can be stale."""
-    return [
-        {"split": split, "path": [shard.path for shard in manifest.shards if shard.split == split]}
-        for split in manifest.splits
-    ]
+    return {
+        "data_files": [
+            {"split": split, "path": [shard.path for shard in held]} for split, held in _splits(shards).items()
+        ]
+    }
 
 
-def _info(manifest: Manifest, num_bytes: Mapping[str, int]) -> DatasetInfo:
+def _info(shards: Sequence[Shard], num_bytes: Mapping[str, int], columns: Features) -> dict[str, Any]:
     splits = SplitDict()
-    for split, rows in manifest.splits.items():
+    for split, held in _splits(shards).items():
+        rows = sum(shard.rows for shard in held)
         splits.add(SplitInfo(name=split, num_bytes=num_bytes[split], num_examples=rows))
-    return DatasetInfo(
-        features=features(manifest.layout, manifest.extras),
-        config_name=manifest.config,
+    data = DatasetCardData()
+    info = DatasetInfo(
+        features=columns,
         splits=splits,
-        download_size=sum(shard.bytes for shard in manifest.shards),
+        download_size=sum(shard.bytes for shard in shards),
         dataset_size=sum(num_bytes.values()),
     )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    return dict(data["dataset_info"])
 
 
 def _size_category(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), "n>1T")
-
-
-def _manifests(repo: Path, configs: Iterable[str], own: Manifest) -> Iterable[Manifest]:
-    for config in sorted(configs):
-        try:
-            manifest = own if config == own.config else read_manifest(repo, config)
-        except RepositoryError as error:
-            # Another config's trouble must not stop this one; `zoo verify` reports it.
-            logging.getLogger(__name__).warning("%s", error)
-            continue
-        if manifest is not None:
-            yield manifest
-
-
-def _body(earlier: str, manifests: Iterable[Manifest]) -> str:
-    kept = _YOURS_PATTERN.search(earlier)
-    # Without marks the text is not ours, so all of it was written by a person.
-    yours = kept[1].strip("\n") if kept else earlier.strip() or _INVITATION
-    head = (
-        "# Model zoos\n\n"
-        f"{YOURS[0]}\n{yours}\n{YOURS[1]}\n\n"
-        "Populations of neural networks as datasets. A row is one model at one epoch: its weights as one flat vector, "
-        "its hyperparameters, its losses and accuracies. A model is wholly in one split.\n"
-    )
-    return "\n".join([head, *(_section(manifest) for manifest in manifests), _CITATION])
-
-
-def _section(manifest: Manifest) -> str:
-    zoo = manifest.zoo
-    lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
-    lines += [
-        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {_ranges(manifest.epochs)}; "
-        f"`weights` has {manifest.layout.size:,} entries.",
-        "",
-        "| split | rows |",
-        "|---|---|",
-        *(f"| {split} | {rows:,} |" for split, rows in manifest.splits.items()),
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'zoo = load_dataset("path/or/name/of/this/repository", "{manifest.config}")',
-        "",
-        "# a row back into a network, with pip install zoo-datasets",
-        "from zoo_datasets import to_module",
-        "",
-        f'network = to_module(zoo["{next(iter(manifest.splits), "train")}"][0])',
-        "```",
-        "",
-        *_left_out(manifest),
-    ]
-    if zoo.get("doi"):
-        lines += [f"The published zoo of this recipe: https://doi.org/{zoo['doi']}", ""]
-    return "\n".join(lines)
-
-
-def _recipe(manifest: Manifest) -> list[str]:
-    zoo = manifest.zoo
-    noun = "channel" if manifest.in_channels == 1 else "channels"
-    lines = [
-        f"`{manifest.architecture}` ({manifest.in_channels} input {noun}, {manifest.classes} classes, "
-        f"{manifest.layout.parameters:,} parameters) on {zoo.get('images', 'images that are not recorded')}."
-    ]
-    axes = ("activation", "init", "optimizer", "lr", "weight_decay", "dropout")
-    named = [(axis, zoo[axis]) for axis in (*axes, "batch_size", "scheduler", "augmentation") if zoo.get(axis)]
-    if named:
-        lines += ["", "| recipe | |", "|---|---|"]
-        for axis, value in named:
-            lines.append(f"| {axis} | {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value} |")
-    limits = manifest.source.get("limits") or {}
-    limited = ", ".join(f"{limit:,} {split}" for split, limit in limits.items() if limit is not None)
-    if limited:
-        lines += ["", f"Only the first {limited} images were used."]
-    return lines
-
-
-def _left_out(manifest: Manifest) -> list[str]:
-    if not manifest.left_out:
-        return ["Nothing was left out.", ""]
-    models: dict[str, set[str]] = {}
-    states: dict[str, int] = {}
-    for entry in manifest.left_out:
-        models.setdefault(entry.reason, set()).add(entry.model)
-        states[entry.reason] = states.get(entry.reason, 0) + len(entry.epochs)
-    lines = [f"Left out (`{manifest.config}/manifest.json` names each):", ""]
-    lines += ["| reason | models | states |", "|---|---|---|"]
-    reasons = list(models)
-    lines += [f"| {_cell(reason)} | {len(models[reason]):,} | {states[reason]:,} |" for reason in reasons[:20]]
-    if len(reasons) > 20:
-        lines.append(f"| {len(reasons) - 20} more reasons | | |")
-    return [*lines, ""]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0–10, 20, 30` of ascending numbers."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], number]
-        else:
-            parts.append([number])
-    return ", ".join("–".join(map(str, part)) for part in parts)

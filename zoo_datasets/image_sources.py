@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import io
-import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -39,11 +36,8 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
-from zoo_datasets.files import sha256_of
+from zoo_datasets.image_splits import Progress, Role, Split
 from zoo_datasets.specs import ImageSpec
-
-Role = Literal["train", "val", "test"]
-Progress = Callable[[str, int, int], None]
 
 BATCH = 1000
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
@@ -56,22 +50,6 @@ ZOO_OF_MODE = {"L": "mnist_cnn_s", "RGB": "cifar10_cnn_s"}
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException, HTTPError, yaml.YAMLError)
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
-    """Images and labels of one split.
-
-    Attributes:
-        images: uint8 [N, C, H, W], before normalisation.
-        labels: int64 [N].
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def read_source(
@@ -94,45 +72,6 @@ def read_source(
     if spec.hub_id is not None:
         return _read_splits(_load_hub(spec), spec, spec.hub_id, size, progress)
     return {"train": _read_digits(spec, size)}
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the relative names and the contents of all files below `folder`, hidden ones left out.
-
-    Raises:
-        ImagesError: where `folder` is no folder, cannot be read or holds no file.
-    """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ImagesError(
-            f"{folder} {what}; --images expects a folder, in the layout of the Hub's dataset or train/<class>/*.png"
-        )
-    digest = hashlib.sha256()
-    files = 0
-    try:
-        for path in _files_below(folder):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
-            files += 1
-    except OSError as error:
-        raise ImagesError(f"{folder} could not be read: {error}") from error
-    if not files:
-        raise ImagesError(f"{folder} holds no files; expected Parquet files or images in train/<class>/")
-    return digest.hexdigest()
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files, sorted by relative name; symbolic links are followed, each folder is entered once."""
-    entered: set[Path] = set()
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        if here.resolve() in entered:
-            folders.clear()
-            continue
-        entered.add(here.resolve())
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [here / name for name in names if not name.startswith(".")]
-    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, Any]:

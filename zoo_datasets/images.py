@@ -26,7 +26,7 @@ from torch import Tensor
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.files import cache_folder, replacing
-from zoo_datasets.image_sources import Progress, Role, Split, folder_digest, read_source
+from zoo_datasets.image_splits import Progress, Role, Split, folder_digest
 from zoo_datasets.specs import ImageSpec, Limits, digest_of
 
 __all__ = ["IMAGES", "ImageData", "Progress", "Split", "cut", "get_image_spec", "load_images"]
@@ -216,6 +216,8 @@ def load_images(
         with _locked(file):
             cached = _read_cache(file, spec)  # another process may have written it meanwhile
             if cached is None:
+                from zoo_datasets.image_sources import read_source  # imports `datasets`: two seconds
+
                 found = read_source(spec, source, size, progress)
                 splits, notice = cut(found, spec, origin)
                 _write_cache(file, splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,19 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
+from datasets.exceptions import DatasetsError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
-from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
+from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
+from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
 if TYPE_CHECKING:
@@ -36,8 +40,8 @@ Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDic
 
 
 def load_zoo(
-    repo: str | Path,
-    name: str,
+    repo: str | Path | Sequence[tuple[str | Path, str]],
+    name: str | Sequence[str] | None = None,
     split: str | None = None,
     *,
     epochs: Iterable[int] | None = None,
@@ -46,15 +50,16 @@ def load_zoo(
     split_by: SplitBy = "model",
     streaming: bool = False,
     revision: str | None = None,
-) -> Loaded:
+) -> Loaded | dict[str, Loaded]:
     """A zoo of a dataset repository, read with `datasets`; only what is asked for is read and prepared.
 
     Epochs, conditions and columns reach the Parquet reader: of a repository on the Hub, too, only the parts of
     the files that hold them are transferred.
 
     Args:
-        repo: a local folder or the id of a dataset on the Hub.
-        name: the config, which is the zoo's name.
+        repo: a local folder or the id of a dataset on the Hub; or a list of pairs (repo, name).
+        name: the config, which is the zoo's name; or a list of names. Lists give a dictionary by name, of zoos
+            that `mixed_tokens` puts into one loader.
         split: train, validation or test; None gives a dictionary of all splits that have rows (streaming
             cannot know which are left by `where` without reading, and gives all that have the epochs).
         epochs: the epochs wanted, 0 being initialisation; None means all.
@@ -70,6 +75,10 @@ def load_zoo(
         UnknownNameError: where it has no such config, split or column; says what is near.
         SpecError: where an epoch has no rows, or an argument makes no sense.
     """
+    alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
+                    "streaming": streaming, "revision": revision}  # fmt: skip
+    if not isinstance(repo, (str, Path)) or not isinstance(name, str):
+        return {key: load_zoo(*pair, split, **alike) for key, pair in _pairs(repo, name).items()}
     if split_by not in ("model", "seed"):
         raise SpecError(f"split_by={split_by!r}: expected 'model' or 'seed'")
     if columns is not None and (isinstance(columns, str) or not columns):
@@ -95,13 +104,37 @@ def load_zoo(
         )
     if not loaded:
         raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
+    sources = _sources(builder, parts, streaming, list(loaded), split_by)
     if split_by == "seed":
         loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
+    for part, source in sources.items():
+        if part in loaded:
+            tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:
         raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
     return cast(Loaded, loaded[split])
+
+
+def _pairs(
+    repo: str | Path | Sequence[tuple[str | Path, str]], name: str | Sequence[str] | None
+) -> dict[str, tuple[str | Path, str]]:
+    """Several zoos by their names, with their repositories in front where names are equal."""
+    if isinstance(repo, (str, Path)):
+        pairs: list[Any] = [(repo, one) for one in name or ()]
+    else:
+        pairs = list(repo) if name is None else []
+    if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
+        raise SpecError(
+            f"load_zoo({str(repo)[:80]!r}, {str(name)[:80]!r}): expected a repository and a name, a repository and a "
+            "list of names, or a list of pairs (repository, name)"
+        )
+    names = [one for _, one in pairs]
+    keyed = {(one if names.count(one) == 1 else f"{place}/{one}"): (place, one) for place, one in pairs}
+    if len(keyed) != len(pairs):
+        raise SpecError(f"a zoo stands twice in {', '.join(names)}; expected each once")
+    return keyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +163,27 @@ class _Parts:
         return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
 
 
+def _sources(
+    builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], split_by: SplitBy
+) -> dict[str, Source]:
+    """What `batches` reads of each streamed split: the files themselves."""
+    if not streaming:
+        return {}
+    files = {part: tuple(map(str, paths)) for part, paths in builder.config.data_files.items() if part in loaded}
+    by_epoch = () if parts.epochs is None else ("epoch",)
+    source = Source(
+        files=tuple(path for paths in files.values() for path in paths),
+        columns=parts.columns,
+        filter=parts.filter,
+        filter_columns=(*by_epoch, *(() if parts.where is None else sorted(parts.where.columns))),
+        seed_split=None,
+        download=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
+    )
+    if split_by == "seed":
+        return {part: dataclasses.replace(source, seed_split=part) for part in SPLITS}
+    return {part: dataclasses.replace(source, files=paths) for part, paths in files.items()}
+
+
 def _told(split: str | None) -> str:
     return f" of split {split!r}" if split else ""
 
@@ -154,11 +208,19 @@ def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
         download_config=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
         dataset_name=builder.dataset_name,
     )
-    builder.download_and_prepare(
-        dl_manager=ranges if remote and parts.some else None,
-        # The card records the rows of whole splits, which a selection does not have.
-        verification_mode="no_checks" if parts.some else "basic_checks",
-    )
+    try:
+        builder.download_and_prepare(
+            dl_manager=ranges if remote and parts.some else None,
+            # The card records the rows of whole splits, which a selection does not have.
+            verification_mode="no_checks" if parts.some else "basic_checks",
+        )
+    except (OSError, DatasetsError) as error:
+        if not is_full(error):
+            raise
+        raise StorageError(
+            f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
+            "less (epochs=, columns=, where=) or with streaming=True"
+        ) from error
 
 
 def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:

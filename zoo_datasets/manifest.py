@@ -17,6 +17,8 @@ from zoo_datasets.layout import WeightLayout
 from zoo_datasets.schema import EXTRAS, FORMAT, SPLITS
 
 MANIFEST = "manifest.json"
+# `NAME-meta` is the config NAME without weights.
+META = "-meta"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +66,10 @@ class Manifest:
         zoo: the fields of the zoo's spec, as far as they are known.
         source: what the source says about itself: kind, limits and fingerprint of the images, versions.
         keep_nonfinite: whether states with NaN or infinite weights are rows too.
-        extras: columns of the weights' type beside them, as `log_sigma2`.
+        extras: columns that follow the weights, as `log_sigma2`.
         models, states: counts; a model is written if any of its states is.
+        meta: the files of the light config, which has all columns but the weights.
+        plots: pictures for the card, paths relative to the repository.
     """
 
     config: str
@@ -82,6 +86,8 @@ class Manifest:
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     extras: tuple[str, ...] = ()
+    meta: tuple[Shard, ...] = ()
+    plots: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> list[int]:
@@ -113,6 +119,8 @@ class Manifest:
             "extra_columns": list(self.extras),
             "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "meta": [dataclasses.asdict(shard) for shard in self.meta],
+            "plots": list(self.plots),
             "left_out": [dataclasses.asdict(entry) for entry in self.left_out],
         }
 
@@ -141,6 +149,8 @@ class Manifest:
                 shards=_SHARDS.validate_python(value["shards"]),
                 left_out=_LEFT_OUT.validate_python(value["left_out"]),
                 extras=tuple(str(name) for name in value.get("extra_columns", ()) if name in EXTRAS),
+                meta=_SHARDS.validate_python(value.get("meta", ())),
+                plots=tuple(map(str, value.get("plots", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, RepositoryError):

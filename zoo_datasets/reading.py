@@ -1,11 +1,11 @@
-"""Samples of a zoo as tensors: which rows a sample is made of, and reading some of them at once."""
+"""Samples of a prepared zoo as tensors: which rows a sample is made of, and reading some of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.gather import MappedRows, Positions, Recycled, is_numbers_list
 from zoo_datasets.layout import WeightLayout
+from zoo_datasets.plans import Order
 from zoo_datasets.schema import WEIGHTS
 
 Batch: TypeAlias = dict[str, Any]
@@ -46,6 +47,14 @@ class Form:
         """Whether tensors start in pinned memory."""
         return self.device is not None and self.device.type == "cuda"
 
+    def give(self, batch: Batch) -> Batch:
+        """A batch, or several of them by name, on the device and in the dtype."""
+
+        def given(values: Any) -> Any:
+            return self.give(values) if isinstance(values, dict) else values
+
+        return {name: self.place(v) if isinstance(v, Tensor) else given(v) for name, v in batch.items()}
+
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""
         if self.device is not None:
@@ -53,6 +62,41 @@ class Form:
                 tensor = tensor.pin_memory()
             tensor = tensor.to(self.device, non_blocking=self.pinned)
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+
+class Epoch(Protocol):
+    """The samples of one epoch in its order."""
+
+    def read(self, start: int, stop: int, form: Form) -> Batch:
+        """Samples start … stop − 1, in memory and as they are stored; starts never fall."""
+
+    def close(self) -> None:
+        """Give up what was read ahead."""
+
+
+class Reader(Protocol):
+    """Where samples come from.
+
+    Attributes:
+        in_pieces: whether neighbouring samples are cheaper to read than scattered ones, so that each process, and
+            each worker of a DataLoader, should have a piece of the epoch of its own.
+        row_bytes: bytes of a sample in memory, nearly.
+    """
+
+    in_pieces: bool
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    def __len__(self) -> int:
+        """Number of samples S."""
+
+    @property
+    def layout(self) -> WeightLayout:
+        """The layout of the weights."""
+
+    def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
+        """The samples of an epoch, of which those up to `stop` − 1 will be read."""
 
 
 class ZooReader:
@@ -72,6 +116,8 @@ class ZooReader:
         UnknownNameError: where it has no such column.
         LayoutError: where weights are no lists of fixed length, or are null.
     """
+
+    in_pieces = False
 
     def __init__(
         self,
@@ -97,12 +143,22 @@ class ZooReader:
         # A selection is an index in front of the table; `datasets` has no public name for it.
         index = zoo._indices
         self._index: Positions | None = None if index is None else index.column(0).to_numpy().astype(np.int64)
-        self._memory = Recycled()
-        self._sources = {name: _source(zoo.data.column(name), name) for name in self.columns}
+        self._table = Columns(zoo.data, self.columns, Recycled())
 
     def __len__(self) -> int:
         """Number of samples S."""
         return len(self.zoo) if self.samples is None else len(self.samples)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the zoo's table."""
+        return self.zoo.data.schema
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a sample in memory, nearly."""
+        steps = 1 if self.samples is None or self.samples.ndim == 1 else self.samples.shape[1]
+        return steps * row_bytes(self.schema, self.columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The matrices are views of mapped files: another process maps them anew.
@@ -119,17 +175,14 @@ class ZooReader:
             return self._layout
         return layout_of_columns(self.zoo)
 
-    def read(self, samples: slice | Positions, form: Form) -> Batch:
-        """Some samples: a tensor for each column of numbers, a list for each column of texts.
+    def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
+        """The samples in the order of an epoch."""
+        return _Permuted(self, order.permutation(len(self), epoch))
 
-        Null is NaN in columns of floating-point numbers; a column of whole numbers with a null among them, and of
-        anything else, is a list. `samples` is a slice with start and stop, or int64 [B].
-        """
+    def read(self, samples: slice | Positions, form: Form) -> Batch:
+        """Some samples, in memory and as they are stored: `samples` is a slice with start and stop, or int64 [B]."""
         where, steps = self._rows(samples)
-        batch = {name: self._column(name, where, steps, form) for name in self.columns}
-        if form.layers and WEIGHTS in batch:
-            batch[LAYERS] = self.layout.unflatten(batch[WEIGHTS])
-        return batch
+        return self._table.read(where, form, steps)
 
     def _rows(self, samples: slice | Positions) -> tuple[slice | Positions, tuple[int, ...]]:
         """Rows of the table, flat, and the lengths of the axes that follow B."""
@@ -142,14 +195,45 @@ class ZooReader:
             rows = self._index[rows]
         return rows, steps
 
+
+@dataclass(frozen=True, slots=True)
+class _Permuted:
+    reader: ZooReader
+    order: Positions | None
+
+    def read(self, start: int, stop: int, form: Form) -> Batch:
+        return self.reader.read(slice(start, stop) if self.order is None else self.order[start:stop], form)
+
+    def close(self) -> None:
+        pass
+
+
+class Columns:
+    """Some columns of a table: a tensor for each column of numbers, a list for each column of texts.
+
+    Null is NaN in columns of floating-point numbers; a column of whole numbers with a null among them, and of
+    anything else, is a list.
+
+    Args:
+        memory: of the batches of weights.
+    """
+
+    def __init__(self, table: Any, names: Sequence[str], memory: Recycled) -> None:
+        self._memory = memory
+        self._sources = {name: _source(table.column(name), name) for name in names}
+
+    def read(self, where: slice | Positions, form: Form, steps: tuple[int, ...] = ()) -> Batch:
+        """Some rows, a slice with start and stop or int64 [B · steps]; tensors have the shape [B, *steps, …]."""
+        return {name: self._column(name, where, steps, form) for name in self._sources}
+
     def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: Form) -> Any:
         source = self._sources[name]
         if isinstance(source, MappedRows):
             rows = self._read_rows(source, where, form)
-            return form.place(rows.view(-1, *steps, source.width) if steps else rows)
+            return rows.view(-1, *steps, source.width) if steps else rows
         if isinstance(source, Tensor):
             values = source[where].clone() if isinstance(where, slice) else source[torch.from_numpy(where)]
-            return form.place(values.view(-1, *steps) if steps else values)
+            return values.view(-1, *steps) if steps else values
         listed = source.read(where)
         if not steps:
             return listed
@@ -234,12 +318,23 @@ def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts 
     return _Others(column)
 
 
+def row_bytes(schema: pa.Schema, columns: Sequence[str]) -> int:
+    """Bytes of a row's columns in memory, nearly: of texts only their numbers are kept."""
+    kinds = [schema.field(name).type for name in columns]
+    return 8 + sum(4 * kind.list_size if is_numbers_list(kind) else 8 for kind in kinds)
+
+
 def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
     """A whole column in the order of the zoo's rows.
 
     Raises:
-        SpecError: where the zoo lacks it.
+        SpecError: where the zoo lacks it, or is streamed.
     """
+    if not isinstance(zoo, Dataset):
+        raise SpecError(
+            f"found a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
+            "zoo of one split, load_zoo without streaming"
+        )
     if name not in zoo.column_names:
         raise SpecError(f"the zoo lacks column {name!r}; add it to load_zoo's columns")
     column = zoo.data.column(name)

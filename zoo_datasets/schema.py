@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA_KEY = b"zoo_datasets"
 WEIGHTS = "weights"
-# Beside the weights of twins by variational dropout, where it was asked for: −∞ where a weight has no noise.
-LOG_SIGMA2 = "log_sigma2"
-EXTRAS = (LOG_SIGMA2,)
+LOG_SIGMA2, MEANS, KL_WEIGHT = "log_sigma2", "means", "kl_weight"
 SPLITS = ("train", "validation", "test")
 
 _SPLIT_SHARES = (70, 15, 15)
@@ -75,6 +73,17 @@ if len(set(NAMES)) != len(NAMES) or not set(FIGURES) <= set(NAMES):
     raise ValueError(f"the table of columns is inconsistent: {NAMES}")
 
 
+# Columns of twins by variational dropout that follow the others where they were asked for.
+RECORDED = {"train_loss": "recorded_train_loss", "val_loss": "recorded_val_loss", "test_loss": "recorded_test_loss"}
+EXTRA_COLUMNS: tuple[Column, ...] = (
+    Column(LOG_SIGMA2, None, False, "log σ² of each weight; −∞ where a weight has no noise"),
+    Column(MEANS, None, False, "the weights before pruning: with log σ² all of the posterior"),
+    Column(KL_WEIGHT, pa.float64(), True, "β of the epoch's recorded losses"),
+    *(Column(name, pa.float32(), True, "as recorded: cross-entropy + kl_weight · KL") for name in RECORDED.values()),
+)
+EXTRAS: tuple[str, ...] = tuple(column.name for column in EXTRA_COLUMNS)
+
+
 def weights_type(layout: WeightLayout) -> pa.DataType:
     """Arrow type of the weights: a list of D float32, none of which is null (that doubles reading speed)."""
     return pa.list_(pa.field("element", pa.float32(), nullable=False), layout.size)
@@ -90,7 +99,7 @@ def features(layout: WeightLayout, extras: Sequence[str] = ()) -> Features:
 def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
     """The schema of every shard: the columns, and in its metadata the features and the layout.
 
-    `extras` are columns of the weights' type that follow them, of `EXTRAS`.
+    `extras` are columns that follow the weights, of `EXTRAS`.
 
     The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
     JSON, so that a shard alone can be turned back into networks.
@@ -98,6 +107,14 @@ def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
     ours = {"format": FORMAT, "layout": json.loads(layout.to_json())}
     metadata = dict(features(layout, extras).arrow_schema.metadata)
     return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
+
+
+def meta_schema() -> pa.Schema:
+    """The schema of a light config: all columns but the weights."""
+    from datasets import Features
+
+    fields = [pa.field(column.name, column.type, column.nullable) for column in COLUMNS if column.type is not None]
+    return pa.schema(fields, metadata=Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata)
 
 
 def layout_of_schema(schema: pa.Schema) -> WeightLayout:
@@ -140,7 +157,8 @@ def _split_by(key: Any) -> str:
 
 
 def _fields(layout: WeightLayout, extras: Sequence[str]) -> list[pa.Field]:
+    known = {column.name: column for column in EXTRA_COLUMNS}
     return [
         pa.field(column.name, weights_type(layout) if column.type is None else column.type, nullable=column.nullable)
-        for column in COLUMNS
-    ] + [pa.field(name, weights_type(layout), nullable=False) for name in extras]
+        for column in (*COLUMNS, *(known[name] for name in extras))
+    ]

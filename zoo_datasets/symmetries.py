@@ -8,7 +8,7 @@ network weight spaces, 1990). Which weights belong to a channel follows from the
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -217,16 +217,11 @@ def flip_signs(
     """
     if activation not in ODD:
         raise SpecError(f"signs can be flipped with {' or '.join(ODD)}, not with {activation}: it is not odd")
-    plan = _plan_for(weights, layers)
-    factors = [
-        torch.ones(len(weights), group.channels, dtype=weights.dtype, device=weights.device)
-        if group.pooled
-        else 1 - 2 * torch.randint(
-            2, (len(weights), group.channels), generator=generator, device=weights.device
-        ).to(weights.dtype)
-        for group in plan.groups
-    ]  # fmt: skip
-    return _scaled(weights, plan, factors)
+
+    def signs(group: Group, factors: Tensor) -> Tensor:
+        return factors.fill_(1) if group.pooled else factors.random_(2, generator=generator).mul_(-2).add_(1)
+
+    return _scaled(weights, layers, signs)
 
 
 def rescale(
@@ -248,14 +243,11 @@ def rescale(
     """
     if activation not in HOMOGENEOUS:
         raise SpecError(f"channels can be scaled with {' or '.join(HOMOGENEOUS)}, not with {activation}")
-    plan = _plan_for(weights, layers)
-    factors = [
-        torch.empty(len(weights), group.channels, dtype=weights.dtype, device=weights.device)
-        .uniform_(-spread, spread, generator=generator)
-        .exp()
-        for group in plan.groups
-    ]
-    return _scaled(weights, plan, factors)
+
+    def scales(_: Group, factors: Tensor) -> Tensor:
+        return factors.uniform_(-spread, spread, generator=generator).exp_()
+
+    return _scaled(weights, layers, scales)
 
 
 def add_noise(weights: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -343,7 +335,10 @@ def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
     return made
 
 
-def _scaled(weights: Tensor, plan: _Plan, factors: list[Tensor]) -> Tensor:
+def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[Group, Tensor], Tensor]) -> Tensor:
+    """The weights with each channel multiplied by a factor; `draw` fills the factors [B, channels] of a group."""
+    plan = _plan_for(weights, layers)
+    factors = [draw(group, weights.new_empty(len(weights), group.channels)) for group in plan.groups]
     made = weights.clone(memory_format=torch.contiguous_format)
     powers = {(use.tensor, use.axis): use.power for group in plan.groups for use in group.uses}
     for tensor in plan.tensors:

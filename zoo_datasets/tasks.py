@@ -1,7 +1,8 @@
 """The tasks of the model zoo paper (Schürholt et al., 2022, section 4), each as batches of one call.
 
 Every task takes a zoo as `load_zoo` gives it for one split, and the options of `batches` (batch_size, shuffle,
-seed, drop_last, device, dtype, layers, copy). A batch holds `weights`, what is given, and `target`, what is wanted.
+seed, drop_last, device, dtype, layers, copy, buffer). A batch holds `weights`, what is given, and `target`, what is
+wanted. Reconstruction and property prediction take streamed zoos too; the others need rows that lie far apart.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 
-from zoo_datasets.batching import Batches, Options, batches_of
+from zoo_datasets.batching import Batches, Options, batches_of, reader_of
 from zoo_datasets.errors import SpecError
 from zoo_datasets.gather import Positions
 from zoo_datasets.reading import Batch, ZooReader, values_of
@@ -26,12 +27,12 @@ from zoo_datasets.schema import WEIGHTS
 TARGET = "target"
 
 
-def reconstruction(zoo: Dataset, columns: Sequence[str] = (), **options: Unpack[Options]) -> Batches:
+def reconstruction(zoo: Dataset | IterableDataset, columns: Sequence[str] = (), **options: Unpack[Options]) -> Batches:
     """w → w: `target` is `weights` itself, float32 [B, D]; `columns` come with it."""
-    return batches_of(ZooReader(zoo, [WEIGHTS, *columns]), options, lambda batch: batch | {TARGET: batch[WEIGHTS]})
+    return batches_of(reader_of(zoo, [WEIGHTS, *columns]), lambda batch: batch | {TARGET: batch[WEIGHTS]}, **options)
 
 
-def property_prediction(zoo: Dataset, targets: Sequence[str], **options: Unpack[Options]) -> Batches:
+def property_prediction(zoo: Dataset | IterableDataset, targets: Sequence[str], **options: Unpack[Options]) -> Batches:
     """w → properties: `target` [B, P] holds the columns `targets` in their order; a null is NaN.
 
     Raises:
@@ -39,9 +40,9 @@ def property_prediction(zoo: Dataset, targets: Sequence[str], **options: Unpack[
     """
     if isinstance(targets, str) or not targets:
         raise SpecError(f"targets={targets!r}: expected a list of at least one column")
-    reader = ZooReader(zoo, [WEIGHTS, *targets])
+    reader = reader_of(zoo, [WEIGHTS, *targets])
     for name in targets:
-        if not (pa.types.is_integer(kind := zoo.data.schema.field(name).type) or pa.types.is_floating(kind)):
+        if not (pa.types.is_integer(kind := reader.schema.field(name).type) or pa.types.is_floating(kind)):
             raise SpecError(f"target {name!r} is a column of {kind}, expected numbers")
     dtype = options.get("dtype", torch.float32)
 
@@ -49,7 +50,7 @@ def property_prediction(zoo: Dataset, targets: Sequence[str], **options: Unpack[
         values = [batch[name] if dtype is None else batch[name].to(dtype) for name in targets]
         return batch | {TARGET: torch.stack(values, dim=1)}
 
-    return batches_of(reader, options, finish)
+    return batches_of(reader, finish, **options)
 
 
 def sequence_prediction(
@@ -64,7 +65,7 @@ def sequence_prediction(
         SpecError: where no model has both epochs.
     """
     _, rows = _grid(zoo, [source, target])
-    return batches_of(ZooReader(zoo, [WEIGHTS, *columns], rows), options, _pair)
+    return batches_of(ZooReader(zoo, [WEIGHTS, *columns], rows), _pair, **options)
 
 
 def trajectories(
@@ -80,7 +81,7 @@ def trajectories(
     """
     held = sorted(pc.unique(values_of(zoo, "epoch")).to_pylist())
     _, rows = _grid(zoo, held if epochs is None else list(epochs))
-    return batches_of(ZooReader(zoo, [WEIGHTS, "epoch", *columns], rows), options)
+    return batches_of(ZooReader(zoo, [WEIGHTS, "epoch", *columns], rows), **options)
 
 
 def dense_sparse_pairs(
@@ -113,7 +114,7 @@ def dense_sparse_pairs(
     names = [WEIGHTS, *columns]
     both = datasets.concatenate_datasets([part.select_columns(names) for part in (dense, sparse)])
     layout = ZooReader(dense, []).layout if options.get("layers") else None
-    return batches_of(ZooReader(both, names, rows, layout), options, _pair)
+    return batches_of(ZooReader(both, names, rows, layout), _pair, **options)
 
 
 def _pair(batch: Batch) -> Batch:

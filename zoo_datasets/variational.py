@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_datasets.architectures import Conv, Layer, Linear, flat_layers
+from zoo_datasets.architectures import Conv, Layer, Linear, build_layout, flat_layers
 
 LOG_SIGMA2_START: Final = -10.0
 LOG_ALPHA_PRUNED: Final = 3.0
@@ -26,6 +26,8 @@ LINEAR_BOUND: Final = 10.0
 K1: Final = 0.63576
 K2: Final = 1.8732
 K3: Final = 1.48695
+# β of the last epoch, before which it grows from 0 in equal steps.
+BETA: Final = 0.01
 
 
 def noise_bounds(layers: Sequence[Layer]) -> dict[str, float]:
@@ -61,3 +63,22 @@ def acting(weight: Tensor, log_sigma2: Tensor) -> Tensor:
     alpha = log_sigma2.to(torch.float64) - 2.0 * torch.log(weight.abs().to(torch.float64) + EPSILON)
     pruned = torch.where(alpha >= LOG_ALPHA_PRUNED, torch.zeros_like(weight), weight)
     return torch.where(torch.isnan(log_sigma2), torch.full_like(weight, float("nan")), pruned)
+
+
+def kl_weight(epoch: int, epochs: int) -> float:
+    """β of an epoch of variational dropout: 0.01 (epoch − 1) / epochs, as the zoos' authors have it.
+
+    Epoch 0 is not trained, but the authors' loss of it is recorded with a β below 0 all the same.
+    """
+    return BETA * (epoch - 1) / epochs
+
+
+def total_kl(layers: Sequence[Layer], means: Tensor, log_sigma2: Tensor) -> Tensor:
+    """The divergence of whole networks: float64 [K] of weights before pruning and log σ², float32 [K, D] each."""
+    total = torch.zeros(len(means), dtype=torch.float64)
+    places = build_layout(layers).slices()
+    for name, bound in noise_bounds(layers).items():
+        here = places[name]
+        alpha = log_alpha(means[:, here].double(), log_sigma2[:, here].double(), bound)
+        total += torch.where(torch.isneginf(log_sigma2[:, here]), 0.0, kl_divergence(alpha)).sum(dim=1)
+    return total

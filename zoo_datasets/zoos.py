@@ -97,6 +97,7 @@ if len(ZOOS) != len(DENSE_ZOOS):
     raise ValueError(f"the table of zoos repeats a name: {[zoo.name for zoo in DENSE_ZOOS]}")
 
 _TWIN_NAME = re.compile(r"(?P<parent>.+)_(?:sparse|magnitude(?P<percent>[1-9]\d?))")
+_TWIN_SUFFIX = re.compile(r"_(?:sparse|magnitude\d+(\.\d+)?)(?:_layer)?$")
 
 
 def twin_of(
@@ -130,6 +131,11 @@ def twin_of(
 
 def _magnitude_twin(parent: ZooSpec, percent: int) -> ZooSpec:
     return twin_of(parent, "magnitude", amount=percent / 100, scope="global")
+
+
+def dense_name(name: str) -> str:
+    """The name of a twin's parent zoo: `mnist_cnn_s` of `mnist_cnn_s_sparse`; other names are their own."""
+    return _TWIN_SUFFIX.sub("", name)
 
 
 def twins_of(zoo: ZooSpec) -> list[ZooSpec]:

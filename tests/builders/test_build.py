@@ -17,16 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import make_run, weights_of, write_epoch
 
-from zoo_datasets.builders import build_repository, from_run, open_source, parts, plan, repository, shards
+from zoo_datasets.builders import Reading, build_repository, from_run, open_source, parts, plan, repository, shards
 from zoo_datasets.builders.arrow_builder import zoo_builder
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.source import RowMaker, States
 from zoo_datasets.errors import RepositoryError, RunError, SourceError, StorageError
+from zoo_datasets.hub import zoos_of
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import layout_of_schema, split_of
 from zoo_datasets.specs import Limits, members_of
+from zoo_datasets.where import parse_where
 from zoo_datasets.zoos import get_zoo
 
 NAME = "digits_cnn_s"
@@ -288,7 +290,7 @@ def test_several_zoos_live_in_one_repository(tmp_path):
     before = files_in(repo)
     build_repository(tmp_path / "b", repo)
     build_repository(tmp_path / "a", repo, "again")
-    assert set(datasets.get_dataset_config_names(str(repo))) == {NAME, "mnist_cnn_s_hyp_rand", "again"}
+    assert zoos_of(datasets.get_dataset_config_names(str(repo))) == ["again", NAME, "mnist_cnn_s_hyp_rand"]
     assert files_in(repo) == before
     rows = rows_of(repo, "mnist_cnn_s_hyp_rand")
     assert len(rows) == 24
@@ -499,3 +501,35 @@ def test_a_repository_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be made: .*choose another --out"):
         build_repository(run.path, tmp_path / "file")
+
+
+def test_selections_of_a_run_choose_members_states_and_epochs(tmp_path):
+    zoo = dataclasses.replace(get_zoo(NAME), lr=(1e-3, 1e-4), epochs=2)
+    run = make_run(tmp_path / "run", ((8, 1), (12, 2)), zoo=zoo, trained={2: 1})
+
+    def keys(**options):
+        result = build_repository(run.path, tmp_path / "repo", reading=Reading(**options), replace=True)
+        manifest = read_manifest(tmp_path / "repo", NAME)
+        assert manifest.states.found == manifest.states.written + manifest.states.left_out
+        tables = [pq.read_table(tmp_path / "repo" / s.path, columns=["model_id", "epoch"]) for s in manifest.shards]
+        return {(row["model_id"], row["epoch"]) for table in tables for row in table.to_pylist()}, result
+
+    members = members_of(zoo, Limits(), 12)
+    slow = [member.model_id for member in members if member.hyperparameters.lr < 5e-4]
+    assert 0 < len(slow) < 12
+    found, result = keys(epochs=frozenset({0, 1}), where=parse_where("lr < 0.0005"))
+    assert found == {(model_id, epoch) for model_id in slow for epoch in (0, 1)}
+    assert result.left_out == ()
+    assert keys(where=parse_where("lr < 0.0005"), models=2)[0] <= {(m, e) for m in slow[:2] for e in range(3)}
+    metrics = [row for cohort in run.cohorts() for row in cohort.metrics().to_pylist()]
+    good = {(row["model_id"], row["epoch"]) for row in metrics if row["test_acc"] > 0.3}
+    assert 0 < len(good) < len(metrics)
+    assert keys(where=parse_where("test_acc > 0.3"))[0] == good
+    found, result = keys(epochs=frozenset({2}))
+    assert {entry.reason for entry in result.left_out} == {"not trained yet"}
+    assert (len(found), sum(len(entry.epochs) for entry in result.left_out)) == (8, 4)
+    assert read_manifest(tmp_path / "repo", NAME).source["selection"] == {"epochs": [2]}
+    with pytest.raises(SourceError, match="no state of it fits the selection; it has epochs 0 to 2 of 12 members"):
+        keys(epochs=frozenset({7}))
+    with pytest.raises(SourceError, match="it records the limits on its images itself"):
+        keys(limits=Limits(train=5))

@@ -28,13 +28,16 @@ from raw_zoos import (
     zipped,
 )
 
-from zoo_datasets.builders import Reading, build_repository, open_source
+from zoo_datasets.builders import Reading, build_repository, open_source, twin_losses
 from zoo_datasets.builders.arrow_builder import zoo_builder
 from zoo_datasets.builders.raw_names import parent_of, raw_model_id, read_folder_name, read_trial_name
-from zoo_datasets.errors import SourceError
+from zoo_datasets.errors import RepositoryError, SourceError
 from zoo_datasets.evaluation.verify import verify_repository
+from zoo_datasets.images import load_images
 from zoo_datasets.manifest import read_manifest
+from zoo_datasets.models import evaluate
 from zoo_datasets.schema import split_of
+from zoo_datasets.specs import Limits
 from zoo_datasets.where import parse_where
 
 
@@ -420,7 +423,7 @@ def test_twins_have_acting_weights_their_parents_split_and_no_losses(tmp_path, z
     assert verify_repository(tmp_path / "repo", result.config).ok
 
 
-def test_log_sigma2_is_a_second_column_when_asked_for(tmp_path, zoo):
+def test_log_sigma2_means_and_recorded_losses_are_columns_when_asked_for(tmp_path, zoo):
     parents = make_zoo(zoo, models=3, epochs=(0,))
     make_twins(tmp_path / TWIN_ZOO, parents)
     result = build(tmp_path / TWIN_ZOO, tmp_path, reading=Reading(keep_log_sigma2=True))
@@ -428,6 +431,10 @@ def test_log_sigma2_is_a_second_column_when_asked_for(tmp_path, zoo):
         noise = np.array(row["log_sigma2"], np.float32)
         assert set(noise[:2234]) == {-4.0}
         assert set(noise[2234:2254]) == set(noise[2454:]) == {-np.inf}
+        weights, means = (np.array(row[name], np.float32) for name in ("weights", "means"))
+        assert np.array_equal(means[weights != 0], weights[weights != 0])
+        assert (means != 0).all()
+        assert row["recorded_test_loss"] == -15
     assert verify_repository(tmp_path / "repo", result.config).ok
     loaded = load_dataset(str(tmp_path / "repo"), result.config, cache_dir=str(tmp_path / "cache"))
     assert all(len(row["log_sigma2"]) == 2464 for split in loaded.values() for row in split)
@@ -474,3 +481,50 @@ def test_magnitude_pruned_twins_are_plain_or_masked(tmp_path):
         assert row["weights"] == pruned_rows[key]["weights"]
         assert (row["sparsifier"], row["sparsity"]) == ("magnitude", pruned_rows[key]["sparsity"])
         assert row["sparsity"] > 0.3
+
+
+def test_losses_of_twins_become_cross_entropy_where_images_are_given(tmp_path, monkeypatch):
+    """What is recorded is cross-entropy + β·KL, here written as plainly as the formulas."""
+    parents = make_zoo(tmp_path / "tune_zoo_digits_uniform", models=4, epochs=(0,))
+    folders = make_twins(tmp_path / "cnn_small_digits_ard", parents, epochs=(0, 1, 2))
+    images = load_images("digits", "cnn_s")
+    monkeypatch.setattr(twin_losses, "load_images", lambda name, architecture, source: images)
+    data = images.limited(Limits(val=40, test=30))
+    for index, folder in enumerate(folders):
+        lines = []
+        for epoch in (0, 1, 2):
+            state = torch.load(folder / f"checkpoint_{epoch:06d}" / "checkpoints", weights_only=True)
+            kl, acting = torch.zeros((), dtype=torch.float64), []
+            for name, values in state.items():
+                if "log_sigma2" in name:
+                    continue
+                linear = state[f"{name.rpartition('.')[0]}.weight"].ndim == 2
+                if name.endswith("bias") and linear:
+                    acting.append(values)
+                    continue
+                a = torch.clamp(-4 - 2 * torch.log(values.abs() + 1e-15), *((-10, 10) if linear else (-8, 8))).double()
+                kl -= (0.63576 * torch.sigmoid(1.8732 + 1.48695 * a) - 0.5 * torch.log1p(torch.exp(-a)) - 0.63576).sum()
+                acting.append(pruned(values, -4.0))
+            flat = torch.cat([values.reshape(-1) for values in acting])[None]
+            (loss,), (accuracy,) = (each.tolist() for each in evaluate(flat, data, "cnn_s", "tanh"))
+            recorded = loss + 0.01 * (epoch - 1) / 2 * kl.item()
+            wrong = 0.01 * ((index, epoch) == (3, 2))
+            figures = {"test_loss": recorded + wrong, "test_acc": accuracy, "val_loss": None, "val_acc": None}
+            lines.append(result_line(epoch, PARAMS, sparsity_ratio=0.5, **figures))
+        (folder / "result.json").write_text("\n".join(lines))
+    reading = Reading(images=tmp_path, keep_log_sigma2=True, limits=Limits(val=40, test=30))
+    result = build(tmp_path / "cnn_small_digits_ard", tmp_path, reading=reading)
+    assert any("1 recorded losses are not the recomputed cross-entropy + β·KL" in line for line in result.warnings)
+    losses = read_manifest(tmp_path / "repo", "digits_cnn_s_sparse").source["losses"]
+    assert losses["recorded"] == {"as recomputed": 11, "not as recomputed": 1}
+    for row in rows_of(tmp_path / "repo", "digits_cnn_s_sparse").values():
+        assert row["train_loss"] is None
+        assert 0 < row["test_loss"] < 20
+        assert None not in (row["val_loss"], row["val_acc"], row["recorded_test_loss"])
+        assert row["kl_weight"] == 0.01 * (row["epoch"] - 1) / 2
+    verification = verify_repository(tmp_path / "repo", "digits_cnn_s_sparse", images=images)
+    (difference,) = verification.differences
+    assert "recorded_test_loss is" in difference.message
+    assert "of β·KL" in difference.message
+    with pytest.raises(RepositoryError, match="built from another source"):
+        build(tmp_path / "cnn_small_digits_ard", tmp_path, reading=Reading(keep_log_sigma2=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import numbers, stoppable
 from zoo_datasets.commands.progress import transfer_bar
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def build(
     on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
         OnBad.leave_out
     ),
-    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Raw zoos: only these epochs.")] = None,
-    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Raw zoos: only N models, spread.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="""Raw zoos: as 'activation == "relu" and lr < 0.01'.""")
+        str | None, typer.Option(metavar="CONDITION", help="""Only rows as 'activation == "relu" and lr < 0.01'.""")
     ] = None,
     limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
     limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
@@ -58,8 +58,11 @@ def build(
         str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
     ] = None,
     keep_log_sigma2: Annotated[
-        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ² as a second column.")
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")
     ] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
+    ] = None,
     num_proc: Annotated[int, typer.Option(min=1, metavar="N", help="Processes; the result is the same.")] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
@@ -70,12 +73,13 @@ def build(
     from zoo_datasets.where import parse_where
 
     reading = Reading(
-        epochs=None if epochs is None else frozenset(_numbers(epochs)),
+        epochs=None if epochs is None else frozenset(numbers(epochs)),
         models=models,
         where=None if where is None else parse_where(where),
         limits=Limits(train=limit_train, val=limit_val, test=limit_test),
         parents=parents,
         keep_log_sigma2=keep_log_sigma2,
+        images=images,
     )
     console = Console(stderr=True)
     location, name = _located(source, name)
@@ -124,17 +128,6 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
         return find_original(source).location, name or source
     except UnknownNameError as error:
         raise SourceError(f"{source} does not exist, and {error}") from error
-
-
-def _numbers(text: str) -> list[int]:
-    """`0,10,50` and `0-10,50` as numbers."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
-            raise typer.BadParameter(f"{text!r}: expected numbers as 0,10,50 or ranges as 0-10", param_hint="--epochs")
-        numbers += range(int(low), int(high if dash else low) + 1)
-    return numbers
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:

@@ -11,7 +11,9 @@ import torch
 
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.images import ImageData, Split
+from zoo_datasets.schema import KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED
 from zoo_datasets.stacked import evaluate_stack
+from zoo_datasets.variational import total_kl
 
 LOSS_TOLERANCE = 1e-4
 STACK_BYTES = 200_000_000
@@ -23,10 +25,11 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
     """For each row, by its position: where its recorded validation and test figures differ from recomputed ones.
 
     Accuracies may differ by one image, losses by 1e-4 · max(1, |loss|); NaN equals NaN. A figure that the row
-    does not record is not compared. The rows come stack by stack, not in their order.
+    does not record is not compared. Losses that a row keeps as recorded, with β·KL in them, are compared where the row
+    has log σ² and the weights before pruning. The rows come stack by stack, not in their order.
 
     Args:
-        rows: with the columns of `schema`; `weights` a float32 array [D].
+        rows: with the columns of `schema`; `weights` and others as wide are float32 arrays [D].
         images: as they were in training, limits included.
     """
     for positions in _stacks(rows):
@@ -34,13 +37,16 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
         layers = get_architecture(first["architecture"]).layers(first["in_channels"], first["classes"])
         weights = torch.from_numpy(np.stack([rows[position]["weights"] for position in positions]))
         problems: list[list[str]] = [[] for _ in positions]
+        costs = _kl_terms([rows[position] for position in positions])
         for name, split in (("val", images.val), ("test", images.test)):
-            if split is None or all(rows[p][f"{name}_{what}"] is None for p in positions for what in ("loss", "acc")):
+            told = [f"{name}_loss", f"{name}_acc", RECORDED[f"{name}_loss"]]
+            if split is None or all(rows[p].get(column) is None for p in positions for column in told):
                 continue
             # In plain PyTorch whatever trained them: the kernels do not vouch for themselves.
             loss, correct = evaluate_stack(layers, first["activation"], weights, images, split, kernels=False)
             for place, position in enumerate(positions):
                 problems[place] += _compare(rows[position], name, split, float(loss[place]), int(correct[place]))
+                problems[place] += _compare_recorded(rows[position], name, float(loss[place]), costs[place])
         yield from zip(positions, problems, strict=True)
 
 
@@ -51,11 +57,33 @@ def _compare(row: Mapping[str, Any], name: str, split: Split, loss: float, corre
     if accuracy is not None and not abs(accuracy * count - correct) <= 1.001:
         yield f"{name}_acc is {accuracy:.6f}, recomputed {correct / count:.6f} ({correct:,} of {count:,} images)"
     recorded = row[f"{name}_loss"]
-    if recorded is not None and not _same_loss(recorded, loss):
+    if recorded is not None and not same_loss(recorded, loss):
         yield f"{name}_loss is {recorded:.6f}, recomputed {loss:.6f}"
 
 
-def _same_loss(recorded: float, loss: float) -> bool:
+def _kl_terms(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """β·KL of each row; None where it lacks β, log σ² or the weights before pruning."""
+    costs: list[float | None] = []
+    for row in rows:
+        if row.get(KL_WEIGHT) is None or not {LOG_SIGMA2, MEANS} <= row.keys():
+            costs.append(None)
+            continue
+        layers = get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
+        means, noise = (torch.from_numpy(np.array(row[name])[None]) for name in (MEANS, LOG_SIGMA2))
+        costs.append(row[KL_WEIGHT] * float(total_kl(layers, means, noise)))
+    return costs
+
+
+def _compare_recorded(row: Mapping[str, Any], name: str, loss: float, cost: float | None) -> Iterator[str]:
+    """The loss that a twin's authors recorded is cross-entropy + β·KL."""
+    recorded = row.get(RECORDED[f"{name}_loss"])
+    if recorded is not None and cost is not None and not same_loss(recorded, loss + cost):
+        found = f"{loss + cost:.6f} = {loss:.6f} + {cost:.6f} of β·KL"
+        yield f"{RECORDED[f'{name}_loss']} is {recorded:.6f}, recomputed {found}"
+
+
+def same_loss(recorded: float, loss: float) -> bool:
+    """Whether two losses agree to 1e-4 · max(1, |loss|); NaN equals NaN."""
     if math.isfinite(recorded) and math.isfinite(loss):
         return abs(recorded - loss) <= LOSS_TOLERANCE * max(1.0, abs(recorded))
     return (math.isnan(recorded) and math.isnan(loss)) or recorded == loss

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from zoo_datasets.evaluation.findings import Findings
 from zoo_datasets.files import sha256_of
-from zoo_datasets.manifest import Manifest, Shard
-from zoo_datasets.schema import METADATA_KEY, NAMES, SPLITS, WEIGHTS, arrow_schema, split_of
+from zoo_datasets.manifest import META, Manifest, Shard
+from zoo_datasets.schema import METADATA_KEY, NAMES, SPLITS, WEIGHTS, arrow_schema, meta_schema, split_of
 
 Progress = Callable[[int, int], None]
 
@@ -40,26 +40,43 @@ def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: P
     """Each file and its rows. Gives the rows of those that can be read."""
     rows: list[Row] = []
     for number, shard in enumerate(manifest.shards):
-        if _check_file(repo, manifest, shard, findings):
+        if _check_file(repo, manifest.config, shard, findings):
             try:
                 rows += _check_rows(repo, manifest, shard, findings)
             except READ_ERRORS as error:
                 findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
         progress(number + 1, len(manifest.shards))
-    findings.checked("checksums", f"of {len(manifest.shards)} shards, {sum(s.bytes for s in manifest.shards):,} bytes")
+    _check_meta(repo, manifest, rows, findings)
+    files = (*manifest.shards, *manifest.meta)
+    findings.checked("checksums", f"of {len(files)} files, {sum(file.bytes for file in files):,} bytes")
     findings.checked("schema", f"columns, types and a layout of {manifest.layout.size:,} weights")
     findings.checked("rows", f"{len(rows):,} rows; row groups of one epoch each")
     findings.checked("weights", "kept as they are" if manifest.keep_nonfinite else "all finite")
     return rows
 
 
-def _check_file(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> bool:
+def _check_meta(repo: Path, manifest: Manifest, rows: list[Row], findings: Findings) -> None:
+    """The files of the light config: theirs are the rows of the shards, in the same order."""
+    for shard in manifest.meta:
+        if not _check_file(repo, f"{manifest.config}{META}", shard, findings):
+            continue
+        expected = [(row.model_id, row.epoch) for row in rows if row.shard.split == shard.split]
+        try:
+            table = pq.read_table(repo / shard.path, partitioning=None)
+        except READ_ERRORS as error:
+            findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
+            continue
+        if not table.schema.equals(meta_schema()):
+            findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
+        elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
+            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
+
+
+def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bool:
     """Whether the file is there and can be opened."""
     file = repo / shard.path
-    if Path(shard.path).parts != (manifest.config, file.name) or shard.split not in SPLITS:
-        findings.differs(
-            "checksums", f"{shard.path} ({shard.split}): expected a file in {manifest.config}/ of a known split"
-        )
+    if Path(shard.path).parts != (folder, file.name) or shard.split not in SPLITS:
+        findings.differs("checksums", f"{shard.path} ({shard.split}): expected a file in {folder}/ of a known split")
         return False
     try:
         size, digest = file.stat().st_size, sha256_of(file)
@@ -145,9 +162,9 @@ def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Fi
     )
 
 
-def weights_matrix(table: pa.Table) -> NDArray[np.float32]:
-    """The weights column as float32 [rows, D]."""
-    column = table[WEIGHTS].combine_chunks()
+def weights_matrix(table: pa.Table, name: str = WEIGHTS) -> NDArray[np.float32]:
+    """The weights column, or another of its type, as float32 [rows, D]."""
+    column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks)
     return np.asarray(column.flatten()).reshape(len(column), -1)

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
@@ -15,11 +16,10 @@ from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import RepositoryError, UnknownNameError, ZooError
 from zoo_datasets.evaluation.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.recompute import STACK_BYTES, wrong_figures
-from zoo_datasets.evaluation.shard_checks import METADATA_COLUMNS, READ_ERRORS, Row, check_shards, weights_matrix
+from zoo_datasets.evaluation.shard_checks import READ_ERRORS, Row, check_shards, weights_matrix
 from zoo_datasets.hub import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.images import ImageData
-from zoo_datasets.manifest import MANIFEST, Manifest, read_manifest
-from zoo_datasets.schema import WEIGHTS
+from zoo_datasets.manifest import MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.specs import Limits, digest_of
 
 __all__ = ["Check", "Difference", "Verification", "verify_repository"]
@@ -61,6 +61,8 @@ def verify_repository(
     card = _card(repo, findings)
     if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
         raise UnknownNameError("config", name, [] if card is None else configs_of(card))
+    if name.endswith(META) and not (repo / name / MANIFEST).is_file():
+        raise RepositoryError(f"{name} is a part of {name.removesuffix(META)}; verify that one")
     manifest = _manifest(repo, name, findings)
     if manifest is None:
         return findings.verification(name, 0, 0)
@@ -73,7 +75,8 @@ def verify_repository(
     limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), limited, findings)
-        unlimited = not any(value is not None for value in dataclasses.asdict(limits or Limits()).values())
+        told = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
+        unlimited = all(value is None for each in told for value in each.values())
         if (
             unlimited
             and "fingerprint" not in _mapping(manifest.source.get("images"))
@@ -142,16 +145,19 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
 
 
 def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
-    listed = sorted(files_of(configs_of(card).get(manifest.config, {})))
-    expected = sorted((shard.split, shard.path) for shard in manifest.shards)
+    configs = configs_of(card)
+    names = (manifest.config, f"{manifest.config}{META}")
+    listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
+    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta))
     for split, path in sorted(set(listed) ^ set(expected)):
         where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
         findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
-    splits = info_of(card, manifest.config).get("splits") or []
-    found = {entry.get("name"): entry.get("num_examples") for entry in splits}
-    if found != manifest.splits:
-        findings.differs("card", f"its dataset_info says {found} rows, the manifest {manifest.splits}")
-    findings.checked("card", f"lists {len(listed)} shards")
+    for name in names[: 2 if manifest.meta else 1]:
+        splits = info_of(card, name).get("splits") or []
+        found = {entry.get("name"): entry.get("num_examples") for entry in splits}
+        if found != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
+    findings.checked("card", f"lists {len(listed)} files")
 
 
 def _check_models(rows: list[Row], findings: Findings) -> None:
@@ -231,17 +237,18 @@ def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, finding
         try:
             with pq.ParquetFile(repo / shard.path) as file:
                 table = file.read_row_group(group).take([row.index for row in chosen])
-            weights = weights_matrix(table)
-            values = table.select(METADATA_COLUMNS).to_pylist()
+            wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+            matrices = {name: weights_matrix(table, name) for name in wide}
+            values = table.drop_columns(wide).to_pylist()
         except (*READ_ERRORS, ZooError) as error:
             message = " ".join(str(error).split())[:200]
             findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be read: {message}")
             continue
         pending += [
-            (row, value | {WEIGHTS: weights[index]})
+            (row, value | {name: matrix[index] for name, matrix in matrices.items()})
             for index, (row, value) in enumerate(zip(chosen, values, strict=True))
         ]
-        size += weights.nbytes
+        size += sum(matrix.nbytes for matrix in matrices.values())
         if size >= STACK_BYTES:
             done += _recompute(pending, images, findings)
             pending, size = [], 0

@@ -1,0 +1,96 @@
+"""What a config has beside its shards, derived from them: the light config without weights, and the card's plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zoo_datasets.errors import RepositoryError
+from zoo_datasets.files import write_bytes
+from zoo_datasets.manifest import META, Manifest, Shard, read_manifest
+from zoo_datasets.schema import meta_schema
+
+PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
+
+_ROW_GROUP = 100_000
+
+
+def with_meta(repo: Path, manifest: Manifest) -> tuple[Manifest, Mapping[str, int]]:
+    """The manifest with its light config and plots, whose files are written where they are not there yet.
+
+    Also gives the size of each split of the light config in memory, as `datasets` counts.
+
+    Raises:
+        RepositoryError: where a shard cannot be read.
+        StorageError: where a file cannot be written.
+    """
+    tables = {split: _metadata(repo, manifest, split) for split in manifest.splits}
+    meta = tuple(_write(repo, manifest.config, split, table) for split, table in tables.items())
+    there = _earlier(repo, manifest.config)
+    plots = there.plots if there is not None and there.meta == meta else ()
+    if not plots or not all((repo / plot).is_file() for plot in plots):
+        plots = _draw(repo, manifest.config, pa.concat_tables(tables.values()))
+    num_bytes = {split: table.nbytes for split, table in tables.items()}
+    return dataclasses.replace(manifest, meta=meta, plots=plots), num_bytes
+
+
+def _earlier(repo: Path, config: str) -> Manifest | None:
+    try:
+        return read_manifest(repo, config)
+    except RepositoryError:  # broken, and about to be replaced
+        return None
+
+
+def _metadata(repo: Path, manifest: Manifest, split: str) -> pa.Table:
+    """All columns but the weights, of the rows of a split in their order."""
+    schema = meta_schema()
+    tables = []
+    for shard in manifest.shards:
+        if shard.split == split:
+            try:
+                table = pq.read_table(repo / shard.path, columns=schema.names, partitioning=None)
+            except (OSError, pa.ArrowException) as error:
+                raise RepositoryError(f"{shard.path} could not be read again: {error}; build it once more") from error
+            tables.append(table.replace_schema_metadata(schema.metadata))
+    return pa.concat_tables(tables).cast(schema)
+
+
+def _write(repo: Path, config: str, split: str, table: pa.Table) -> Shard:
+    # One file a split, written anew when the zoo grows: it is a hundredth of the weights, and a viewer that had to
+    # open as many files as there are shards would be slow.
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, row_group_size=_ROW_GROUP, compression="zstd")
+    data = buffer.getvalue().to_pybytes()
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"{config}{META}/{split}-{digest[:16]}.parquet"
+    file = repo / path
+    if not file.is_file() or file.read_bytes() != data:
+        write_bytes(file, data)
+    return Shard(
+        path=path,
+        split=split,
+        rows=table.num_rows,
+        models=pc.count_distinct(table["model_id"]).as_py(),
+        epochs=tuple(sorted(pc.unique(table["epoch"]).to_pylist())),
+        bytes=len(data),
+        sha256=digest,
+    )
+
+
+def _draw(repo: Path, config: str, table: pa.Table) -> tuple[str, ...]:
+    """Draw the plots for which there are figures; gives their paths."""
+    from zoo_datasets.plots import accuracy_over_epochs, sparsity_over_epochs, to_png
+
+    draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
+    drawn = []
+    for name, column in PLOTS.items():
+        if table[column].null_count < table.num_rows:
+            drawn.append(f"{config}/{name}.png")
+            write_bytes(repo / drawn[-1], to_png(draw[name](table)))
+    return tuple(drawn)
