@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, load_pickle
@@ -36,7 +36,7 @@ MAX_TENSORS = 10_000
 
 _KNOWN_PER_SIZE = 4
 _KNOWN_SIZES = 64
-_CRC = struct.Struct("<I")
+_NO_CHECKSUMS = struct.Struct("<")
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name != "bfloat16"}
 
 
@@ -70,7 +70,8 @@ class Structure:
     tensors: tuple[StoredTensor, ...]
     _starts: tuple[int, ...]
     _pieces: tuple[bytes, ...]
-    _checksums: tuple[tuple[int, int, int], ...]
+    _storages: tuple[slice, ...] = ()
+    _checksums: struct.Struct = _NO_CHECKSUMS
 
     def fits(self, data: bytes) -> bool:
         """Whether a file describes the same tensors at the same places."""
@@ -82,16 +83,14 @@ class Structure:
         Raises:
             CheckpointError: where they differ.
         """
-        view = memoryview(data)
-        for start, end, place in self._checksums:
-            if zlib.crc32(view[start:end]) != _CRC.unpack_from(data, place)[0]:
-                raise CheckpointError("the checksum of a tensor's bytes is wrong; the file is damaged")
+        if tuple(map(crc32, map(memoryview(data).__getitem__, self._storages))) != self._checksums.unpack(data):
+            raise CheckpointError("the checksum of a tensor's bytes is wrong; the file is damaged")
 
     def gather(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.float32]:
-        """One tensor of many files, as float32 [K, size]; `files` is uint8 [K, length]."""
+        """One tensor of many files, as float32 [K, size], a view where it can be; `files` is uint8 [K, length]."""
         if tensor.stride is None:
             end = tensor.start + tensor.size * ITEM_SIZES[tensor.dtype]
-            return _as_float(np.ascontiguousarray(files[:, tensor.start : end]), tensor.dtype)
+            return _as_float(files[:, tensor.start : end], tensor.dtype)
         reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) if tensor.size else 0
         span = files[:, tensor.start : tensor.start + reach * ITEM_SIZES[tensor.dtype]]
         flat = _as_float(np.ascontiguousarray(span), tensor.dtype)
@@ -176,7 +175,7 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
 def member_bytes(data: bytes, members: dict[str, Member], starts: dict[str, int], name: str) -> bytes:
     """The bytes of a member, compared with its checksum."""
     content = data[starts[name] : starts[name] + members[name].size]
-    if zlib.crc32(content) != members[name].crc:
+    if crc32(content) != members[name].crc:
         raise CheckpointError(f"the checksum of {name} is wrong; the file is damaged")
     return content
 
@@ -193,7 +192,7 @@ def parse_structure(data: bytes) -> Structure:
     state = load_pickle(member_bytes(data, members, starts, "data.pkl"), CHECKPOINT)
     tensors = state_tensors(state, members, starts)
     used = {name for name in members if name.startswith("data/")}
-    return Structure(len(data), tensors, *_pieces(data, members, starts), _checksums(members, starts, used))
+    return Structure(len(data), tensors, *_pieces(data, members, starts), *_checksums(len(data), members, starts, used))
 
 
 def state_tensors(state: object, members: dict[str, Member], starts: dict[str, int]) -> tuple[StoredTensor, ...]:
@@ -263,10 +262,17 @@ def _pieces(
     return tuple(begin for begin, _ in ranges), tuple(data[begin:end] for begin, end in ranges)
 
 
-def _checksums(members: dict[str, Member], starts: dict[str, int], used: set[str]) -> tuple[tuple[int, int, int], ...]:
-    return tuple(
-        (starts[name], starts[name] + members[name].size, members[name].record + CENTRAL_CRC) for name in sorted(used)
-    )
+def _checksums(
+    length: int, members: dict[str, Member], starts: dict[str, int], used: set[str]
+) -> tuple[tuple[slice, ...], struct.Struct]:
+    """Where storages lie, and a struct of a file of `length` bytes that unpacks their checksums in the same order."""
+    storages, layout, position = [], "<", 0
+    for name in sorted(used, key=lambda name: members[name].record):
+        place = members[name].record + CENTRAL_CRC
+        storages.append(slice(starts[name], starts[name] + members[name].size))
+        layout += f"{place - position}xI"
+        position = place + 4
+    return tuple(storages), struct.Struct(f"{layout}{length - position}x")
 
 
 def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:

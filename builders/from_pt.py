@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from zoo_datasets.architectures import ARCHITECTURES, layout_of
@@ -132,7 +132,7 @@ class PtSource:
         value = {"name": self.name, "images": self._images, "architecture": self.architecture, "doi": doi}
         return value | grid_of([model.columns for model in models])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         return {
             "kind": "preprocessed dataset",
@@ -143,9 +143,17 @@ class PtSource:
             "notes": dict(sorted(self._notes.items())),
         }
 
-    def warnings(self) -> list[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
         """Notes for the user."""
         return [f"{count:,} × {note}" for note, count in self._notes.most_common()]
+
+    def refused(self) -> list[LeftOut]:
+        """Models of which nothing tells the hyperparameters."""
+        return [
+            LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
 
     def fingerprint(self) -> str:
         """Changes when the file changes."""
@@ -165,10 +173,6 @@ class PtSource:
         """The states of a block, one at a time."""
         wanted = {model.model_id for model in block.models}
         for epoch in block.epochs:
-            if epoch == self._epochs[0]:
-                for found in self._found:
-                    if found.model is None:
-                        yield LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
             for found in self._found:
                 if found.model is None or found.model.model_id not in wanted or epoch not in found.samples:
                     continue
@@ -195,11 +199,11 @@ class PtSource:
         for name in self._keys(value):
             if name not in self._checked:
                 begin = self._starts[name]
-                if zlib.crc32(self._data[begin : begin + self._members[name].size]) != self._members[name].crc:
+                if crc32(self._data[begin : begin + self._members[name].size]) != self._members[name].crc:
                     raise CheckpointError(f"the checksum of {name} is wrong; the file is damaged")
                 self._checked.add(name)
         if not vector:
-            return recognise(Structure(len(self._data), tensors, (), (), ()))
+            return recognise(Structure(len(self._data), tensors, (), ()))
         (whole,) = tensors
         spec = get_image_spec(self._images or "")
         for architecture in ARCHITECTURES:
@@ -212,7 +216,7 @@ class PtSource:
                     )
                     for one in layout.tensors
                 )
-                return recognise(Structure(len(self._data), pieces, (), (), ()))
+                return recognise(Structure(len(self._data), pieces, (), ()))
         raise CheckpointError(f"its vector {list(whole.shape)} is that of no architecture on {self._images}")
 
     def _keys(self, value: Any) -> set[str]:

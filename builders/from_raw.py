@@ -32,6 +32,7 @@ from zoo_datasets.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
+_CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
@@ -68,8 +69,6 @@ class RawSource:
         self.models = len(self._found)
         self.states = sum(len(found.epochs) for found in self._found)
         container.prepare(self._paths(), MAX_CHECKPOINT)
-        self._converted: Counter[str] = Counter()
-        self._sparsities: Counter[str] = Counter()
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
             layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
@@ -113,7 +112,7 @@ class RawSource:
             value["doi"] = None
         return value
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
         value = {
@@ -122,24 +121,24 @@ class RawSource:
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),
             "selection": reading.selection(),
-            "converted_to_float32": dict(sorted(self._converted.items())),
+            "converted_to_float32": _tallied(tallies, _CONVERTED),
             "notes": dict(sorted(self._models.notes.items())),
             "stray_files": [*self._folder.stray[:_SHOWN]],
             "stray_files_count": len(self._folder.stray),
         }
         if self._models.sparsifier is not None:
-            value["sparsity"] = dict(sorted(self._sparsities.items()))
-            value["losses"] = {} if self._losses is None else self._losses.describe()
+            value["sparsity"] = _tallied(tallies, _SPARSITY)
+            value["losses"] = {} if self._losses is None else self._losses.describe(_tallied(tallies, _LOSSES))
             value["parents"] = "their params.json" if self._models.parents_read else "the names of their folders"
         return value
 
-    def warnings(self) -> list[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
         """Notes for the user, the most frequent first."""
         notes = [f"{count:,} × {note}" for note, count in self._models.notes.most_common()]
-        if differing := self._sparsities["not as recorded"]:
+        if differing := tallies.get(f"{_SPARSITY}/{_DIFFERS}"):
             notes.append(f"the sparsity of {differing:,} states is not the recorded one; the tensors count")
         if self._losses is not None:
-            notes += self._losses.warnings()
+            notes += self._losses.warnings(_tallied(tallies, _LOSSES))
         return notes
 
     def fingerprint(self) -> str:
@@ -155,54 +154,58 @@ class RawSource:
         models = tuple(found.model for found in self._found if found.model is not None)
         return [Block(models=models, epochs=self._epochs)] if models else []
 
+    def refused(self) -> list[LeftOut]:
+        """Trials that are no model."""
+        return [
+            LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
+
     def read(self, block: Block) -> Iterator[States | LeftOut]:
-        """The states of a block; trials that are no model come as left out with the whole source's first epoch."""
+        """The states of a block, as many at a time as fit into `CHUNK_BYTES`, all of one split."""
         wanted = {model.model_id for model in block.models}
+        models = [(found, found.model) for found in self._found if found.model and found.model.model_id in wanted]
+        # Split by split, so that nothing needs to be picked apart later.
+        parts = [[found for found, model in models if model.split == split] for split in SPLITS]
         chunk = max(CHUNK_BYTES // (4 * self.layout.size), 1)
         for epoch in block.epochs:
-            if epoch == self._epochs[0]:
-                yield from (
-                    LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
-                    for found in self._found
-                    if found.model is None
-                )
-            chosen = [
-                found
-                for found in self._found
-                if found.model is not None and found.model.model_id in wanted and epoch in found.epochs
-            ]
-            for split in SPLITS:  # split by split, so that nothing needs to be picked apart later
-                part = [found for found in chosen if found.model is not None and found.model.split == split]
-                for start in range(0, len(part), chunk):
-                    yield from self._read_chunk(epoch, part[start : start + chunk])
+            for part in parts:
+                chosen = [found for found in part if epoch in found.epochs]
+                for start in range(0, len(chosen), chunk):
+                    yield from self._read_chunk(epoch, chosen[start : start + chunk])
 
     def _read_chunk(self, epoch: int, chosen: Sequence[Found]) -> Iterator[States | LeftOut]:
         read = self._checkpoints.read([found.trial for found in chosen], epoch)
         for position, reason in read.reasons.items():
             yield LeftOut(model=chosen[position].trial.name, epochs=(epoch,), reason=reason)
-        self._converted.update(read.converted)
         if read.good:
             yield self._states(epoch, [chosen[position] for position in read.good], read)
 
     def _states(self, epoch: int, found: Sequence[Found], read: Weights) -> States:
-        rows = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
+        told = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
+        columns = list(zip(*told, strict=True))
+        tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
         figures = {
-            name: pa.array([row[index] for row in rows], pa.float32(), from_pandas=False)
-            for index, name in enumerate(FIGURES)
+            name: pa.array(values, pa.float32(), from_pandas=False)
+            for name, values in zip(FIGURES, columns, strict=False)
         }
         weights = torch.from_numpy(read.weights)
         models = [entry.model for entry in found if entry.model is not None]
         if self._models.sparsifier is not None:
             sparsity = sparsity_of(self.layout, read.weights)
             figures["sparsity"] = pa.array(sparsity)
-            self._sparsities.update(map(_compared, sparsity.tolist(), (row[len(FIGURES)] for row in rows)))
+            compared = map(_compared, sparsity.tolist(), columns[len(FIGURES)])
+            tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
         extras: dict[str, Tensor] = {}
         if self._losses is not None:
             noise, means = (None if each is None else torch.from_numpy(each) for each in (read.noise, read.means))
-            figures |= self._losses.figures(epoch, models, figures, weights, noise, means)
+            losses, verdicts = self._losses.figures(epoch, models, figures, weights, noise, means)
+            figures |= losses
+            tallies.update({f"{_LOSSES}/{verdict}": count for verdict, count in verdicts.items()})
             if self.extras and noise is not None and means is not None:
                 extras = {LOG_SIGMA2: noise, MEANS: means}
-        return States(epoch=epoch, models=models, weights=weights, figures=figures, extras=extras)
+        return States(epoch=epoch, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
 
     def _paths(self) -> list[str]:
         """The checkpoints that will be read."""
@@ -271,7 +274,12 @@ class RawSource:
                 notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1
 
 
+def _tallied(tallies: Mapping[str, int], what: str) -> dict[str, int]:
+    """The tallies of one thing, by what follows its name."""
+    return {key.removeprefix(f"{what}/"): n for key, n in sorted(tallies.items()) if key.startswith(f"{what}/")}
+
+
 def _compared(value: float, said: float | None) -> str:
     if said is None:
         return "not recorded"
-    return "as recorded" if abs(value - said) < 1e-6 else "not as recorded"
+    return "as recorded" if abs(value - said) < 1e-6 else _DIFFERS

@@ -35,6 +35,7 @@ class RunSource:
 
     def __init__(self, run: Run, reading: Reading | None = None) -> None:
         manifest = run.manifest
+        self._metrics: dict[Path, pa.Table] = {}
         self.run = run
         self._reading = reading or Reading()
         if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
@@ -64,8 +65,12 @@ class RunSource:
             raise SourceError(f"{path} is a run: {'; '.join(refused)}")
         return cls(Run.open(path), reading)
 
-    def warnings(self) -> Sequence[str]:
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
         """None: a run that reads at all is as it should be."""
+        return ()
+
+    def refused(self) -> Sequence[LeftOut]:
+        """None: members that are not trained are left out epoch by epoch."""
         return ()
 
     @property
@@ -77,7 +82,7 @@ class RunSource:
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the run records of itself, without the folder it lies in."""
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
@@ -119,7 +124,7 @@ class RunSource:
     def read(self, block: Block) -> Iterator[States | LeftOut]:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
-        readers = [_Reader(self.run, cohort, self.extras) for cohort, _ in self._cohorts]
+        readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]
         for epoch in block.epochs:
             here = {model_id: model for model_id, model in wanted.items() if epoch in self._chosen[model_id]}
             for reader in readers:
@@ -205,13 +210,13 @@ class RunSource:
 
 
 class _Reader:
-    """One cohort, epoch by epoch; its metrics are read once."""
+    """One cohort, epoch by epoch; its metrics are read once and kept in `metrics`."""
 
-    def __init__(self, run: Run, cohort: Cohort, extras: Sequence[str]) -> None:
+    def __init__(self, run: Run, cohort: Cohort, extras: Sequence[str], metrics: dict[Path, pa.Table]) -> None:
         self._run = run
         self._extras = extras
         self._cohort = cohort
-        self._metrics: pa.Table | None = None
+        self._metrics = metrics
         self._ids = [member.model_id for member in cohort.members]
 
     def at(self, epoch: int, wanted: Mapping[str, Model]) -> Iterator[States | LeftOut]:
@@ -221,10 +226,10 @@ class _Reader:
         if not models:
             return
         try:
-            if self._metrics is None:
-                self._metrics = self._cohort.metrics()
-            rows = self._rows(self._metrics, epoch)
-            weights = None if rows is None else self._cohort.weights(epoch)
+            if self._cohort.path not in self._metrics:
+                self._metrics[self._cohort.path] = self._cohort.metrics()
+            rows = self._rows(self._metrics[self._cohort.path], epoch)
+            weights = None if rows is None else self._cohort.weights(epoch, positions)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
@@ -239,7 +244,7 @@ class _Reader:
         yield States(
             epoch=epoch,
             models=models,
-            weights=weights if len(models) == len(weights) else weights[positions],
+            weights=weights,
             figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
             extras={name: values[positions] for name, values in extras.items()},
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure, as_files
+from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.raw_trials import RawFolder, Trial
 from zoo_datasets.builders.recognise import Recognised, acting_weights, fits, recognise
@@ -48,6 +48,7 @@ class RawCheckpoints:
         self._container = container
         self._reader = CheckpointReader()
         self._recognised: dict[int, tuple[Structure, Recognised | str]] = {}
+        self._buffer = np.empty(0, np.uint8)
         self.kind = self._probe(folder)
 
     def read(self, trials: Sequence[Trial], epoch: int) -> Weights:
@@ -63,12 +64,17 @@ class RawCheckpoints:
             _, positions, files = groups.setdefault(id(recognised), (recognised, [], []))
             positions.append(position)
             files.append(data)
+        if not reasons and len(groups) == 1:
+            ((recognised, positions, files),) = groups.values()
+            acting, noise, means = acting_weights(recognised, self._together(files))
+            counts = Counter(dict.fromkeys(recognised.converted, len(files)))
+            return Weights(good=positions, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
         good = [position for position in range(len(trials)) if position not in reasons]
         row = {position: number for number, position in enumerate(good)}
         found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
         for recognised, positions, files in groups.values():
             rows = [row[position] for position in positions]
-            acting, noise, means = acting_weights(recognised, as_files(files))
+            acting, noise, means = acting_weights(recognised, self._together(files))
             found.weights[rows] = acting
             if noise is not None and means is not None:
                 if found.noise is None or found.means is None:
@@ -79,6 +85,16 @@ class RawCheckpoints:
             for dtype in recognised.converted:
                 found.converted[dtype] += len(files)
         return found
+
+    def _together(self, files: Sequence[bytes]) -> NDArray[np.uint8]:
+        """Files of one length as uint8 [K, length], until the next call: fresh memory costs more than the copy."""
+        length = len(files[0])
+        if self._buffer.size < len(files) * length:
+            self._buffer = np.empty(len(files) * length, np.uint8)
+        view = self._buffer.data
+        for row, data in enumerate(files):
+            view[row * length : (row + 1) * length] = data
+        return self._buffer[: len(files) * length].reshape(len(files), length)
 
     def _read(self, trial: Trial, epoch: int) -> tuple[Recognised, bytes]:
         path = trial.checkpoints.get(epoch)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from zoo_datasets.architectures import ACTIVATIONS
@@ -103,7 +105,10 @@ def looks_raw(entries: Iterable[str]) -> bool:
 def _trial_folders(entries: Iterable[str]) -> set[str]:
     """Folders that hold what a trial holds, or are named as one."""
     found: set[str] = set()
+    latest = "/"  # the last folder named as a trial: what lies in it tells nothing more
     for entry in entries:
+        if entry.startswith(latest):
+            continue
         parts = entry.split("/")
         for depth, part in enumerate(parts[:-1]):
             inside = parts[depth + 1] if depth + 1 < len(parts) else ""
@@ -113,7 +118,10 @@ def _trial_folders(entries: Iterable[str]) -> set[str]:
                 or (not below and inside in _TRIAL_FILES)
                 or _TRIAL_NAME.fullmatch(part)
             ):
-                found.add("/".join(parts[: depth + 1]) + "/")
+                folder = "/".join(parts[: depth + 1]) + "/"
+                found.add(folder)
+                if _TRIAL_NAME.fullmatch(part):
+                    latest = folder
                 break
     # A params.json that lies beside the trials makes their common folder no trial.
     ordered = [*sorted(found), ""]  # what lies in a folder follows it
@@ -129,12 +137,11 @@ def _sort_into(trial: Trial, entry: str, rest: str) -> None:
             if not _EXPECTED_TRIAL_FILES.fullmatch(rest):
                 trial.stray.append(entry)
         return
-    match = _CHECKPOINT_FOLDER.fullmatch(head)
-    if match is None:
+    epoch = _epoch_of(head)
+    if epoch is None:
         if inside:
             trial.stray.append(entry)
         return
-    epoch = int(match[1])
     if inside == CHECKPOINT_FILE:
         if trial.checkpoints.get(epoch) is not None:
             trial.stray.append(entry)  # checkpoint_5 beside checkpoint_000005
@@ -144,6 +151,12 @@ def _sort_into(trial: Trial, entry: str, rest: str) -> None:
     trial.checkpoints.setdefault(epoch, None)
     if inside and not _EXPECTED_CHECKPOINT_FILES.fullmatch(inside):
         trial.stray.append(entry)
+
+
+@lru_cache(maxsize=1 << 12)  # the same in each trial
+def _epoch_of(folder: str) -> int | None:
+    match = _CHECKPOINT_FOLDER.fullmatch(folder)
+    return None if match is None else int(match[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,11 +193,12 @@ def parse_results(data: bytes) -> Results:
     """Read a result.json: JSON lines, matched to epochs by `training_iteration` alone."""
     epochs: dict[int, tuple[float | None, ...]] = {}
     repeated = broken = strange = 0
-    for line in data.split(b"\n"):
+    decode = json.JSONDecoder().decode
+    for line in data.removeprefix(codecs.BOM_UTF8).split(b"\n"):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = decode(line.decode())
         except (ValueError, RecursionError):
             value = None
         epoch = _epoch(value.get("training_iteration")) if isinstance(value, dict) else None

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import filelock
 
+from zoo_datasets.builders.building import Building, BuildResult, reasons
 from zoo_datasets.builders.from_pt import PtSource, is_pt
 from zoo_datasets.builders.from_raw import RawSource, is_raw
 from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.builders.locations import locate
 from zoo_datasets.builders.meta import with_meta
-from zoo_datasets.builders.shards import ShardWriter, Written
-from zoo_datasets.builders.source import Block, Reading, RowMaker, Source, without_nonfinite
+from zoo_datasets.builders.parts import Job, OnBad
+from zoo_datasets.builders.source import Reading, Source
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
-from zoo_datasets.manifest import META, Count, LeftOut, Manifest, Shard, read_manifest
+from zoo_datasets.manifest import META, Manifest, read_manifest
 from zoo_datasets.remote import Fetched
 from zoo_datasets.runs import Run
-from zoo_datasets.schema import SPLITS
 from zoo_datasets.specs import NAME
-
-OnBad = Literal["leave out", "fail"]
 
 LOCK = ".lock"
 
@@ -46,30 +44,6 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildResult:
-    """What a build did.
-
-    Attributes:
-        rows, models: written, over all splits.
-        epochs: of which there are rows, ascending.
-        splits: rows of each split that has any.
-        shards_written, shards_reused: new files, and files that were there already.
-        bytes: of all shards.
-    """
-
-    config: str
-    rows: int
-    models: int
-    epochs: tuple[int, ...]
-    splits: Mapping[str, int]
-    shards_written: int
-    shards_reused: int
-    bytes: int
-    left_out: tuple[LeftOut, ...]
-    warnings: tuple[str, ...]
 
 
 def open_source(location: Path | str, reading: Reading | None = None, fetched: Fetched | None = None) -> Source:
@@ -104,12 +78,15 @@ def build_repository(
     replace: bool = False,
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
+    num_proc: int = 1,
     progress: Callable[[int, int], None] | None = None,
     fetched: Fetched | None = None,
 ) -> BuildResult:
     """Build a source into a config of a dataset repository, which is made where there is none.
 
-    What was there stays loadable until the new README.md is renamed into place, whenever the process dies.
+    What was there stays loadable until the new README.md is renamed into place, whenever the process dies; the next
+    build of the same source goes on from the shards that were finished. The bytes of a shard depend on the source and
+    the options alone: not on where a build was interrupted, nor on the number of processes.
 
     Args:
         source_path: a run, or a raw zoo in a folder or an archive, also behind a URL.
@@ -119,6 +96,7 @@ def build_repository(
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
+        num_proc: processes that read and write, each a shard at a time.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
 
@@ -127,9 +105,17 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
-    source = open_source(source_path, dataclasses.replace(reading or Reading(), name=name), fetched)
+    reopen = functools.partial(open_source, source_path, dataclasses.replace(reading or Reading(), name=name))
     return build_from(
-        source, repo, name, replace=replace, keep_nonfinite=keep_nonfinite, on_bad=on_bad, progress=progress
+        reopen(fetched=fetched),
+        repo,
+        name,
+        replace=replace,
+        keep_nonfinite=keep_nonfinite,
+        on_bad=on_bad,
+        num_proc=num_proc,
+        reopen=reopen,
+        progress=progress,
     )
 
 
@@ -141,9 +127,11 @@ def build_from(
     replace: bool = False,
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
+    num_proc: int = 1,
+    reopen: Callable[[], Source] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
-    """`build_repository` of a source that is open already."""
+    """`build_repository` of a source that is open already; `reopen` opens it again in another process."""
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
@@ -162,145 +150,22 @@ def build_from(
         remove_temporaries(folder)
         if not replace:
             _check_replaceable(source, repo, config)
-        building = _Building(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
+        job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
+        building = Building(job=job, num_proc=num_proc, reopen=reopen)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()
         if not manifest.shards:
-            raise SourceError(f"{source.name}: none of its {source.states:,} states can be a row; {_reasons(manifest)}")
+            building.discard()
+            raise SourceError(f"{source.name}: none of its {source.states:,} states can be a row; {reasons(manifest)}")
         if not replace:
             try:
                 _check_not_fewer(manifest, repo, config)
             except RepositoryError:
                 building.discard()
                 raise
-        _commit(repo, manifest, {split: num_bytes for split, num_bytes in building.num_bytes.items() if num_bytes})
+        _commit(repo, manifest, building.num_bytes)
+        building.journal.remove()
         return building.result(manifest)
-
-
-@dataclass(kw_only=True)
-class _Building:
-    """One build under way: what was written and what was left out so far."""
-
-    source: Source
-    repo: Path
-    config: str
-    keep_nonfinite: bool
-    on_bad: OnBad = "leave out"
-    written: list[Written] = field(default_factory=list)
-    left_out: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    models: set[str] = field(default_factory=set)
-    states: int = 0
-    states_left_out: int = 0
-    num_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-
-    def write_shards(self, progress: Callable[[int, int], None]) -> None:
-        """Read the source once and write all shards."""
-        rows = RowMaker(self.source, self.config)
-        for block in self.source.blocks():
-            with contextlib.ExitStack() as stack:
-                writers = {split: ShardWriter(self.repo, self.config, split, rows.schema) for split in SPLITS}
-                for writer in writers.values():
-                    stack.enter_context(writer)
-                self._write_block(block, rows, writers, progress)
-                for writer in writers.values():
-                    self._keep(writer.close())
-
-    def _write_block(
-        self, block: Block, rows: RowMaker, writers: Mapping[str, ShardWriter], progress: Callable[[int, int], None]
-    ) -> None:
-        for item in self.source.read(block):
-            if isinstance(item, LeftOut):
-                self._leave_out([item])
-            else:
-                states, dropped = (item, []) if self.keep_nonfinite else without_nonfinite(item)
-                self._leave_out(dropped)
-                self.states += len(states.models)
-                self.models.update(model.model_id for model in states.models)
-                for split, writer in writers.items():
-                    chosen = [position for position, model in enumerate(states.models) if model.split == split]
-                    if chosen:
-                        self._keep(writer.add(states.epoch, rows.batch(states.select(chosen))))
-            progress(self.states + self.states_left_out, self.source.states)
-
-    def _keep(self, written: Iterable[Written]) -> None:
-        for one in written:
-            self.written.append(one)
-            self.num_bytes[one.shard.split] += one.num_bytes
-
-    def _leave_out(self, entries: Iterable[LeftOut]) -> None:
-        for entry in entries:
-            if self.on_bad == "fail":
-                epochs = f" at epoch {', '.join(map(str, entry.epochs[:5]))}" if entry.epochs else ""
-                raise SourceError(
-                    f"{self.source.name}: {entry.model}{epochs}: {entry.reason}; nothing was written to {self.repo}. "
-                    "Without --on-bad fail it would be left out and listed"
-                )
-            self.left_out.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
-            self.states_left_out += len(entry.epochs)
-
-    def discard(self) -> None:
-        """Remove the shards that this build added."""
-        for one in self.written:
-            if not one.reused:
-                (self.repo / one.shard.path).unlink(missing_ok=True)
-
-    def manifest(self) -> Manifest:
-        """The manifest of what was written; its counts add up, or the source contradicts itself."""
-        source = self.source
-        if self.states + self.states_left_out != source.states:
-            raise SourceError(
-                f"{source.name}: {source.states:,} states were expected, but {self.states:,} were read and "
-                f"{self.states_left_out:,} left out; was the source changed while it was read? Run the command again"
-            )
-        return Manifest(
-            config=self.config,
-            source_id=source.source_id,
-            zoo=source.zoo,
-            source=source.describe(),
-            architecture=source.architecture,
-            in_channels=source.in_channels,
-            classes=source.classes,
-            layout=source.layout,
-            keep_nonfinite=self.keep_nonfinite,
-            extras=tuple(source.extras),
-            models=Count(found=source.models, written=len(self.models), left_out=source.models - len(self.models)),
-            states=Count(found=source.states, written=self.states, left_out=self.states_left_out),
-            shards=tuple(sorted((one.shard for one in self.written), key=_split_order)),
-            left_out=tuple(
-                LeftOut(model=model, epochs=tuple(epochs), reason=reason)
-                for (model, reason), epochs in self.left_out.items()
-            ),
-        )
-
-    def result(self, manifest: Manifest) -> BuildResult:
-        """What to tell the user."""
-        missing = [split for split in SPLITS if split not in manifest.splits]
-        warnings = [
-            f"split {split!r} of {self.config} is empty: none of its {manifest.models.written:,} models falls into it; "
-            "load_dataset will not list it"
-            for split in missing
-        ]
-        if manifest.states.left_out:
-            states = manifest.states
-            warnings.append(f"{states.left_out:,} of {states.found:,} states are left out: {_reasons(manifest)}")
-        warnings += self.source.warnings()
-        return BuildResult(
-            config=self.config,
-            rows=manifest.rows(),
-            models=manifest.models.written,
-            epochs=tuple(manifest.epochs),
-            splits=manifest.splits,
-            shards_written=sum(not one.reused for one in self.written),
-            shards_reused=sum(one.reused for one in self.written),
-            bytes=sum(shard.bytes for shard in manifest.shards),
-            left_out=manifest.left_out,
-            warnings=tuple(warnings),
-        )
-
-
-def _split_order(shard: Shard) -> int:
-    """Splits in their usual order; within one, shards stay in the order they were written."""
-    return SPLITS.index(shard.split)
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:
@@ -338,7 +203,7 @@ def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
     if there is not None and manifest.states.written < there.states.written:
         raise RepositoryError(
             f"{repo / config} holds {there.states.written:,} rows and would keep {manifest.states.written:,}: "
-            f"{_reasons(manifest)}. The repository is unchanged; mend the source, or pass --replace"
+            f"{reasons(manifest)}. The repository is unchanged; mend the source, or pass --replace"
         )
 
 
@@ -353,16 +218,6 @@ def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> Non
     for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
         if file.relative_to(repo).as_posix() not in referenced:
             file.unlink(missing_ok=True)
-
-
-def _reasons(manifest: Manifest) -> str:
-    """States left out by reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for entry in manifest.left_out:
-        counts[entry.reason] = counts.get(entry.reason, 0) + len(entry.epochs)
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    shown = "; ".join(f"{count:,} × {reason}" for reason, count in ordered[:5])
-    return shown + (f"; and {len(ordered) - 5} more reasons in manifest.json" if len(ordered) > 5 else "")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Record batches into Parquet shards whose names are hashes of their content."""
+"""Record batches into a Parquet shard whose name is a hash of its content."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from zoo_datasets.manifest import Shard
 from zoo_datasets.schema import COLUMNS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
-SHARD_BYTES = 500_000_000
 
 _NAMES = [column.name for column in COLUMNS if column.name != WEIGHTS]
 # A dictionary does not pay where every value of a row group differs.
 _REPEATED = [column.name for column in COLUMNS if column.type == pa.string() and column.name != "model_id"]
 
 
-@dataclass(kw_only=True, slots=True)
+def rows_of_a_group(row_bytes: int) -> int:
+    """The most rows that a row group holds, at `row_bytes` of raw weights in a row."""
+    return max(ROW_GROUP_BYTES // row_bytes, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
     """A shard in its place. `num_bytes` is its size as Arrow holds it in memory, as `datasets` counts."""
 
@@ -39,7 +43,6 @@ class _Open:
 
     path: Path
     writer: pq.ParquetWriter
-    weight_bytes: int = 0
     num_bytes: int = 0
     rows: int = 0
     models: set[str] = field(default_factory=set)
@@ -47,12 +50,12 @@ class _Open:
 
 
 class ShardWriter:
-    """Cuts the rows of one split of one block into row groups and shards.
+    """Cuts the rows of one shard into row groups.
 
     Batches come by epoch; each holds one epoch. Row groups never mix epochs and hold at most
-    `ROW_GROUP_BYTES` of raw weights (at least one row), shards about `SHARD_BYTES`. The cuts depend on
-    the rows alone and not on how they are batched, so the same rows give the same files. `close` finishes
-    the last shard; leaving the context without it drops what is unfinished.
+    `ROW_GROUP_BYTES` of raw weights (at least one row). The cuts depend on the rows alone and not on how they
+    are batched, so the same rows give the same file. `close` finishes the shard; leaving the context without it
+    drops what is unfinished.
 
     Raises:
         StorageError: where a file cannot be written; names it.
@@ -63,7 +66,7 @@ class ShardWriter:
         self._folder = repo / config
         self._split = split
         self._schema = schema
-        self._row_bytes = 4 * schema.field(WEIGHTS).type.list_size
+        self._capacity = rows_of_a_group(4 * schema.field(WEIGHTS).type.list_size)
         self._open: _Open | None = None
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -80,46 +83,39 @@ class ShardWriter:
             self._open.path.unlink(missing_ok=True)
             self._open = None
 
-    def add(self, epoch: int, batch: pa.RecordBatch) -> Iterator[Written]:
-        """Take the rows of a batch; yields the shards that this finished."""
+    def add(self, epoch: int, batch: pa.RecordBatch) -> None:
+        """Take the rows of a batch."""
         if epoch != self._epoch:
-            yield from self._flush()
+            self._flush()
             self._epoch = epoch
-        capacity = max(ROW_GROUP_BYTES // self._row_bytes, 1)
         while batch.num_rows:
-            room = capacity - self._pending_rows
+            room = self._capacity - self._pending_rows
             part, batch = batch.slice(0, room), batch.slice(room)
             self._pending.append(part)
             self._pending_rows += part.num_rows
-            if self._pending_rows == capacity:
-                yield from self._flush()
+            if self._pending_rows == self._capacity:
+                self._flush()
 
-    def close(self) -> Iterator[Written]:
-        """Write what is pending; yields the last shards."""
-        yield from self._flush()
-        yield from self._finish()
+    def close(self) -> Written | None:
+        """Write what is pending and put the shard into its place; None where there was no row."""
+        self._flush()
+        return self._finish()
 
-    def _flush(self) -> Iterator[Written]:
+    def _flush(self) -> None:
         """Write the pending rows as one row group."""
-        if not self._pending_rows:
+        if not self._pending_rows or self._epoch is None:
             return
-        size = self._pending_rows * self._row_bytes
-        if self._open is not None and self._open.weight_bytes + size > SHARD_BYTES:
-            yield from self._finish()
         # One chunk a column: where the chunks end would else decide where pages end.
-        table = pa.Table.from_batches(self._pending, schema=self._schema)
-        if len(self._pending) > 1:
-            table = table.combine_chunks()
+        batch = self._pending[0] if len(self._pending) == 1 else pa.concat_batches(self._pending)
         self._pending, self._pending_rows = [], 0
         with _storing(self._folder):
             if self._open is None:
                 self._open = self._begin()
-            self._open.writer.write_table(table, row_group_size=table.num_rows)
-        self._open.weight_bytes += size
-        self._open.num_bytes += table.nbytes
-        self._open.rows += table.num_rows
-        self._open.models.update(table["model_id"].to_pylist())
-        self._open.epochs.update(table["epoch"].unique().to_pylist())
+            self._open.writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
+        self._open.num_bytes += batch.nbytes
+        self._open.rows += batch.num_rows
+        self._open.models.update(batch.column("model_id").to_pylist())
+        self._open.epochs.add(self._epoch)
 
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -144,10 +140,10 @@ class ShardWriter:
         )
         return _Open(path=path, writer=writer)
 
-    def _finish(self) -> Iterator[Written]:
+    def _finish(self) -> Written | None:
         """Put the open file into its place under the name that its content gives it."""
         if self._open is None:
-            return
+            return None
         done = self._open
         with _storing(self._folder):
             done.writer.close()
@@ -171,7 +167,7 @@ class ShardWriter:
             bytes=size,
             sha256=digest,
         )
-        yield Written(shard=shard, num_bytes=done.num_bytes, reused=reused)
+        return Written(shard=shard, num_bytes=done.num_bytes, reused=reused)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ class States:
             that is absent is null.
         extras: by column, of those of the source's `extras` that are as wide as the weights: float32
             [len(models), D]; the others are figures.
+        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
     """
 
     epoch: int
@@ -77,6 +78,7 @@ class States:
     weights: Tensor
     figures: Mapping[str, pa.Array]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    tallies: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, chosen: Sequence[int]) -> States:
         """The models at these positions."""
@@ -90,6 +92,7 @@ class States:
             weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
             extras={name: values[rows] for name, values in self.extras.items()},
+            tallies=self.tallies,
         )
 
 
@@ -136,8 +139,8 @@ class Reading:
 class Source(Protocol):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file.
 
-    `models` and `states` count everything found, those that will be left out too; what `read` gives over
-    all blocks, states and left-out ones together, adds up to them.
+    `models` and `states` count everything found, those that will be left out too; what `refused` gives, and `read`
+    over all blocks, states and left-out ones together, adds up to them.
     """
 
     @property
@@ -180,11 +183,17 @@ class Source(Protocol):
     def zoo(self) -> Mapping[str, Any]:
         """Fields of the zoo's spec, as far as they are known."""
 
-    def describe(self) -> dict[str, Any]:
-        """What the manifest records of the source, as JSON values; the same for the same content."""
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What the manifest records of the source, as JSON values; the same for the same content.
 
-    def warnings(self) -> Sequence[str]:
-        """What was strange and yet did not keep a state out, for the user; complete when all is read."""
+        `tallies` are the sums of those of all states.
+        """
+
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+        """What was strange and yet did not keep a state out, for the user."""
+
+    def refused(self) -> Sequence[LeftOut]:
+        """What is known to be no model before any state is read."""
 
     def fingerprint(self) -> str:
         """Changes when the source's files change; cheap."""
@@ -203,9 +212,9 @@ class Source(Protocol):
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
     # A finite sum has finite terms; only the other rows need to be looked at closely.
-    finite = torch.isfinite(states.weights.sum(dim=1)).tolist()
-    if not all(finite):
-        finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    if torch.isfinite(states.weights.sum(dim=1)).all():
+        return states, []
+    finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
         LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
         for model, good in zip(states.models, finite, strict=True)
@@ -219,6 +228,7 @@ class RowMaker:
 
     def __init__(self, source: Source, config: str) -> None:
         self.schema = arrow_schema(source.layout, source.extras)
+        self._columns = [(column.name, column.type) for column in self.schema]
         self._weights_type = weights_type(source.layout)
         self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
         self._constants = {
@@ -236,19 +246,19 @@ class RowMaker:
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
         lasting = self._lasting(states.models)
         columns = []
-        for column in self.schema:
-            if column.name == WEIGHTS or column.name in states.extras:
-                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+        for name, kind in self._columns:
+            if name == WEIGHTS or name in states.extras:
+                matrix = states.weights if name == WEIGHTS else states.extras[name]
                 flat = pa.array(matrix.contiguous().view(-1).numpy())
                 values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
-            elif column.name in figures:
-                values = figures[column.name].cast(column.type)
-            elif column.name == "epoch":
+            elif name in figures:
+                values = figures[name] if figures[name].type == kind else figures[name].cast(kind)
+            elif name in lasting:
+                values = lasting[name]
+            elif name == "epoch":
                 values = pa.array(np.full(count, states.epoch, np.int32))
-            elif column.name in FIGURES or column.name in EXTRAS or column.name == "ggap":
-                values = pa.nulls(count, column.type)
             else:
-                values = lasting[column.name]
+                values = pa.nulls(count, kind)
             columns.append(values)
         return pa.record_batch(columns, schema=self.schema)
 

@@ -35,20 +35,19 @@ class TwinLosses:
         if reading.images is not None:
             self._data = load_images(images, architecture, reading.images).limited(reading.limits)
         self._keep = reading.keep_log_sigma2
-        self._compared: Counter[str] = Counter()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
         """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
         if self._data is None:
             return {"cross_entropy": "not recomputed; the recorded losses hold β·KL"}
         told = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
-        return told | {"recorded": dict(sorted(self._compared.items()))}
+        return told | {"recorded": dict(compared)}
 
-    def warnings(self) -> list[str]:
+    def warnings(self, compared: Mapping[str, int]) -> list[str]:
         """What a user should know."""
         if self._data is None:
             return ["the recorded losses of these twins hold β·KL, so loss columns are null; --images recomputes them"]
-        differing = self._compared["not as recomputed"]
+        differing = compared.get("not as recomputed", 0)
         return [
             f"{differing:,} recorded losses are not the recomputed cross-entropy + β·KL (0.01 · (epoch − 1) / epochs); "
             "were other images used? --limit-val and --limit-test say how many"
@@ -62,8 +61,10 @@ class TwinLosses:
         weights: Tensor,
         noise: Tensor | None,
         means: Tensor | None,
-    ) -> dict[str, pa.Array]:
-        """The columns that replace or follow what is recorded of some models at an epoch; all tensors [K, D]."""
+    ) -> tuple[dict[str, pa.Array], Counter[str]]:
+        """The columns that replace or follow what is recorded of some models at an epoch, all tensors [K, D]; and how
+        many recorded losses are as recomputed."""
+        compared: Counter[str] = Counter()
         count = len(models)
         epochs = [model.columns.get("epochs_train") for model in models]
         betas = [None if trained is None else kl_weight(epoch, trained) for trained in epochs]
@@ -72,7 +73,7 @@ class TwinLosses:
             made |= {column: recorded[name] for name, column in RECORDED.items()}
             made[KL_WEIGHT] = pa.array(betas, pa.float64())
         if self._data is None:
-            return made
+            return made, compared
         kl = None if noise is None or means is None else total_kl(self._layers, means, noise).tolist()
         for split in _SPLITS:
             if getattr(self._data, split) is None:
@@ -82,18 +83,9 @@ class TwinLosses:
             if recorded[f"{split}_acc"].null_count == count:
                 made[f"{split}_acc"] = pa.array(accuracy, pa.float32())
             for index, said in enumerate(recorded[f"{split}_loss"].to_pylist()):
-                self._compare(said, loss[index], betas[index], None if kl is None else kl[index])
-        return made
-
-    def _compare(self, said: float | None, loss: float, beta: float | None, kl: float | None) -> None:
-        if said is None:
-            return
-        if beta is None or kl is None:
-            self._compared["without log σ² or the number of epochs"] += 1
-        elif math.isfinite(loss) and same_loss(said, loss + beta * kl):
-            self._compared["as recomputed"] += 1
-        else:
-            self._compared["not as recomputed"] += 1
+                if said is not None:
+                    compared[_verdict(said, loss[index], betas[index], None if kl is None else kl[index])] += 1
+        return made, compared
 
     def _evaluate(
         self, data: ImageData, models: Sequence[Model], weights: Tensor, split: str
@@ -105,3 +97,10 @@ class TwinLosses:
             places = torch.tensor([index for index, own in enumerate(activations) if own == activation])
             loss[places], accuracy[places] = evaluate(weights[places], data, self._architecture, activation, split)
         return loss.tolist(), accuracy.tolist()
+
+
+def _verdict(said: float, loss: float, beta: float | None, kl: float | None) -> str:
+    """Whether a recorded loss is the recomputed cross-entropy + β·KL."""
+    if beta is None or kl is None:
+        return "without log σ² or the number of epochs"
+    return "as recomputed" if math.isfinite(loss) and same_loss(said, loss + beta * kl) else "not as recomputed"

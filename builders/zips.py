@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from isal.isal_zlib import crc32
+
 from zoo_datasets.errors import CheckpointError
 
 Read = Callable[[int, int], bytes]
@@ -182,7 +184,7 @@ def read_member(read: Read, member: Member, limit: int) -> bytes:
     data = head[start : start + member.compressed]
     if member.method == DEFLATED:
         data = _inflate(data, member)
-    if len(data) != member.size or zlib.crc32(data) != member.crc:
+    if len(data) != member.size or crc32(data) != member.crc:
         raise CheckpointError("its size or checksum is not what the archive says; it is cut short or broken")
     return data
 

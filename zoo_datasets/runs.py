@@ -311,20 +311,25 @@ class Cohort:
                 f"{file} could not be read: {error}; delete the cohort's folder and train it again"
             ) from error
 
-    def weights(self, epoch: int) -> Tensor:
-        """The weights of all members at an epoch: float32 [K, D].
+    def weights(self, epoch: int, positions: Sequence[int] | None = None) -> Tensor:
+        """The weights at an epoch of all members, or of those at some positions of the stack: float32 [K, D].
 
         Raises:
             RunError: where the file is missing, broken or of another layout.
         """
         names = set(self.layout.slices())
         tensors = {name: tensor for name, tensor in self.tensors(epoch).items() if name in names}
+        count = len(self.members)
+        if positions is not None and all(tensor.ndim and len(tensor) == count for tensor in tensors.values()):
+            # The file is mapped, so that only these are read.
+            tensors = {name: tensor[list(positions)] for name, tensor in tensors.items()}
+            count = len(positions)
         try:
             weights = self.layout.flatten(tensors)
         except LayoutError as error:
             raise RunError(f"{self.epoch_file(epoch)}: {error}") from error
-        if weights.shape[0] != len(self.members):
-            raise RunError(f"{self.epoch_file(epoch)}: {weights.shape[0]} models found, {len(self.members)} expected")
+        if weights.shape[0] != count:
+            raise RunError(f"{self.epoch_file(epoch)}: {weights.shape[0]} models found, {count} expected")
         return weights
 
     def log_sigma2(self, epoch: int) -> Tensor | None:

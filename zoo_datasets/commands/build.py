@@ -28,7 +28,7 @@ class OnBad(enum.StrEnum):
     fail = "fail"
 
 
-@stoppable("the repository is as it was before; the same command begins again")
+@stoppable("the repository is as it was before; the same command goes on from the shards that are finished")
 def build(
     source: Annotated[
         str,
@@ -63,6 +63,7 @@ def build(
     images: Annotated[
         Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
     ] = None,
+    num_proc: Annotated[int, typer.Option(min=1, metavar="N", help="Processes; the result is the same.")] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
     from rich.console import Console
@@ -91,14 +92,16 @@ def build(
             replace=replace,
             keep_nonfinite=keep_nonfinite,
             on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            num_proc=num_proc,
             progress=advance,
             fetched=fetched,
         )
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
+    resumed = f" ({result.shards_resumed} by an interrupted build)" if result.shards_resumed else ""
     console.print(
         f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
-        f"{result.shards_written} new shards, {result.shards_reused} kept, {result.bytes / 1e6:,.1f} MB",
+        f"{result.shards_written} new shards, {result.shards_reused} kept{resumed}, {result.bytes / 1e6:,.1f} MB",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,0 +1,132 @@
+"""What a build has finished so far, so that one that was killed goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from zoo_datasets import __version__
+from zoo_datasets.builders.parts import Job, Outcome
+from zoo_datasets.builders.plan import Part
+from zoo_datasets.errors import StorageError
+from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
+from zoo_datasets.schema import FORMAT
+from zoo_datasets.specs import digest_of
+
+JOURNAL = ".journal"
+
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+def key_of(job: Job, parts: Sequence[Part]) -> str:
+    """Digest of all that the bytes of the shards depend on: the source's files, the plan, the options, the writers."""
+    source = job.source
+    return digest_of(
+        {
+            "versions": [FORMAT, __version__, pa.__version__],
+            "source": [source.source_id, source.fingerprint(), source.describe({})],
+            "config": [job.config, job.keep_nonfinite],
+            "models": [
+                [model.model_id, dict(model.columns)] for block in source.blocks() for model in block.models
+            ],
+            "parts": [[part.split, list(part.block.epochs), len(part.block.models)] for part in parts],
+        }
+    )  # fmt: skip
+
+
+class Journal:
+    """A hidden file in a config's folder with a line for each finished part.
+
+    A line is written when its shard is in place. It is not synced: what a crash of the machine takes away is built
+    again, and a shard is compared with its checksum before it counts as finished.
+    """
+
+    def __init__(self, repo: Path, config: str, key: str) -> None:
+        self._repo = repo
+        self._path = repo / config / JOURNAL
+        self._key = key
+        self._lines: list[bytes] = []
+        self._descriptor: int | None = None
+
+    def finished(self) -> dict[int, Outcome]:
+        """The finished parts of a build of the same source with the same options; none where it was another."""
+        try:
+            header, *lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._trouble(error) from error
+        if header != self._header:
+            return {}
+        found: dict[int, Outcome] = {}
+        for line in lines:
+            entry = _parse(line)
+            if entry is not None and self._in_place(entry[1]):
+                found[entry[0]] = entry[1]
+                self._lines.append(line)
+        return found
+
+    def add(self, index: int, outcome: Outcome) -> None:
+        """Note that a part is finished.
+
+        Raises:
+            StorageError: where the file cannot be written.
+        """
+        line = json.dumps({"part": index, "outcome": _OUTCOME.dump_python(outcome, mode="json")}).encode()
+        try:
+            if self._descriptor is None:
+                self._begin()
+            assert self._descriptor is not None
+            os.write(self._descriptor, line + b"\n")
+        except OSError as error:
+            raise self._trouble(error) from error
+
+    def close(self) -> None:
+        """Leave it for the next build."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def remove(self) -> None:
+        """The build is finished."""
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def _header(self) -> bytes:
+        return json.dumps({"format": FORMAT, "key": self._key}).encode()
+
+    def _begin(self) -> None:
+        """Put a file with the lines that still count into its place."""
+        temporary = self._path.with_name(f"{JOURNAL}.{os.getpid()}{TEMPORARY_SUFFIX}")
+        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        os.write(self._descriptor, b"".join(line + b"\n" for line in (self._header, *self._lines)))
+        temporary.replace(self._path)
+
+    def _in_place(self, outcome: Outcome) -> bool:
+        if outcome.written is None:
+            return True
+        shard = outcome.written.shard
+        file = self._repo / shard.path
+        return file.is_file() and file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
+
+    def _trouble(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self._path} could not be read or written: {error.strerror or error}; the repository is unchanged. "
+            "Free space or choose another folder, then run the command again"
+        )
+
+
+def _parse(line: bytes) -> tuple[int, Outcome] | None:
+    """One line; None where it is cut short."""
+    try:
+        value: Any = json.loads(line)
+        return int(value["part"]), _OUTCOME.validate_python(value["outcome"])
+    except (ValueError, KeyError, TypeError, ValidationError):
+        return None
