@@ -318,7 +318,7 @@ function showBenchmark() {
   const counts = record.rows.map((entry) => `${entry.zoo} ${entry.split} ${entry.models} models`).join(", ");
   const part = section("Benchmark", `What simple probes read from the weights: ${counts}; 95 % intervals over models. `
     + "The baseline is the mean or the most frequent class of training.");
-  const fixed = (value) => (value === null ? "–" : value.toFixed(3));
+  const fixed = (value) => (value === null ? "–" : Math.abs(value) < 100 ? value.toFixed(3) : value.toExponential(0));
   const score = (found) => (found ? `${fixed(found.value)} [${fixed(found.low)}, ${fixed(found.high)}]` : "");
   part.append(table(["target", "feature", "probe", "R²", "Kendall’s τ", "accuracy", "baseline", "tested on"],
     record.results.map((r) => [(r.scale === "log10" ? "log10 " : "") + r.target, r.feature, r.probe, score(r.scores.r2),

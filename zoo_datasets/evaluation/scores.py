@@ -28,7 +28,8 @@ class Score:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        value, low, high = (f"{x:.3f}" if abs(x) < 100 else f"{x:.0e}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 def draws(models: int, resamples: int, seed: int = 0) -> Numbers:
