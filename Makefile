@@ -27,6 +27,7 @@ bench: .venv/.installed-test
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/importing.py
 	$(BIN)/python tests/benchmarks/streaming.py
+	$(BIN)/python tests/benchmarks/features.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

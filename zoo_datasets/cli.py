@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from zoo_datasets.command_line import run_app
+from zoo_datasets.commands.benchmark import benchmark
 from zoo_datasets.commands.build import build
 from zoo_datasets.commands.download import download_command
 from zoo_datasets.commands.export import export
@@ -12,6 +13,7 @@ from zoo_datasets.commands.info import info
 from zoo_datasets.commands.list import list_command
 from zoo_datasets.commands.push import push
 from zoo_datasets.commands.quickstart import quickstart_command
+from zoo_datasets.commands.report import report
 from zoo_datasets.commands.verify import verify
 from zoo_datasets.training.command import train
 from zoo_datasets.training.sparsify_command import sparsify
@@ -32,6 +34,8 @@ app.command()(verify)
 app.command()(info)
 app.command()(push)
 app.command()(export)
+app.command()(benchmark)
+app.command()(report)
 app.command("quickstart")(quickstart_command)
 
 

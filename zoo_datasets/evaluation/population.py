@@ -1,0 +1,119 @@
+"""A zoo as a population: how figures are distributed over its models, and what hyperparameters do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from zoo_datasets.errors import SpecError
+
+HYPERPARAMETERS = ("activation", "init", "optimizer", "dropout", "lr", "weight_decay", "momentum", "batch_size")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Box:
+    """The `QUANTILES` of some values, their extremes, and how many there are."""
+
+    count: int
+    low: float
+    quantiles: tuple[float, ...]
+    high: float
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return self.quantiles[len(QUANTILES) // 2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """What one hyperparameter does to a figure.
+
+    Attributes:
+        boxes: the figure of the models with each value.
+        explained: share of the figure's variance between models that lies between these groups, η² in [0, 1].
+    """
+
+    hyperparameter: str
+    boxes: dict[str, Box]
+    explained: float
+
+
+def box(values: pa.ChunkedArray | Sequence[float]) -> Box | None:
+    """The box of all values that are neither null nor infinite; None where there is none."""
+    numbers = pa.chunked_array([values]) if not isinstance(values, pa.ChunkedArray) else values
+    found = pc.fill_null(numbers.cast(pa.float64()), float("nan")).to_numpy()
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return None
+    quantiles = tuple(float(value) for value in np.quantile(found, QUANTILES))
+    return Box(count=len(found), low=float(found.min()), quantiles=quantiles, high=float(found.max()))
+
+
+def over_epochs(table: pa.Table, column: str) -> dict[int, Box]:
+    """The box of a column at each epoch at which it is known."""
+    epochs = pc.unique(table["epoch"]).to_pylist()
+    boxes = {epoch: box(table.filter(pc.equal(table["epoch"], epoch))[column]) for epoch in sorted(epochs)}
+    return {epoch: found for epoch, found in boxes.items() if found is not None}
+
+
+def at_epoch(table: pa.Table, epoch: int | None = None) -> pa.Table:
+    """The rows of one epoch; None means each model's last one.
+
+    Raises:
+        SpecError: where there is no such row.
+    """
+    if epoch is not None:
+        rows = table.filter(pc.equal(table["epoch"], epoch))
+    else:
+        last = table.select(["model_id", "epoch"]).group_by("model_id").aggregate([("epoch", "max")])
+        keys = dict(zip(last["model_id"].to_pylist(), last["epoch_max"].to_pylist(), strict=True))
+        wanted = [keys[model] for model in table["model_id"].to_pylist()]
+        rows = table.filter(pc.equal(table["epoch"], pa.array(wanted, table["epoch"].type)))
+    if not rows.num_rows:
+        raise SpecError(f"there is no row of epoch {epoch}; the zoo holds {pc.unique(table['epoch']).to_pylist()}")
+    return rows
+
+
+def effects(table: pa.Table, figure: str = "test_acc") -> list[Effect]:
+    """What each hyperparameter that takes several values does to a figure, the strongest first.
+
+    Args:
+        table: one row a model, as `at_epoch` gives; rows in which the figure is not known are left out.
+    """
+    table = table.filter(pc.fill_null(pc.is_finite(table[figure]), False))
+    found = []
+    for name in HYPERPARAMETERS:
+        values = pc.unique(table[name]).to_pylist()
+        if len(values) > 1:
+            groups = {_told(value): table.filter(_equal(table[name], value))[figure] for value in _sorted(values)}
+            boxes = {told: made for told, group in groups.items() if (made := box(group)) is not None}
+            found.append(
+                Effect(hyperparameter=name, boxes=boxes, explained=_explained([g.to_numpy() for g in groups.values()]))
+            )
+    return sorted(found, key=lambda effect: -effect.explained)
+
+
+def _equal(column: pa.ChunkedArray, value: object) -> pa.ChunkedArray:
+    return pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
+
+
+def _sorted(values: list[object]) -> list[object]:
+    return sorted(values, key=lambda value: (value is None, value))
+
+
+def _told(value: object) -> str:
+    return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def _explained(groups: list[NDArray[np.float64]]) -> float:
+    every = np.concatenate(groups).astype(np.float64)
+    total = ((every - every.mean()) ** 2).sum()
+    between = sum(len(group) * (group.astype(np.float64).mean() - every.mean()) ** 2 for group in groups)
+    return float(between / total) if total else 0.0

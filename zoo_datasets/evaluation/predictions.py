@@ -1,0 +1,72 @@
+"""What many networks say of images: predictions and representations, in stacked passes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.architectures import Flatten, Layer, Linear, build_layout
+from zoo_datasets.images import ImageData, Split
+from zoo_datasets.stacked import StackedNetwork, lanes_of
+
+_BATCH = 100
+
+
+def predictions(layers: Sequence[Layer], activation: str, weights: Tensor, data: ImageData, split: Split) -> Tensor:
+    """The class that each network gives each image: uint8 [K, N], or int16 where there are over 256 classes.
+
+    Args:
+        layers, activation: shared by all networks.
+        weights: float32 [K, D].
+        data: gives the normalisation.
+    """
+    dtype = torch.uint8 if data.classes <= 256 else torch.int16
+    return _outputs(layers, activation, weights, data, split, lambda logits: logits.argmax(dim=2).to(dtype))
+
+
+def representations(
+    layers: Sequence[Layer], activation: str, weights: Tensor, data: ImageData, split: Split, images: int = 256
+) -> Tensor:
+    """What enters the last linear layer, for the first images of a split: float32 [K, images, F]."""
+    last = max(number for number, layer in enumerate(layers) if isinstance(layer, Linear))
+    first = Split(split.images[:images], split.labels[:images])
+    return _outputs(layers[:last], activation, weights, data, first, lambda x: x, full=layers)
+
+
+def _outputs(
+    layers: Sequence[Layer],
+    activation: str,
+    weights: Tensor,
+    data: ImageData,
+    split: Split,
+    keep: Callable[[Tensor], Tensor],
+    full: Sequence[Layer] | None = None,
+) -> Tensor:
+    """`keep` of the outputs [K, B, F] of some layers, for all images."""
+    assert isinstance(layers[-1], Linear) or Flatten() in layers
+    network, layout = StackedNetwork(layers, activation), build_layout(full or layers)
+    lanes = lanes_of(full or layers)
+
+    @torch.no_grad()
+    def run(rows: Tensor) -> Tensor:
+        tensors = {name: tensor.contiguous() for name, tensor in layout.unflatten(rows).items()}
+        found = [
+            keep(network(tensors, data.normalise(split.images[start : start + _BATCH])))
+            for start in range(0, len(split.labels), _BATCH)
+        ]
+        return torch.cat(found, dim=1)
+
+    # Blocks in parallel, each on one thread: faster than many threads in the small products of one block.
+    threads = torch.get_num_threads()
+    workers = len(os.sched_getaffinity(0)) if lanes > 1 else 1
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(threads // workers or 1,)
+        ) as pool:
+            return torch.cat(list(pool.map(run, torch.split(weights.float(), lanes))))
+    finally:
+        torch.set_num_threads(threads)
