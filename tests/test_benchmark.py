@@ -107,6 +107,17 @@ def test_columns_that_are_constant_in_training_say_nothing():
     np.testing.assert_allclose(fold.train.std(0)[[0, 2]], 1, rtol=1e-5)
 
 
+def test_a_diverged_model_does_not_decide_a_linear_fit():
+    features, other = draw(200, 4), draw(40, 4, seed=1)
+    targets, truth = features[:, :1] * np.float64(2), other[:, :1] * np.float64(2)
+    features[:8] *= 1000
+    other[:2] *= 20_000
+    fold = probes.standardised(Fold(features, other, (other.copy(),)))
+    (prediction,) = probes.ridge(fold, targets, truth)
+    errors = (prediction.tests[0] - truth[:, 0])[2:]
+    assert (errors**2).mean() < truth[2:].var()
+
+
 def test_classes_and_boosting_find_what_is_there():
     features = draw(400, 5)
     classes = np.where(features[:, 0] > 0, "adam", "sgd")

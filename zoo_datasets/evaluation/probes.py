@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo_datasets.evaluation.features.base import Matrix
+from zoo_datasets.evaluation.features.base import Matrix, fences
 from zoo_datasets.evaluation.scores import Numbers
 
 ALPHAS = tuple(10.0**power for power in range(-5, 4))
@@ -45,10 +45,14 @@ class Prediction:
 
 
 def standardised(fold: Fold) -> Fold:
-    """The same features with mean 0 and deviation 1 of each column over the training rows; changes them in place.
+    """The same features, bounded by the `fences` of the training rows, with mean 0 and deviation 1 of each column over
+    these; changes them in place.
 
     Columns that are constant in training become 0 everywhere: nothing can be learned from them.
     """
+    low, high = fences(fold.train)
+    for matrix in (fold.train, fold.validation, *fold.tests):
+        matrix.clip(low, high, out=matrix)
     mean = fold.train.mean(axis=0, dtype=np.float64).astype(np.float32)
     squares = sum(_squares(fold.train[part] - mean) for part in _parts(fold.train))
     deviation = np.sqrt(squares / len(fold.train)).astype(np.float32)

@@ -16,6 +16,9 @@ Transform: TypeAlias = Callable[[Matrix], Matrix]
 # A sample of the training split's weights, read when it is called: float32 [N, D].
 TrainingWeights: TypeAlias = Callable[[], Matrix]
 
+_FENCE_ROWS = 4096
+_REACH = np.float32(3)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feature:
@@ -33,9 +36,26 @@ class Feature:
     boosted: bool = False
 
 
+def fences(rows: Matrix) -> tuple[Matrix, Matrix]:
+    """Bounds [F] outside the usual range of each column: three times the distance of the quartiles beyond them.
+
+    (What lies outside is "far out" in Tukey, Exploratory Data Analysis, 1977.)
+    Weights of a model that diverged can be thousands of times those of all others; unbounded, a few of them
+    decide a least-squares fit. Columns whose quartiles are equal are unbounded. At most 4,096 rows, evenly
+    chosen, give the quartiles.
+    """
+    chosen = rows[:: -(-len(rows) // _FENCE_ROWS)]
+    low, high = np.percentile(chosen, (25, 75), axis=0).astype(np.float32)
+    reach = np.where(high > low, _REACH * (high - low), np.float32(np.inf))
+    return low - reach, high + reach
+
+
 def standardiser(weights: Matrix) -> Transform:
-    """Subtract the mean and divide by the deviation of each column of `weights`; constant columns become 0."""
+    """Bound each column by the `fences` of `weights`, subtract its mean and divide by its deviation; constant columns
+    become 0."""
+    low, high = fences(weights)
+    weights = weights.clip(low, high)
     mean = weights.mean(axis=0, dtype=np.float64).astype(np.float32)
     deviation = weights.std(axis=0, dtype=np.float64).astype(np.float32)
     deviation[deviation == 0] = 1
-    return lambda rows: (rows - mean) / deviation
+    return lambda rows: (rows.clip(low, high) - mean) / deviation
