@@ -158,7 +158,9 @@ def test_a_changed_source_and_changed_options_begin_again(tmp_path, monkeypatch)
     interrupted()
     assert build_repository(zoo, tmp_path / "repo", keep_nonfinite=True).shards_resumed == 0
     interrupted()
-    assert build_repository(zoo, tmp_path / "repo", reading=Reading(models=6), replace=True).shards_resumed == 2
+    assert build_repository(zoo, tmp_path / "repo", reading=Reading(models=6), replace=True).shards_resumed == 0
+    interrupted()
+    assert build_repository(zoo, tmp_path / "repo").shards_resumed == 2
     interrupted()
     file = trials[0] / "checkpoint_000001" / "checkpoints"
     file.write_bytes(saved(state_dict(weights_of(99, 1))))
