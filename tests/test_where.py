@@ -96,3 +96,10 @@ def test_rows_and_filters_agree(text, found):
     assert table.filter(condition.expression())["seed"].to_pylist() == [
         row["seed"] for row in indexed if condition.matches(row)
     ]
+
+
+def test_a_condition_tells_which_epochs_it_can_keep():
+    condition = parse_where("epoch >= 3 and test_acc > 0.5 or epoch == 0")
+    assert [epoch for epoch in range(5) if condition.allows({"epoch": epoch})] == [0, 3, 4]
+    assert parse_where("not (parent_id is None) and epoch == 1").allows({"epoch": 1})
+    assert parse_where("lr < 0.01").allows({"epoch": 1})

@@ -91,7 +91,8 @@ def load_zoo(
     manifest = _manifest(repo, name, revision)
     if chosen is not None:
         _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
-    builder = _builder(repo, name, revision, parts, _files(manifest, split if split_by == "model" else None, chosen))
+    files = _files(manifest, split if split_by == "model" else None, _epochs_that_can_match(manifest, parts))
+    builder = _builder(repo, name, revision, parts, files)
     _check_split(manifest, builder, name, split, split_by)
     if streaming:
         loaded = builder.as_streaming_dataset()
@@ -186,6 +187,15 @@ def _sources(
 
 def _told(split: str | None) -> str:
     return f" of split {split!r}" if split else ""
+
+
+def _epochs_that_can_match(manifest: Manifest | None, parts: _Parts) -> list[int] | None:
+    """The epochs that hold the rows wanted, as far as the condition alone tells; None where it may be any."""
+    if manifest is None or parts.epochs is not None or parts.where is None:
+        return parts.epochs
+    possible = [epoch for epoch in manifest.epochs if parts.where.allows({"epoch": epoch})]
+    # Rows of none are an empty zoo, and that has the columns of one that is not.
+    return possible if 0 < len(possible) < len(manifest.epochs) else None
 
 
 def _files(manifest: Manifest | None, split: str | None, epochs: list[int] | None) -> dict[str, list[str]] | None:

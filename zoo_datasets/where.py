@@ -116,6 +116,11 @@ class Condition:
         """Whether a row is kept; a column that it lacks is null."""
         return self._root.of(row) is True
 
+    def allows(self, known: Mapping[str, Any]) -> bool:
+        """Whether a row can be kept of which only these columns are known; false only where it cannot."""
+        # To a question for null an unknown column would be one.
+        return "none" in self.text.lower() or self._root.of(known) is not False
+
     def expression(self) -> pc.Expression:
         """The same as a filter of pyarrow, for `filters=` of `datasets` and `Table.filter`."""
         return self._root.expression()

@@ -84,13 +84,13 @@ def _rows(
     from zoo_datasets.builders import Reading, open_source
     from zoo_datasets.builders.to_raw import source_rows
     from zoo_datasets.exporting import repository_rows
-    from zoo_datasets.hub import CARD, configs_of, read_card
+    from zoo_datasets.hub import CARD, configs_of, read_card, zoos_of
     from zoo_datasets.where import parse_where
 
     path = Path(source)
     if not path.exists() or (path / CARD).is_file():
         if name is None:
-            known = f" ({', '.join(configs_of(read_card(path)))})" if path.exists() else ""
+            known = f" ({', '.join(zoos_of(configs_of(read_card(path))))})" if path.exists() else ""
             raise RepositoryError(f"{source}: say which of its configs{known} to export: zoo export {source} NAME …")
         return repository_rows(
             source, name, epochs=epochs, where=where, models=models, extras=extras, revision=revision
