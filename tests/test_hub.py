@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
+from matplotlib.collections import PolyCollection
 from raw_zoos import SEED_ZOO, TWIN_ZOO, make_twins, make_zoo
 from tiny_runs import make_run
 
@@ -171,7 +172,8 @@ def test_plots_show_every_epoch_or_thirty_of_them():
         table = pa.table({"epoch": pa.array(epoch, pa.int32()), "train_acc": figures, "test_acc": [None, *figures[1:]],
                           "sparsity": pa.array(figures, pa.float32())})  # fmt: skip
         (axes,) = accuracy_over_epochs(table).axes
-        assert len(axes.patches) == 2 * shown
+        boxes = [part for part in axes.collections if isinstance(part, PolyCollection)]
+        assert [len(part.get_paths()) for part in boxes] == [shown, shown]
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
         assert (axes.get_xticklabels()[0].get_text(), axes.get_ylabel()) == ("0", "accuracy")
         (axes,) = sparsity_over_epochs(table).axes
