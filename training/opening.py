@@ -128,6 +128,9 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
     else:
         there = Run.open(out)
         manifest = _grown(there, asked, size)
+        if population.parents is not None:
+            members = _begun_first(there, members)
+            population = dataclasses.replace(population, members=members)
         if list(members[: there.models]) != there.members:
             raise RunError(
                 f"{out} was begun with other models, and may only grow by further ones; give the same models first, "
@@ -237,6 +240,12 @@ def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
             f"to {size.epochs} epochs is another training. Choose another --out"
         )
     return dataclasses.replace(there, zoo=asked.zoo, growth=(*there.growth, size))
+
+
+def _begun_first(there: Run, members: Sequence[Member]) -> list[Member]:
+    """The run's members before further ones: parents whose training ended later stand anywhere among the others."""
+    places = {member.model_id: place for place, member in enumerate(there.members)}
+    return sorted(members, key=lambda member: places.get(member.model_id, len(places)))
 
 
 def _schedule(zoo: ZooSpec) -> str | None:

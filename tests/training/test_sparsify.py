@@ -1,6 +1,7 @@
 """Twins as runs: what they begin with, how they resume and grow, and the rows that are built of them."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -108,6 +109,20 @@ def test_a_run_of_twins_grows_with_its_parents(dense, tmp_path):
         assert torch.equal(states(grown, 2)[parent], row)
     after = contents(grown.path)
     assert all(after[name] == data for name, data in kept.items() if name.startswith("cohort"))
+
+
+def test_twins_of_parents_that_were_trained_later_join_the_run(dense, tmp_path):
+    shutil.copytree(dense.path, tmp_path / "dense")
+    first = next(cohort for cohort in Run.open(tmp_path / "dense").cohorts() if dense.members[0] in cohort.members)
+    first.path.rename(tmp_path / "later")
+    few, parents = make_twins(tmp_path / "dense", tmp_path / "twins")
+    assert dense.members[0].model_id in parents.left_out
+    (tmp_path / "later").rename(first.path)
+    grown, _ = make_twins(tmp_path / "dense", tmp_path / "twins")
+    assert few.models < grown.models == dense.models
+    whole, _ = make_twins(tmp_path / "dense", tmp_path / "at_once")
+    for parent, row in states(whole, 2).items():
+        assert torch.equal(states(grown, 2)[parent], row)
 
 
 def test_noise_makes_the_number_of_epochs_part_of_the_recipe(dense, tmp_path):
