@@ -83,7 +83,10 @@ def _twin(zoo: ZooSpec, parent: Member, epoch: int, whole: bool) -> Member:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The largest difference of epoch 0 from the parents: of any loss, and of any accuracy relative to the parent's."""
+    """The largest difference of epoch 0 from the parents: of any loss, and of any accuracy relative to the parent's.
+
+    A loss above 1 counts relative to itself: of models that did not learn it is thousands, and rounded accordingly.
+    """
 
     loss: float
     accuracy: float
@@ -104,7 +107,8 @@ def difference_from_parents(run: Run, parents: Parents) -> Difference:
             before = parents.figures.get(member.parent_id or "", {})
             for split in ("val", "test"):
                 if before.get(f"{split}_loss") is not None and row[f"{split}_loss"] is not None:
-                    loss = max(loss, abs(row[f"{split}_loss"] - before[f"{split}_loss"]))
+                    far = abs(row[f"{split}_loss"] - before[f"{split}_loss"])
+                    loss = max(loss, far / max(1.0, abs(before[f"{split}_loss"])))
                 if before.get(f"{split}_acc") and row[f"{split}_acc"] is not None:
                     accuracy = max(accuracy, abs(row[f"{split}_acc"] / before[f"{split}_acc"] - 1))
     return Difference(loss, accuracy)

@@ -1,11 +1,14 @@
 """Twins as runs: what they begin with, how they resume and grow, and the rows that are built of them."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import plain
+import pyarrow as pa
 import pytest
 import torch
 from datasets import load_dataset
@@ -71,6 +74,8 @@ def test_epoch_0_is_the_parents_last_state_under_the_pruning_rule(dense, tmp_pat
         assert torch.equal(row, torch.where(small & noisy, torch.zeros(()), before[parent]))
     difference = difference_from_parents(run, parents)
     assert difference.small
+    shifted = {m: row | {"test_loss": row["test_loss"] + 0.1} for m, row in parents.figures.items()}
+    assert not difference_from_parents(run, dataclasses.replace(parents, figures=shifted)).small
     for cohort in run.cohorts():
         metrics = cohort.metrics().to_pandas().set_index(["epoch", "model_id"])
         assert (metrics.sparsity[2] >= metrics.sparsity[0]).all()
