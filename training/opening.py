@@ -255,6 +255,10 @@ def _schedule(zoo: ZooSpec) -> str | None:
     return zoo.scheduler
 
 
+def _told(parents: ParentsRecord | None) -> str:
+    return "none" if parents is None else f"{parents.zoo} at epoch {parents.epoch} (--from-epoch {parents.epoch})"
+
+
 def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
     differences = []
     for part in ("zoo", "limits", "images"):
@@ -263,7 +267,8 @@ def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
     if there.parents != asked.parents:
-        differences.append(f"its parents are {there.parents} there and {asked.parents} here")
+        old, new = (_told(manifest.parents) for manifest in (there, asked))
+        differences.append(f"its parents are {old} there and {new} here")
     if there.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

@@ -102,8 +102,12 @@ def open_parents(
 
     Raises:
         RunError, RepositoryError: where neither lies at `source`, or it is broken.
-        SpecError: where the models are twins themselves, or none is left.
+        SpecError: where the models are twins themselves, or none is left; where a run is given a config.
     """
+    if config is not None and Run.exists(source):
+        raise SpecError(
+            f"{source} is a run, which has no configs: leave out --name {config}; --out names the twins' run"
+        )
     parents = _of_run(source, epoch) if Run.exists(source) else _of_repository(source, config, epoch)
     if parents.zoo.parent is not None:
         raise SpecError(f"{source}: {parents.zoo.name} is a sparsified twin itself; give the dense zoo")
@@ -122,7 +126,10 @@ def _row(parents: Parents, member: Member) -> dict[str, Any]:
     zoo = parents.zoo
     own = {"model_id": member.model_id, "seed": member.seed, "epoch": parents.epoch}
     common = {"zoo": zoo.name, "images": zoo.images, "architecture": zoo.architecture}
-    return common | own | dataclasses.asdict(member.hyperparameters) | dict(parents.figures.get(member.model_id, {}))
+    figures = dict(parents.figures.get(member.model_id, {}))
+    if figures.get("train_acc") is not None and figures.get("test_acc") is not None:
+        figures["ggap"] = figures["train_acc"] - figures["test_acc"]
+    return common | own | dataclasses.asdict(member.hyperparameters) | figures
 
 
 def _of_run(path: Path, epoch: int | None) -> Parents:
@@ -189,8 +196,10 @@ def _only_config(path: Path) -> str:
     names = sorted(entry.parent.name for entry in path.glob("*/manifest.json")) if path.is_dir() else []
     dense = [name for name in names if (there := read_manifest(path, name)) and not there.zoo.get("parent")]
     if len(dense) != 1:
-        found = f"its dense configs are {', '.join(dense)}" if dense else "it is neither a run nor a repository"
-        raise SpecError(f"{path}: {found}; name the one to sparsify with --name")
+        if dense:
+            raise SpecError(f"{path}: its dense configs are {', '.join(dense)}; name the one to sparsify with --name")
+        held = f"it has sparsified twins only ({', '.join(names)})" if names else "it is neither a run nor a repository"
+        raise SpecError(f"{path}: {held}; twins are made of a run of dense models, or of a repository that has them")
     return dense[0]
 
 

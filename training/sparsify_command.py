@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +74,8 @@ def sparsify(
     def check() -> Opening:
         return open_run(population, folder, data, path=path, device=session.device)
 
+    for reason, count in Counter(parents.left_out.values()).items():
+        session.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
     run = session.carry_out(check, data.limited(parents.limits), dry_run)
     if run is not None and session.leads:
         _tell(session, run, parents)
@@ -85,9 +88,6 @@ def _tell(session: Session, run: Run, parents: Parents) -> None:
     from zoo_datasets.training.sparsifiers import SPARSIFIERS
     from zoo_datasets.training.twins import difference_from_parents
 
-    for reason in sorted(set(parents.left_out.values())):
-        count = sum(why == reason for why in parents.left_out.values())
-        session.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
     metrics = pa.concat_tables([cohort.metrics() for cohort in run.cohorts()])
     first, last = (metrics.filter(pa.compute.equal(metrics["epoch"], epoch)) for epoch in (0, run.epochs))
     session.say(

@@ -85,6 +85,20 @@ def test_epoch_0_is_the_parents_last_state_under_the_pruning_rule(dense, tmp_pat
         assert torch.isfinite(noise[:, :-10]).float().mean() > 0.9
 
 
+def test_the_loss_of_a_model_that_did_not_learn_is_compared_by_its_size():
+    def difference(before, after):
+        member = SimpleNamespace(parent_id="parent")
+        accuracy = {"val_acc": 0.5, "test_acc": 0.5}
+        table = pa.Table.from_pylist([accuracy | {"epoch": 0, "val_loss": after, "test_loss": after}])
+        cohort = SimpleNamespace(members=[member], metrics=lambda: table)
+        figures = {"parent": accuracy | {"val_loss": before, "test_loss": before}}
+        return difference_from_parents(SimpleNamespace(cohorts=lambda: [cohort]), SimpleNamespace(figures=figures))
+
+    assert difference(457_212.8, 457_208.7).small
+    assert not difference(457_212.8, 456_000.0).small
+    assert not difference(0.1, 0.102).small
+
+
 def test_twins_resume_bit_for_bit_in_any_number_of_parts(dense, tmp_path):
     class StopAfter:
         def __init__(self, epoch):
@@ -229,6 +243,26 @@ def test_what_cannot_be_made_sparse_is_said(dense, tmp_path):
     with pytest.raises(SpecError, match="neither a run nor a repository"):
         make_twins(tmp_path / "nothing", tmp_path / "t")
     assert not (tmp_path / "t").exists()
+    with pytest.raises(SpecError, match="is a run, which has no configs"):
+        make_twins(dense.path, tmp_path / "t", config="mnist_cnn_s_sparse")
+    run, _ = make_twins(dense.path, tmp_path / "t", models=1)
+    build_repository(run.path, tmp_path / "repo")
+    with pytest.raises(SpecError, match=r"twins only \(mnist_cnn_s_sparse\)"):
+        make_twins(tmp_path / "repo", tmp_path / "other")
+    population = twins_of_parents(open_parents(dense.path, models=1, epoch=1), "variational_dropout", epochs=2)
+    with pytest.raises(RunError, match=r"parents are mnist_cnn_s at epoch 2 \(--from-epoch 2\) there"):
+        open_run(population, run.path, DATA)
+
+
+def test_parents_are_chosen_by_the_gap_of_their_accuracies_too(dense):
+    def chosen(text):
+        return {member.model_id for member in open_parents(dense.path, where=parse_where(text)).members}
+
+    figures = open_parents(dense.path).figures
+    gaps = {model_id: row["train_acc"] - row["test_acc"] for model_id, row in figures.items()}
+    middle = sorted(gaps.values())[3]
+    assert chosen(f"ggap < {middle}") == {model_id for model_id, gap in gaps.items() if gap < middle}
+    assert chosen("ggap >= -1 and ggap <= 1") == gaps.keys()
 
 
 def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):
