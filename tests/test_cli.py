@@ -102,6 +102,9 @@ def test_the_quickstart_runs_again_after_its_run_has_grown(tmp_path, monkeypatch
     run = tmp_path / "runs" / "digits_cnn_s"
     train = ["train", "digits_cnn_s", "--models", "14", "--epochs", "2", "--path", "auto", "--out", str(run)]
     assert runner.invoke(app, train).exit_code == 0
+    twins = tmp_path / "runs" / "digits_cnn_s_magnitude50"
+    prune = ["sparsify", str(run), "--method", "magnitude", "--amount", "0.5", "--from-epoch", "1", "--epochs", "4"]
+    assert runner.invoke(app, [*prune, "--out", str(twins)]).exit_code == 0
     assert runner.invoke(app, ["quickstart", "--out", str(tmp_path)]).exit_code == 0
 
 

@@ -21,7 +21,7 @@ from zoo_datasets.training.parents import open_parents
 from zoo_datasets.training.progress import TrainingProgress
 from zoo_datasets.training.trainer import train_population, train_zoo
 from zoo_datasets.training.twins import twins_of_parents
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.zoos import get_zoo, twin_of
 
 ZOO = "digits_cnn_s"
 MODELS = 32
@@ -31,18 +31,19 @@ AMOUNT = 0.5
 TWIN_EPOCHS = 3
 
 
-def _size(run: Path) -> Growth:
+def _size(run: Path, epochs: int) -> Growth:
     """What to train: the quickstart's size, or what the run has grown to since."""
     there = Run.open(run).manifest.growth[-1] if Run.exists(run) else Growth(models=0, epochs=0)
-    return Growth(models=max(MODELS, there.models), epochs=max(EPOCHS, there.epochs))
+    return Growth(models=max(MODELS, there.models), epochs=max(epochs, there.epochs))
 
 
 def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:
     """Prune half of the weights of every model, train what is left for some epochs, and say what became of it."""
     parents = open_parents(run, epoch=EPOCHS)
-    population = twins_of_parents(parents, "magnitude", amount=AMOUNT, epochs=TWIN_EPOCHS)
-    out = runs / population.zoo.name
-    console.print(f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {TWIN_EPOCHS} epochs")
+    out = runs / twin_of(parents.zoo, "magnitude", amount=AMOUNT).name
+    epochs = _size(out, TWIN_EPOCHS).epochs
+    population = twins_of_parents(parents, "magnitude", amount=AMOUNT, epochs=epochs)
+    console.print(f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {epochs} epochs")
     with TrainingProgress(console) as progress:
         twins = train_population(lambda: open_run(population, out, data), data, observer=progress)
     metrics = pa.concat_tables([cohort.metrics() for cohort in twins.cohorts()])
@@ -69,7 +70,7 @@ def quickstart(folder: Path, console: Console) -> float:
     console.print(f"{MODELS} small networks on scikit-learn's handwritten digits, in one process, as stacks")
     data = load_images(zoo.images, zoo.architecture)
     with TrainingProgress(console) as progress:
-        size = _size(run)
+        size = _size(run, EPOCHS)
         train_zoo(zoo, run, data, models=size.models, epochs=size.epochs, observer=progress)
     if progress.trained:
         console.print(f"trained {progress.trained} states; {progress.quartiles()} (quartiles)")
