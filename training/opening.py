@@ -267,8 +267,7 @@ def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
     if there.parents != asked.parents:
-        old, new = (_told(manifest.parents) for manifest in (there, asked))
-        differences.append(f"its parents are {old} there and {new} here")
+        differences.append(f"its parents are {_told(there.parents)} there and {_told(asked.parents)} here")
     if there.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError
-from zoo_datasets.images import ImageData
+from zoo_datasets.images import ImageData, get_image_spec
 from zoo_datasets.loading import load_zoo
 from zoo_datasets.manifest import Manifest, read_manifest
 from zoo_datasets.runs import Run
@@ -125,7 +125,9 @@ def open_parents(
 def _row(parents: Parents, member: Member) -> dict[str, Any]:
     zoo = parents.zoo
     own = {"model_id": member.model_id, "seed": member.seed, "epoch": parents.epoch}
-    common = {"zoo": zoo.name, "images": zoo.images, "architecture": zoo.architecture}
+    images = get_image_spec(zoo.images, zoo.architecture)
+    common: dict[str, Any] = {"zoo": zoo.name, "images": zoo.images, "architecture": zoo.architecture}
+    common |= {"in_channels": images.channels, "classes": images.classes}
     figures = dict(parents.figures.get(member.model_id, {}))
     if figures.get("train_acc") is not None and figures.get("test_acc") is not None:
         figures["ggap"] = figures["train_acc"] - figures["test_acc"]

@@ -254,7 +254,7 @@ def test_what_cannot_be_made_sparse_is_said(dense, tmp_path):
         open_run(population, run.path, DATA)
 
 
-def test_parents_are_chosen_by_the_gap_of_their_accuracies_too(dense):
+def test_parents_are_chosen_by_whatever_their_rows_tell(dense):
     def chosen(text):
         return {member.model_id for member in open_parents(dense.path, where=parse_where(text)).members}
 
@@ -262,6 +262,7 @@ def test_parents_are_chosen_by_the_gap_of_their_accuracies_too(dense):
     gaps = {model_id: row["train_acc"] - row["test_acc"] for model_id, row in figures.items()}
     middle = sorted(gaps.values())[3]
     assert chosen(f"ggap < {middle}") == {model_id for model_id, gap in gaps.items() if gap < middle}
+    assert chosen("in_channels == 1 and classes == 10") == gaps.keys()
     assert chosen("ggap >= -1 and ggap <= 1") == gaps.keys()
 
 
