@@ -52,18 +52,18 @@ def train(
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
-    session = Session(engine, threads)
-    data = session.images(spec.images, spec.architecture, images)
+    launch = Launch(engine, threads)
+    data = launch.images(spec.images, spec.architecture, images)
 
     def check() -> Opening:
         return check_run(
-            spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=session.device
+            spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=launch.device
         )
 
-    session.carry_out(check, data.limited(limits), dry_run)
+    launch.carry_out(check, data.limited(limits), dry_run)
 
 
-class Session:
+class Launch:
     """What the commands that train share: the processes, the images, the training itself and what is said of it."""
 
     def __init__(self, engine: str, threads: int | None) -> None:

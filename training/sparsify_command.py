@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo_datasets.command_line import stoppable
-from zoo_datasets.training.command import Session
+from zoo_datasets.training.command import Launch
 
 if TYPE_CHECKING:
     from zoo_datasets.runs import Run
@@ -67,21 +67,21 @@ def sparsify(
         parents, method, epochs=epochs, amount=amount, scope=None if scope is None else scope.value
     )
     folder = out or Path("runs") / population.zoo.name
-    session = Session(engine, threads)
-    data = session.images(parents.zoo.images, parents.zoo.architecture, images)
+    launch = Launch(engine, threads)
+    data = launch.images(parents.zoo.images, parents.zoo.architecture, images)
     parents.check_images(data)
 
     def check() -> Opening:
-        return open_run(population, folder, data, path=path, device=session.device)
+        return open_run(population, folder, data, path=path, device=launch.device)
 
     for reason, count in Counter(parents.left_out.values()).items():
-        session.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
-    run = session.carry_out(check, data.limited(parents.limits), dry_run)
-    if run is not None and session.leads:
-        _tell(session, run, parents)
+        launch.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
+    run = launch.carry_out(check, data.limited(parents.limits), dry_run)
+    if run is not None and launch.leads:
+        _tell(launch, run, parents)
 
 
-def _tell(session: Session, run: Run, parents: Parents) -> None:
+def _tell(launch: Launch, run: Run, parents: Parents) -> None:
     """What became of sparsity and accuracy, and whether epoch 0 is what the parents were."""
     import pyarrow as pa
 
@@ -90,14 +90,14 @@ def _tell(session: Session, run: Run, parents: Parents) -> None:
 
     metrics = pa.concat_tables([cohort.metrics() for cohort in run.cohorts()])
     first, last = (metrics.filter(pa.compute.equal(metrics["epoch"], epoch)) for epoch in (0, run.epochs))
-    session.say(
+    launch.say(
         f"sparsity {_median(first['sparsity']):.3f} → {_median(last['sparsity']):.3f}, "
         f"test accuracy {_median(first['test_acc']):.4f} → {_median(last['test_acc']):.4f} (medians)"
     )
     zoo = run.manifest.zoo
     if zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].variational:
         difference = difference_from_parents(run, parents)
-        session.say(
+        launch.say(
             f"{'epoch 0' if difference.small else 'warning: epoch 0'} differs from the parents by at most "
             f"{difference.loss:.2g} in loss and {difference.accuracy:.2g} in relative accuracy"
         )

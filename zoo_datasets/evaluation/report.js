@@ -217,7 +217,8 @@ function showSparse() {
 function showMap() {
   const map = content.map, names = Object.keys(map.columns);
   if (map.models.length < 2) return;
-  const part = section("Map of the zoo", `The weights of ${map.models.length} models at their last epoch, in the plane.`);
+  const part = section("Map of the zoo", `The weights of ${map.models.length} models at their last epoch, in the plane; `
+    + "weights far outside of the usual range are set to its bound.");
   let column = names[0];
   const legend = make("div", { class: "legend", id: "legend" });
   if (names.length) {

@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import SpecError
 from zoo_datasets.evaluation import analysis, population
+from zoo_datasets.evaluation.features.base import fences
 from zoo_datasets.evaluation.features.umap import fit_umap
 from zoo_datasets.evaluation.population import Box
 from zoo_datasets.evaluation.predictions import predictions, representations
@@ -199,9 +200,14 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
 
 
 def _plane(weights: Tensor) -> tuple[Tensor, list[float]]:
-    """The first two principal components of rows, [K, 2], and their shares of the variance."""
+    """The first two principal components of rows, [K, 2], and their shares of the variance.
+
+    Weights are bounded by their `fences`: one diverged model would be the first component alone.
+    """
     if len(weights) < 2:
         return torch.zeros(len(weights), 2), [0.0, 0.0]
+    low, high = fences(weights.numpy())
+    weights = weights.clamp(torch.from_numpy(low), torch.from_numpy(high))
     centred = weights - weights.mean(dim=0)
     left, values, _ = torch.svd_lowrank(centred, q=min(8, *centred.shape), niter=8)
     places = torch.zeros(len(weights), 2)
