@@ -20,13 +20,13 @@ from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
 from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
-from zoo_datasets.builders.recognise import sparsity_of
 from zoo_datasets.builders.source import Block, Reading, States
 from zoo_datasets.builders.twin_losses import TwinLosses
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
 from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS, SPLITS
+from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import digest_of
 from zoo_datasets.zoos import get_zoo
 
@@ -193,9 +193,9 @@ class RawSource:
         weights = torch.from_numpy(read.weights)
         models = [entry.model for entry in found if entry.model is not None]
         if self._models.sparsifier is not None:
-            sparsity = sparsity_of(self.layout, read.weights)
-            figures["sparsity"] = pa.array(sparsity)
-            compared = map(_compared, sparsity.tolist(), columns[len(FIGURES)])
+            shares = sparsity(torch.from_numpy(read.weights), self.layout).numpy()
+            figures["sparsity"] = pa.array(shares)
+            compared = map(_compared, shares.tolist(), columns[len(FIGURES)])
             tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
         extras: dict[str, Tensor] = {}
         if self._losses is not None:

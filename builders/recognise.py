@@ -15,9 +15,8 @@ from zoo_datasets.builders.checkpoints import StoredTensor, Structure
 from zoo_datasets.errors import CheckpointError, LayoutError
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.specs import Sparsifier
+from zoo_datasets.variational import EPSILON, LOG_ALPHA_PRUNED
 
-LOG_ALPHA_PRUNED = 3.0
-_EPSILON = np.float32(1e-15)
 # Parts beside weights and biases, and the part that each belongs to.
 _BESIDE = {"log_sigma2": "weight", "log_sigma2_bias": "bias", "weight_mask": "weight", "bias_mask": "bias"}
 _RENAMED = {"weight_orig": "weight", "bias_orig": "bias"}
@@ -133,21 +132,10 @@ def acting_weights(
     return weights, noise, means
 
 
-def sparsity_of(layout: WeightLayout, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of the weights of convolutions and linear layers that are zero, float32 [K]; biases do not count."""
-    zeros = np.zeros(len(weights), np.int64)
-    count = 0
-    for spec in layout.tensors:
-        if len(spec.shape) > 1:
-            zeros += (weights[:, spec.offset : spec.offset + spec.size] == 0).sum(axis=1)
-            count += spec.size
-    return (zeros / max(count, 1)).astype(np.float32)
-
-
 def _pruned(values: NDArray[np.float32], log_sigma2: NDArray[np.float32]) -> NDArray[np.float32]:
     # The original also clamps log α, to ±8 or ±10: no value crosses the threshold by that.
     with np.errstate(all="ignore"):
-        log_alpha = log_sigma2 - 2 * np.log(np.abs(values) + _EPSILON)
+        log_alpha = log_sigma2 - 2 * np.log(np.abs(values) + np.float32(EPSILON))
     acting = np.where(log_alpha >= LOG_ALPHA_PRUNED, np.float32(0), values)
     return np.where(np.isnan(log_sigma2), np.float32(np.nan), acting)
 

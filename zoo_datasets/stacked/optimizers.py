@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 ADAM_BETAS = (0.9, 0.999)
@@ -54,10 +53,6 @@ class OptimizerKind:
 
     update: Callable[[Tensor, Tensor, State, StepSettings], None]
     state: tuple[str, ...]
-
-    def fresh(self, parameters: Tensor) -> State:
-        """The state before the first step."""
-        return {name: torch.zeros_like(parameters) for name in self.state}
 
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
