@@ -44,7 +44,7 @@ def is_raw(path: Path) -> bool:
         if child.is_dir() and not child.is_symlink():
             # Two levels tell; the full listing of a large zoo is made once, by the source.
             inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
-            if looks_raw([f"{child.name}/", *inside]):
+            if looks_raw(sorted([f"{child.name}/", *inside])):
                 return True
     return False
 
@@ -214,7 +214,7 @@ class RawSource:
             for found in self._found
             if found.model is not None
             for epoch in found.epochs
-            if (path := found.trial.checkpoints.get(epoch)) is not None
+            if (path := found.trial.checkpoint(epoch)) is not None
         ]
 
     def _extras(self) -> tuple[str, ...]:

@@ -97,8 +97,8 @@ class RawCheckpoints:
         return self._buffer[: len(files) * length].reshape(len(files), length)
 
     def _read(self, trial: Trial, epoch: int) -> tuple[Recognised, bytes]:
-        path = trial.checkpoints.get(epoch)
-        if epoch not in trial.checkpoints:
+        path = trial.checkpoint(epoch)
+        if epoch not in trial.epochs:
             raise CheckpointError("there is no checkpoint of this epoch, though result.json reports it")
         if path is None:
             raise CheckpointError("its checkpoint folder holds no file named checkpoints")
@@ -132,7 +132,9 @@ class RawCheckpoints:
 
     def _probe(self, folder: RawFolder) -> Recognised:
         """What most of a few checkpoints are, spread over the zoo."""
-        paths = [path for trial in folder.trials for path in trial.checkpoints.values() if path is not None]
+        paths = [
+            path for trial in folder.trials for epoch in trial.epochs if (path := trial.checkpoint(epoch)) is not None
+        ]
         if not paths:
             raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
         votes: Counter[tuple[str, int, int, str]] = Counter()

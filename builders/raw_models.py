@@ -130,7 +130,7 @@ class RawModels:
         except CheckpointError as error:
             problems.append(str(error))
         reported = set(found.results.epochs) if found.results else set()
-        found.epochs = tuple(sorted(trial.checkpoints.keys() | (reported & self._checkpoint_epochs)))
+        found.epochs = tuple(sorted({*trial.epochs, *(reported & self._checkpoint_epochs)}))
         try:
             found.model = self._model(trial)
         except CheckpointError as error:
@@ -150,13 +150,13 @@ class RawModels:
             raise CheckpointError(f"result.json: {error}") from error
         if not results.epochs:
             raise CheckpointError("result.json reports no epoch")
-        self.notes.update(results.notes(trial.checkpoints))
+        self.notes.update(results.notes(trial.epochs))
         return results
 
     @cached_property
     def _checkpoint_epochs(self) -> frozenset[int]:
         """Epochs of which any trial has a checkpoint: zoos may keep fewer than they report."""
-        return frozenset(epoch for trial in self._folder.trials for epoch in trial.checkpoints)
+        return frozenset().union(*(trial.epochs for trial in self._folder.trials))
 
     def _model(self, trial: Trial) -> Model:
         params: dict[str, Any] = {}

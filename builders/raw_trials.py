@@ -7,10 +7,13 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from pydantic_core import SchemaValidator, core_schema
 
 from zoo_datasets.architectures import ACTIVATIONS
 from zoo_datasets.builders.containers import Container
@@ -32,21 +35,42 @@ _EXPECTED_TRIAL_FILES = re.compile(r"params\.(json|pkl)|result\.json|progress\.c
 _EXPECTED_CHECKPOINT_FILES = re.compile(r"checkpoints|optimizer|\..*")
 
 
-@dataclass(kw_only=True, slots=True)
-class Trial:
-    """The folder of one model.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What lies in the folder of a trial, by paths relative to it.
 
     Attributes:
-        path: of the folder inside its container, with a slash at the end.
         checkpoints: the file of each epoch; None where a checkpoint folder holds none.
-        stray: paths inside it that are no part of a trial.
+        stray: what is no part of a trial.
     """
+
+    files: frozenset[str]
+    checkpoints: Mapping[int, str | None]
+    stray: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """The folder of one model. `path` is that of the folder inside its container, with a slash at the end."""
 
     name: str
     path: str
-    files: set[str] = field(default_factory=set)
-    checkpoints: dict[int, str | None] = field(default_factory=dict)
-    stray: list[str] = field(default_factory=list)
+    contents: Contents
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Names of the files that lie in it and in no folder of it."""
+        return self.contents.files
+
+    @property
+    def epochs(self) -> Collection[int]:
+        """Epochs of which there is a checkpoint folder."""
+        return self.contents.checkpoints.keys()
+
+    def checkpoint(self, epoch: int) -> str | None:
+        """Path of an epoch's checkpoint inside the container; None where its folder holds none, or there is none."""
+        file = self.contents.checkpoints.get(epoch)
+        return None if file is None else f"{self.path}{file}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +90,8 @@ def find_zoo(container: Container) -> RawFolder:
     Raises:
         SourceError: where it holds none, or several.
     """
-    folders = _trial_folders(container.entries)
+    entries = container.entries
+    folders = _trial_folders(entries)
     roots = {path[: path.rstrip("/").rfind("/") + 1] for path in folders}
     if not roots:
         raise SourceError(
@@ -76,84 +101,87 @@ def find_zoo(container: Container) -> RawFolder:
         names = ", ".join(sorted(root or "." for root in roots)[:5])
         raise SourceError(f"{container.name} holds {len(roots)} zoos ({names}); build each from its own folder")
     root = roots.pop()
-    trials = {path: Trial(name=path[len(root) : -1], path=path) for path in folders}
-    files: set[str] = set()
-    stray: list[str] = []
-    for entry in container.entries:
-        if not entry.startswith(root):
-            if not entry.endswith("/"):
-                stray.append(entry)
-            continue
-        head, slash, rest = entry[len(root) :].partition("/")
-        trial = trials.get(f"{root}{head}/") if slash else None
-        if trial is not None:
-            _sort_into(trial, entry, rest)
-        elif not entry.endswith("/"):
-            (files.add(head) if not slash and head in _ZOO_FILES else stray.append(entry))
+    trials: list[Trial] = []
+    others: list[str] = []
+    end = 0
+    for path in sorted(folders):
+        begin, before = bisect_left(entries, path), end
+        end = _end_of(path, entries)
+        others += entries[before:begin]
+        # Most trials of a zoo hold files of the same names.
+        contents = _contents_of(tuple([entry[len(path) :] for entry in entries[begin:end]]))
+        trials.append(Trial(name=path[len(root) : -1], path=path, contents=contents))
+    others += entries[end:]
+    files = {entry.removeprefix(root) for entry in others if entry.startswith(root)}.intersection(_ZOO_FILES)
+    stray = [
+        entry for entry in others if entry[-1] != "/" and not (entry.startswith(root) and entry[len(root) :] in files)
+    ]
+    stray += [f"{trial.path}{path}" for trial in trials for path in trial.contents.stray]
+    stray += set(container.refused).difference(entries)
     name = root.rstrip("/").rsplit("/", 1)[-1] or container.name
-    ordered = tuple(trials[path] for path in sorted(trials))
-    stray += [path for trial in ordered for path in trial.stray]
-    stray += set(container.refused).difference(container.entries)
-    return RawFolder(name=name, path=root, files=frozenset(files), trials=ordered, stray=tuple(sorted(stray)))
+    return RawFolder(name=name, path=root, files=frozenset(files), trials=tuple(trials), stray=tuple(sorted(stray)))
 
 
-def looks_raw(entries: Iterable[str]) -> bool:
-    """Whether a listing holds any trial."""
+def looks_raw(entries: Sequence[str]) -> bool:
+    """Whether a sorted listing holds any trial."""
     return bool(_trial_folders(entries))
 
 
-def _trial_folders(entries: Iterable[str]) -> set[str]:
-    """Folders that hold what a trial holds, or are named as one."""
+def _trial_folders(entries: Sequence[str]) -> set[str]:
+    """Folders that hold what a trial holds, or are named as one; `entries` are sorted."""
     found: set[str] = set()
-    latest = "/"  # the last folder named as a trial: what lies in it tells nothing more
-    for entry in entries:
-        if entry.startswith(latest):
-            continue
-        parts = entry.split("/")
+    position = 0
+    while position < len(entries):
+        parts = entries[position].split("/")
+        position += 1
         for depth, part in enumerate(parts[:-1]):
             inside = parts[depth + 1] if depth + 1 < len(parts) else ""
             below = depth + 2 < len(parts)
-            if (
-                (below and _CHECKPOINT_FOLDER.fullmatch(inside))
-                or (not below and inside in _TRIAL_FILES)
-                or _TRIAL_NAME.fullmatch(part)
-            ):
+            named = _TRIAL_NAME.fullmatch(part) is not None
+            if named or (below and _CHECKPOINT_FOLDER.fullmatch(inside)) or (not below and inside in _TRIAL_FILES):
                 folder = "/".join(parts[: depth + 1]) + "/"
                 found.add(folder)
-                if _TRIAL_NAME.fullmatch(part):
-                    latest = folder
+                if named:  # what lies in it tells nothing more
+                    position = _end_of(folder, entries)
                 break
     # A params.json that lies beside the trials makes their common folder no trial.
     ordered = [*sorted(found), ""]  # what lies in a folder follows it
     return {path for path, after in itertools.pairwise(ordered) if not after.startswith(path)}
 
 
-def _sort_into(trial: Trial, entry: str, rest: str) -> None:
-    """Give one entry below a trial its place."""
-    head, slash, inside = rest.partition("/")
-    if not slash:
-        if rest:
-            trial.files.add(rest)
-            if not _EXPECTED_TRIAL_FILES.fullmatch(rest):
-                trial.stray.append(entry)
-        return
-    epoch = _epoch_of(head)
-    if epoch is None:
-        if inside:
-            trial.stray.append(entry)
-        return
-    if inside == CHECKPOINT_FILE:
-        if trial.checkpoints.get(epoch) is not None:
-            trial.stray.append(entry)  # checkpoint_5 beside checkpoint_000005
+def _end_of(folder: str, entries: Sequence[str]) -> int:
+    """Where sorted entries leave a folder, whose path ends with a slash."""
+    return bisect_left(entries, f"{folder[:-1]}0")  # the character behind the slash
+
+
+@lru_cache(maxsize=256)
+def _contents_of(entries: tuple[str, ...]) -> Contents:
+    """Give all that lies below a trial's folder its place."""
+    files: set[str] = set()
+    checkpoints: dict[int, str | None] = {}
+    stray: list[str] = []
+    for entry in entries:
+        head, slash, inside = entry.partition("/")
+        epoch = _epoch_of(head) if slash else None
+        if not slash:
+            if entry:
+                files.add(entry)
+                if not _EXPECTED_TRIAL_FILES.fullmatch(entry):
+                    stray.append(entry)
+        elif epoch is None:
+            if inside:
+                stray.append(entry)
+        elif inside != CHECKPOINT_FILE:
+            checkpoints.setdefault(epoch, None)
+            if inside and not _EXPECTED_CHECKPOINT_FILES.fullmatch(inside):
+                stray.append(entry)
+        elif checkpoints.get(epoch) is not None:
+            stray.append(entry)  # checkpoint_5 beside checkpoint_000005
         else:
-            trial.checkpoints[epoch] = entry
-        return
-    trial.checkpoints.setdefault(epoch, None)
-    if inside and not _EXPECTED_CHECKPOINT_FILES.fullmatch(inside):
-        trial.stray.append(entry)
+            checkpoints[epoch] = entry
+    return Contents(files=frozenset(files), checkpoints=checkpoints, stray=tuple(stray))
 
 
-@lru_cache(maxsize=1 << 12)  # the same in each trial
 def _epoch_of(folder: str) -> int | None:
     match = _CHECKPOINT_FOLDER.fullmatch(folder)
     return None if match is None else int(match[1])
@@ -189,25 +217,37 @@ class Results:
         return [note for count, note in told if count]
 
 
+# What is read of a line of result.json; most of it is the config, again and again, which becomes no objects.
+_LINE = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            name: core_schema.typed_dict_field(core_schema.any_schema(), required=False)
+            for name in ("training_iteration", *_REPORTED)
+        }
+    )
+)
+
+
 def parse_results(data: bytes) -> Results:
     """Read a result.json: JSON lines, matched to epochs by `training_iteration` alone."""
     epochs: dict[int, tuple[float | None, ...]] = {}
     repeated = broken = strange = 0
-    decode = json.JSONDecoder().decode
+    parse = _LINE.validate_json
     for line in data.removeprefix(codecs.BOM_UTF8).split(b"\n"):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         try:
-            value = decode(line.decode())
-        except (ValueError, RecursionError):
-            value = None
-        epoch = _epoch(value.get("training_iteration")) if isinstance(value, dict) else None
+            value = parse(line).get
+        except ValueError:
+            broken += 1
+            continue
+        epoch = _epoch(value("training_iteration"))
         if epoch is None:
             broken += 1
             continue
         figures: list[float | None] = []
         for name in _REPORTED:
-            figure = value.get(name)
+            figure = value(name)
             if type(figure) is not float:
                 figure = _number(figure)
             if figure is not None and name in _SHARES and not (0 <= figure <= 1 or figure != figure):
