@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -71,7 +72,21 @@ class Structure:
     _starts: tuple[int, ...]
     _pieces: tuple[bytes, ...]
     _storages: tuple[slice, ...] = ()
+    _places: tuple[int, ...] = ()
     _checksums: struct.Struct = _NO_CHECKSUMS
+
+    @property
+    def pieces(self) -> list[tuple[int, bytes]]:
+        """All bytes that are the same in files of this structure, with their starts."""
+        return list(zip(self._starts, self._pieces, strict=True))
+
+    @property
+    def checksums(self) -> list[tuple[int, int, int]]:
+        """Start and length of bytes that a CRC is told of, and where that stands, 4 bytes little-endian."""
+        return [
+            (data.start, data.stop - data.start, place)
+            for data, place in zip(self._storages, self._places, strict=True)
+        ]
 
     def fits(self, data: bytes) -> bool:
         """Whether a file describes the same tensors at the same places."""
@@ -100,10 +115,11 @@ class Structure:
 
 
 class CheckpointReader:
-    """Reads checkpoints; remembers the structures that it has met."""
+    """Reads checkpoints; remembers the structures that it has met. Threads may use it at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[int, list[Structure]] = {}
+        self._known: dict[int, tuple[Structure, ...]] = {}
+        self._lock = threading.Lock()
 
     def structure(self, data: bytes) -> Structure:
         """The structure of a file, its checksums verified.
@@ -117,11 +133,10 @@ class CheckpointReader:
                 return known
         found = parse_structure(data)
         found.check(data)
-        if len(data) not in self._known and len(self._known) >= _KNOWN_SIZES:
-            self._known.pop(next(iter(self._known)))
-        kept = self._known.setdefault(len(data), [])
-        kept.append(found)
-        del kept[:-_KNOWN_PER_SIZE]
+        with self._lock:
+            if len(data) not in self._known and len(self._known) >= _KNOWN_SIZES:
+                self._known.pop(next(iter(self._known)))
+            self._known[len(data)] = (*self._known.get(len(data), ()), found)[-_KNOWN_PER_SIZE:]
         return found
 
 
@@ -192,7 +207,9 @@ def parse_structure(data: bytes) -> Structure:
     state = load_pickle(member_bytes(data, members, starts, "data.pkl"), CHECKPOINT)
     tensors = state_tensors(state, members, starts)
     used = {name for name in members if name.startswith("data/")}
-    return Structure(len(data), tensors, *_pieces(data, members, starts), *_checksums(len(data), members, starts, used))
+    begins, pieces = _pieces(data, members, starts)
+    storages, places, checksums = _checksums(len(data), members, starts, used)
+    return Structure(len(data), tensors, begins, pieces, storages, places, checksums)
 
 
 def state_tensors(state: object, members: dict[str, Member], starts: dict[str, int]) -> tuple[StoredTensor, ...]:
@@ -264,15 +281,16 @@ def _pieces(
 
 def _checksums(
     length: int, members: dict[str, Member], starts: dict[str, int], used: set[str]
-) -> tuple[tuple[slice, ...], struct.Struct]:
-    """Where storages lie, and a struct of a file of `length` bytes that unpacks their checksums in the same order."""
-    storages, layout, position = [], "<", 0
+) -> tuple[tuple[slice, ...], tuple[int, ...], struct.Struct]:
+    """Where storages and their checksums lie, and a struct that unpacks these from a file of `length` bytes."""
+    storages, places, layout, position = [], [], "<", 0
     for name in sorted(used, key=lambda name: members[name].record):
         place = members[name].record + CENTRAL_CRC
         storages.append(slice(starts[name], starts[name] + members[name].size))
+        places.append(place)
         layout += f"{place - position}xI"
         position = place + 4
-    return tuple(storages), struct.Struct(f"{layout}{length - position}x")
+    return tuple(storages), tuple(places), struct.Struct(f"{layout}{length - position}x")
 
 
 def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:

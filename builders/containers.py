@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
+import hashlib
 import lzma
 import os
 import shutil
@@ -21,6 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.native_files import Template, list_tree, read_alike
 from zoo_datasets.builders.zips import (
     BOMB_FLOOR,
     BOMB_RATIO,
@@ -70,6 +76,12 @@ class Container(Protocol):
             DownloadError: where that fails; a file that is not there says so when it is read.
         """
 
+    def read_alike(
+        self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files that should be of one structure; see `native_files.read_alike`. None where this container
+        does not do so."""
+
     def fingerprint(self) -> str:
         """Changes when the files change; cheap."""
 
@@ -81,13 +93,34 @@ class _AtHand:
         """Nothing to do; see `Container`."""
 
 
+class OneByOne:
+    """A container that reads file by file."""
+
+    def read_alike(self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]) -> None:
+        """Not done; see `Container`."""
+
+
 class Folder(_AtHand):
     """A folder on disk. Links are followed nowhere."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.resolve().name
         self._path = path
-        self.entries, self.refused = _walk(path)
+        self._tree = list_tree(str(path))
+        self.entries: Sequence[str]
+        self.refused: Mapping[str, str]
+        if self._tree is None:
+            self.entries, self.refused = _walk(path)
+        else:
+            told = self._tree.refused.items()
+            self.entries = self._tree.entries
+            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in told}
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a file; see `Container`."""
@@ -95,15 +128,26 @@ class Folder(_AtHand):
             raise CheckpointError(self.refused[path])
         return read_file(f"{self._path}/{path}", limit)
 
+    def read_alike(
+        self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files; see `Container`."""
+        if any(map(self.refused.__contains__, paths)):
+            return None
+        return read_alike(self._descriptor, paths, template, memory)
+
     def fingerprint(self) -> str:
         """Digest of all names, and of the sizes and times of files that are not hidden."""
-        files = [entry for entry in self.entries if entry[-1] != "/" and "/." not in entry]
-        found = [os.lstat(f"{self._path}/{entry}") for entry in files]
-        # In long strings: a list of many short ones takes longer than the files.
-        return digest_of(["/".join(self.entries), " ".join([f"{one.st_size} {one.st_mtime_ns}" for one in found])])
+        if self._tree is not None:
+            stamps = self._tree.stamps
+        else:
+            files = [entry for entry in self.entries if entry[-1] != "/" and "/." not in entry]
+            told = [os.lstat(f"{self._path}/{entry}") for entry in files]
+            stamps = " ".join([f"{one.st_size} {one.st_mtime_ns}" for one in told]).encode()
+        return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
 
 
-class ZipFile(_AtHand):
+class ZipFile(_AtHand, OneByOne):
     """A zip archive, local or behind a function that reads ranges of it."""
 
     def __init__(self, name: str, read: Read, size: int, identity: Sequence[str | int], where: str) -> None:
@@ -146,7 +190,7 @@ class ZipFile(_AtHand):
         return digest_of(self._identity)
 
 
-class TarFile(_AtHand):
+class TarFile(_AtHand, OneByOne):
     """A tar archive; a compressed one is unpacked once as a whole into a temporary file without a name."""
 
     def __init__(self, path: Path) -> None:
@@ -311,6 +355,13 @@ def _listed(members: Iterable[str], refused: Iterable[str]) -> list[str]:
     return sorted({*members, *(name for name in refused if check_name(name) is None)})
 
 
+_NO_FILE = "it is a link or a device, which are not followed"
+
+
+def _unlisted(number: int) -> str:
+    return f"it could not be listed: {os.strerror(number)}"
+
+
 def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
     entries: list[str] = []
     refused: dict[str, str] = {}
@@ -327,9 +378,9 @@ def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
                     else:
                         entries.append(path)
                         if not entry.is_file(follow_symlinks=False):
-                            refused[path] = "it is a link or a device, which are not followed"
+                            refused[path] = _NO_FILE
         except OSError as error:
-            refused[prefix] = f"it could not be listed: {error.strerror or error}"
+            refused[prefix] = _unlisted(error.errno or 0)
     entries.sort()
     return entries, refused
 

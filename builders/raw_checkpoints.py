@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers import Container
+from zoo_datasets.builders.native_files import Template
 from zoo_datasets.builders.raw_trials import RawFolder, Trial
 from zoo_datasets.builders.recognise import Recognised, acting_weights, fits, recognise
 from zoo_datasets.errors import CheckpointError, SourceError
@@ -41,40 +43,82 @@ class Weights:
     converted: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Files of one structure: their positions, and their bytes as uint8 [K, length]."""
+
+    recognised: Recognised
+    positions: Sequence[int]
+    files: NDArray[np.uint8]
+
+
+class _Memory(threading.local):
+    """Memory of a thread that each of its reads uses anew: fresh memory costs more than copying into it."""
+
+    def __init__(self) -> None:
+        self._all = np.empty(0, np.uint8)
+        self._used = 0
+
+    def reset(self) -> None:
+        """What was taken is not needed any more."""
+        self._used = 0
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """uint8 [size], not initialised."""
+        if self._used + size > self._all.size:
+            # What was taken before stays with who took it.
+            self._all = np.empty(self._used + size, np.uint8)
+        part = self._all[self._used : self._used + size]
+        self._used += size
+        return part
+
+
 class RawCheckpoints:
-    """Reads the checkpoints of a zoo, all of which must be of the kind that most are."""
+    """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Threads may read at a time."""
 
     def __init__(self, container: Container, folder: RawFolder) -> None:
         self._container = container
         self._reader = CheckpointReader()
         self._recognised: dict[int, tuple[Structure, Recognised | str]] = {}
-        self._buffer = np.empty(0, np.uint8)
+        self._templates: dict[int, tuple[Structure, Template]] = {}
+        # By the trial's name where its checkpoints are not as most are.
+        self._expected: dict[str, Recognised] = {}
+        self._lock = threading.Lock()
+        self._memory = _Memory()
         self.kind = self._probe(folder)
+        self._recognised[id(self.kind.structure)] = (self.kind.structure, self.kind)
 
     def read(self, trials: Sequence[Trial], epoch: int) -> Weights:
         """One epoch of some trials; those of one structure are sliced together."""
-        groups: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
+        self._memory.reset()
+        groups, rest = self._read_alike(trials, epoch)
         reasons: dict[int, str] = {}
-        for position, trial in enumerate(trials):
+        single: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
+        for position in rest:
             try:
-                recognised, data = self._read(trial, epoch)
+                recognised, data = self._read(trials[position], epoch)
             except CheckpointError as error:
                 reasons[position] = str(error)
                 continue
-            _, positions, files = groups.setdefault(id(recognised), (recognised, [], []))
+            _, positions, files = single.setdefault(id(recognised), (recognised, [], []))
             positions.append(position)
             files.append(data)
+        groups += [_Group(found, positions, self._together(files)) for found, positions, files in single.values()]
         if not reasons and len(groups) == 1:
-            ((recognised, positions, files),) = groups.values()
-            acting, noise, means = acting_weights(recognised, self._together(files))
-            counts = Counter(dict.fromkeys(recognised.converted, len(files)))
-            return Weights(good=positions, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
-        good = [position for position in range(len(trials)) if position not in reasons]
+            (group,) = groups
+            acting, noise, means = acting_weights(group.recognised, group.files)
+            counts = Counter(dict.fromkeys(group.recognised.converted, len(acting)))
+            good = list(group.positions)
+            return Weights(good=good, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
+        return self._merged([p for p in range(len(trials)) if p not in reasons], reasons, groups)
+
+    def _merged(self, good: list[int], reasons: dict[int, str], groups: Sequence[_Group]) -> Weights:
+        """The weights of several groups in the order of their positions."""
         row = {position: number for number, position in enumerate(good)}
         found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
-        for recognised, positions, files in groups.values():
-            rows = [row[position] for position in positions]
-            acting, noise, means = acting_weights(recognised, self._together(files))
+        for group in groups:
+            rows = [row[position] for position in group.positions]
+            acting, noise, means = acting_weights(group.recognised, group.files)
             found.weights[rows] = acting
             if noise is not None and means is not None:
                 if found.noise is None or found.means is None:
@@ -82,19 +126,60 @@ class RawCheckpoints:
                 found.noise[rows], found.means[rows] = noise, means
             elif found.means is not None:
                 found.means[rows] = acting
-            for dtype in recognised.converted:
-                found.converted[dtype] += len(files)
+            for dtype in group.recognised.converted:
+                found.converted[dtype] += len(rows)
         return found
 
+    def _read_alike(self, trials: Sequence[Trial], epoch: int) -> tuple[list[_Group], list[int]]:
+        """Read those that are of the structure that their trial's others have; gives them, and the positions of the
+        others."""
+        expected: dict[int, tuple[Recognised, list[int], list[str]]] = {}
+        rest = []
+        for position, trial in enumerate(trials):
+            recognised = self._expected.get(trial.name, self.kind)
+            path = trial.checkpoint(epoch)
+            if path is None:
+                rest.append(position)
+                continue
+            _, positions, paths = expected.setdefault(id(recognised), (recognised, [], []))
+            positions.append(position)
+            paths.append(path)
+        groups = []
+        for recognised, positions, paths in expected.values():
+            template = self._template(recognised.structure)
+            memory = self._memory.take(len(paths) * template.length + 1)
+            good = self._container.read_alike(paths, template, memory)
+            if good is None:
+                rest += positions
+                continue
+            files = memory[:-1].reshape(len(paths), template.length)
+            if not good.all():
+                rest += [position for position, fine in zip(positions, good, strict=True) if not fine]
+                positions = [position for position, fine in zip(positions, good, strict=True) if fine]
+                files = files[good]
+            if positions:
+                groups.append(_Group(recognised, positions, files))
+        return groups, sorted(rest)
+
+    def _template(self, structure: Structure) -> Template:
+        kept = self._templates.get(id(structure))
+        if kept is not None and kept[0] is structure:
+            return kept[1]
+        with self._lock:
+            if len(self._templates) >= _KNOWN:
+                self._templates.clear()
+            template = Template.of(structure)
+            self._templates[id(structure)] = (structure, template)
+            return template
+
     def _together(self, files: Sequence[bytes]) -> NDArray[np.uint8]:
-        """Files of one length as uint8 [K, length], until the next call: fresh memory costs more than the copy."""
+        """Files of one length as uint8 [K, length]."""
         length = len(files[0])
-        if self._buffer.size < len(files) * length:
-            self._buffer = np.empty(len(files) * length, np.uint8)
-        view = self._buffer.data
+        memory = self._memory.take(len(files) * length)
+        view = memory.data
         for row, data in enumerate(files):
             view[row * length : (row + 1) * length] = data
-        return self._buffer[: len(files) * length].reshape(len(files), length)
+        return memory.reshape(len(files), length)
 
     def _read(self, trial: Trial, epoch: int) -> tuple[Recognised, bytes]:
         path = trial.checkpoint(epoch)
@@ -106,6 +191,7 @@ class RawCheckpoints:
         recognised = self._recognise(self._reader.structure(data))
         if isinstance(recognised, str):
             raise CheckpointError(recognised)
+        self._expected[trial.name] = recognised
         return recognised, data
 
     def _recognise(self, structure: Structure) -> Recognised | str:
@@ -113,6 +199,10 @@ class RawCheckpoints:
         kept = self._recognised.get(id(structure))
         if kept is not None and kept[0] is structure:
             return kept[1]
+        with self._lock:
+            return self._recognise_new(structure)
+
+    def _recognise_new(self, structure: Structure) -> Recognised | str:
         found: Recognised | str
         layout = self.kind.layout
         try:

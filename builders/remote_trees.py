@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from zoo_datasets.builders.containers import read_file
+from zoo_datasets.builders.containers import OneByOne, read_file
 from zoo_datasets.builders.zips import check_name
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import CheckpointError, DownloadError, MissingError
@@ -134,7 +134,7 @@ class FsspecTree:
         return FsspecFile(self._fs, f"{self._path}/{path}", self._url)
 
 
-class RemoteFolder:
+class RemoteFolder(OneByOne):
     """A remote folder as a container; files that were fetched lie in a local folder, `mirror`.
 
     Checkpoint folders are not listed: each is taken to hold its `checkpoints`, which says so when it is not there.

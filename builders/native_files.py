@@ -1,0 +1,145 @@
+"""Listing and reading many small files by functions that the system's C compiler makes at run time.
+
+A zoo has a folder and a file for each model and epoch: what Python adds to each of them takes longer than the
+system does. The functions release Python's lock, so that threads read at the same time. Without a compiler there
+are none, and the containers do the same in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints import Structure
+from zoo_datasets.errors import NativeError
+from zoo_datasets.stacked.compiler import compile_library
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_int64), ("capacity", ctypes.c_int64)]
+
+
+class _Listing(ctypes.Structure):
+    _fields_ = [("entries", _Text), ("refused", _Text), ("stamps", _Text)]
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("length", "pieces", "checksums")),
+        *((name, ctypes.c_void_p) for name in ("piece", "checksum", "same")),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None where there is no compiler."""
+    try:
+        found = compile_library((resources.files("zoo_datasets.builders") / "files.c").read_text(encoding="utf-8"))
+    except NativeError:
+        return None
+    found.zoo_crc32.restype = ctypes.c_uint32
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What lies below a folder.
+
+    Attributes:
+        entries: paths relative to it in sorted order, those of folders with a slash at the end.
+        refused: those that cannot be read: links and devices, and folders with the number of the system's error.
+        stamps: changes when the size of a file that is not hidden changes, or the time at which it was written.
+    """
+
+    entries: list[str]
+    refused: dict[str, int | None]
+    stamps: bytes
+
+
+def list_tree(root: str, name: str = "") -> Tree | None:
+    """What lies below a folder, or of that only what `name` is or holds; None without a compiler."""
+    functions = library()
+    if functions is None:
+        return None
+    listing = _Listing()
+    try:
+        fine = functions.zoo_list(os.fsencode(root), os.fsencode(f"{name}/" if name else ""), ctypes.byref(listing))
+        entries, refused = _texts(listing.entries), _texts(listing.refused)
+        stamps = ctypes.string_at(listing.stamps.data, listing.stamps.size) if listing.stamps.size else b""
+    finally:
+        for text in (listing.entries, listing.refused, listing.stamps):
+            functions.zoo_free(ctypes.c_void_p(text.data))
+    if not fine:
+        raise MemoryError(f"{root}: no memory left for the list of its files")
+    return Tree(entries=sorted(entries), refused=dict(map(_refused, refused)), stamps=stamps)
+
+
+def _texts(text: _Text) -> list[str]:
+    return os.fsdecode(ctypes.string_at(text.data, text.size - 1)).split("\0") if text.size else []
+
+
+def _refused(text: str) -> tuple[str, int | None]:
+    if not text.startswith("/"):
+        return text, None
+    number, _, path = text[1:].partition(":")
+    return path, int(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What files of one structure have in common, as the compiled functions take it."""
+
+    length: int
+    _told: _Structure
+    _kept: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, structure: Structure) -> Template:
+        """That of a structure."""
+        pieces = np.array([(start, len(same)) for start, same in structure.pieces], np.int64).reshape(-1, 2)
+        checksums = np.array(structure.checksums, np.int64).reshape(-1, 3)
+        ends = (pieces.sum(axis=1), checksums[:, :2].sum(axis=1), checksums[:, 2] + 4)
+        assert all((end <= structure.length).all() for end in ends)
+        assert not any((places < 0).any() for places in (pieces, checksums))
+        same = np.frombuffer(b"".join(same for _, same in structure.pieces), np.uint8)
+        told = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
+        return cls(structure.length, told, (pieces, checksums, same))
+
+
+def read_alike(
+    folder: int, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+) -> NDArray[np.bool_] | None:
+    """Read files below an open folder into memory, one after another, each taking the template's length.
+
+    Args:
+        memory: uint8 [len(paths) · length + 1] or more.
+
+    Returns:
+        bool [len(paths)], whether a file is of the structure and undamaged; of the others nothing is told. None
+        without a compiler.
+    """
+    functions = library()
+    if functions is None:
+        return None
+    assert memory.size > len(paths) * template.length
+    assert memory.flags.c_contiguous
+    good = np.zeros(len(paths), np.bool_)
+    told = ctypes.byref(template._told)
+    functions.zoo_read(folder, _joined(paths), ctypes.c_int64(len(paths)), told, _at(memory), _at(good))
+    return good
+
+
+def _joined(paths: Sequence[str]) -> bytes:
+    return os.fsencode("\0".join(paths))
+
+
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
