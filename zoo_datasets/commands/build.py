@@ -110,13 +110,13 @@ def build(
     )
     for warning in result.warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    if result.left_out:
+        _print_left_out(console, result.left_out)
+    console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
     if plots:
         from zoo_datasets.card_plots import draw_plots
 
         draw_plots(out, result.config, lambda text: console.print(text, highlight=False, soft_wrap=True))
-    if result.left_out:
-        _print_left_out(console, result.left_out)
-    console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
