@@ -1,4 +1,4 @@
-"""What a config has beside its shards, derived from them: the light config without weights, and the card's plots."""
+"""What a config has beside its shards, derived from them: the light config without weights."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zoo_datasets.card_plots import plots_there
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard, read_manifest
 from zoo_datasets.schema import meta_schema
 
-PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
-
 _ROW_GROUP = 100_000
 
 
 def with_meta(repo: Path, manifest: Manifest) -> tuple[Manifest, Mapping[str, int]]:
-    """The manifest with its light config and plots, whose files are written where they are not there yet.
+    """The manifest with its light config, whose files are written where they are not there yet.
 
-    Also gives the size of each split of the light config in memory, as `datasets` counts.
+    The plots that were drawn of the same light config stay listed. Also gives the size of each split of the light
+    config in memory, as `datasets` counts.
 
     Raises:
         RepositoryError: where a shard cannot be read.
@@ -33,9 +33,7 @@ def with_meta(repo: Path, manifest: Manifest) -> tuple[Manifest, Mapping[str, in
     tables = {split: _metadata(repo, manifest, split) for split in manifest.splits}
     meta = tuple(_write(repo, manifest.config, split, table) for split, table in tables.items())
     there = _earlier(repo, manifest.config)
-    plots = there.plots if there is not None and there.meta == meta else ()
-    if not plots or not all((repo / plot).is_file() for plot in plots):
-        plots = _draw(repo, manifest.config, pa.concat_tables(tables.values()))
+    plots = plots_there(repo, there) if there is not None and there.meta == meta else ()
     num_bytes = {split: table.nbytes for split, table in tables.items()}
     return dataclasses.replace(manifest, meta=meta, plots=plots), num_bytes
 
@@ -81,16 +79,3 @@ def _write(repo: Path, config: str, split: str, table: pa.Table) -> Shard:
         bytes=len(data),
         sha256=digest,
     )
-
-
-def _draw(repo: Path, config: str, table: pa.Table) -> tuple[str, ...]:
-    """Draw the plots for which there are figures; gives their paths."""
-    from zoo_datasets.plots import accuracy_over_epochs, sparsity_over_epochs, to_png
-
-    draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
-    drawn = []
-    for name, column in PLOTS.items():
-        if table[column].null_count < table.num_rows:
-            drawn.append(f"{config}/{name}.png")
-            write_bytes(repo / drawn[-1], to_png(draw[name](table)))
-    return tuple(drawn)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import filelock
 
 from zoo_datasets.builders.building import Building, BuildResult, reasons
 from zoo_datasets.builders.from_pt import PtSource, is_pt
@@ -19,15 +16,15 @@ from zoo_datasets.builders.locations import locate
 from zoo_datasets.builders.meta import with_meta
 from zoo_datasets.builders.parts import Job, OnBad
 from zoo_datasets.builders.source import Reading, Source
+from zoo_datasets.card_plots import PLOTS
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
 from zoo_datasets.hub import write_card
+from zoo_datasets.locks import locked_card, locked_zoo
 from zoo_datasets.manifest import META, Manifest, read_manifest
 from zoo_datasets.remote import Fetched
 from zoo_datasets.runs import Run
 from zoo_datasets.specs import NAME
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +143,7 @@ def build_from(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} could not be made: {error.strerror or error}; choose another --out") from error
-    with _locked(folder / LOCK, f"another process is building {folder}; wait for it, then run the command again"):
+    with locked_zoo(repo, config):
         remove_temporaries(folder)
         if not replace:
             _check_replaceable(source, repo, config)
@@ -208,8 +205,8 @@ def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
 
 
 def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> None:
-    """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old shards go."""
-    with _locked(repo / LOCK, f"another process keeps the card of {repo} locked; run the command again", timeout=120):
+    """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old files go."""
+    with locked_card(repo):
         remove_temporaries(repo)
         manifest, meta_bytes = with_meta(repo, manifest)
         manifest.save(repo)
@@ -218,17 +215,5 @@ def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> Non
     for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
         if file.relative_to(repo).as_posix() not in referenced:
             file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, message: str, timeout: float = 0) -> Iterator[None]:
-    """Hold a lock file; a process that dies lets go of it.
-
-    Raises:
-        RepositoryError: with `message`, where another process holds it longer than `timeout` seconds.
-    """
-    try:
-        with filelock.FileLock(path, timeout=timeout):
-            yield
-    except filelock.Timeout as error:
-        raise RepositoryError(message) from error
+    for plot in {f"{manifest.config}/{name}.png" for name in PLOTS} - {*manifest.plots}:
+        (repo / plot).unlink(missing_ok=True)

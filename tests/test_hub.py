@@ -1,11 +1,9 @@
 """The card: YAML that datasets and the Hub read, and text that keeps what a person wrote."""
 
 import datasets
-import pyarrow as pa
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
-from matplotlib.collections import PolyCollection
 from raw_zoos import SEED_ZOO, TWIN_ZOO, make_twins, make_zoo
 from tiny_runs import make_run
 
@@ -14,7 +12,6 @@ from zoo_datasets.errors import RepositoryError
 from zoo_datasets.evaluation.verify import verify_repository
 from zoo_datasets.hub import YOURS, configs_of, files_of, info_of, read_card, zoos_of
 from zoo_datasets.manifest import read_manifest
-from zoo_datasets.plots import accuracy_over_epochs, sparsity_over_epochs
 from zoo_datasets.specs import Limits, members_of
 from zoo_datasets.zoos import get_zoo
 
@@ -70,8 +67,6 @@ def test_the_text_tells_recipe_limits_splits_and_what_was_left_out(repo):
     assert "Nothing was left out." in text
     assert "| train | 9 | 27 | 1 of" in text
     assert "1 point × 1,000 seeds" in text
-    assert (repo / NAME / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert f"]({NAME}/accuracy.png)" in text
     assert 'to_module(zoo["train"][0])' in text
     assert "@inproceedings{schurholt2022model," in text
 
@@ -146,16 +141,13 @@ def test_left_out_states_stand_in_a_table(tmp_path):
     assert "| weights are not finite (the model diverged) | 1 | 3 |" in (tmp_path / "repo" / "README.md").read_text()
 
 
-def test_imported_twins_are_attributed_and_show_their_sparsity(tmp_path):
+def test_imported_twins_are_attributed(tmp_path):
     parents = make_zoo(tmp_path / SEED_ZOO, models=3, epochs=(0,))
     make_twins(tmp_path / TWIN_ZOO, parents)
     build_repository(tmp_path / TWIN_ZOO, tmp_path / "repo")
     text = (tmp_path / "repo" / "README.md").read_text()
     assert "Konstantin Schürholt" in text
     assert "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)" in text
-    for plot in ("accuracy", "sparsity"):
-        assert f"](mnist_cnn_s_sparse/{plot}.png)" in text
-        assert (tmp_path / "repo" / "mnist_cnn_s_sparse" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_names_of_light_configs_are_taken(repo, tmp_path):
@@ -163,20 +155,3 @@ def test_names_of_light_configs_are_taken(repo, tmp_path):
         build_repository(tmp_path / "run", repo, "mine-meta")
     with pytest.raises(RepositoryError, match=f"{NAME}-meta is a part of {NAME}; verify that one"):
         verify_repository(repo, f"{NAME}-meta")
-
-
-def test_plots_show_every_epoch_or_thirty_of_them():
-    for epochs, shown in ((4, 4), (51, 30)):
-        epoch = [number for number in range(epochs) for _ in range(5)]
-        figures = [number / epochs + place / 1000 for number in range(epochs) for place in range(5)]
-        table = pa.table({"epoch": pa.array(epoch, pa.int32()), "train_acc": figures, "test_acc": [None, *figures[1:]],
-                          "sparsity": pa.array(figures, pa.float32())})  # fmt: skip
-        (axes,) = accuracy_over_epochs(table).axes
-        boxes = [part for part in axes.collections if isinstance(part, PolyCollection)]
-        assert [len(part.get_paths()) for part in boxes] == [shown, shown]
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
-        assert (axes.get_xticklabels()[0].get_text(), axes.get_ylabel()) == ("0", "accuracy")
-        (axes,) = sparsity_over_epochs(table).axes
-        (line,) = axes.lines
-        assert line.get_ydata()[-1] == pytest.approx(figures[-3])
-        assert len(line.get_xdata()) == shown

@@ -12,6 +12,7 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.card_text import YOURS
+from zoo_datasets.files import sha256_of
 from zoo_datasets.hub import configs_of, parse_card, read_card
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.specs import Limits
@@ -76,8 +77,9 @@ def shards_of(repo, config=A):
 
 
 def test_a_pushed_repository_is_the_same_from_the_hub(hub, client, name, built, tmp_path):
-    local = built / "small" / "repo"
+    local = shutil.copytree(built / "small" / "repo", tmp_path / "local")
     out = client.zoo("push", local, name)
+    assert f"drawing plots of {A}\n" in out
     assert f'load it: datasets.load_dataset("{name}", "{A}")' in out
     files = hub.repos[name].head.files
     assert not [path for path in files if ".lock" in path or path.endswith(".tmp")]
@@ -85,6 +87,8 @@ def test_a_pushed_repository_is_the_same_from_the_hub(hub, client, name, built, 
     card = card_on(hub, name)
     assert card.data.license == "cc-by-4.0"
     assert f'load_dataset("{name}", "{A}")' in card.text
+    assert f"]({A}/accuracy.png)" in card.text
+    assert files[f"{A}/accuracy.png"].sha256 == sha256_of(local / A / "accuracy.png")
     for config in (A, f"{A}-meta"):
         assert client.load(name, config) == client.load(str(local), config)
     rows, _ = client.load(name, A, split="train", streaming=True)
@@ -92,7 +96,9 @@ def test_a_pushed_repository_is_the_same_from_the_hub(hub, client, name, built, 
     assert client.load(name, A, "train", epochs=[1], columns=["weights"], ours=True)[0] == {"all": 9}
 
     hub.reset()
-    assert "nothing to do" in client.zoo("push", local, name)
+    out = client.zoo("push", local, name)
+    assert "nothing to do" in out
+    assert "drawing" not in out
     assert {line.partition(" ")[0] for line in hub.requests} <= {"GET", "HEAD"}
 
     # What was downloaded verifies, and can be pushed again as it is.

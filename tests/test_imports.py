@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "remote", "downloads", "ahead"),
+    ("errors", "files", "specs", "remote", "downloads", "ahead", "locks"),
     ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
     ("sparsity", "variational"),
     ("stacked", "schema", "runs", "gather", "plans"),
@@ -31,7 +31,7 @@ LEVELS = (
     ),
     ("batching", "mixing", "tasks", "models"),
     ("exporting",),
-    ("local_zoos", "publishing", "builders", "training"),
+    ("card_plots", "local_zoos", "publishing", "builders", "training"),
     ("quickstart", "command_line", "commands", "cli", "__init__"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
 
 __all__ = ["CARD", "YOURS", "Entry", "card_with", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
-           "read_card", "write_card", "zoos_of"]  # fmt: skip
+           "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 LICENSE = "cc-by-4.0"
@@ -183,6 +184,18 @@ def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], met
         section=section_of(manifest),
     )
     write_bytes(repo / CARD, card_with(read_card(repo), [entry]).encode())
+
+
+def write_section(repo: Path, manifest: Manifest) -> None:
+    """Write README.md with the section of a zoo that it lists as its manifest has it; all else stays as it is.
+
+    Raises:
+        RepositoryError: where the present card cannot be read.
+        StorageError: where the new one cannot be written.
+    """
+    card = read_card(repo)
+    entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))
+    write_bytes(repo / CARD, card_with(card, [entry]).encode())
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:

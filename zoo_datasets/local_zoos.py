@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub.hf_api import RepoFile
 
+from zoo_datasets.card_plots import draw_plots
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify import verify_repository
 from zoo_datasets.files import sha256_of
@@ -18,6 +19,7 @@ from zoo_datasets.manifest import MANIFEST, Manifest, read_manifest
 FILES_PER_FOLDER = 10_000  # the Hub's limit
 
 Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +43,7 @@ class LocalZoo:
         Raises:
             RepositoryError: where a file is missing, or there are more than the Hub takes.
         """
-        manifest = read_manifest(repo, name)
-        if manifest is None or not manifest.meta:
-            raise RepositoryError(
-                f"{repo / name} was made by an earlier version of `zoo build`; build it again, its shards stay"
-            )
-        for path in manifest.plots:  # nothing else of this machine may pass for a picture
-            if Path(path).parts != (name, Path(path).name) or not path.endswith(".png"):
-                raise RepositoryError(f"{repo / name / MANIFEST}: plot {path!r}, expected a .png in {name}/")
+        manifest = _checked_manifest(repo, name)
         files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta)}
         others = (f"{name}/{MANIFEST}", *manifest.plots)
         missing = [path for path in (*files, *others) if not (repo / path).is_file()]
@@ -116,11 +111,12 @@ class LocalZoo:
         return len(data) == there.size and str(there.blob_id) == _git_oid(data)
 
 
-def local_zoos(repo: Path, names: Sequence[str] = ()) -> list[LocalZoo]:
-    """The zoos of a local repository of these names; of all, if none is given.
+def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) -> list[LocalZoo]:
+    """The zoos of a local repository of these names; of all, if none is given. Plots that are missing are drawn.
 
     Raises:
         RepositoryError: where it is no dataset repository, holds no zoo, or one that is not complete.
+        StorageError: where plots have to be drawn and the repository cannot be written to.
         UnknownNameError: where it has no zoo of a name.
     """
     if not (repo / CARD).is_file():
@@ -131,7 +127,23 @@ def local_zoos(repo: Path, names: Sequence[str] = ()) -> list[LocalZoo]:
             raise UnknownNameError("config", name, known)
     if not known:
         raise RepositoryError(f"{repo} holds no zoo; `zoo build` makes one")
-    return [LocalZoo.read(repo, name) for name in dict.fromkeys(names or known)]
+    chosen = list(dict.fromkeys(names or known))
+    for name in chosen:
+        _checked_manifest(repo, name)
+        draw_plots(repo, name, tell)
+    return [LocalZoo.read(repo, name) for name in chosen]
+
+
+def _checked_manifest(repo: Path, name: str) -> Manifest:
+    manifest = read_manifest(repo, name)
+    if manifest is None or not manifest.meta:
+        raise RepositoryError(
+            f"{repo / name} was made by an earlier version of `zoo build`; build it again, its shards stay"
+        )
+    for path in manifest.plots:  # nothing else of this machine may pass for a picture
+        if Path(path).parts != (name, Path(path).name) or not path.endswith(".png"):
+            raise RepositoryError(f"{repo / name / MANIFEST}: plot {path!r}, expected a .png in {name}/")
+    return manifest
 
 
 def _git_oid(data: bytes) -> str:

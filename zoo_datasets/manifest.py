@@ -69,7 +69,7 @@ class Manifest:
         extras: columns that follow the weights, as `log_sigma2`.
         models, states: counts; a model is written if any of its states is.
         meta: the files of the light config, which has all columns but the weights.
-        plots: pictures for the card, paths relative to the repository.
+        plots: pictures for the card, drawn of these files when it is published; paths relative to the repository.
     """
 
     config: str

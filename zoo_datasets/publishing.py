@@ -1,6 +1,7 @@
 """Push a local dataset repository to the Hub, so that what is there loads at every moment of it.
 
-1. Check: every zoo to push is what its manifest says (the checks of `zoo verify` that need no images).
+1. Check: plots that are missing are drawn, and every zoo to push is what its manifest says (the checks of `zoo verify`
+   that need no images).
 2. Plan: read the Hub's newest card, manifests and listings; merge the card; find the files that differ.
 3. Send: files whose names are hashes of their content first, which no card mentions yet.
 4. Commit: manifests, plots and the card, on condition that the repository is still the one that was read.
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +30,13 @@ from zoo_datasets.card_text import SOMEWHERE, yours
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.hub import CARD, Entry, card_with, configs_of, entry_in, read_card
 from zoo_datasets.hub_access import DATASET, hub_errors, remote_card, remote_manifest, remote_text
-from zoo_datasets.local_zoos import LocalZoo, Progress, local_zoos
+from zoo_datasets.local_zoos import LocalZoo, Progress, Tell, local_zoos
 from zoo_datasets.manifest import META
 
 FILES_PER_COMMIT = 100  # the Hub's advice
 _CONFLICTS = 8
 _FAILURES = 3
 _LONGEST_WAIT = 300.0
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +74,7 @@ def push_repository(
 ) -> PushResult:
     """Push zoos of a local repository to a dataset on the Hub, which is made where there is none.
 
+    Plots of the local card that are missing are drawn first; a build drops those of a zoo whose figures it changes.
     Zoos that the Hub has and that are not pushed stay as they are. What stands on the Hub's card between the marks,
     its licence and its other keys stay too, unless `replace` is given.
 
@@ -91,13 +91,14 @@ def push_repository(
 
     Raises:
         RepositoryError: where the local repository is not what it says, or the Hub holds other content.
+        StorageError: where plots have to be drawn and the local repository cannot be written to.
         UnknownNameError: where it has no zoo of a name.
         HubError: where the Hub cannot be reached or refuses; says what to do. Running again goes on.
     """
     if create_pr and revision not in (None, "main"):
         raise RepositoryError("a pull request goes to the main branch: give either --create-pr or --revision")
     tell = tell or (lambda text: None)
-    zoos = local_zoos(repo, names)
+    zoos = local_zoos(repo, names, tell)
     # Closed before anything is sent: then the Hub's client shows bars of its own.
     with progress or nullcontext(lambda done, total: None) as advance:
         for zoo in zoos:

@@ -63,6 +63,9 @@ def build(
     images: Annotated[
         Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
     ] = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
+    ] = False,
     num_proc: Annotated[int, typer.Option(min=1, metavar="N", help="Processes; the result is the same.")] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
@@ -110,6 +113,10 @@ def build(
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+    if plots:
+        from zoo_datasets.card_plots import draw_plots
+
+        draw_plots(out, result.config, lambda text: console.print(text, highlight=False, soft_wrap=True))
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
