@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from isal import isal_zlib
 from isal.isal_zlib import crc32
 
 from zoo_datasets.errors import CheckpointError
@@ -211,11 +211,11 @@ def check_readable(member: Member, limit: int) -> None:
 
 
 def _inflate(data: bytes, member: Member) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflater = isal_zlib.decompressobj(-isal_zlib.MAX_WBITS)
     try:
         # One byte more than declared tells a bomb from an honest member.
         content = inflater.decompress(data, member.size + 1)
-    except zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # a class, whatever its stub says
         raise CheckpointError(f"it could not be unpacked: {error}") from error
     if len(content) > member.size:
         raise CheckpointError(f"it unpacks to more than the {member.size:,} bytes that it claims; it was refused")

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 TRIALS, EPOCHS = 98, 51
@@ -121,11 +122,13 @@ def speed(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         zoo = Path(folder) / "tune_zoo_mnist_uniform"
         count = make(zoo, trials)
-        archive = zipped(zoo)
+        stored = zipped(zoo).rename(Path(folder) / "stored_zoo_mnist_uniform.zip")
+        deflated = zipped(zoo, zipfile.ZIP_DEFLATED)
         ways = [
             ("plain loop, folder", "plain", zoo),
             ("zoo build, folder", "1", zoo),
-            ("zoo build, zip", "1", archive),
+            ("zoo build, zip (stored)", "1", stored),
+            ("zoo build, zip (deflated)", "1", deflated),
             ("zoo build, folder, 2 processes", "2", zoo),
         ]
         found: dict[str, list[tuple[float, float, float]]] = {}
