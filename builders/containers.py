@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.native_files import Template, list_tree, read_alike
+from zoo_datasets.builders.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.builders.zips import (
     BOMB_FLOOR,
     BOMB_RATIO,
@@ -96,8 +96,22 @@ class _AtHand:
 class OneByOne:
     """A container that reads file by file."""
 
-    def read_alike(self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]) -> None:
-        """Not done; see `Container`."""
+    def read_alike(
+        self: Container, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files; see `Container`."""
+        if library() is None:
+            return None
+        here = np.zeros(len(paths), np.bool_)
+        view, length = memory.data, template.length
+        for row, path in enumerate(paths):
+            with contextlib.suppress(CheckpointError):  # it is read again to learn why
+                data = self.read(path, length)
+                if len(data) == length:
+                    view[row * length : (row + 1) * length] = data
+                    here[row] = True
+        good = check_alike(memory, len(paths), template)
+        return None if good is None else here & good
 
 
 class Folder(_AtHand):

@@ -300,3 +300,10 @@ void zoo_read(int folder, const char *paths, int64_t count, const Structure *str
             close(file);
     }
 }
+
+/* The same of files that are in memory. */
+void zoo_check(int64_t count, const Structure *structure, const uint8_t *files, uint8_t *good)
+{
+    for (int64_t index = 0; index < count; index++, files += structure->length)
+        good[index] = (uint8_t)fits(files, structure);
+}

@@ -137,6 +137,22 @@ def read_alike(
     return good
 
 
+def check_alike(memory: NDArray[np.uint8], count: int, template: Template) -> NDArray[np.bool_] | None:
+    """Which of so many files in memory, one after another, are of the template's structure and undamaged.
+
+    Returns:
+        bool [count]; None without a compiler.
+    """
+    functions = library()
+    if functions is None:
+        return None
+    assert memory.size >= count * template.length
+    assert memory.flags.c_contiguous
+    good = np.zeros(count, np.bool_)
+    functions.zoo_check(ctypes.c_int64(count), ctypes.byref(template._told), _at(memory), _at(good))
+    return good
+
+
 def _joined(paths: Sequence[str]) -> bytes:
     return os.fsencode("\0".join(paths))
 

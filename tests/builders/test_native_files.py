@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of
+from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, tarred, weights_of, zipped
 
 from zoo_datasets.builders import build_repository, containers, native_files, raw_checkpoints
 from zoo_datasets.builders.checkpoints import parse_structure, read_tensors
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compile
 
 @pytest.fixture
 def without_compiler(monkeypatch):
-    monkeypatch.setattr(containers, "list_tree", lambda *_: None)
-    monkeypatch.setattr(containers, "read_alike", lambda *_: None)
+    for module in (native_files, containers):
+        monkeypatch.setattr(module, "library", lambda: None)
 
 
 def test_a_listing_is_what_python_lists(tmp_path):
@@ -138,28 +138,26 @@ def shards(repo):
     return {shard.path for shard in read_manifest(repo, "mnist_cnn_s").shards}
 
 
-def test_a_build_without_a_compiler_gives_the_same_bytes(tmp_path, without_compiler, monkeypatch):
-    zoo = tmp_path / SEED_ZOO
-    folders = make_zoo(zoo, models=8, varied=lambda index: {"model::dropout": 0.5 * (index % 2)})
+@pytest.mark.parametrize("packed", [lambda folder: folder, zipped, tarred])
+def test_a_build_without_a_compiler_gives_the_same_bytes(packed, tmp_path, without_compiler, monkeypatch):
+    folders = make_zoo(tmp_path / SEED_ZOO, models=8, varied=lambda index: {"model::dropout": 0.5 * (index % 2)})
     file = folders[0] / "checkpoint_000001" / "checkpoints"
     file.write_bytes(file.read_bytes()[:-9])
+    zoo = packed(tmp_path / SEED_ZOO)
     plain = build_repository(zoo, tmp_path / "plain")
     monkeypatch.undo()
-    calls = []
-    reading = native_files.read_alike
-    monkeypatch.setattr(containers, "read_alike", lambda *given: calls.append(given) or reading(*given))
     native = build_repository(zoo, tmp_path / "native")
-    assert calls
     assert native.left_out == plain.left_out
     assert native.rows == plain.rows == 23
     assert shards(tmp_path / "native") == shards(tmp_path / "plain")
 
 
-def test_each_trial_is_read_as_its_others_are(tmp_path, monkeypatch):
+@pytest.mark.parametrize("packed", [lambda folder: folder, zipped])
+def test_each_trial_is_read_as_its_others_are(packed, tmp_path, monkeypatch):
     """Where dropout gives the tensors other names, files are expected so, and not each is parsed again."""
     make_zoo(tmp_path / SEED_ZOO, models=8, epochs=range(5), varied=lambda index: {"model::dropout": 0.5 * (index % 2)})
     single = []
     found = raw_checkpoints.RawCheckpoints._read
     monkeypatch.setattr(raw_checkpoints.RawCheckpoints, "_read", lambda *given: single.append(given) or found(*given))
-    assert build_repository(tmp_path / SEED_ZOO, tmp_path / "repo").rows == 40
+    assert build_repository(packed(tmp_path / SEED_ZOO), tmp_path / "repo").rows == 40
     assert len(single) == 4
