@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from zoo_datasets.builders.journal import Journal, key_of
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part, plan
@@ -47,12 +49,17 @@ class BuildResult:
 
 @dataclass(kw_only=True)
 class Building:
-    """One build under way: what became of its parts so far."""
+    """One build under way: what became of its parts so far.
+
+    Attributes:
+        rows: of the shards that this process wrote, by path, without the columns as wide as the weights.
+    """
 
     job: Job
     num_proc: int
     reopen: Callable[[], Source] | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    rows: dict[str, pa.Table] = field(default_factory=dict)
     resumed: int = 0
 
     @functools.cached_property
@@ -88,8 +95,10 @@ class Building:
         advance(0)
         missing = {index: part for index, part in enumerate(self.parts) if index not in self.outcomes}
         try:
-            for index, outcome in run_parts(self.job, missing, self.num_proc, self.reopen, advance):
+            for index, outcome, rows in run_parts(self.job, missing, self.num_proc, self.reopen, advance):
                 self.outcomes[index] = outcome
+                if outcome.written is not None:
+                    self.rows[outcome.written.shard.path] = rows
                 self.journal.add(index, outcome)
         finally:
             self.journal.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def build_from(
             except RepositoryError:
                 building.discard()
                 raise
-        _commit(repo, manifest, building.num_bytes)
+        _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
 
@@ -204,13 +204,13 @@ def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
         )
 
 
-def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> None:
+def _commit(repo: Path, manifest: Manifest, building: Building) -> None:
     """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old files go."""
     with locked_card(repo):
         remove_temporaries(repo)
-        manifest, meta_bytes = with_meta(repo, manifest)
+        manifest, meta_bytes = with_meta(repo, manifest, building.rows)
         manifest.save(repo)
-        write_card(repo, manifest, num_bytes, meta_bytes)
+        write_card(repo, manifest, building.num_bytes, meta_bytes)
     referenced = {shard.path for shard in (*manifest.shards, *manifest.meta)}
     for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
         if file.relative_to(repo).as_posix() not in referenced:

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 from zoo_datasets.builders.parts import Job, OnBad, Outcome, write_part
@@ -36,8 +37,8 @@ def run_parts(
     num_proc: int,
     reopen: Callable[[], Source] | None,
     progress: Callable[[int], None],
-) -> Iterator[tuple[int, Outcome]]:
-    """Write the shards of parts; yields each part's number and outcome when it is finished, in any order.
+) -> Iterator[tuple[int, Outcome, pa.Table | None]]:
+    """Write the shards of parts; yields each part's number and what `write_part` gives, in any order.
 
     Args:
         num_proc: processes; with one, the parts are written by this one, in their order.
@@ -52,7 +53,7 @@ def run_parts(
     if processes <= 1 or (START != "fork" and reopen is None):
         rows = RowMaker(job.source, job.config)
         for index, part in parts.items():
-            yield index, write_part(job, rows, part, progress)
+            yield index, *write_part(job, rows, part, progress)
         return
     work: Callable[[], Work] = functools.partial(_same, job)
     if START != "fork" and reopen is not None:
@@ -66,9 +67,9 @@ def run_parts(
             warnings.simplefilter("ignore", DeprecationWarning)
             futures = {pool.submit(_write, part): index for index, part in parts.items()}
         for future in as_completed(futures):
-            outcome = future.result()
+            outcome, narrow = future.result()
             progress(outcome.done)
-            yield futures[future], outcome
+            yield futures[future], outcome, narrow
     except BrokenProcessPool as error:
         raise RepositoryError(
             f"a process that wrote shards of {job.repo / job.config} died, for want of memory perhaps; the repository "
@@ -98,7 +99,7 @@ def _follow() -> None:
         os._exit(1)
 
 
-def _write(part: Part) -> Outcome:
+def _write(part: Part) -> tuple[Outcome, pa.Table | None]:
     assert _work is not None
     job, rows = _work
     return write_part(job, rows, part)

@@ -11,7 +11,7 @@ import pytest
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
-from zoo_datasets.builders import Reading, build_repository, parts, plan, workers
+from zoo_datasets.builders import Reading, build_repository, meta, parts, plan, workers
 from zoo_datasets.builders.journal import JOURNAL
 from zoo_datasets.builders.source import Block, Model
 from zoo_datasets.errors import RepositoryError, SourceError
@@ -115,9 +115,12 @@ def test_a_killed_build_goes_on_and_ends_bit_for_bit_the_same(
     name, expected = undisturbed
     kill(zoo, tmp_path, where, number, when)
     assert (tmp_path / name / JOURNAL).exists() == (finished != 0)
-    written = counted(monkeypatch)
+    written, read = counted(monkeypatch), []
+    original = meta._read
+    monkeypatch.setattr(meta, "_read", lambda *arguments: read.append(1) or original(*arguments))
     result = build_repository(zoo, tmp_path)
     shards = len(read_manifest(tmp_path, name).shards)
+    assert len(read) == result.shards_resumed
     assert result.shards_resumed == (shards if finished is None else finished)
     assert len(written) == shards - result.shards_resumed
     assert content(tmp_path) == expected
