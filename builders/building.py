@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from zoo_datasets.builders.journal import Journal, key_of
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part, plan
-from zoo_datasets.builders.shards import Written
+from zoo_datasets.builders.shards import Written, sync
 from zoo_datasets.builders.source import Source
 from zoo_datasets.builders.workers import run_parts
 from zoo_datasets.errors import SourceError
@@ -79,7 +80,7 @@ class Building:
         return Journal(self.job.repo, self.job.config, key_of(self.job, self.parts))
 
     def write_shards(self, progress: Callable[[int, int], None]) -> None:
-        """Write all shards but those that are finished."""
+        """Write all shards but those that are finished; then all are on the disk."""
         self.job.refuse(self.refused)
         self.outcomes = self.journal.finished()
         self.resumed = len(self.written)
@@ -94,13 +95,20 @@ class Building:
 
         advance(0)
         missing = {index: part for index, part in enumerate(self.parts) if index not in self.outcomes}
+        syncing = ThreadPoolExecutor(1)
+        synced = [syncing.submit(sync, self.job.repo / one.shard.path) for one in self.written]
         try:
             for index, outcome, rows in run_parts(self.job, missing, self.num_proc, self.reopen, advance):
                 self.outcomes[index] = outcome
                 if outcome.written is not None:
-                    self.rows[outcome.written.shard.path] = rows
+                    path = outcome.written.shard.path
+                    self.rows[path] = rows
+                    synced.append(syncing.submit(sync, self.job.repo / path))
                 self.journal.add(index, outcome)
+            for one in synced:
+                one.result()
         finally:
+            syncing.shutdown(cancel_futures=True)
             self.journal.close()
 
     @property

@@ -18,6 +18,7 @@ from zoo_datasets.manifest import Shard
 from zoo_datasets.schema import COLUMNS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
+_BUFFER = 1 << 16
 
 _NAMES = [column.name for column in COLUMNS if column.name != WEIGHTS]
 # A dictionary does not pay where every value of a row group differs.
@@ -55,7 +56,12 @@ class _Open:
     """The file being written."""
 
     path: Path
+    sink: pa.NativeFile
     writer: pq.ParquetWriter
+
+    def close(self) -> None:
+        self.writer.close()
+        self.sink.close()
 
 
 class ShardWriter:
@@ -63,8 +69,9 @@ class ShardWriter:
 
     Batches come by epoch; each holds one epoch. Row groups never mix epochs and hold at most
     `ROW_GROUP_BYTES` of raw weights (at least one row). The cuts depend on the rows alone and not on how they
-    are batched, so the same rows give the same file. `close` finishes the shard; leaving the context without it
-    drops what is unfinished. `rows` are those of the finished shard, without the columns as wide as the weights.
+    are batched, so the same rows give the same file. `close` finishes the shard, which `sync` brings to the disk;
+    leaving the context without it drops what is unfinished. `rows` are those of the finished shard, without the
+    columns as wide as the weights.
 
     Raises:
         StorageError: where a file cannot be written; names it.
@@ -94,7 +101,7 @@ class ShardWriter:
         if self._open is not None:
             # Another error is on its way; on a full disk closing would hide it behind a second one.
             with contextlib.suppress(OSError, pa.ArrowException):
-                self._open.writer.close()
+                self._open.close()
             self._open.path.unlink(missing_ok=True)
             self._open = None
 
@@ -139,8 +146,10 @@ class ShardWriter:
         # No content-defined pages: a zoo grows by new shards, so that what was pushed is never written anew. Where a
         # shard is, because its run was not finished, whole row groups come behind the old ones, byte for byte the same.
         # They would make writing slower and files larger.
+        # Each page of a narrow column would be a write of its own.
+        sink = pa.BufferedOutputStream(pa.OSFile(str(path), "wb"), _BUFFER)
         writer = pq.ParquetWriter(
-            path,
+            sink,
             self._schema,
             # The narrow columns are 2 % of the bytes, and zstd would take a quarter of the time for them.
             compression={path: "zstd" if path in wide else "snappy" for path in paths},
@@ -149,7 +158,7 @@ class ShardWriter:
             column_encoding=dict.fromkeys(wide, "BYTE_STREAM_SPLIT"),
             write_statistics=_NAMES,
         )
-        return _Open(path=path, writer=writer)
+        return _Open(path=path, sink=sink, writer=writer)
 
     def _finish(self) -> Written | None:
         """Put the open file into its place under the name that its content gives it."""
@@ -157,9 +166,7 @@ class ShardWriter:
             return None
         done = self._open
         with _storing(self._folder):
-            done.writer.close()
-            with done.path.open("rb+") as file:
-                os.fsync(file.fileno())
+            done.close()
             digest = sha256_of(done.path)
             target = self._folder / f"{self._split}-{digest[:16]}.parquet"
             size = done.path.stat().st_size
@@ -181,6 +188,16 @@ class ShardWriter:
         )
         in_memory = size_in_memory(rows) + len(self._wide) * self._row_bytes * rows.num_rows
         return Written(shard=shard, num_bytes=in_memory, reused=reused)
+
+
+def sync(shard: Path) -> None:
+    """Wait until the bytes of a shard in its place are on the disk.
+
+    Raises:
+        StorageError: where they cannot be written.
+    """
+    with _storing(shard.parent), shard.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

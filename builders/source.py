@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,8 +212,8 @@ class Source(Protocol):
 
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
-    # A finite sum has finite terms; only the other rows need to be looked at closely.
-    if torch.isfinite(states.weights.sum(dim=1)).all():
+    # A finite sum has finite terms.
+    if math.isfinite(states.weights.sum().item()):
         return states, []
     finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
