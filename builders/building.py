@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections import Counter
@@ -15,7 +16,6 @@ from zoo_datasets.builders.journal import Journal, key_of
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part, plan
 from zoo_datasets.builders.shards import Written, sync
-from zoo_datasets.builders.source import Source
 from zoo_datasets.builders.workers import run_parts
 from zoo_datasets.errors import SourceError
 from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard
@@ -58,7 +58,6 @@ class Building:
 
     job: Job
     num_proc: int
-    reopen: Callable[[], Source] | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     rows: dict[str, pa.Table] = field(default_factory=dict)
     resumed: int = 0
@@ -98,13 +97,14 @@ class Building:
         syncing = ThreadPoolExecutor(1)
         synced = [syncing.submit(sync, self.job.repo / one.shard.path) for one in self.written]
         try:
-            for index, outcome, rows in run_parts(self.job, missing, self.num_proc, self.reopen, advance):
-                self.outcomes[index] = outcome
-                if outcome.written is not None:
-                    path = outcome.written.shard.path
-                    self.rows[path] = rows
-                    synced.append(syncing.submit(sync, self.job.repo / path))
-                self.journal.add(index, outcome)
+            with contextlib.closing(run_parts(self.job, missing, self.num_proc, advance)) as finished:
+                for index, outcome, rows in finished:
+                    self.outcomes[index] = outcome
+                    if outcome.written is not None:
+                        path = outcome.written.shard.path
+                        self.rows[path] = rows
+                        synced.append(syncing.submit(sync, self.job.repo / path))
+                    self.journal.add(index, outcome)
             for one in synced:
                 one.result()
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ def build_repository(
 
     What was there stays loadable until the new README.md is renamed into place, whenever the process dies; the next
     build of the same source goes on from the shards that were finished. The bytes of a shard depend on the source and
-    the options alone: not on where a build was interrupted, nor on the number of processes.
+    the options alone: not on where a build was interrupted, nor on `num_proc`.
 
     Args:
         source_path: a run, or a raw zoo in a folder or an archive, also behind a URL.
@@ -93,7 +92,7 @@ def build_repository(
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
-        num_proc: processes that read and write, each a shard at a time.
+        num_proc: shards that are read and written at a time, each by a thread of this process.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
 
@@ -102,16 +101,14 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
-    reopen = functools.partial(open_source, source_path, dataclasses.replace(reading or Reading(), name=name))
     return build_from(
-        reopen(fetched=fetched),
+        open_source(source_path, dataclasses.replace(reading or Reading(), name=name), fetched),
         repo,
         name,
         replace=replace,
         keep_nonfinite=keep_nonfinite,
         on_bad=on_bad,
         num_proc=num_proc,
-        reopen=reopen,
         progress=progress,
     )
 
@@ -125,10 +122,9 @@ def build_from(
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
     num_proc: int = 1,
-    reopen: Callable[[], Source] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
-    """`build_repository` of a source that is open already; `reopen` opens it again in another process."""
+    """`build_repository` of a source that is open already."""
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
@@ -148,7 +144,7 @@ def build_from(
         if not replace:
             _check_replaceable(source, repo, config)
         job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
-        building = Building(job=job, num_proc=num_proc, reopen=reopen)
+        building = Building(job=job, num_proc=num_proc)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()
         if not manifest.shards:

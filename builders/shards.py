@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ class ShardWriter:
 
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f".{self._split}.{os.getpid()}{TEMPORARY_SUFFIX}"
+        path = self._folder / f".{self._split}.{threading.get_native_id()}{TEMPORARY_SUFFIX}"
         wide = [f"{name}.list.element" for name in self._wide]
         paths = [*(name for name in self._schema.names if name not in self._wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
