@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from zoo_datasets.builders.journal import Journal, key_of
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part, plan
-from zoo_datasets.builders.shards import Written
-from zoo_datasets.builders.source import Source
+from zoo_datasets.builders.shards import Written, sync
 from zoo_datasets.builders.workers import run_parts
 from zoo_datasets.errors import SourceError
 from zoo_datasets.manifest import Count, LeftOut, Manifest, Shard
@@ -47,12 +50,16 @@ class BuildResult:
 
 @dataclass(kw_only=True)
 class Building:
-    """One build under way: what became of its parts so far."""
+    """One build under way: what became of its parts so far.
+
+    Attributes:
+        rows: of the shards that this process wrote, by path, without the columns as wide as the weights.
+    """
 
     job: Job
     num_proc: int
-    reopen: Callable[[], Source] | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    rows: dict[str, pa.Table] = field(default_factory=dict)
     resumed: int = 0
 
     @functools.cached_property
@@ -72,7 +79,7 @@ class Building:
         return Journal(self.job.repo, self.job.config, key_of(self.job, self.parts))
 
     def write_shards(self, progress: Callable[[int, int], None]) -> None:
-        """Write all shards but those that are finished."""
+        """Write all shards but those that are finished; then all are on the disk."""
         self.job.refuse(self.refused)
         self.outcomes = self.journal.finished()
         self.resumed = len(self.written)
@@ -87,11 +94,21 @@ class Building:
 
         advance(0)
         missing = {index: part for index, part in enumerate(self.parts) if index not in self.outcomes}
+        syncing = ThreadPoolExecutor(1)
+        synced = [syncing.submit(sync, self.job.repo / one.shard.path) for one in self.written]
         try:
-            for index, outcome in run_parts(self.job, missing, self.num_proc, self.reopen, advance):
-                self.outcomes[index] = outcome
-                self.journal.add(index, outcome)
+            with contextlib.closing(run_parts(self.job, missing, self.num_proc, advance)) as finished:
+                for index, outcome, rows in finished:
+                    self.outcomes[index] = outcome
+                    if outcome.written is not None:
+                        path = outcome.written.shard.path
+                        self.rows[path] = rows
+                        synced.append(syncing.submit(sync, self.job.repo / path))
+                    self.journal.add(index, outcome)
+            for one in synced:
+                one.result()
         finally:
+            syncing.shutdown(cancel_futures=True)
             self.journal.close()
 
     @property

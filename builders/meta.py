@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zoo_datasets.builders.shards import size_in_memory
 from zoo_datasets.card_plots import plots_there
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import write_bytes
@@ -20,21 +21,24 @@ from zoo_datasets.schema import meta_schema
 _ROW_GROUP = 100_000
 
 
-def with_meta(repo: Path, manifest: Manifest) -> tuple[Manifest, Mapping[str, int]]:
+def with_meta(repo: Path, manifest: Manifest, known: Mapping[str, pa.Table]) -> tuple[Manifest, Mapping[str, int]]:
     """The manifest with its light config, whose files are written where they are not there yet.
 
     The plots that were drawn of the same light config stay listed. Also gives the size of each split of the light
     config in memory, as `datasets` counts.
 
+    Args:
+        known: rows of shards by path, with these columns at least; those of the others are read.
+
     Raises:
         RepositoryError: where a shard cannot be read.
         StorageError: where a file cannot be written.
     """
-    tables = {split: _metadata(repo, manifest, split) for split in manifest.splits}
+    tables = {split: _metadata(repo, manifest, split, known) for split in manifest.splits}
     meta = tuple(_write(repo, manifest.config, split, table) for split, table in tables.items())
     there = _earlier(repo, manifest.config)
     plots = plots_there(repo, there) if there is not None and there.meta == meta else ()
-    num_bytes = {split: table.nbytes for split, table in tables.items()}
+    num_bytes = {split: size_in_memory(table) for split, table in tables.items()}
     return dataclasses.replace(manifest, meta=meta, plots=plots), num_bytes
 
 
@@ -45,18 +49,25 @@ def _earlier(repo: Path, config: str) -> Manifest | None:
         return None
 
 
-def _metadata(repo: Path, manifest: Manifest, split: str) -> pa.Table:
+def _metadata(repo: Path, manifest: Manifest, split: str, known: Mapping[str, pa.Table]) -> pa.Table:
     """All columns but the weights, of the rows of a split in their order."""
     schema = meta_schema()
     tables = []
     for shard in manifest.shards:
         if shard.split == split:
-            try:
-                table = pq.read_table(repo / shard.path, columns=schema.names, partitioning=None)
-            except (OSError, pa.ArrowException) as error:
-                raise RepositoryError(f"{shard.path} could not be read again: {error}; build it once more") from error
-            tables.append(table.replace_schema_metadata(schema.metadata))
-    return pa.concat_tables(tables).cast(schema)
+            table = known.get(shard.path)
+            if table is None:
+                table = _read(repo, shard, schema)
+            tables.append(table.select(schema.names).replace_schema_metadata(schema.metadata))
+    # One chunk a column: where the chunks end would else decide where pages end.
+    return pa.concat_tables(tables).cast(schema).combine_chunks()
+
+
+def _read(repo: Path, shard: Shard, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(repo / shard.path, columns=schema.names, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise RepositoryError(f"{shard.path} could not be read again: {error}; build it once more") from error
 
 
 def _write(repo: Path, config: str, split: str, table: pa.Table) -> Shard:

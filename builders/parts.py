@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+
 from zoo_datasets.builders.plan import Part
 from zoo_datasets.builders.shards import ShardWriter, Written
 from zoo_datasets.builders.source import RowMaker, Source, without_nonfinite
@@ -64,8 +66,10 @@ class Outcome:
         return self.states + sum(len(entry.epochs) for entry in self.left_out)
 
 
-def write_part(job: Job, rows: RowMaker, part: Part, progress: Callable[[int], None] | None = None) -> Outcome:
-    """Read a part and write its shard.
+def write_part(
+    job: Job, rows: RowMaker, part: Part, progress: Callable[[int], None] | None = None
+) -> tuple[Outcome, pa.Table | None]:
+    """Read a part and write its shard; also gives its rows, if any, without the columns as wide as the weights.
 
     Args:
         rows: makes the rows of `job.source`.
@@ -97,6 +101,7 @@ def write_part(job: Job, rows: RowMaker, part: Part, progress: Callable[[int], N
             if progress is not None and dropped:
                 progress(sum(len(entry.epochs) for entry in dropped))
         written = writer.close()
-    return Outcome(
+    outcome = Outcome(
         written=written, states=states, models=tuple(models), left_out=tuple(left_out), tallies=dict(tallies)
     )
+    return outcome, writer.rows

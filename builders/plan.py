@@ -11,7 +11,7 @@ from zoo_datasets.builders.source import Block
 from zoo_datasets.schema import SPLITS
 
 SHARD_BYTES = 500_000_000
-# Processes share the work shard by shard, and a build that was killed loses those that it had begun: a split of a
+# Threads share the work shard by shard, and a build that was killed loses those that it had begun: a split of a
 # block is cut in sixteen, but not for the sake of a few megabytes, as a reader afar fetches the footer of each.
 SMALL_SHARD_BYTES = 16_000_000
 SHARDS_OF_A_SPLIT = 16

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def build_repository(
 
     What was there stays loadable until the new README.md is renamed into place, whenever the process dies; the next
     build of the same source goes on from the shards that were finished. The bytes of a shard depend on the source and
-    the options alone: not on where a build was interrupted, nor on the number of processes.
+    the options alone: not on where a build was interrupted, nor on `num_proc`.
 
     Args:
         source_path: a run, or a raw zoo in a folder or an archive, also behind a URL.
@@ -93,7 +92,7 @@ def build_repository(
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
-        num_proc: processes that read and write, each a shard at a time.
+        num_proc: shards that are read and written at a time, each by a thread of this process.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
 
@@ -102,16 +101,14 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
-    reopen = functools.partial(open_source, source_path, dataclasses.replace(reading or Reading(), name=name))
     return build_from(
-        reopen(fetched=fetched),
+        open_source(source_path, dataclasses.replace(reading or Reading(), name=name), fetched),
         repo,
         name,
         replace=replace,
         keep_nonfinite=keep_nonfinite,
         on_bad=on_bad,
         num_proc=num_proc,
-        reopen=reopen,
         progress=progress,
     )
 
@@ -125,10 +122,9 @@ def build_from(
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
     num_proc: int = 1,
-    reopen: Callable[[], Source] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
-    """`build_repository` of a source that is open already; `reopen` opens it again in another process."""
+    """`build_repository` of a source that is open already."""
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
@@ -148,7 +144,7 @@ def build_from(
         if not replace:
             _check_replaceable(source, repo, config)
         job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
-        building = Building(job=job, num_proc=num_proc, reopen=reopen)
+        building = Building(job=job, num_proc=num_proc)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()
         if not manifest.shards:
@@ -160,7 +156,7 @@ def build_from(
             except RepositoryError:
                 building.discard()
                 raise
-        _commit(repo, manifest, building.num_bytes)
+        _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
 
@@ -204,13 +200,13 @@ def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
         )
 
 
-def _commit(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int]) -> None:
+def _commit(repo: Path, manifest: Manifest, building: Building) -> None:
     """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old files go."""
     with locked_card(repo):
         remove_temporaries(repo)
-        manifest, meta_bytes = with_meta(repo, manifest)
+        manifest, meta_bytes = with_meta(repo, manifest, building.rows)
         manifest.save(repo)
-        write_card(repo, manifest, num_bytes, meta_bytes)
+        write_card(repo, manifest, building.num_bytes, meta_bytes)
     referenced = {shard.path for shard in (*manifest.shards, *manifest.meta)}
     for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
         if file.relative_to(repo).as_posix() not in referenced:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import StorageError
@@ -17,6 +19,7 @@ from zoo_datasets.manifest import Shard
 from zoo_datasets.schema import COLUMNS, WEIGHTS
 
 ROW_GROUP_BYTES = 100_000_000
+_BUFFER = 1 << 16
 
 _NAMES = [column.name for column in COLUMNS if column.name != WEIGHTS]
 # A dictionary does not pay where every value of a row group differs.
@@ -26,6 +29,18 @@ _REPEATED = [column.name for column in COLUMNS if column.type == pa.string() and
 def rows_of_a_group(row_bytes: int) -> int:
     """The most rows that a row group holds, at `row_bytes` of raw weights in a row."""
     return max(ROW_GROUP_BYTES // row_bytes, 1)
+
+
+def size_in_memory(table: pa.Table) -> int:
+    """Bytes that Arrow needs for a table without lists: not those of the buffers that one happens to have."""
+    found = 0
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            found += 4 * (table.num_rows + 1) + (pc.sum(pc.binary_length(column)).as_py() or 0)
+        else:
+            found += table.num_rows * column.type.bit_width // 8
+        found += -(-table.num_rows // 8) if column.null_count else 0
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +57,12 @@ class _Open:
     """The file being written."""
 
     path: Path
+    sink: pa.NativeFile
     writer: pq.ParquetWriter
-    num_bytes: int = 0
-    rows: int = 0
-    models: set[str] = field(default_factory=set)
-    epochs: set[int] = field(default_factory=set)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.sink.close()
 
 
 class ShardWriter:
@@ -54,8 +70,9 @@ class ShardWriter:
 
     Batches come by epoch; each holds one epoch. Row groups never mix epochs and hold at most
     `ROW_GROUP_BYTES` of raw weights (at least one row). The cuts depend on the rows alone and not on how they
-    are batched, so the same rows give the same file. `close` finishes the shard; leaving the context without it
-    drops what is unfinished.
+    are batched, so the same rows give the same file. `close` finishes the shard, which `sync` brings to the disk;
+    leaving the context without it drops what is unfinished. `rows` are those of the finished shard, without the
+    columns as wide as the weights.
 
     Raises:
         StorageError: where a file cannot be written; names it.
@@ -66,7 +83,13 @@ class ShardWriter:
         self._folder = repo / config
         self._split = split
         self._schema = schema
-        self._capacity = rows_of_a_group(4 * schema.field(WEIGHTS).type.list_size)
+        wide = schema.field(WEIGHTS).type
+        self._wide = [column.name for column in schema if column.type == wide]
+        self._narrow = [index for index, column in enumerate(schema) if column.type != wide]
+        self._row_bytes = 4 * wide.list_size
+        self._capacity = rows_of_a_group(self._row_bytes)
+        self._taken: list[pa.RecordBatch] = []
+        self.rows: pa.Table | None = None
         self._open: _Open | None = None
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -79,7 +102,7 @@ class ShardWriter:
         if self._open is not None:
             # Another error is on its way; on a full disk closing would hide it behind a second one.
             with contextlib.suppress(OSError, pa.ArrowException):
-                self._open.writer.close()
+                self._open.close()
             self._open.path.unlink(missing_ok=True)
             self._open = None
 
@@ -88,6 +111,7 @@ class ShardWriter:
         if epoch != self._epoch:
             self._flush()
             self._epoch = epoch
+        self._taken.append(batch.select(self._narrow))
         while batch.num_rows:
             room = self._capacity - self._pending_rows
             part, batch = batch.slice(0, room), batch.slice(room)
@@ -112,24 +136,21 @@ class ShardWriter:
             if self._open is None:
                 self._open = self._begin()
             self._open.writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
-        self._open.num_bytes += batch.nbytes
-        self._open.rows += batch.num_rows
-        self._open.models.update(batch.column("model_id").to_pylist())
-        self._open.epochs.add(self._epoch)
 
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f".{self._split}.{os.getpid()}{TEMPORARY_SUFFIX}"
-        wide_type = self._schema.field(WEIGHTS).type
-        wide = [f"{name}.list.element" for name in self._schema.names if self._schema.field(name).type == wide_type]
-        paths = [*(name for name in self._schema.names if f"{name}.list.element" not in wide), *wide]
+        path = self._folder / f".{self._split}.{threading.get_native_id()}{TEMPORARY_SUFFIX}"
+        wide = [f"{name}.list.element" for name in self._wide]
+        paths = [*(name for name in self._schema.names if name not in self._wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
         # a network. Statistics over millions of values would prune nothing and can break page headers.
         # No content-defined pages: a zoo grows by new shards, so that what was pushed is never written anew. Where a
         # shard is, because its run was not finished, whole row groups come behind the old ones, byte for byte the same.
         # They would make writing slower and files larger.
+        # Each page of a narrow column would be a write of its own.
+        sink = pa.BufferedOutputStream(pa.OSFile(str(path), "wb"), _BUFFER)
         writer = pq.ParquetWriter(
-            path,
+            sink,
             self._schema,
             # The narrow columns are 2 % of the bytes, and zstd would take a quarter of the time for them.
             compression={path: "zstd" if path in wide else "snappy" for path in paths},
@@ -138,7 +159,7 @@ class ShardWriter:
             column_encoding=dict.fromkeys(wide, "BYTE_STREAM_SPLIT"),
             write_statistics=_NAMES,
         )
-        return _Open(path=path, writer=writer)
+        return _Open(path=path, sink=sink, writer=writer)
 
     def _finish(self) -> Written | None:
         """Put the open file into its place under the name that its content gives it."""
@@ -146,9 +167,7 @@ class ShardWriter:
             return None
         done = self._open
         with _storing(self._folder):
-            done.writer.close()
-            with done.path.open("rb+") as file:
-                os.fsync(file.fileno())
+            done.close()
             digest = sha256_of(done.path)
             target = self._folder / f"{self._split}-{digest[:16]}.parquet"
             size = done.path.stat().st_size
@@ -158,16 +177,28 @@ class ShardWriter:
             else:
                 done.path.replace(target)
         self._open = None
+        self.rows = rows = pa.Table.from_batches(self._taken).combine_chunks()
         shard = Shard(
             path=target.relative_to(self._repo).as_posix(),
             split=self._split,
-            rows=done.rows,
-            models=len(done.models),
-            epochs=tuple(sorted(done.epochs)),
+            rows=rows.num_rows,
+            models=pc.count_distinct(rows["model_id"]).as_py(),
+            epochs=tuple(sorted(pc.unique(rows["epoch"]).to_pylist())),
             bytes=size,
             sha256=digest,
         )
-        return Written(shard=shard, num_bytes=done.num_bytes, reused=reused)
+        in_memory = size_in_memory(rows) + len(self._wide) * self._row_bytes * rows.num_rows
+        return Written(shard=shard, num_bytes=in_memory, reused=reused)
+
+
+def sync(shard: Path) -> None:
+    """Wait until the bytes of a shard in its place are on the disk.
+
+    Raises:
+        StorageError: where they cannot be written.
+    """
+    with _storing(shard.parent), shard.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,14 +207,14 @@ class Source(Protocol):
         """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
 
         Yields a piece at a time, so that no more than a cohort is ever held; a state that cannot be read
-        comes as `LeftOut` with its reason.
+        comes as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
 
 
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     """The states whose weights are all finite, and the others."""
-    # A finite sum has finite terms; only the other rows need to be looked at closely.
-    if torch.isfinite(states.weights.sum(dim=1)).all():
+    # A finite sum has finite terms.
+    if math.isfinite(states.weights.sum().item()):
         return states, []
     finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
@@ -224,13 +226,14 @@ def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
 
 
 class RowMaker:
-    """Turns states into record batches of `schema`: the one place where rows are made."""
+    """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
 
     def __init__(self, source: Source, config: str) -> None:
         self.schema = arrow_schema(source.layout, source.extras)
         self._columns = [(column.name, column.type) for column in self.schema]
         self._weights_type = weights_type(source.layout)
         self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
+        self._lock = threading.Lock()
         self._constants = {
             "zoo": config,
             "architecture": source.architecture,
@@ -244,7 +247,8 @@ class RowMaker:
         figures = dict(states.figures)
         if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
-        lasting = self._lasting(states.models)
+        with self._lock:
+            lasting = self._lasting(states.models)
         columns = []
         for name, kind in self._columns:
             if name == WEIGHTS or name in states.extras:

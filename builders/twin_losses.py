@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ class TwinLosses:
         if reading.images is not None:
             self._data = load_images(images, architecture, reading.images).limited(reading.limits)
         self._keep = reading.keep_log_sigma2
+        self._evaluating = threading.Lock()  # which takes all cores as it is
 
     def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
         """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
@@ -95,7 +97,9 @@ class TwinLosses:
         activations = [model.columns["activation"] for model in models]
         for activation in sorted(set(activations)):
             places = torch.tensor([index for index, own in enumerate(activations) if own == activation])
-            loss[places], accuracy[places] = evaluate(weights[places], data, self._architecture, activation, split)
+            with self._evaluating:
+                found = evaluate(weights[places], data, self._architecture, activation, split)
+            loss[places], accuracy[places] = found
         return loss.tolist(), accuracy.tolist()
 
 

@@ -75,7 +75,7 @@ def ours(source: Path, out: Path, num_proc: int = 1) -> None:
 
 
 def do(way: str, source: Path, out: Path) -> None:
-    """Import by one way: `plain`, or `zoo build` with so many processes."""
+    """Import by one way: `plain`, or `zoo build` with so many threads."""
     if way == "plain":
         plain(source, out)
     else:
@@ -83,7 +83,7 @@ def do(way: str, source: Path, out: Path) -> None:
 
 
 def measure(way: str, source: Path) -> tuple[float, float, float]:
-    """Seconds of work, CPU seconds, and peak memory in MB of the largest process of one way, run by itself."""
+    """Seconds of work, CPU seconds, and peak memory in MB of one way, run by itself."""
     command = [sys.executable, __file__, "--way", way, "--source", str(source)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds, cpu, peak = json.loads(done.stdout.splitlines()[-1])
@@ -110,9 +110,9 @@ def run_way(way: str, source: Path) -> None:
 
 
 def _usage() -> tuple[float, float]:
-    """CPU seconds of this process and of those that it began and that ended, and the peak memory of one in MB."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used), max(one.ru_maxrss for one in used) / 1024
+    """CPU seconds of this process, and its peak memory in MB."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def speed(trials: int) -> None:
@@ -129,7 +129,7 @@ def speed(trials: int) -> None:
             ("zoo build, folder", "1", zoo),
             ("zoo build, zip (stored)", "1", stored),
             ("zoo build, zip (deflated)", "1", deflated),
-            ("zoo build, folder, 2 processes", "2", zoo),
+            ("zoo build, folder, --num-proc 2", "2", zoo),
         ]
         found: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(3):  # in turn, so that a busy moment of the machine hits all alike
@@ -166,7 +166,7 @@ def memory() -> None:
         for title, source in ((f"{count:,} checkpoints of cnn_s", many), (f"{rows} of resnet18, 45 MB each", large)):
             for num_proc in ("1", "2"):
                 _, cpu, peak = measure(num_proc, source)
-                print(f"{title:36} --num-proc {num_proc}: {peak:6.0f} MB in the largest process, CPU {cpu:6.1f} s")
+                print(f"{title:36} --num-proc {num_proc}: {peak:6.0f} MB, CPU {cpu:6.1f} s")
 
 
 def main() -> None:

@@ -80,6 +80,8 @@ def test_rows_have_the_ids_of_the_raw_zoo_and_the_authors_split(tmp_path, author
             assert (row["activation"], row["lr"]) == ("tanh", 0.0003)
     assert any("raw zoo is not at hand" in warning for warning in result.warnings)
     assert verify_repository(tmp_path / "repo", result.config).ok
+    build_repository(file, tmp_path / "threads", "mnist_cnn_s_pt", num_proc=3)
+    assert (tmp_path / "threads" / "README.md").read_bytes() == (tmp_path / "repo" / "README.md").read_bytes()
 
 
 def test_the_raw_zoo_beside_the_file_tells_the_hyperparameters(tmp_path, authors_class, monkeypatch):

@@ -1,20 +1,21 @@
-"""A build that was killed goes on from its finished shards; processes share it; the result is always the same."""
+"""A build that was killed goes on from its finished shards; threads share it; the result is always the same."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
-from zoo_datasets.builders import Reading, build_repository, parts, plan, workers
+from zoo_datasets.builders import Reading, build_repository, meta, parts, plan, workers
 from zoo_datasets.builders.journal import JOURNAL
 from zoo_datasets.builders.source import Block, Model
-from zoo_datasets.errors import RepositoryError, SourceError
+from zoo_datasets.errors import SourceError, StorageError
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.schema import SPLITS
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from zoo_datasets.builders import build_repository, journal, parts, plan, repository, shards
 
 plan.SMALL_SHARD_BYTES = 90_000
-source, repo, where, number, when = sys.argv[1:]
+source, repo, where, number, when, num_proc = sys.argv[1:]
 owner, name = {
     "shard": (parts.ShardWriter, "close"), "row group": (shards.pq.ParquetWriter, "write_table"),
     "journal": (journal.Journal, "add"), "journal file": (journal.Path, "replace"),
@@ -45,7 +46,7 @@ def dying(*arguments, **options):
     return result
 
 setattr(owner, name, dying)
-build_repository(Path(source), Path(repo))
+build_repository(Path(source), Path(repo), num_proc=int(num_proc))
 """
 
 
@@ -79,9 +80,9 @@ def content(repo):
     return {path.relative_to(repo).as_posix(): path.read_bytes() for path in files}
 
 
-def kill(source, repo, where, number, when):
+def kill(source, repo, where, number, when, num_proc=1):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(source), str(repo), where, str(number), when],
+        [sys.executable, "-c", PROGRAM, *map(str, (source, repo, where, number, when, num_proc))],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -101,23 +102,26 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("where", "number", "when", "finished"),
+    ("where", "number", "when", "num_proc", "finished"),
     [
-        ("row group", 3, "before", 2),
-        ("journal file", 2, "before", 0),
-        ("journal", 3, "after", 3),
-        ("card", 1, "after", None),
+        ("row group", 3, "before", 1, 2),
+        ("journal file", 2, "before", 1, 0),
+        ("journal", 3, "after", 2, 3),
+        ("card", 1, "after", 2, None),
     ],
 )
 def test_a_killed_build_goes_on_and_ends_bit_for_bit_the_same(
-    zoo, undisturbed, tmp_path, monkeypatch, where, number, when, finished
+    zoo, undisturbed, tmp_path, monkeypatch, where, number, when, num_proc, finished
 ):
     name, expected = undisturbed
-    kill(zoo, tmp_path, where, number, when)
+    kill(zoo, tmp_path, where, number, when, num_proc)
     assert (tmp_path / name / JOURNAL).exists() == (finished != 0)
-    written = counted(monkeypatch)
-    result = build_repository(zoo, tmp_path)
+    written, read = counted(monkeypatch), []
+    original = meta._read
+    monkeypatch.setattr(meta, "_read", lambda *arguments: read.append(1) or original(*arguments))
+    result = build_repository(zoo, tmp_path, num_proc=num_proc)
     shards = len(read_manifest(tmp_path, name).shards)
+    assert len(read) == result.shards_resumed
     assert result.shards_resumed == (shards if finished is None else finished)
     assert len(written) == shards - result.shards_resumed
     assert content(tmp_path) == expected
@@ -169,7 +173,7 @@ def test_a_changed_source_and_changed_options_begin_again(tmp_path, monkeypatch)
     assert content(tmp_path / "repo") == content(tmp_path / "changed") != content(tmp_path / "expected")
 
 
-def test_any_number_of_processes_gives_the_same_bytes(zoo, undisturbed, tmp_path):
+def test_any_number_of_threads_gives_the_same_bytes(zoo, undisturbed, tmp_path):
     name, expected = undisturbed
     for number in (2, 5):
         seen = []
@@ -199,26 +203,45 @@ def test_runs_and_archives_are_shared_out_too(zoo, undisturbed, tmp_path):
     assert content(tmp_path / "1") == content(tmp_path / "2")
 
 
-@pytest.mark.slow
-def test_processes_that_open_the_source_again_give_the_same_bytes(zoo, undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "START", "spawn")
-    build_repository(zoo, tmp_path, num_proc=2)
-    assert content(tmp_path) == undisturbed[1]
-
-
-def test_a_process_that_dies_is_told_and_nothing_finished_is_lost(zoo, undisturbed, tmp_path, monkeypatch):
-    def dying(job, rows, part, progress=None):
-        if part.split != "train":
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGKILL)
+def test_an_error_in_a_thread_stops_the_others_and_nothing_finished_is_lost(zoo, undisturbed, tmp_path, monkeypatch):
+    def failing(job, rows, part, progress=None):
+        if part.split == "validation":
+            raise StorageError("the disk is full")
         return parts.write_part(job, rows, part, progress)
 
-    monkeypatch.setattr(workers, "write_part", dying)
-    with pytest.raises(RepositoryError, match="a process .* died, .* smaller --num-proc"):
+    monkeypatch.setattr(workers, "write_part", failing)
+    with pytest.raises(StorageError, match="the disk is full"):
         build_repository(zoo, tmp_path, num_proc=2)
+    assert not list(tmp_path.rglob("*.tmp"))
     monkeypatch.setattr(workers, "write_part", parts.write_part)
     assert build_repository(zoo, tmp_path).shards_resumed >= 1
     assert content(tmp_path) == undisturbed[1]
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_ctrl_c_stops_after_the_pieces_at_hand(zoo, undisturbed, tmp_path, monkeypatch, num_proc):
+    name, expected = undisturbed
+    begun, threads = [], threading.active_count()
+    original = parts.ShardWriter.add
+
+    def interrupted(*arguments):
+        begun.append(1)
+        if len(begun) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        if len(begun) >= 6:
+            time.sleep(0.2)
+        original(*arguments)
+
+    monkeypatch.setattr(parts.ShardWriter, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_repository(zoo, tmp_path, num_proc=num_proc)
+    assert len(begun) <= 5 + num_proc
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert threading.active_count() == threads
+    finished = len((tmp_path / name / JOURNAL).read_bytes().splitlines()) - 1
+    monkeypatch.setattr(parts.ShardWriter, "add", original)
+    assert build_repository(zoo, tmp_path, num_proc=num_proc).shards_resumed == finished >= 1
+    assert content(tmp_path) == expected
 
 
 def test_the_plan_covers_each_state_once_and_keeps_shards_small(monkeypatch):

@@ -66,7 +66,9 @@ def build(
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
     ] = False,
-    num_proc: Annotated[int, typer.Option(min=1, metavar="N", help="Processes; the result is the same.")] = 1,
+    num_proc: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
+    ] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
     from rich.console import Console
