@@ -117,10 +117,10 @@ class OneByOne:
 class Folder(_AtHand):
     """A folder on disk. Links are followed nowhere."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         self.name = path.resolve().name
         self._path = path
-        self._tree = list_tree(str(path))
+        self._tree = list_tree(str(path), threads)
         self.entries: Sequence[str]
         self.refused: Mapping[str, str]
         if self._tree is None:
@@ -327,15 +327,15 @@ def is_archive(path: Path) -> bool:
     return any(path.name.lower().endswith(kind.endings) for kind in ARCHIVES)
 
 
-def open_container(path: Path) -> Container:
-    """The container at a path.
+def open_container(path: Path, threads: int = 1) -> Container:
+    """The container at a path; a folder is listed by so many threads.
 
     Raises:
         SourceError: where there is none, or the archive is broken.
     """
     try:
         if path.is_dir():
-            return Folder(path)
+            return Folder(path, threads)
         for kind in ARCHIVES:
             if path.name.lower().endswith(kind.endings):
                 return kind.open(path)

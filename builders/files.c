@@ -52,8 +52,9 @@ typedef struct {
     Text entries, refused, stamps;
 } Listing;
 
-/* What lies below a folder, whose descriptor is closed. Returns 0 where there is no memory left. */
-static int list_below(int folder, Text *prefix, Listing *found, int depth);
+/* What lies below a folder, whose descriptor is closed: of its sorted children one of so many parts. Returns 0 where
+   there is no memory left. */
+static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Listing *found, int depth);
 
 static int not_listed(Text *prefix, Listing *found, int reason)
 {
@@ -84,7 +85,7 @@ static int add(int folder, char *name, size_t length, Text *prefix, Listing *fou
         return 0;
     name[length - 1] = 0;
     int below = depth < DEEPEST ? openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
-    int fine = below >= 0 ? list_below(below, prefix, found, depth + 1)
+    int fine = below >= 0 ? list_below(below, 0, 1, prefix, found, depth + 1)
                           : not_listed(prefix, found, depth < DEEPEST ? errno : ENAMETOOLONG);
     prefix->size = before;
     return fine;
@@ -109,7 +110,7 @@ static int take(int folder, const struct dirent64 *entry, Text *prefix, Text *na
            (kind == DT_DIR || kind == DT_REG || put_path(&found->refused, "", prefix, name));
 }
 
-static int list_below(int folder, Text *prefix, Listing *found, int depth)
+static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Listing *found, int depth)
 {
     /* The system's own call: readdir adds four others to each folder, and most hold two files. */
     _Alignas(struct dirent64) char buffer[8192];
@@ -129,7 +130,7 @@ static int list_below(int folder, Text *prefix, Listing *found, int depth)
         sorted[index] = next;
     if (fine && count)
         qsort(sorted, (size_t)count, sizeof *sorted, by_name);
-    for (int64_t index = 0; fine && index < count; index++)
+    for (int64_t index = count * part / parts; fine && index < count * (part + 1) / parts; index++)
         fine = add(folder, sorted[index], strlen(sorted[index]), prefix, found, depth);
     free(sorted);
     free(names.data);
@@ -139,23 +140,14 @@ static int list_below(int folder, Text *prefix, Listing *found, int depth)
 
 /* The paths of all that lies below a folder, sorted, those of folders with a slash at the end; those that cannot be
    read: links and devices, and after "/errno:" folders; and in `stamps` two int64 of each file that is not hidden, its
-   size and its time of change in nanoseconds. The caller frees `data` of all, in any case. */
-int zoo_list(const char *root, const char *name, Listing *found)
+   size and its time of change in nanoseconds. Parts one behind the other give the whole. The caller frees `data` of
+   all, in any case. */
+int zoo_list(const char *root, int64_t part, int64_t parts, Listing *found)
 {
     memset(found, 0, sizeof *found);
     Text prefix = {0};
     int folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fine;
-    if (folder < 0) {
-        fine = not_listed(&prefix, found, errno);
-    } else if (!*name) {
-        fine = list_below(folder, &prefix, found, 0);
-    } else {
-        char *copy = strdup(name);
-        fine = copy && add(folder, copy, strlen(copy), &prefix, found, 0);
-        free(copy);
-        close(folder);
-    }
+    int fine = folder < 0 ? not_listed(&prefix, found, errno) : list_below(folder, part, parts, &prefix, found, 0);
     free(prefix.data);
     return fine;
 }

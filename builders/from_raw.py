@@ -82,7 +82,8 @@ class RawSource:
         Raises:
             SourceError: where there is none, or nothing tells what it is.
         """
-        return cls(open_container(path), reading, path.resolve().parent)
+        threads = reading.num_proc if reading is not None else 1
+        return cls(open_container(path, threads), reading, path.resolve().parent)
 
     @property
     def source_id(self) -> str:
@@ -207,15 +208,12 @@ class RawSource:
                 extras = {LOG_SIGMA2: noise, MEANS: means}
         return States(epoch=epoch, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
 
-    def _paths(self) -> list[str]:
+    def _paths(self) -> Iterator[str]:
         """The checkpoints that will be read."""
-        return [
-            path
-            for found in self._found
-            if found.model is not None
-            for epoch in found.epochs
-            if (path := found.trial.checkpoint(epoch)) is not None
-        ]
+        for found in self._found:
+            if found.model is not None:
+                paths = map(found.trial.checkpoint, found.epochs)
+                yield from (path for path in paths if path is not None)
 
     def _extras(self) -> tuple[str, ...]:
         if not self._reading.keep_log_sigma2:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -64,14 +66,27 @@ class Tree:
     stamps: bytes
 
 
-def list_tree(root: str, name: str = "") -> Tree | None:
-    """What lies below a folder, or of that only what `name` is or holds; None without a compiler."""
+def list_tree(root: str, threads: int = 1) -> Tree | None:
+    """What lies below a folder, listed by so many threads; None without a compiler."""
     functions = library()
     if functions is None:
         return None
+    if threads <= 1:
+        return _list_part(functions, root, 0, 1)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(lambda part: _list_part(functions, root, part, threads), range(threads)))
+    return Tree(
+        entries=sorted(itertools.chain.from_iterable(part.entries for part in parts)),
+        refused={path: number for part in parts for path, number in part.refused.items()},
+        stamps=b"".join(part.stamps for part in parts),
+    )
+
+
+def _list_part(functions: ctypes.CDLL, root: str, part: int, parts: int) -> Tree:
     listing = _Listing()
+    place = (ctypes.c_int64(part), ctypes.c_int64(parts))
     try:
-        fine = functions.zoo_list(os.fsencode(root), os.fsencode(f"{name}/" if name else ""), ctypes.byref(listing))
+        fine = functions.zoo_list(os.fsencode(root), *place, ctypes.byref(listing))
         entries, refused = _texts(listing.entries), _texts(listing.refused)
         stamps = ctypes.string_at(listing.stamps.data, listing.stamps.size) if listing.stamps.size else b""
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -222,16 +222,12 @@ class RawCheckpoints:
 
     def _probe(self, folder: RawFolder) -> Recognised:
         """What most of a few checkpoints are, spread over the zoo."""
-        paths = [
-            path for trial in folder.trials for epoch in trial.epochs if (path := trial.checkpoint(epoch)) is not None
-        ]
-        if not paths:
-            raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
+        places = [(trial, epoch) for trial in folder.trials for epoch in trial.epochs]
         votes: Counter[tuple[str, int, int, str]] = Counter()
         seen: dict[tuple[str, int, int, str], Recognised] = {}
         reason = ""
-        self._container.prepare(itertools.islice(_spread(paths), _PROBES), MAX_CHECKPOINT)
-        for path in _spread(paths):
+        self._container.prepare(itertools.islice(_spread(places), _PROBES), MAX_CHECKPOINT)
+        for path in _spread(places):
             try:
                 found = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
             except CheckpointError as error:
@@ -242,13 +238,15 @@ class RawCheckpoints:
             seen.setdefault(key, found)
             if votes.total() >= _PROBES:
                 break
+        if not votes and not reason:
+            raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
         if not votes:
             raise SourceError(f"{folder.name}: no checkpoint of it could be read; one of them, {reason}")
         return seen[votes.most_common(1)[0][0]]
 
 
-def _spread(paths: Sequence[str]) -> Iterable[str]:
-    """All paths, the first few of them far from each other."""
-    step = max(len(paths) // _PROBES, 1)
-    yield from paths[::step]
-    yield from (path for index, path in enumerate(paths) if index % step)
+def _spread(places: Sequence[tuple[Trial, int]]) -> Iterator[str]:
+    """The paths of all checkpoints, the first few of them far from each other."""
+    step = max(len(places) // _PROBES, 1)
+    ordered = itertools.chain(places[::step], (place for index, place in enumerate(places) if index % step))
+    return (path for trial, epoch in ordered if (path := trial.checkpoint(epoch)) is not None)

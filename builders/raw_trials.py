@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import SchemaValidator, core_schema
@@ -27,6 +28,8 @@ MAX_EPOCH = 1_000_000
 
 _REPORTED = (*FIGURES, "sparsity_ratio")
 _SHARES = frozenset(name for name in _REPORTED if not name.endswith("loss"))
+_shares = itemgetter(*(place for place, name in enumerate(_REPORTED) if name in _SHARES))
+_USUAL = frozenset((float, type(None)))
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint_(\d{1,9})")
 _TRIAL_NAME = re.compile(r".*tune_trainable.*")
 _TRIAL_FILES = ("params.json", "result.json", "params.pkl", "progress.csv")
@@ -245,18 +248,24 @@ def parse_results(data: bytes) -> Results:
         if epoch is None:
             broken += 1
             continue
-        figures: list[float | None] = []
-        for name in _REPORTED:
-            figure = value(name)
-            if type(figure) is not float:
-                figure = _number(figure)
-            if figure is not None and name in _SHARES and not (0 <= figure <= 1 or figure != figure):
-                figure = None
-                strange += 1
-            figures.append(figure)
+        figures = tuple(map(value, _REPORTED))
+        if not _USUAL.issuperset(map(type, figures)) or not all(map(_is_share, _shares(figures))):
+            figures, odd = _checked(figures)
+            strange += odd
         repeated += epoch in epochs
-        epochs[epoch] = tuple(figures)
+        epochs[epoch] = figures
     return Results(epochs=epochs, repeated=repeated, broken=broken, strange=strange)
+
+
+def _checked(figures: Iterable[Any]) -> tuple[tuple[float | None, ...], int]:
+    """Figures as numbers or None, and how many were numbers that cannot be."""
+    numbers = [_number(figure) for figure in figures]
+    odd = [name in _SHARES and not _is_share(number) for name, number in zip(_REPORTED, numbers, strict=True)]
+    return tuple(None if strange else number for strange, number in zip(odd, numbers, strict=True)), sum(odd)
+
+
+def _is_share(figure: float | None) -> bool:
+    return figure is None or 0 <= figure <= 1 or figure != figure
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -319,6 +328,8 @@ def _column(column: str, value: Any) -> Any:
 
 
 def _epoch(value: Any) -> int | None:
+    if type(value) is int and 0 <= value <= MAX_EPOCH:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return int(value) if value == int(value) and 0 <= value <= MAX_EPOCH else None

@@ -92,7 +92,7 @@ def build_repository(
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
-        num_proc: shards that are read and written at a time, each by a thread of this process.
+        num_proc: threads of this process that list the source, and read and write a shard each at a time.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
 
@@ -101,8 +101,9 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
+    reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
     return build_from(
-        open_source(source_path, dataclasses.replace(reading or Reading(), name=name), fetched),
+        open_source(source_path, reading, fetched),
         repo,
         name,
         replace=replace,

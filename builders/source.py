@@ -112,6 +112,7 @@ class Reading:
         parents: where the parents of twins lie: a path or a URL.
         keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
         images: a folder with the images, to recompute losses that are recorded with something added to them.
+        num_proc: threads that list what there is.
     """
 
     name: str | None = None
@@ -122,6 +123,7 @@ class Reading:
     parents: Path | str | None = None
     keep_log_sigma2: bool = False
     images: Path | None = None
+    num_proc: int = 1
 
     @property
     def everything(self) -> bool:

@@ -41,11 +41,14 @@ def test_a_listing_is_what_python_lists(tmp_path):
     assert Folder(root).refused["a/pipe"] == refused["a/pipe"]
 
 
-def test_one_folder_of_a_folder(tmp_path):
-    for name in ("one/x", "one/y/z", "other/x"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert list_tree(str(tmp_path), "one").entries == ["one/", "one/x", "one/y/", "one/y/z"]
+@pytest.mark.parametrize("threads", [2, 3, 9])
+def test_threads_list_the_same(threads, tmp_path):
+    make_zoo(tmp_path / SEED_ZOO, models=5)
+    (tmp_path / SEED_ZOO / "link").symlink_to(tmp_path)
+    (tmp_path / SEED_ZOO / "stray").touch()
+    assert list_tree(str(tmp_path / SEED_ZOO), threads) == list_tree(str(tmp_path / SEED_ZOO))
+    one, several = Folder(tmp_path / SEED_ZOO), Folder(tmp_path / SEED_ZOO, threads)
+    assert one.fingerprint() == several.fingerprint()
 
 
 def test_a_folder_that_cannot_be_listed_says_why(tmp_path):
