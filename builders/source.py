@@ -23,6 +23,7 @@ from zoo_datasets.where import Condition
 
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
+_CHANGING = frozenset({*EXTRAS, *FIGURES, "ggap", "epoch"})
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 
@@ -232,9 +233,10 @@ class RowMaker:
 
     def __init__(self, source: Source, config: str) -> None:
         self.schema = arrow_schema(source.layout, source.extras)
-        self._columns = [(column.name, column.type) for column in self.schema]
+        self._places = {column.name: (place, column.type) for place, column in enumerate(self.schema)}
         self._weights_type = weights_type(source.layout)
-        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], dict[str, pa.Array]]] = {}
+        self._wide = [(place, name) for name, (place, kind) in self._places.items() if kind == self._weights_type]
+        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], list[pa.Array | None]]] = {}
         self._lock = threading.Lock()
         self._constants = {
             "zoo": config,
@@ -245,45 +247,44 @@ class RowMaker:
 
     def batch(self, states: States) -> pa.RecordBatch:
         """One row a state, in the order given; the weights are not copied where they are contiguous."""
-        count = len(states.models)
         figures = dict(states.figures)
         if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
             figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
         with self._lock:
-            lasting = self._lasting(states.models)
-        columns = []
-        for name, kind in self._columns:
-            if name == WEIGHTS or name in states.extras:
-                matrix = states.weights if name == WEIGHTS else states.extras[name]
-                flat = pa.array(matrix.contiguous().view(-1).numpy())
-                values = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
-            elif name in figures:
-                values = figures[name] if figures[name].type == kind else figures[name].cast(kind)
-            elif name in lasting:
-                values = lasting[name]
-            elif name == "epoch":
-                values = pa.array(np.full(count, states.epoch, np.int32))
-            else:
-                values = pa.nulls(count, kind)
-            columns.append(values)
-        return pa.record_batch(columns, schema=self.schema)
+            columns = list(self._lasting(states.models))
+        for name, values in figures.items():
+            place, kind = self._places[name]
+            columns[place] = values if values.type == kind else values.cast(kind)
+        columns[self._places["epoch"][0]] = pa.array(np.full(len(states.models), states.epoch, np.int32))
+        for place, name in self._wide:
+            columns[place] = self._matrix(states.weights if name == WEIGHTS else states.extras.get(name), states)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _lasting(self, models: Sequence[Model]) -> Mapping[str, pa.Array]:
-        """The columns that are the same at every epoch; the same models come again at the next one."""
+    def _matrix(self, values: Tensor | None, states: States) -> pa.Array:
+        if values is None:
+            return pa.nulls(len(states.models), self._weights_type)
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(values.contiguous().view(-1).numpy()), type=self._weights_type
+        )
+
+    def _lasting(self, models: Sequence[Model]) -> Sequence[pa.Array | None]:
+        """The columns that are the same at every epoch, nulls in the others and None in the wide ones; the same models
+        come again at the next epoch."""
         key = tuple(map(id, models))
         kept = self._kept.get(key)
         if kept is None:
-            changing = {WEIGHTS, *EXTRAS, *FIGURES, "ggap", "epoch"}
-            arrays = {
-                column.name: pa.array([self._value(column.name, model) for model in models], column.type)
-                for column in self.schema
-                if column.name not in changing
-            }
             if len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             # The models are kept too: their ids must not be given to others.
-            kept = self._kept[key] = (tuple(models), arrays)
+            kept = self._kept[key] = (tuple(models), [self._column(column, models) for column in self.schema])
         return kept[1]
+
+    def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
+        if column.type == self._weights_type:
+            return None
+        if column.name in _CHANGING:
+            return pa.nulls(len(models), column.type)
+        return pa.array([self._value(column.name, model) for model in models], column.type)
 
     def _value(self, name: str, model: Model) -> Any:
         if name == "model_id":
