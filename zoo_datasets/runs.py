@@ -322,7 +322,8 @@ class Cohort:
         count = len(self.members)
         if positions is not None and all(tensor.ndim and len(tensor) == count for tensor in tensors.values()):
             # The file is mapped, so that only these are read.
-            tensors = {name: tensor[list(positions)] for name, tensor in tensors.items()}
+            chosen = torch.tensor(positions, dtype=torch.int64)
+            tensors = {name: tensor.index_select(0, chosen) for name, tensor in tensors.items()}
             count = len(positions)
         try:
             weights = self.layout.flatten(tensors)
