@@ -183,7 +183,7 @@ class PtSource:
                     yield LeftOut(model=found.trial, epochs=(epoch,), reason=str(error))
                     continue
                 figures = {name: pa.array([sample.figures.get(name)], pa.float32()) for name in FIGURES}
-                yield States(epoch=epoch, models=[found.model], weights=torch.from_numpy(weights), figures=figures)
+                yield States(epochs=(epoch,), models=[found.model], weights=torch.from_numpy(weights), figures=figures)
 
     def _weights(self, value: Any) -> NDArray[np.float32]:
         """float32 [1, D] of a state dict or a vector."""

@@ -25,12 +25,14 @@ from zoo_datasets.builders.twin_losses import TwinLosses
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS, SPLITS
+from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
 from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import digest_of
 from zoo_datasets.zoos import get_zoo
 
+# Of weights that are held at a time: of one epoch, and of several together.
 CHUNK_BYTES = 32_000_000
+SMALL_CHUNK_BYTES = 4_000_000
 _SHOWN = 50
 _CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
@@ -164,27 +166,35 @@ class RawSource:
         ]
 
     def read(self, block: Block) -> Iterator[States | LeftOut]:
-        """The states of a block, as many at a time as fit into `CHUNK_BYTES`, all of one split."""
+        """The states of a block; see `Source`. Several small epochs come together."""
         wanted = {model.model_id for model in block.models}
-        models = [(found, found.model) for found in self._found if found.model and found.model.model_id in wanted]
-        # Split by split, so that nothing needs to be picked apart later.
-        parts = [[found for found, model in models if model.split == split] for split in SPLITS]
-        chunk = max(CHUNK_BYTES // (4 * self.layout.size), 1)
+        found = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
+        most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_CHUNK_BYTES))
+        chosen: list[tuple[Found, int]] = []
         for epoch in block.epochs:
-            for part in parts:
-                chosen = [found for found in part if epoch in found.epochs]
-                for start in range(0, len(chosen), chunk):
-                    yield from self._read_chunk(epoch, chosen[start : start + chunk])
+            here = [(entry, epoch) for entry in found if epoch in entry.epochs]
+            if len(chosen) + len(here) > few:
+                yield from self._read_chunk(chosen)
+                chosen = []
+            while len(here) > most:
+                yield from self._read_chunk(here[:most])
+                here = here[most:]
+            chosen += here
+        yield from self._read_chunk(chosen)
 
-    def _read_chunk(self, epoch: int, chosen: Sequence[Found]) -> Iterator[States | LeftOut]:
-        read = self._checkpoints.read([found.trial for found in chosen], epoch)
+    def _read_chunk(self, chosen: Sequence[tuple[Found, int]]) -> Iterator[States | LeftOut]:
+        if not chosen:
+            return
+        read = self._checkpoints.read([(found.trial, epoch) for found, epoch in chosen])
         for position, reason in read.reasons.items():
-            yield LeftOut(model=chosen[position].trial.name, epochs=(epoch,), reason=reason)
+            found, epoch = chosen[position]
+            yield LeftOut(model=found.trial.name, epochs=(epoch,), reason=reason)
         if read.good:
-            yield self._states(epoch, [chosen[position] for position in read.good], read)
+            yield self._states([chosen[position] for position in read.good], read)
 
-    def _states(self, epoch: int, found: Sequence[Found], read: Weights) -> States:
-        told = [(entry.results.epochs.get(epoch) if entry.results else None) or _UNKNOWN for entry in found]
+    def _states(self, chosen: Sequence[tuple[Found, int]], read: Weights) -> States:
+        told = [(found.results.epochs.get(epoch) if found.results else None) or _UNKNOWN for found, epoch in chosen]
+        epochs = [epoch for _, epoch in chosen]
         columns = list(zip(*told, strict=True))
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
         figures = {
@@ -192,7 +202,7 @@ class RawSource:
             for name, values in zip(FIGURES, columns, strict=False)
         }
         weights = torch.from_numpy(read.weights)
-        models = [entry.model for entry in found if entry.model is not None]
+        models = [found.model for found, _ in chosen if found.model is not None]
         if self._models.sparsifier is not None:
             shares = sparsity(torch.from_numpy(read.weights), self.layout).numpy()
             figures["sparsity"] = pa.array(shares)
@@ -201,12 +211,12 @@ class RawSource:
         extras: dict[str, Tensor] = {}
         if self._losses is not None:
             noise, means = (None if each is None else torch.from_numpy(each) for each in (read.noise, read.means))
-            losses, verdicts = self._losses.figures(epoch, models, figures, weights, noise, means)
+            losses, verdicts = self._losses.figures(epochs, models, figures, weights, noise, means)
             figures |= losses
             tallies.update({f"{_LOSSES}/{verdict}": count for verdict, count in verdicts.items()})
             if self.extras and noise is not None and means is not None:
                 extras = {LOG_SIGMA2: noise, MEANS: means}
-        return States(epoch=epoch, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
+        return States(epochs=epochs, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
 
     def _paths(self) -> Iterator[str]:
         """The checkpoints that will be read."""

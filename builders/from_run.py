@@ -242,7 +242,7 @@ class _Reader:
         chosen = pa.array(positions, pa.int64())
         columns = FIGURES if self._run.manifest.parents is None else (*FIGURES, SPARSITY)
         yield States(
-            epoch=epoch,
+            epochs=[epoch] * len(models),
             models=models,
             weights=weights,
             figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},

@@ -91,7 +91,7 @@ def write_part(
                 tallies.update(item.tallies)
                 kept, dropped = (item, []) if job.keep_nonfinite else without_nonfinite(item)
                 if kept.models:
-                    writer.add(kept.epoch, rows.batch(kept))
+                    writer.add(rows.batch(kept))
                 states += len(kept.models)
                 models.update(dict.fromkeys(model.model_id for model in kept.models))
                 if progress is not None:

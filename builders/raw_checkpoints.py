@@ -24,7 +24,7 @@ _KNOWN = 1000
 
 @dataclass(kw_only=True, slots=True)
 class Weights:
-    """Some checkpoints of one epoch.
+    """Some checkpoints.
 
     Attributes:
         good: positions of those that were read, ascending.
@@ -88,15 +88,15 @@ class RawCheckpoints:
         self.kind = self._probe(folder)
         self._recognised[id(self.kind.structure)] = (self.kind.structure, self.kind)
 
-    def read(self, trials: Sequence[Trial], epoch: int) -> Weights:
-        """One epoch of some trials; those of one structure are sliced together."""
+    def read(self, states: Sequence[tuple[Trial, int]]) -> Weights:
+        """Some trials, each at an epoch; those of one structure are sliced together."""
         self._memory.reset()
-        groups, rest = self._read_alike(trials, epoch)
+        groups, rest = self._read_alike(states)
         reasons: dict[int, str] = {}
         single: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
         for position in rest:
             try:
-                recognised, data = self._read(trials[position], epoch)
+                recognised, data = self._read(*states[position])
             except CheckpointError as error:
                 reasons[position] = str(error)
                 continue
@@ -110,7 +110,7 @@ class RawCheckpoints:
             counts = Counter(dict.fromkeys(group.recognised.converted, len(acting)))
             good = list(group.positions)
             return Weights(good=good, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
-        return self._merged([p for p in range(len(trials)) if p not in reasons], reasons, groups)
+        return self._merged([p for p in range(len(states)) if p not in reasons], reasons, groups)
 
     def _merged(self, good: list[int], reasons: dict[int, str], groups: Sequence[_Group]) -> Weights:
         """The weights of several groups in the order of their positions."""
@@ -130,12 +130,12 @@ class RawCheckpoints:
                 found.converted[dtype] += len(rows)
         return found
 
-    def _read_alike(self, trials: Sequence[Trial], epoch: int) -> tuple[list[_Group], list[int]]:
+    def _read_alike(self, states: Sequence[tuple[Trial, int]]) -> tuple[list[_Group], list[int]]:
         """Read those that are of the structure that their trial's others have; gives them, and the positions of the
         others."""
         expected: dict[int, tuple[Recognised, list[int], list[str]]] = {}
         rest = []
-        for position, trial in enumerate(trials):
+        for position, (trial, epoch) in enumerate(states):
             recognised = self._expected.get(trial.name, self.kind)
             path = trial.checkpoint(epoch)
             if path is None:

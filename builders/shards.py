@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -68,7 +70,7 @@ class _Open:
 class ShardWriter:
     """Cuts the rows of one shard into row groups.
 
-    Batches come by epoch; each holds one epoch. Row groups never mix epochs and hold at most
+    Rows come by epoch. Row groups never mix epochs and hold at most
     `ROW_GROUP_BYTES` of raw weights (at least one row). The cuts depend on the rows alone and not on how they
     are batched, so the same rows give the same file. `close` finishes the shard, which `sync` brings to the disk;
     leaving the context without it drops what is unfinished. `rows` are those of the finished shard, without the
@@ -106,12 +108,30 @@ class ShardWriter:
             self._open.path.unlink(missing_ok=True)
             self._open = None
 
-    def add(self, epoch: int, batch: pa.RecordBatch) -> None:
+    def add(self, batch: pa.RecordBatch) -> None:
         """Take the rows of a batch."""
-        if epoch != self._epoch:
-            self._flush()
-            self._epoch = epoch
         self._taken.append(batch.select(self._narrow))
+        epochs = batch.column("epoch").to_numpy()
+        starts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]
+        sizes = np.diff([*starts, batch.num_rows]).tolist()
+        index = 0
+        while index < len(sizes):
+            epoch, start, size = int(epochs[starts[index]]), starts[index], sizes[index]
+            # The last epoch may go on in the next batch; of the others, those of one size become row groups in one go.
+            alike = sum(1 for _ in itertools.takewhile(size.__eq__, sizes[index:-1]))
+            begins = epoch != self._epoch
+            if begins:
+                self._flush()
+            if begins and alike and size <= self._capacity:
+                self._write(batch.slice(start, alike * size), size)
+                index += alike
+            else:
+                self._epoch = epoch
+                self._hold(batch.slice(start, size))
+                index += 1
+
+    def _hold(self, batch: pa.RecordBatch) -> None:
+        """Take rows of the epoch that is pending."""
         while batch.num_rows:
             room = self._capacity - self._pending_rows
             part, batch = batch.slice(0, room), batch.slice(room)
@@ -127,15 +147,19 @@ class ShardWriter:
 
     def _flush(self) -> None:
         """Write the pending rows as one row group."""
-        if not self._pending_rows or self._epoch is None:
+        if not self._pending_rows:
             return
         # One chunk a column: where the chunks end would else decide where pages end.
         batch = self._pending[0] if len(self._pending) == 1 else pa.concat_batches(self._pending)
         self._pending, self._pending_rows = [], 0
+        self._write(batch, batch.num_rows)
+
+    def _write(self, batch: pa.RecordBatch, size: int) -> None:
+        """Write rows as row groups of one size."""
         with _storing(self._folder):
             if self._open is None:
                 self._open = self._begin()
-            self._open.writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
+            self._open.writer.write_table(pa.Table.from_batches([batch]), row_group_size=size)
 
     def _begin(self) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,10 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class States:
-    """Some models at one epoch.
+    """Some models, each at an epoch: one row each.
 
     Attributes:
+        epochs: of the rows, ascending; models come again at a later epoch.
         weights: float32 [len(models), D].
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
@@ -76,7 +77,7 @@ class States:
         tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
     """
 
-    epoch: int
+    epochs: Sequence[int]
     models: Sequence[Model]
     weights: Tensor
     figures: Mapping[str, pa.Array]
@@ -84,13 +85,13 @@ class States:
     tallies: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, chosen: Sequence[int]) -> States:
-        """The models at these positions."""
+        """The rows at these positions."""
         if len(chosen) == len(self.models):
             return self
         indices = pa.array(chosen, pa.int64())
         rows = torch.tensor(chosen, dtype=torch.int64)
         return States(
-            epoch=self.epoch,
+            epochs=[self.epochs[position] for position in chosen],
             models=[self.models[position] for position in chosen],
             weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
@@ -221,8 +222,8 @@ def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
         return states, []
     finite = torch.isfinite(states.weights).all(dim=1).tolist()
     left_out = [
-        LeftOut(model=model.name, epochs=(states.epoch,), reason=NOT_FINITE)
-        for model, good in zip(states.models, finite, strict=True)
+        LeftOut(model=model.name, epochs=(epoch,), reason=NOT_FINITE)
+        for model, epoch, good in zip(states.models, states.epochs, finite, strict=True)
         if not good
     ]
     return states.select([position for position, good in enumerate(finite) if good]), left_out
@@ -255,7 +256,7 @@ class RowMaker:
         for name, values in figures.items():
             place, kind = self._places[name]
             columns[place] = values if values.type == kind else values.cast(kind)
-        columns[self._places["epoch"][0]] = pa.array(np.full(len(states.models), states.epoch, np.int32))
+        columns[self._places["epoch"][0]] = pa.array(np.array(states.epochs, np.int32))
         for place, name in self._wide:
             columns[place] = self._matrix(states.weights if name == WEIGHTS else states.extras.get(name), states)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

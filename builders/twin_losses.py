@@ -57,19 +57,19 @@ class TwinLosses:
 
     def figures(
         self,
-        epoch: int,
+        epochs: Sequence[int],
         models: Sequence[Model],
         recorded: Mapping[str, pa.Array],
         weights: Tensor,
         noise: Tensor | None,
         means: Tensor | None,
     ) -> tuple[dict[str, pa.Array], Counter[str]]:
-        """The columns that replace or follow what is recorded of some models at an epoch, all tensors [K, D]; and how
-        many recorded losses are as recomputed."""
+        """The columns that replace or follow what is recorded of some models, each at an epoch, all tensors [K, D]; and
+        how many recorded losses are as recomputed."""
         compared: Counter[str] = Counter()
         count = len(models)
-        epochs = [model.columns.get("epochs_train") for model in models]
-        betas = [None if trained is None else kl_weight(epoch, trained) for trained in epochs]
+        trained = [model.columns.get("epochs_train") for model in models]
+        betas = [None if last is None else kl_weight(epoch, last) for epoch, last in zip(epochs, trained, strict=True)]
         made: dict[str, pa.Array] = {name: pa.nulls(count, pa.float32()) for name in RECORDED}
         if self._keep:
             made |= {column: recorded[name] for name, column in RECORDED.items()}
