@@ -274,11 +274,21 @@ class RowMaker:
         key = tuple(map(id, models))
         kept = self._kept.get(key)
         if kept is None:
+            columns = self._columns(models)
             if len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             # The models are kept too: their ids must not be given to others.
-            kept = self._kept[key] = (tuple(models), [self._column(column, models) for column in self.schema])
+            kept = self._kept[key] = (tuple(models), columns)
         return kept[1]
+
+    def _columns(self, models: Sequence[Model]) -> list[pa.Array | None]:
+        places: dict[int, int] = {}
+        rows = [places.setdefault(id(model), len(places)) for model in models]
+        if len(places) == len(models):
+            return [self._column(column, models) for column in self.schema]
+        # The same models at several epochs.
+        once = self._lasting([models[rows.index(place)] for place in places.values()])
+        return [None if column is None else column.take(pa.array(rows)) for column in once]
 
     def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
         if column.type == self._weights_type:

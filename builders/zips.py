@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isal import isal_zlib
 from isal.isal_zlib import crc32
@@ -34,8 +35,7 @@ _ENCRYPTED = 0x1
 _UTF8 = 0x800
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One entry of the directory.
 
     Attributes:
@@ -66,18 +66,14 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
     if start + size > limit or count * CENTRAL_SIZE > size:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
     directory = read(start, size)
-    found = list(_records(directory, count, start, what))
-    order = sorted(range(len(found)), key=lambda index: found[index].header)
-    ends = [*(found[index].header for index in order[1:]), start][: len(order)]
-    members = list(found)
+    members = list(_records(directory, count, start, what))
+    order = sorted(range(len(members)), key=[member.header for member in members].__getitem__)
+    ends = [*(members[index].header for index in order[1:]), start][: len(order)]
     for index, end in zip(order, ends, strict=True):
-        member = found[index]
+        member = members[index]
         if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > end:
             raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")
-        members[index] = Member(
-            member.name, member.raw_name, member.method, member.flags, member.crc, member.compressed, member.size,
-            member.header, member.record, end,
-        )  # fmt: skip
+        members[index] = member._replace(end=end)
     return members
 
 
@@ -222,8 +218,14 @@ def _inflate(data: bytes, member: Member) -> bytes:
     return content
 
 
+# What any name has that is refused: an empty part or one of dots, or a character that no path holds.
+_ODD_NAME = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\\\0]|^.:", re.DOTALL)
+
+
 def check_name(name: str) -> str | None:
     """Why a member's name cannot be a path inside its archive; None where it can."""
+    if not _ODD_NAME.search(name.rstrip("/")):
+        return None
     if not name or name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":":
         return f"{name[:80]!r} is no relative path"
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
