@@ -20,7 +20,7 @@ from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
 from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
-from zoo_datasets.builders.source import Block, Reading, States
+from zoo_datasets.builders.source import SMALL_PIECE_BYTES, Block, Reading, States
 from zoo_datasets.builders.twin_losses import TwinLosses
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
@@ -30,9 +30,7 @@ from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import digest_of
 from zoo_datasets.zoos import get_zoo
 
-# Of weights that are held at a time: of one epoch, and of several together.
 CHUNK_BYTES = 32_000_000
-SMALL_CHUNK_BYTES = 4_000_000
 _SHOWN = 50
 _CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
@@ -169,7 +167,7 @@ class RawSource:
         """The states of a block; see `Source`. Several small epochs come together."""
         wanted = {model.model_id for model in block.models}
         found = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
-        most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_CHUNK_BYTES))
+        most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_PIECE_BYTES))
         chosen: list[tuple[Found, int]] = []
         for epoch in block.epochs:
             here = [(entry, epoch) for entry in found if epoch in entry.epochs]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from zoo_datasets.builders.plan import Part
 from zoo_datasets.builders.shards import ShardWriter, Written
-from zoo_datasets.builders.source import RowMaker, Source, without_nonfinite
+from zoo_datasets.builders.source import SMALL_PIECE_BYTES, RowMaker, Source, together, without_nonfinite
 from zoo_datasets.errors import SourceError
 from zoo_datasets.manifest import LeftOut
 
@@ -80,11 +80,12 @@ def write_part(
         StorageError: where the shard cannot be written.
     """
     states = 0
+    few = max(SMALL_PIECE_BYTES // (4 * job.source.layout.size), 1)
     models: dict[str, None] = {}
     left_out: list[LeftOut] = []
     tallies: Counter[str] = Counter()
     with ShardWriter(job.repo, job.config, part.split, rows.schema) as writer:
-        for item in job.source.read(part.block):
+        for item in together(job.source.read(part.block), few):
             if isinstance(item, LeftOut):
                 dropped = [item]
             else:

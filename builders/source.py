@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from zoo_datasets.where import Condition
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
 _CHANGING = frozenset({*EXTRAS, *FIGURES, "ggap", "epoch"})
+# Of weights that are read and written at a time, where one epoch has less.
+SMALL_PIECE_BYTES = 4_000_000
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 
@@ -213,6 +216,43 @@ class Source(Protocol):
         Yields a piece at a time, so that no more than a cohort is ever held; a state that cannot be read
         comes as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
+
+
+def together(items: Iterable[States | LeftOut], most: int) -> Iterator[States | LeftOut]:
+    """The same with small pieces joined, as long as they have no more than `most` rows: a few large ones are written
+    faster than many small ones."""
+    held: list[States] = []
+    rows = 0
+    for item in items:
+        if isinstance(item, LeftOut):
+            yield item
+            continue
+        if held and (rows + len(item.models) > most or not _alike(held[0], item)):
+            yield _joined(held)
+            held, rows = [], 0
+        held.append(item)
+        rows += len(item.models)
+    if held:
+        yield _joined(held)
+
+
+def _alike(one: States, other: States) -> bool:
+    """Whether both have values for the same columns."""
+    return one.figures.keys() == other.figures.keys() and one.extras.keys() == other.extras.keys()
+
+
+def _joined(pieces: Sequence[States]) -> States:
+    if len(pieces) == 1:
+        return pieces[0]
+    first = pieces[0]
+    return States(
+        epochs=[epoch for piece in pieces for epoch in piece.epochs],
+        models=[model for piece in pieces for model in piece.models],
+        weights=torch.cat([piece.weights for piece in pieces]),
+        figures={name: pa.concat_arrays([piece.figures[name] for piece in pieces]) for name in first.figures},
+        extras={name: torch.cat([piece.extras[name] for piece in pieces]) for name in first.extras},
+        tallies=sum((Counter(piece.tallies) for piece in pieces), Counter()),
+    )
 
 
 def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
