@@ -110,6 +110,8 @@ class ShardWriter:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take the rows of a batch."""
+        if not batch.num_rows:
+            return
         self._taken.append(batch.select(self._narrow))
         epochs = batch.column("epoch").to_numpy()
         starts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]

@@ -9,6 +9,7 @@ import sys
 import datasets
 import filelock
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -124,28 +125,39 @@ def test_two_builds_give_the_same_bytes(tmp_path):
     assert len(everything[0]) >= 4
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.lists(st.integers(1, 4), min_size=1, max_size=8), capacity=st.integers(1, 5))
-def test_a_shard_depends_on_rows_and_not_on_batches(tmp_path, monkeypatch, cuts, capacity):
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 2, 3, 5]), min_size=1, max_size=9),
+    cuts=st.lists(st.integers(1, 7), min_size=1, max_size=8),
+    capacity=st.integers(1, 5),
+)
+def test_a_shard_depends_on_rows_and_not_on_batches(tmp_path, monkeypatch, sizes, cuts, capacity):
+    """Epochs of these sizes, in batches that are cut anywhere: row groups hold one epoch each, as much as they can."""
     if not Run.exists(tmp_path / "run"):
-        make_run(tmp_path / "run", ((12, 0),), cohort_size=12)
+        make_run(tmp_path / "run", ((5, 0),), cohort_size=5)
     monkeypatch.setattr(shards, "ROW_GROUP_BYTES", capacity * 2464 * 4)
     source = open_source(tmp_path / "run")
     maker = RowMaker(source, NAME)
     (states,) = source.read(source.blocks()[0])
     assert isinstance(states, States)
-    batch = maker.batch(states)
-    found = []
-    for folder, sizes in (("whole", [12]), ("cut", [*cuts, 12])):
+    one = maker.batch(states)
+    batch = pa.concat_batches([one.slice(0, size) for size in sizes])
+    batch = batch.set_column(2, one.schema[2], pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)))
+    count, found = sum(sizes), []
+    for folder, pieces in (("whole", [count]), ("rows", [1] * count), ("cut", [*cuts, count])):
         with shards.ShardWriter(tmp_path / folder, NAME, "train", maker.schema) as writer:
             start = 0
-            for size in sizes:
-                writer.add(0, batch.slice(start, size))
-                start += size
-            written = writer.close()
-        found.append(written.shard)
-    assert found[0] == found[1]
-    assert found[0].rows == 12
+            for size in pieces:
+                writer.add(batch.slice(start, size))
+                start = min(start + size, count)
+            found.append(writer.close().shard)
+    assert found[0] == found[1] == found[2]
+    metadata = pq.read_metadata(tmp_path / "cut" / found[0].path)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    expected = [min(capacity, size - start) for size in sizes for start in range(0, size, capacity)]
+    assert [group.num_rows for group in groups] == expected
+    assert all(group.column(2).statistics.min == group.column(2).statistics.max for group in groups)
+    assert pq.read_table(tmp_path / "cut" / found[0].path)["epoch"].to_pylist() == batch["epoch"].to_pylist()
 
 
 def test_row_groups_and_shards_are_cut_by_size(tmp_path, monkeypatch):
