@@ -435,6 +435,7 @@ def test_an_empty_split_is_left_out_of_the_card(tmp_path):
 def test_memory_holds_one_cohort_at_a_time(tmp_path, monkeypatch):
     """Each piece of a run is dropped before the next one but one is read."""
     make_run(tmp_path / "run", ((12, 3),), cohort_size=3)
+    monkeypatch.setattr(parts, "SMALL_PIECE_BYTES", 1)
     alive, rows = [], []
     original = from_run.Cohort.weights
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, tarred, weights_of, zipped
 
-from zoo_datasets.builders import build_repository, containers, native_files, raw_checkpoints
+from zoo_datasets.builders import build_repository, containers, from_raw, native_files, raw_checkpoints
 from zoo_datasets.builders.checkpoints import parse_structure, read_tensors
 from zoo_datasets.builders.containers import Folder
 from zoo_datasets.builders.native_files import Template, library, list_tree, read_alike
@@ -159,6 +159,7 @@ def test_a_build_without_a_compiler_gives_the_same_bytes(packed, tmp_path, witho
 def test_each_trial_is_read_as_its_others_are(packed, tmp_path, monkeypatch):
     """Where dropout gives the tensors other names, files are expected so, and not each is parsed again."""
     make_zoo(tmp_path / SEED_ZOO, models=8, epochs=range(5), varied=lambda index: {"model::dropout": 0.5 * (index % 2)})
+    monkeypatch.setattr(from_raw, "SMALL_PIECE_BYTES", 1)
     single = []
     found = raw_checkpoints.RawCheckpoints._read
     monkeypatch.setattr(raw_checkpoints.RawCheckpoints, "_read", lambda *given: single.append(given) or found(*given))

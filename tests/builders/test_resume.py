@@ -12,7 +12,7 @@ import pytest
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
-from zoo_datasets.builders import Reading, build_repository, meta, parts, plan, workers
+from zoo_datasets.builders import Reading, build_repository, from_raw, meta, parts, plan, workers
 from zoo_datasets.builders.journal import JOURNAL
 from zoo_datasets.builders.source import Block, Model
 from zoo_datasets.errors import SourceError, StorageError
@@ -221,6 +221,8 @@ def test_an_error_in_a_thread_stops_the_others_and_nothing_finished_is_lost(zoo,
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_ctrl_c_stops_after_the_pieces_at_hand(zoo, undisturbed, tmp_path, monkeypatch, num_proc):
     name, expected = undisturbed
+    for module in (parts, from_raw):
+        monkeypatch.setattr(module, "SMALL_PIECE_BYTES", 1)
     begun, threads = [], threading.active_count()
     original = parts.ShardWriter.add
 
