@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure
@@ -17,6 +18,7 @@ from zoo_datasets.builders.native_files import Template
 from zoo_datasets.builders.raw_trials import RawFolder, Trial
 from zoo_datasets.builders.recognise import Recognised, acting_weights, fits, recognise
 from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.gather import Recycled
 
 _PROBES = 9
 _KNOWN = 1000
@@ -85,6 +87,7 @@ class RawCheckpoints:
         self._expected: dict[str, Recognised] = {}
         self._lock = threading.Lock()
         self._memory = _Memory()
+        self._recycled = Recycled()
         self.kind = self._probe(folder)
         self._recognised[id(self.kind.structure)] = (self.kind.structure, self.kind)
 
@@ -106,11 +109,14 @@ class RawCheckpoints:
         groups += [_Group(found, positions, self._together(files)) for found, positions, files in single.values()]
         if not reasons and len(groups) == 1:
             (group,) = groups
-            acting, noise, means = acting_weights(group.recognised, group.files)
+            acting, noise, means = acting_weights(group.recognised, group.files, self._empty)
             counts = Counter(dict.fromkeys(group.recognised.converted, len(acting)))
             good = list(group.positions)
             return Weights(good=good, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
         return self._merged([p for p in range(len(states)) if p not in reasons], reasons, groups)
+
+    def _empty(self, shape: tuple[int, int], dtype: type[np.float32]) -> NDArray[np.float32]:
+        return self._recycled.empty(*shape, torch.float32).numpy()
 
     def _merged(self, good: list[int], reasons: dict[int, str], groups: Sequence[_Group]) -> Weights:
         """The weights of several groups in the order of their positions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -102,18 +102,21 @@ def difference(layout: WeightLayout, parts: Sequence[Part]) -> str | None:
     return None
 
 
+Empty = Callable[[tuple[int, int], type[np.float32]], NDArray[np.float32]]
+
+
 def acting_weights(
-    recognised: Recognised, files: NDArray[np.uint8]
+    recognised: Recognised, files: NDArray[np.uint8], empty: Empty = np.empty
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
     """The weights that act, float32 [K, D], of files uint8 [K, length]; for twins by variational dropout also log σ²
     and the weights before pruning, in the same order.
 
     By variational dropout a weight is zero where log α = log σ² − 2·log(|w| + 1e-15) ≥ 3 (Molchanov et al. 2017);
     biases of convolutions likewise, those of linear layers are never pruned and have log σ² = −∞. Where log σ² is
-    NaN, so is the weight.
+    NaN, so is the weight. `empty` makes the array that the weights are written to.
     """
     structure = recognised.structure
-    weights = np.empty((len(files), recognised.layout.size), np.float32)
+    weights = empty((len(files), recognised.layout.size), np.float32)
     noise = means = None
     if any(part.log_sigma2 is not None for part in recognised.parts):
         noise, means = np.full_like(weights, -np.inf), np.empty_like(weights)
