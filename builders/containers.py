@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.builders.zips import (
     BOMB_FLOOR,
@@ -106,7 +107,7 @@ class OneByOne:
         view, length = memory.data, template.length
         for row, path in enumerate(paths):
             with contextlib.suppress(CheckpointError):  # it is read again to learn why
-                data = self.read(path, length)
+                data = self.read(path, MAX_CHECKPOINT)
                 if len(data) == length:
                     view[row * length : (row + 1) * length] = data
                     here[row] = True
@@ -148,14 +149,17 @@ class Folder(_AtHand):
         """Read many files; see `Container`."""
         if any(map(self.refused.__contains__, paths)):
             return None
-        return read_alike(self._descriptor, paths, template, memory)
+        try:
+            return read_alike(self._descriptor, paths, template, memory)
+        except OSError:  # each file tells why
+            return None
 
     def fingerprint(self) -> str:
-        """Digest of all names, and of the sizes and times of files that are not hidden."""
+        """Digest of all names, and of the sizes and times of files whose names begin with no dot."""
         if self._tree is not None:
             stamps = self._tree.stamps
         else:
-            files = [entry for entry in self.entries if entry[-1] != "/" and "/." not in entry]
+            files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
             told = [os.lstat(f"{self._path}/{entry}") for entry in files]
             stamps = " ".join([f"{one.st_size} {one.st_mtime_ns}" for one in told]).encode()
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()

@@ -23,6 +23,8 @@ typedef struct {
 
 static int put(Text *text, const char *data, size_t size)
 {
+    if (!size)
+        return 1;
     if (text->size + (int64_t)size > text->capacity) {
         int64_t capacity = 2 * text->capacity + (int64_t)size + (1 << 12);
         char *grown = realloc(text->data, (size_t)capacity);
@@ -52,9 +54,8 @@ typedef struct {
     Text entries, refused, stamps;
 } Listing;
 
-/* What lies below a folder, whose descriptor is closed: of its sorted children one of so many parts. Returns 0 where
-   there is no memory left. */
-static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Listing *found, int depth);
+/* What lies below a folder, whose descriptor is closed. Returns 0 where there is no memory left. */
+static int list_below(int folder, Text *prefix, Listing *found, int depth);
 
 static int not_listed(Text *prefix, Listing *found, int reason)
 {
@@ -69,7 +70,7 @@ static int stamp(int folder, const char *name, Listing *found)
     int64_t told[2] = {-1, -1};
     if (!fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW)) {
         told[0] = status.st_size;
-        told[1] = status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec;
+        told[1] = (int64_t)((uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec);
     }
     return put(&found->stamps, (const char *)told, sizeof told);
 }
@@ -85,7 +86,7 @@ static int add(int folder, char *name, size_t length, Text *prefix, Listing *fou
         return 0;
     name[length - 1] = 0;
     int below = depth < DEEPEST ? openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
-    int fine = below >= 0 ? list_below(below, 0, 1, prefix, found, depth + 1)
+    int fine = below >= 0 ? list_below(below, prefix, found, depth + 1)
                           : not_listed(prefix, found, depth < DEEPEST ? errno : ENAMETOOLONG);
     prefix->size = before;
     return fine;
@@ -110,7 +111,7 @@ static int take(int folder, const struct dirent64 *entry, Text *prefix, Text *na
            (kind == DT_DIR || kind == DT_REG || put_path(&found->refused, "", prefix, name));
 }
 
-static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Listing *found, int depth)
+static int list_below(int folder, Text *prefix, Listing *found, int depth)
 {
     /* The system's own call: readdir adds four others to each folder, and most hold two files. */
     _Alignas(struct dirent64) char buffer[8192];
@@ -130,7 +131,7 @@ static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Lis
         sorted[index] = next;
     if (fine && count)
         qsort(sorted, (size_t)count, sizeof *sorted, by_name);
-    for (int64_t index = count * part / parts; fine && index < count * (part + 1) / parts; index++)
+    for (int64_t index = 0; fine && index < count; index++)
         fine = add(folder, sorted[index], strlen(sorted[index]), prefix, found, depth);
     free(sorted);
     free(names.data);
@@ -138,16 +139,24 @@ static int list_below(int folder, int64_t part, int64_t parts, Text *prefix, Lis
     return fine;
 }
 
-/* The paths of all that lies below a folder, sorted, those of folders with a slash at the end; those that cannot be
-   read: links and devices, and after "/errno:" folders; and in `stamps` two int64 of each file that is not hidden, its
-   size and its time of change in nanoseconds. Parts one behind the other give the whole. The caller frees `data` of
-   all, in any case. */
-int zoo_list(const char *root, int64_t part, int64_t parts, Listing *found)
+/* A folder of `root`, whose name ends with a slash, and all that lies below it: paths relative to `root`, sorted, those
+   of folders with a slash at the end; those that cannot be read: links and devices, and after "/errno:" folders; and in
+   `stamps` two int64 of each file whose name begins with no dot, its size and its time of change in nanoseconds. The
+   caller frees `data` of all, in any case. Returns 0 where there is no memory left. */
+int zoo_list(const char *root, const char *name, Listing *found)
 {
     memset(found, 0, sizeof *found);
     Text prefix = {0};
+    char *copy = strdup(name);
     int folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fine = folder < 0 ? not_listed(&prefix, found, errno) : list_below(folder, part, parts, &prefix, found, 0);
+    int fine = copy != 0;
+    if (fine && folder >= 0)
+        fine = add(folder, copy, strlen(copy), &prefix, found, 0);
+    else if (fine)
+        fine = put(&prefix, copy, strlen(copy)) && not_listed(&prefix, found, errno);
+    if (folder >= 0)
+        close(folder);
+    free(copy);
     free(prefix.data);
     return fine;
 }

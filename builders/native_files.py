@@ -45,9 +45,16 @@ def library() -> ctypes.CDLL | None:
     """The compiled functions; None where there is no compiler."""
     try:
         found = compile_library((resources.files("zoo_datasets.builders") / "files.c").read_text(encoding="utf-8"))
-    except NativeError:
+    except (NativeError, OSError):
         return None
+    pointer, number, text = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p
+    found.zoo_list.argtypes = [text, text, pointer]
+    found.zoo_read.argtypes = [ctypes.c_int, text, number, pointer, pointer, pointer]
+    found.zoo_check.argtypes = [number, pointer, pointer, pointer]
+    found.zoo_free.argtypes = [pointer]
+    found.zoo_crc32.argtypes = [text, number]
     found.zoo_crc32.restype = ctypes.c_uint32
+    found.zoo_read.restype = found.zoo_check.restype = found.zoo_free.restype = None
     return found
 
 
@@ -58,7 +65,8 @@ class Tree:
     Attributes:
         entries: paths relative to it in sorted order, those of folders with a slash at the end.
         refused: those that cannot be read: links and devices, and folders with the number of the system's error.
-        stamps: changes when the size of a file that is not hidden changes, or the time at which it was written.
+        stamps: changes when the size of a file changes, or the time at which it was written; files whose names begin
+            with a dot do not count.
     """
 
     entries: list[str]
@@ -67,33 +75,63 @@ class Tree:
 
 
 def list_tree(root: str, threads: int = 1) -> Tree | None:
-    """What lies below a folder, listed by so many threads; None without a compiler."""
+    """What lies below a folder, its folders listed by so many threads; None without a compiler."""
     functions = library()
     if functions is None:
         return None
+    try:
+        # Once and here: what comes or goes meanwhile is in or out, and each folder is listed by one thread.
+        with os.scandir(root) as listing:
+            found = sorted(map(_own, listing), key=lambda entry: entry.path)
+    except OSError as error:
+        return Tree(entries=[], refused={"": error.errno}, stamps=b"")
+    folders = [entry.path for entry in found if entry.path.endswith("/")]
     if threads <= 1:
-        return _list_part(functions, root, 0, 1)
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda part: _list_part(functions, root, part, threads), range(threads)))
+        below = {path: _list_below(functions, root, path) for path in folders}
+    else:
+        pool = ThreadPoolExecutor(threads)
+        try:
+            below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    trees = [below.get(entry.path) or entry.tree for entry in found]
     return Tree(
-        entries=sorted(itertools.chain.from_iterable(part.entries for part in parts)),
-        refused={path: number for part in parts for path, number in part.refused.items()},
-        stamps=b"".join(part.stamps for part in parts),
+        entries=list(itertools.chain.from_iterable(tree.entries for tree in trees)),
+        refused={path: number for tree in trees for path, number in tree.refused.items()},
+        stamps=b"".join(tree.stamps for tree in trees),
     )
 
 
-def _list_part(functions: ctypes.CDLL, root: str, part: int, parts: int) -> Tree:
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """An entry of the root itself."""
+
+    path: str
+    tree: Tree
+
+
+def _own(entry: os.DirEntry[str]) -> _Own:
+    if entry.is_dir(follow_symlinks=False):
+        return _Own(f"{entry.name}/", Tree(entries=[], refused={}, stamps=b""))
+    stamp = b""
+    if not entry.name.startswith("."):
+        found = entry.stat(follow_symlinks=False)
+        stamp = np.array([found.st_size, found.st_mtime_ns], np.int64).tobytes()
+    refused: dict[str, int | None] = {} if entry.is_file(follow_symlinks=False) else {entry.name: None}
+    return _Own(entry.name, Tree(entries=[entry.name], refused=refused, stamps=stamp))
+
+
+def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:
     listing = _Listing()
-    place = (ctypes.c_int64(part), ctypes.c_int64(parts))
     try:
-        fine = functions.zoo_list(os.fsencode(root), *place, ctypes.byref(listing))
+        fine = functions.zoo_list(os.fsencode(root), os.fsencode(name), ctypes.byref(listing))
         entries, refused = _texts(listing.entries), _texts(listing.refused)
         stamps = ctypes.string_at(listing.stamps.data, listing.stamps.size) if listing.stamps.size else b""
     finally:
         for text in (listing.entries, listing.refused, listing.stamps):
-            functions.zoo_free(ctypes.c_void_p(text.data))
+            functions.zoo_free(text.data)
     if not fine:
-        raise MemoryError(f"{root}: no memory left for the list of its files")
+        raise MemoryError(f"{root}/{name}: no memory left for the list of its files")
     return Tree(entries=sorted(entries), refused=dict(map(_refused, refused)), stamps=stamps)
 
 
@@ -122,8 +160,8 @@ class Template:
         pieces = np.array([(start, len(same)) for start, same in structure.pieces], np.int64).reshape(-1, 2)
         checksums = np.array(structure.checksums, np.int64).reshape(-1, 3)
         ends = (pieces.sum(axis=1), checksums[:, :2].sum(axis=1), checksums[:, 2] + 4)
-        assert all((end <= structure.length).all() for end in ends)
-        assert not any((places < 0).any() for places in (pieces, checksums))
+        if any((end > structure.length).any() for end in ends) or any((p < 0).any() for p in (pieces, checksums)):
+            raise ValueError(f"a structure of {structure.length:,} bytes tells of places outside of them")
         same = np.frombuffer(b"".join(same for _, same in structure.pieces), np.uint8)
         told = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
         return cls(structure.length, told, (pieces, checksums, same))
@@ -144,11 +182,10 @@ def read_alike(
     functions = library()
     if functions is None:
         return None
-    assert memory.size > len(paths) * template.length
-    assert memory.flags.c_contiguous
+    _check_memory(memory, len(paths) * template.length + 1)
     good = np.zeros(len(paths), np.bool_)
     told = ctypes.byref(template._told)
-    functions.zoo_read(folder, _joined(paths), ctypes.c_int64(len(paths)), told, _at(memory), _at(good))
+    functions.zoo_read(folder, _joined(paths), len(paths), told, _at(memory), _at(good))
     return good
 
 
@@ -161,11 +198,15 @@ def check_alike(memory: NDArray[np.uint8], count: int, template: Template) -> ND
     functions = library()
     if functions is None:
         return None
-    assert memory.size >= count * template.length
-    assert memory.flags.c_contiguous
+    _check_memory(memory, count * template.length)
     good = np.zeros(count, np.bool_)
-    functions.zoo_check(ctypes.c_int64(count), ctypes.byref(template._told), _at(memory), _at(good))
+    functions.zoo_check(count, ctypes.byref(template._told), _at(memory), _at(good))
     return good
+
+
+def _check_memory(memory: NDArray[np.uint8], size: int) -> None:
+    if memory.size < size or not memory.flags.c_contiguous:
+        raise ValueError(f"memory of {memory.size:,} bytes, expected {size:,} or more that lie together")
 
 
 def _joined(paths: Sequence[str]) -> bytes:

@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers import Container
-from zoo_datasets.builders.native_files import Template
-from zoo_datasets.builders.raw_trials import RawFolder, Trial
+from zoo_datasets.builders.native_files import Template, library
+from zoo_datasets.builders.raw_trials import RawFolder, Trial, epoch_of
 from zoo_datasets.builders.recognise import Recognised, acting_weights, fits, recognise
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.gather import Recycled
 
 _PROBES = 9
 _KNOWN = 1000
+_EXPECTED = 10_000
+# Of files that are held at a time, of those that are larger by what is no weight too.
+HELD_BYTES = 64_000_000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,8 +35,8 @@ class Weights:
         good: positions of those that were read, ascending.
         reasons: why the others were not, by position.
         weights: float32 [len(good), D], the weights that act.
-        noise, means: log σ² of twins by variational dropout and their weights before pruning, in the same order; else
-            None.
+        noise, means: log σ² of twins by variational dropout and their weights before pruning, in the same order; None
+            where the zoo holds no such twins.
         converted: files by the type of elements that became float32.
     """
 
@@ -46,12 +49,14 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Files of one structure: their positions, and their bytes as uint8 [K, length]."""
+class _Part:
+    """Checkpoints of one structure: their positions, ascending, and what `Weights` has of them."""
 
-    recognised: Recognised
     positions: Sequence[int]
-    files: NDArray[np.uint8]
+    weights: NDArray[np.float32]
+    noise: NDArray[np.float32] | None
+    means: NDArray[np.float32] | None
+    converted: frozenset[str]
 
 
 class _Memory(threading.local):
@@ -59,20 +64,12 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self._all = np.empty(0, np.uint8)
-        self._used = 0
-
-    def reset(self) -> None:
-        """What was taken is not needed any more."""
-        self._used = 0
 
     def take(self, size: int) -> NDArray[np.uint8]:
-        """uint8 [size], not initialised."""
-        if self._used + size > self._all.size:
-            # What was taken before stays with who took it.
-            self._all = np.empty(self._used + size, np.uint8)
-        part = self._all[self._used : self._used + size]
-        self._used += size
-        return part
+        """uint8 [size], not initialised, until this is called again."""
+        if size > self._all.size:
+            self._all = np.empty(size, np.uint8)
+        return self._all[:size]
 
 
 class RawCheckpoints:
@@ -87,58 +84,60 @@ class RawCheckpoints:
         self._expected: dict[str, Recognised] = {}
         self._lock = threading.Lock()
         self._memory = _Memory()
+        library()  # compiled before threads ask for it
         self._recycled = Recycled()
         self.kind = self._probe(folder)
         self._recognised[id(self.kind.structure)] = (self.kind.structure, self.kind)
 
     def read(self, states: Sequence[tuple[Trial, int]]) -> Weights:
         """Some trials, each at an epoch; those of one structure are sliced together."""
-        self._memory.reset()
-        groups, rest = self._read_alike(states)
-        reasons: dict[int, str] = {}
-        single: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
-        for position in rest:
-            try:
-                recognised, data = self._read(*states[position])
-            except CheckpointError as error:
-                reasons[position] = str(error)
-                continue
-            _, positions, files = single.setdefault(id(recognised), (recognised, [], []))
-            positions.append(position)
-            files.append(data)
-        groups += [_Group(found, positions, self._together(files)) for found, positions, files in single.values()]
-        if not reasons and len(groups) == 1:
-            (group,) = groups
-            acting, noise, means = acting_weights(group.recognised, group.files, self._empty)
-            counts = Counter(dict.fromkeys(group.recognised.converted, len(acting)))
-            good = list(group.positions)
-            return Weights(good=good, reasons=reasons, weights=acting, noise=noise, means=means, converted=counts)
-        return self._merged([p for p in range(len(states)) if p not in reasons], reasons, groups)
+        parts: list[_Part] = []
+        rest = self._read_alike(states, parts)
+        reasons = self._read_singly(states, rest, parts)
+        if len(parts) == 1:
+            (part,) = parts
+            counts = Counter(dict.fromkeys(part.converted, len(part.positions)))
+            return Weights(
+                good=list(part.positions),
+                reasons=reasons,
+                weights=part.weights,
+                noise=part.noise,
+                means=part.means,
+                converted=counts,
+            )
+        return self._merged([p for p in range(len(states)) if p not in reasons], reasons, parts)
+
+    def _merged(self, good: list[int], reasons: dict[int, str], parts: Sequence[_Part]) -> Weights:
+        """Several parts in the order of their positions."""
+        row = {position: number for number, position in enumerate(good)}
+        found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
+        if self._noisy:
+            found.noise, found.means = np.empty_like(found.weights), np.empty_like(found.weights)
+        for part in parts:
+            rows = [row[position] for position in part.positions]
+            found.weights[rows] = part.weights
+            if found.noise is not None and found.means is not None:
+                found.noise[rows], found.means[rows] = part.noise, part.means
+            for dtype in part.converted:
+                found.converted[dtype] += len(rows)
+        return found
+
+    @property
+    def _noisy(self) -> bool:
+        return self.kind.sparsifier == "variational_dropout"
+
+    def _part(self, recognised: Recognised, positions: Sequence[int], files: NDArray[np.uint8]) -> _Part:
+        """What files hold, uint8 [K, length], which are not needed afterwards."""
+        weights, noise, means = acting_weights(recognised, files, self._empty)
+        if self._noisy and (noise is None or means is None):  # dense checkpoints among those of twins
+            noise, means = np.full_like(weights, -np.inf), weights.copy()
+        return _Part(positions, weights, noise, means, frozenset(recognised.converted))
 
     def _empty(self, shape: tuple[int, int], dtype: type[np.float32]) -> NDArray[np.float32]:
         return self._recycled.empty(*shape, torch.float32).numpy()
 
-    def _merged(self, good: list[int], reasons: dict[int, str], groups: Sequence[_Group]) -> Weights:
-        """The weights of several groups in the order of their positions."""
-        row = {position: number for number, position in enumerate(good)}
-        found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
-        for group in groups:
-            rows = [row[position] for position in group.positions]
-            acting, noise, means = acting_weights(group.recognised, group.files)
-            found.weights[rows] = acting
-            if noise is not None and means is not None:
-                if found.noise is None or found.means is None:
-                    found.noise, found.means = np.full_like(found.weights, -np.inf), found.weights.copy()
-                found.noise[rows], found.means[rows] = noise, means
-            elif found.means is not None:
-                found.means[rows] = acting
-            for dtype in group.recognised.converted:
-                found.converted[dtype] += len(rows)
-        return found
-
-    def _read_alike(self, states: Sequence[tuple[Trial, int]]) -> tuple[list[_Group], list[int]]:
-        """Read those that are of the structure that their trial's others have; gives them, and the positions of the
-        others."""
+    def _read_alike(self, states: Sequence[tuple[Trial, int]], parts: list[_Part]) -> list[int]:
+        """Read those that are of the structure that their trial's others have; gives the positions of the others."""
         expected: dict[int, tuple[Recognised, list[int], list[str]]] = {}
         rest = []
         for position, (trial, epoch) in enumerate(states):
@@ -150,22 +149,52 @@ class RawCheckpoints:
             _, positions, paths = expected.setdefault(id(recognised), (recognised, [], []))
             positions.append(position)
             paths.append(path)
-        groups = []
         for recognised, positions, paths in expected.values():
             template = self._template(recognised.structure)
-            memory = self._memory.take(len(paths) * template.length + 1)
-            good = self._container.read_alike(paths, template, memory)
-            if good is None:
-                rest += positions
+            step = max(HELD_BYTES // template.length, 1)
+            for start in range(0, len(paths), step):
+                here = positions[start : start + step]
+                memory = self._memory.take(len(here) * template.length + 1)
+                good = self._container.read_alike(paths[start : start + step], template, memory)
+                if good is None:
+                    rest += here
+                    continue
+                files = memory[:-1].reshape(len(here), template.length)
+                if not good.all():
+                    rest += [position for position, fine in zip(here, good, strict=True) if not fine]
+                    here = [position for position, fine in zip(here, good, strict=True) if fine]
+                    files = files[good]
+                if here:
+                    parts.append(self._part(recognised, here, files))
+        return sorted(rest)
+
+    def _read_singly(
+        self, states: Sequence[tuple[Trial, int]], positions: Sequence[int], parts: list[_Part]
+    ) -> dict[int, str]:
+        """Read one by one; gives the reasons why some were not."""
+        reasons: dict[int, str] = {}
+        held: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
+        size = 0
+
+        def slice_held() -> None:
+            parts.extend(self._part(found, here, self._together(files)) for found, here, files in held.values())
+            held.clear()
+
+        for position in positions:
+            try:
+                recognised, data = self._read(*states[position])
+            except CheckpointError as error:
+                reasons[position] = str(error)
                 continue
-            files = memory[:-1].reshape(len(paths), template.length)
-            if not good.all():
-                rest += [position for position, fine in zip(positions, good, strict=True) if not fine]
-                positions = [position for position, fine in zip(positions, good, strict=True) if fine]
-                files = files[good]
-            if positions:
-                groups.append(_Group(recognised, positions, files))
-        return groups, sorted(rest)
+            _, here, files = held.setdefault(id(recognised), (recognised, [], []))
+            here.append(position)
+            files.append(data)
+            size += len(data)
+            if size > HELD_BYTES:
+                slice_held()
+                size = 0
+        slice_held()
+        return reasons
 
     def _template(self, structure: Structure) -> Template:
         kept = self._templates.get(id(structure))
@@ -192,13 +221,30 @@ class RawCheckpoints:
         if epoch not in trial.epochs:
             raise CheckpointError("there is no checkpoint of this epoch, though result.json reports it")
         if path is None:
-            raise CheckpointError("its checkpoint folder holds no file named checkpoints")
+            raise CheckpointError(
+                self._unlisted(trial, epoch) or "its checkpoint folder holds no file named checkpoints"
+            )
         data = self._container.read(path, MAX_CHECKPOINT)
         recognised = self._recognise(self._reader.structure(data))
         if isinstance(recognised, str):
             raise CheckpointError(recognised)
-        self._expected[trial.name] = recognised
+        self._expect(trial.name, recognised)
         return recognised, data
+
+    def _expect(self, name: str, recognised: Recognised) -> None:
+        """Take the trial's next checkpoints to be like this one."""
+        if recognised is self.kind:
+            self._expected.pop(name, None)
+            return
+        if len(self._expected) >= _EXPECTED:
+            self._expected.clear()
+        self._expected[name] = recognised
+
+    def _unlisted(self, trial: Trial, epoch: int) -> str | None:
+        """Why a checkpoint folder could not be listed; None where it could."""
+        folders = (path for path in self._container.refused if path.startswith(trial.path) and path.endswith("/"))
+        found = next((path for path in folders if epoch_of(path[len(trial.path) : -1]) == epoch), None)
+        return None if found is None else self._container.refused[found]
 
     def _recognise(self, structure: Structure) -> Recognised | str:
         """What a structure is, or why it is not of this zoo; worked out once for each."""

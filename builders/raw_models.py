@@ -124,6 +124,9 @@ class RawModels:
     def _find(self, trial: Trial) -> Found:
         """A trial as a model, with the epochs of which it should have states."""
         found = Found(trial=trial)
+        if trial.path in self._container.refused:
+            found.reason = self._container.refused[trial.path]
+            return found
         problems = []
         try:
             found.results = self._results(trial)

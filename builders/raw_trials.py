@@ -165,7 +165,7 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
     stray: list[str] = []
     for entry in entries:
         head, slash, inside = entry.partition("/")
-        epoch = _epoch_of(head) if slash else None
+        epoch = epoch_of(head) if slash else None
         if not slash:
             if entry:
                 files.add(entry)
@@ -185,7 +185,8 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
     return Contents(files=frozenset(files), checkpoints=checkpoints, stray=tuple(stray))
 
 
-def _epoch_of(folder: str) -> int | None:
+def epoch_of(folder: str) -> int | None:
+    """The epoch that a checkpoint folder's name tells; None where it is none."""
     match = _CHECKPOINT_FOLDER.fullmatch(folder)
     return None if match is None else int(match[1])
 
@@ -242,8 +243,7 @@ def parse_results(data: bytes) -> Results:
         try:
             value = parse(line).get
         except ValueError:
-            broken += 1
-            continue
+            value = _parsed_by_python(line).get
         epoch = _epoch(value("training_iteration"))
         if epoch is None:
             broken += 1
@@ -255,6 +255,15 @@ def parse_results(data: bytes) -> Results:
         repeated += epoch in epochs
         epochs[epoch] = figures
     return Results(epochs=epochs, repeated=repeated, broken=broken, strange=strange)
+
+
+def _parsed_by_python(line: bytes) -> dict[str, Any]:
+    """A line that the faster parser refuses, as for half a surrogate pair in a path; empty where it is no object."""
+    try:
+        value = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _checked(figures: Iterable[Any]) -> tuple[tuple[float | None, ...], int]:
@@ -320,7 +329,8 @@ def contradictions(params: Mapping[str, Any], classes: int, channels: int) -> li
 def _column(column: str, value: Any) -> Any:
     if column in TEXT_COLUMNS:
         return value.lower() if isinstance(value, str) and value else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = _number(value)
+    if number is None or not math.isfinite(number):
         return None
     if column in WHOLE_COLUMNS:
         return int(value) if value == int(value) and abs(value) < 2**31 else None
@@ -330,9 +340,10 @@ def _column(column: str, value: Any) -> Any:
 def _epoch(value: Any) -> int | None:
     if type(value) is int and 0 <= value <= MAX_EPOCH:
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = _number(value)
+    if number is None or not math.isfinite(number):
         return None
-    return int(value) if value == int(value) and 0 <= value <= MAX_EPOCH else None
+    return int(number) if number == int(number) and 0 <= number <= MAX_EPOCH else None
 
 
 def _number(value: Any) -> float | None:

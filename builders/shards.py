@@ -223,7 +223,8 @@ def sync(shard: Path) -> None:
     Raises:
         StorageError: where they cannot be written.
     """
-    with _storing(shard.parent), shard.open("rb+") as file:
+    # For reading: shards that are there already may be read-only.
+    with _storing(shard.parent), shard.open("rb") as file:
         os.fsync(file.fileno())
 
 

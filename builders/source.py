@@ -75,8 +75,8 @@ class States:
         weights: float32 [len(models), D].
         figures: arrays of length len(models) by column, for columns that change with the epoch; a column
             that is absent is null.
-        extras: by column, of those of the source's `extras` that are as wide as the weights: float32
-            [len(models), D]; the others are figures.
+        extras: by column, all of the source's `extras` that are as wide as the weights: float32 [len(models), D]; the
+            others are figures.
         tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
     """
 
@@ -213,8 +213,8 @@ class Source(Protocol):
     def read(self, block: Block) -> Iterator[States | LeftOut]:
         """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
 
-        Yields a piece at a time, so that no more than a cohort is ever held; a state that cannot be read
-        comes as `LeftOut` with its reason. Several threads may each read a block at a time.
+        Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot
+        be read comes as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
 
 
@@ -298,15 +298,10 @@ class RowMaker:
             columns[place] = values if values.type == kind else values.cast(kind)
         columns[self._places["epoch"][0]] = pa.array(np.array(states.epochs, np.int32))
         for place, name in self._wide:
-            columns[place] = self._matrix(states.weights if name == WEIGHTS else states.extras.get(name), states)
+            matrix = states.weights if name == WEIGHTS else states.extras[name]
+            flat = pa.array(matrix.contiguous().view(-1).numpy())
+            columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
-
-    def _matrix(self, values: Tensor | None, states: States) -> pa.Array:
-        if values is None:
-            return pa.nulls(len(states.models), self._weights_type)
-        return pa.FixedSizeListArray.from_arrays(
-            pa.array(values.contiguous().view(-1).numpy()), type=self._weights_type
-        )
 
     def _lasting(self, models: Sequence[Model]) -> Sequence[pa.Array | None]:
         """The columns that are the same at every epoch, nulls in the others and None in the wide ones; the same models

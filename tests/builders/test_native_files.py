@@ -51,6 +51,19 @@ def test_threads_list_the_same(threads, tmp_path):
     assert one.fingerprint() == several.fingerprint()
 
 
+def test_a_trial_that_comes_while_others_are_listed_hides_none(tmp_path, monkeypatch):
+    make_zoo(tmp_path / SEED_ZOO, models=5)
+    before = list_tree(str(tmp_path / SEED_ZOO)).entries
+    original = native_files._list_below
+
+    def slow(functions, root, name):
+        (tmp_path / SEED_ZOO / f"{name[:3]}_new").mkdir(exist_ok=True)
+        return original(functions, root, name)
+
+    monkeypatch.setattr(native_files, "_list_below", slow)
+    assert list_tree(str(tmp_path / SEED_ZOO), 2).entries == before
+
+
 def test_a_folder_that_cannot_be_listed_says_why(tmp_path):
     folder = Folder(tmp_path / "gone")
     assert list(folder.entries) == []
@@ -65,7 +78,12 @@ def test_the_fingerprint_changes_with_a_file(native, tmp_path, request):
     first = Folder(tmp_path / SEED_ZOO).fingerprint()
     assert Folder(tmp_path / SEED_ZOO).fingerprint() == first
     file = next((tmp_path / SEED_ZOO).rglob("checkpoints"))
-    file.write_bytes(file.read_bytes())
+    for hidden in (tmp_path / SEED_ZOO / ".sync", file.with_name(".is_checkpoint")):
+        hidden.write_bytes(b"1")
+    first = Folder(tmp_path / SEED_ZOO).fingerprint()
+    for hidden in (tmp_path / SEED_ZOO / ".sync", file.with_name(".is_checkpoint")):
+        hidden.write_bytes(b"22")
+    assert Folder(tmp_path / SEED_ZOO).fingerprint() == first
     os.utime(file, ns=(0, 12345))
     assert Folder(tmp_path / SEED_ZOO).fingerprint() != first
 

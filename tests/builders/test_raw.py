@@ -28,7 +28,7 @@ from raw_zoos import (
     zipped,
 )
 
-from zoo_datasets.builders import Reading, build_repository, open_source, twin_losses
+from zoo_datasets.builders import Reading, build_repository, containers, from_raw, open_source, parts, twin_losses
 from zoo_datasets.builders.arrow_builder import zoo_builder
 from zoo_datasets.builders.raw_names import parent_of, raw_model_id, read_folder_name, read_trial_name
 from zoo_datasets.errors import RepositoryError, SourceError
@@ -149,6 +149,49 @@ def test_results_are_matched_by_iteration_and_the_last_report_counts(tmp_path, z
     assert notes["result.json reports epochs again (a resumed trial); the last report counts"] == 1
     assert notes["result.json does not report every epoch of which there is a checkpoint"] == 1
     assert other.exists()
+
+
+@pytest.mark.parametrize(
+    "config", [{"path": "/data/caf\udce9"}, {"seed": 10**400}, json.loads(f'{{"a": {"[" * 300}{"]" * 300}}}')]
+)
+def test_strange_configs_in_result_json_take_no_report_away(tmp_path, zoo, config):
+    folder, *_ = make_zoo(zoo)
+    lines = [result_line(epoch, config) for epoch in (0, 1, 2)]
+    (folder / "result.json").write_text("\n".join(lines) + "\n")
+    result = build_repository(zoo, tmp_path / "repo")
+    assert not result.left_out
+    assert not any("result.json" in warning for warning in result.warnings)
+
+
+def test_numbers_beyond_all_bounds_are_no_epoch_and_no_hyperparameter(tmp_path, zoo):
+    first, second, *_ = make_zoo(zoo)
+    lines = (first / "result.json").read_text().splitlines()
+    (first / "result.json").write_text("\n".join([*lines, json.dumps({"training_iteration": 10**400})]) + "\n")
+    params = json.loads((second / "params.json").read_text())
+    (second / "params.json").write_text(json.dumps(params | {"optim::lr": 10**400}))
+    result = build_repository(zoo, tmp_path / "repo")
+    assert any("half a line" in warning for warning in result.warnings)
+    assert not result.left_out
+    assert {row["lr"] for row in rows_of(tmp_path / "repo", result.config).values()} == {0.0003}  # the zoo's
+
+
+def test_what_cannot_be_listed_says_so(tmp_path, zoo, monkeypatch):
+    trial, other, *_ = make_zoo(zoo)
+    refused = {
+        f"{trial.name}/": "it could not be listed: x",
+        f"{other.name}/checkpoint_000001/": "it could not be listed: y",
+    }
+    original = containers.Folder.__init__
+
+    def unreadable(self, path, threads=1):
+        original(self, path, threads)
+        inside = tuple(refused)
+        self.entries = [entry for entry in self.entries if not entry.startswith(inside) or entry in refused]
+        self.refused = {**self.refused, **refused}
+
+    monkeypatch.setattr(containers.Folder, "__init__", unreadable)
+    found = {entry.model: entry.reason for entry in build_repository(zoo, tmp_path / "repo").left_out}
+    assert found == {trial.name: "it could not be listed: x", other.name: "it could not be listed: y"}
 
 
 def test_values_that_no_figure_can_have_are_null_and_noted(tmp_path, zoo):
@@ -440,6 +483,20 @@ def test_log_sigma2_means_and_recorded_losses_are_columns_when_asked_for(tmp_pat
     assert all(len(row["log_sigma2"]) == 2464 for split in loaded.values() for row in split)
     with pytest.raises(SourceError, match="holds no log_sigma2"):
         build(zoo, tmp_path, reading=Reading(keep_log_sigma2=True))
+
+
+@pytest.mark.parametrize("piece", [1, 4_000_000])
+def test_a_dense_checkpoint_among_twins_has_no_noise(tmp_path, zoo, monkeypatch, piece):
+    for module in (parts, from_raw):
+        monkeypatch.setattr(module, "SMALL_PIECE_BYTES", piece)
+    parents = make_zoo(zoo, models=4, epochs=(0,))
+    for twin in make_twins(tmp_path / TWIN_ZOO, parents, epochs=(0, 1, 2)):
+        (twin / "checkpoint_000000" / "checkpoints").write_bytes(saved(state_dict(weights_of(5, 0))))
+    result = build(tmp_path / TWIN_ZOO, tmp_path, reading=Reading(keep_log_sigma2=True))
+    assert result.rows == 12
+    for (_, epoch), row in rows_of(tmp_path / "repo", result.config).items():
+        assert (set(row["log_sigma2"]) == {-np.inf}) == (epoch == 0)
+        assert epoch or row["means"] == row["weights"] == weights_of(5, 0).tolist()
 
 
 def test_twins_take_hyperparameters_from_the_parents_where_they_are_at_hand(tmp_path):
