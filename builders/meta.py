@@ -34,12 +34,15 @@ def with_meta(repo: Path, manifest: Manifest, known: Mapping[str, pa.Table]) -> 
         RepositoryError: where a shard cannot be read.
         StorageError: where a file cannot be written.
     """
-    tables = {split: _metadata(repo, manifest, split, known) for split in manifest.splits}
-    meta = tuple(_write(repo, manifest.config, split, table) for split, table in tables.items())
+    meta: list[Shard] = []
+    num_bytes: dict[str, int] = {}
+    for split in manifest.splits:  # one table at a time
+        table = _metadata(repo, manifest, split, known)
+        meta.append(_write(repo, manifest.config, split, table))
+        num_bytes[split] = size_in_memory(table)
     there = _earlier(repo, manifest.config)
-    plots = plots_there(repo, there) if there is not None and there.meta == meta else ()
-    num_bytes = {split: size_in_memory(table) for split, table in tables.items()}
-    return dataclasses.replace(manifest, meta=meta, plots=plots), num_bytes
+    plots = plots_there(repo, there) if there is not None and there.meta == tuple(meta) else ()
+    return dataclasses.replace(manifest, meta=tuple(meta), plots=plots), num_bytes
 
 
 def _earlier(repo: Path, config: str) -> Manifest | None:

@@ -36,7 +36,7 @@ class TwinLosses:
         if reading.images is not None:
             self._data = load_images(images, architecture, reading.images).limited(reading.limits)
         self._keep = reading.keep_log_sigma2
-        self._evaluating = threading.Lock()  # which takes all cores as it is
+        self._evaluating = threading.Lock()  # one stack of models in memory at a time
 
     def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
         """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +57,9 @@ class Member(NamedTuple):
     end: int
 
 
+_Fields = tuple[str, bytes, int, int, int, int, int, int, int]  # those of a member but the last
+
+
 def read_directory(read: Read, total: int, what: str = "the archive") -> list[Member]:
     """The members of an archive of `total` bytes, in the order of its directory.
 
@@ -66,14 +70,15 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
     if start + size > limit or count * CENTRAL_SIZE > size:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
     directory = read(start, size)
-    members = list(_records(directory, count, start, what))
-    order = sorted(range(len(members)), key=[member.header for member in members].__getitem__)
-    ends = [*(members[index].header for index in order[1:]), start][: len(order)]
-    for index, end in zip(order, ends, strict=True):
-        member = members[index]
-        if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > end:
+    found = list(_records(directory, count, start, what))
+    headers = [fields[-2] for fields in found]
+    ends = [start] * len(found)
+    for index, following in itertools.pairwise(sorted(range(len(found)), key=headers.__getitem__)):
+        ends[index] = headers[following]
+    members = [Member(*fields, end) for fields, end in zip(found, ends, strict=True)]
+    for member in members:
+        if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > member.end:
             raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")
-        members[index] = member._replace(end=end)
     return members
 
 
@@ -102,7 +107,7 @@ def _end(read: Read, total: int, what: str) -> tuple[int, int, int, int]:
     return count, size, start, position
 
 
-def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[Member]:
+def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_Fields]:
     position = 0
     for _ in range(count):
         if position + CENTRAL_SIZE > len(directory):
@@ -123,7 +128,7 @@ def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[Me
             name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
-        yield Member(name, raw, method, flags, crc, compressed, size, header, start + position, 0)
+        yield name, raw, method, flags, crc, compressed, size, header, start + position
         position = following
 
 
