@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.builders.archives import is_archive, open_container
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
-from zoo_datasets.builders.containers import Container, is_archive, open_container
+from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels

@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from zoo_datasets.builders.containers import Container, ZipFile, is_archive, open_container, stem
+from zoo_datasets.builders.archives import ZipFile, is_archive, open_container, stem
+from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.remote_trees import FsspecTree, HttpTree, RemoteFolder
 from zoo_datasets.downloads import download

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.builders.containers import is_archive, stem
+from zoo_datasets.builders.archives import is_archive, stem
 from zoo_datasets.builders.locations import remote_folder
 from zoo_datasets.builders.raw_names import read_folder_name
 from zoo_datasets.downloads import download

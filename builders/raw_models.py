@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.builders.containers import ARCHIVES, Container
+from zoo_datasets.builders.archives import ARCHIVES
+from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.locations import open_location
 from zoo_datasets.builders.raw_names import (
     FolderName,

@@ -59,8 +59,8 @@ class Served:
         return sum(self.sent.values())
 
     def reset(self) -> None:
-        self.sent.clear()
-        self.asked.clear()
+        # New ones: what is still on its way to somebody who has left counts with what was before.
+        self.sent, self.asked = Counter(), Counter()
 
 
 @contextmanager
@@ -115,6 +115,7 @@ def serving_files(folder: Path, **options: bool) -> Iterator[Served]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             sent = body if cut is None else body[:cut]
+            counted = served.sent
             # Whoever asked only for the head leaves; what it did not take is not counted.
             with suppress(BrokenPipeError, ConnectionResetError):
                 for start in range(0, len(sent), 1 << 14):
@@ -123,7 +124,7 @@ def serving_files(folder: Path, **options: bool) -> Iterator[Served]:
                     piece = sent[start : start + (1 << 14)]
                     self.wfile.write(piece)
                     with lock:
-                        served.sent[path] += len(piece)
+                        counted[path] += len(piece)
             if cut is not None:
                 self.close_connection = True
 
