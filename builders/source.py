@@ -317,13 +317,13 @@ class RowMaker:
         return kept[1]
 
     def _columns(self, models: Sequence[Model]) -> list[pa.Array | None]:
-        places: dict[int, int] = {}
-        rows = [places.setdefault(id(model), len(places)) for model in models]
-        if len(places) == len(models):
+        unique = {id(model): model for model in models}
+        if len(unique) == len(models):
             return [self._column(column, models) for column in self.schema]
         # The same models at several epochs.
-        once = self._lasting([models[rows.index(place)] for place in places.values()])
-        return [None if column is None else column.take(pa.array(rows)) for column in once]
+        places = {key: place for place, key in enumerate(unique)}
+        rows = pa.array([places[id(model)] for model in models])
+        return [None if column is None else column.take(rows) for column in self._lasting(list(unique.values()))]
 
     def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
         if column.type == self._weights_type:

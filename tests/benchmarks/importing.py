@@ -5,10 +5,10 @@
 
 Each way runs as its own process, on one thread where it does not say otherwise, all in turn; times are of the work
 alone, without importing torch. CPU seconds are what a core is kept busy, also on a machine that has other work; they
-leave out waiting for the disk, which only `zoo build` does (it syncs its shards). What bounds `zoo build` of this zoo,
-in a profile: writing Parquet takes two fifths of the time (28 columns in each of 153 row groups, the weights
-compressed), listing the folder and result.json a sixth, opening and reading the checkpoints an eighth, checksums of
-the shards a twelfth. Two threads share all but listing, result.json, the light config and the card, a quarter.
+leave out waiting for the disk, which only `zoo build` does (it syncs its shards). What bounds `zoo build` of this zoo:
+writing Parquet takes more than two fifths of the time (28 columns in each of 153 row groups, the weights compressed),
+listing the folder and result.json a sixth, reading the checkpoints an eighth, closing the shards and their checksums a
+tenth. Two threads share listing, reading and writing; result.json, the light config and the card are left to one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from zoo_datasets.commands.progress import transfer_bar
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zoo_datasets.builders import BuildResult
     from zoo_datasets.manifest import LeftOut
 
 # Rows of a table of things left out; the manifest has them all.
@@ -101,6 +102,14 @@ def build(
             progress=advance,
             fetched=fetched,
         )
+    _print_result(console, out, result)
+    if plots:
+        from zoo_datasets.card_plots import draw_plots
+
+        draw_plots(out, result.config, lambda text: console.print(text, highlight=False, soft_wrap=True))
+
+
+def _print_result(console: Console, out: Path, result: BuildResult) -> None:
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
     resumed = f" ({result.shards_resumed} by an interrupted build)" if result.shards_resumed else ""
@@ -115,10 +124,6 @@ def build(
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
-    if plots:
-        from zoo_datasets.card_plots import draw_plots
-
-        draw_plots(out, result.config, lambda text: console.print(text, highlight=False, soft_wrap=True))
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
