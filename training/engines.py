@@ -97,6 +97,14 @@ def get_engine(name: str) -> Engine:
     return engine
 
 
+def raise_broken(errors: Sequence[RunError]) -> None:
+    """Raise what kept cohorts from being trained, after all others were."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise RunError(f"{len(errors)} cohorts could not be trained, the others were: {'; '.join(map(str, errors))}")
+
+
 def _local(work: Work, report: Callable[[EpochReport], None], tick: Callable[[], None]) -> None:
     from zoo_datasets.training.local import train_here
 

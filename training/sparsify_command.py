@@ -54,6 +54,7 @@ def sparsify(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
 ) -> None:
     """Make the sparsified twin of every model of a zoo, many at a time; the same command goes on where it stopped."""
+    from zoo_datasets.runs import UNCHECKED
     from zoo_datasets.training.engines import get_engine
     from zoo_datasets.training.opening import open_run
     from zoo_datasets.training.parents import open_parents
@@ -76,6 +77,8 @@ def sparsify(
 
     for reason, count in Counter(parents.left_out.values()).items():
         launch.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
+    if not parents.checked:
+        launch.say(f"note: {source}: {UNCHECKED}")
     run = launch.carry_out(check, data.limited(parents.limits), dry_run)
     if run is not None and launch.leads:
         _tell(launch, run, parents)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from zoo_datasets.manifest import META, Manifest
+from zoo_datasets.specs import ranges
 
 YOURS = ("<!-- yours -->", "<!-- /yours -->")
 # Stands in the examples until the repository has a name.
@@ -71,7 +72,7 @@ def section_of(manifest: Manifest) -> str:
     """The section of a zoo: recipe, grid, counts, plots, how to load, what was left out."""
     lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
     lines += [
-        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {_ranges(manifest.epochs)}; "
+        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {ranges(manifest.epochs)}; "
         f"`weights` has {manifest.layout.size:,} entries.",
         "",
         "| split | models | rows | files |",
@@ -163,14 +164,3 @@ def _left_out(manifest: Manifest) -> list[str]:
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0–10, 20, 30` of ascending numbers."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], number]
-        else:
-            parts.append([number])
-    return ", ".join("–".join(map(str, part)) for part in parts)

@@ -13,6 +13,10 @@
 Per epoch the three files are written in that order, each atomically: an epoch is finished for a reader
 when it stands in the metrics, and for training when it stands in the resume file. Nothing in a run
 depends on when or how often it was interrupted, so there are no times in it.
+
+These three and zoo.json carry a checksum in themselves (`checksums`), with the epoch they were written after and a
+digest of their models; a members.json is compared with the models that zoo.json describes. Runs of earlier versions
+carry none and are read all the same.
 """
 
 from __future__ import annotations
@@ -22,23 +26,26 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zoo_datasets.errors import CohortInUseError, LayoutError, RunError, StorageError
-from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
+from zoo_datasets.checksums import RECORD, Record, read_record, write_checked
+from zoo_datasets.errors import CohortInUseError, DamagedError, LayoutError, RunError, StorageError
+from zoo_datasets.files import remove_temporaries, write_json
 from zoo_datasets.layout import WeightLayout
-from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of, members_of, ranges
 from zoo_datasets.zoos import zoo_from_dict
 
 _T = TypeVar("_T")
@@ -46,14 +53,24 @@ _T = TypeVar("_T")
 FORMAT = 1
 MANIFEST = "zoo.json"
 MEMBERS = "members.json"
+METRICS = "metrics.parquet"
+RESUME = "resume.safetensors"
 SPARSITY = "sparsity"
 LOG_SIGMA2 = "log_sigma2"
+MAX_EPOCH = 1_000_000
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
     + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
     + [pa.field("diverged", pa.bool_(), nullable=False), pa.field(SPARSITY, pa.float32())]
 )
+UNCHECKED = "files of this run carry no checksums, as earlier versions wrote them: damage in these cannot be seen"
+_AGAIN = "the command that trained the run then trains these models again from epoch 0, to the same weights"
+# What readers raise of a file that is not what it should be.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError, AttributeError,
+    pa.ArrowException, safetensors.SafetensorError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +145,11 @@ class RunManifest:
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
         if value.get("format") != FORMAT:
             raise RunError(f"{origin}: run format {value.get('format')!r} found, this version reads {FORMAT}")
+        surplus = sorted(value.keys() - {"format", RECORD, *(entry.name for entry in dataclasses.fields(cls))})
+        if surplus:
+            raise RunError(f"{origin}: not a valid run description: it has no place for {surplus[0]!r:.60}")
         try:
-            return cls(
+            manifest = cls(
                 zoo=zoo_from_dict(value["zoo"], origin),
                 growth=tuple(Growth(**step) for step in value["growth"]),
                 limits=Limits(**value["limits"]),
@@ -141,14 +161,19 @@ class RunManifest:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{origin}: not a valid run description: {error}") from error
+        sizes = [number for step in manifest.growth for number in (step.models, step.epochs)]
+        if not sizes or not all(type(number) is int and number >= 0 for number in sizes):
+            raise RunError(f"{origin}: not a valid run description: growth {value['growth']!r:.80}")
+        return manifest
 
 
 class Run:
     """A run folder. `Run.open` reads one, `Run.save` writes its zoo.json."""
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, record: Record | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self._record = record
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -161,19 +186,26 @@ class Run:
 
         Raises:
             RunError: where there is none, or its zoo.json is broken.
+            DamagedError: where zoo.json holds other bytes than were written.
         """
         file = path / MANIFEST
         if not file.is_file():
             raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
         try:
             value = json.loads(file.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{file} is not valid JSON: {error}") from error
-        return cls(path, RunManifest.from_dict(value, str(file)))
+        manifest = RunManifest.from_dict(value, str(file))
+        try:
+            return cls(path, manifest, read_record(file))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; write it again as it was, or train into another folder") from error
 
     def save(self) -> None:
         """Write zoo.json."""
-        write_json(self.path / MANIFEST, self.manifest.to_dict())
+        record = Record(self.epochs, _digest_of(self.members))
+        value = self.manifest.to_dict() | {RECORD: record.line()}
+        write_checked(self.path / MANIFEST, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
     def save_twins(self, members: Sequence[Member]) -> None:
         """Write zoo.json, and before it the list of members, which a twin's spec does not tell."""
@@ -188,11 +220,19 @@ class Run:
             RunError: where those of twins cannot be read.
         """
         if self.manifest.parents is None:
-            return members_of(self.manifest.zoo, self.manifest.limits, self.models)
-        members = _read_members(self.path / MEMBERS)
+            file = self.path / MANIFEST
+            try:
+                members = members_of(self.manifest.zoo, self.manifest.limits, self.models)
+            except ValueError as error:
+                raise RunError(f"{file}: {error}") from error
+        else:
+            file = self.path / MEMBERS
+            members = _read_members(file)[: self.models]
         if len(members) < self.models:
-            raise RunError(f"{self.path / MEMBERS} lists {len(members)} members, expected {self.models}")
-        return members[: self.models]
+            raise RunError(f"{file} lists {len(members)} members, expected {self.models}")
+        if self._record is not None and self._record.members != _digest_of(members):
+            raise DamagedError(f"{file} describes other models than those that the run was begun with")
+        return members
 
     @property
     def epochs(self) -> int:
@@ -213,13 +253,41 @@ class Run:
         folders = sorted(path for path in self.path.glob("cohort-*") if (path / MEMBERS).is_file())
         return [Cohort(path, self.manifest.layout) for path in folders]
 
+    @property
+    def checked(self) -> bool:
+        """Whether zoo.json carried a checksum when it was read: earlier versions wrote none."""
+        return self._record is not None
+
+    def sound_cohorts(self) -> tuple[list[Cohort], dict[str, str]]:
+        """The cohorts whose members are those of the run, and of other folders, by name, why theirs are not."""
+        known = {member.model_id: member for member in self.members}
+        seen: set[str] = set()
+        sound: list[Cohort] = []
+        odd: dict[str, str] = {}
+        for path in sorted(path for path in self.path.glob("cohort-*") if any(path.glob("[!.]*"))):
+            cohort = Cohort(path, self.manifest.layout)
+            try:
+                cohort.check_members(known, seen)
+            except RunError as error:
+                odd[path.name] = str(error)
+            else:
+                seen.update(member.model_id for member in cohort.members)
+                sound.append(cohort)
+        return sound, odd
+
 
 class Cohort:
-    """The folder of one cohort: members that train as one stack."""
+    """The folder of one cohort: members that train as one stack.
+
+    Attributes:
+        unchecked: names of the files read so far that carry no checksum.
+    """
 
     def __init__(self, path: Path, layout: WeightLayout) -> None:
         self.path = path
         self.layout = layout
+        self.unchecked: set[str] = set()
+        self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
 
     @cached_property
     def members(self) -> list[Member]:
@@ -239,7 +307,10 @@ class Cohort:
         file = self.path / MEMBERS
         if file.is_file():
             if self.members != list(members):
-                raise RunError(f"{file} lists other members than planned; this folder belongs to another run")
+                raise RunError(
+                    f"{file} lists other members than planned; this folder belongs to another run, or the file is "
+                    "damaged: then delete it, and the same command writes it again"
+                )
         else:
             write_json(file, [member.to_dict() for member in members])
         remove_temporaries(self.path)
@@ -275,22 +346,86 @@ class Cohort:
         finally:
             os.close(descriptor)
 
+    def check_members(self, known: Mapping[str, Member], seen: Collection[str] = ()) -> None:
+        """Compare members.json with the members of the run by id, and with those that stand in other cohorts.
+
+        Raises:
+            RunError: naming the first one that differs.
+        """
+        file = self.path / MEMBERS
+        for member in self.members:
+            name = f"{file}: model {member.model_id:.64}"
+            if member.model_id not in known:
+                raise RunError(f"{name} is no member of the run that {MANIFEST} describes")
+            if member.model_id in seen:
+                raise RunError(f"{name} stands in another cohort too")
+            if member != known[member.model_id]:
+                raise RunError(
+                    f"{name} is not as the run has it; delete the file, and the command that trained the run writes it "
+                    "again"
+                )
+
     def epochs(self) -> list[int]:
         """The finished epochs, ascending."""
         return sorted(set(self.metrics()["epoch"].to_pylist()))
 
     def metrics(self) -> pa.Table:
         """All rows of metrics.parquet (`METRICS_SCHEMA`), by epoch, then in the order of the stack."""
-        file = self.path / "metrics.parquet"
+        file = self.path / METRICS
         if not file.is_file():
             return METRICS_SCHEMA.empty_table()
-        try:
-            table = pq.read_table(file)
+        with _reading(file, f"delete it: {_AGAIN}"):
+            self._check(file)
+            with pq.ParquetFile(file) as opened:
+                table = opened.read()
             if SPARSITY not in table.column_names:
                 table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
-            return table.cast(METRICS_SCHEMA)
-        except (pa.ArrowException, ValueError) as error:
-            raise RunError(f"{file} could not be read: {error}") from error
+            table = table.cast(METRICS_SCHEMA)
+            table.validate(full=True)
+            _check_ranges(table)
+            return table
+
+    def figures(self, epoch: int) -> pa.Table | None:
+        """The rows of an epoch in the order of the stack; None where the epoch is not finished.
+
+        Raises:
+            RunError: where the metrics are broken, or of other models.
+        """
+        return self.figures_in(self.metrics(), epoch)
+
+    def figures_in(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
+        """As `figures`, of metrics that were read already."""
+        rows = metrics.filter(pc.equal(metrics["epoch"], epoch))
+        if not rows.num_rows:
+            return None
+        if rows["model_id"].to_pylist() != [member.model_id for member in self.members]:
+            raise RunError(f"{self.path}: {METRICS} lists other models at epoch {epoch} than {MEMBERS}")
+        return rows
+
+    def setback(self) -> str | None:
+        """Why training begins again at epoch 0 although later epochs were finished; None where it does not.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        if lost := self.lost_figures():
+            return f"{METRICS} has lost the figures of epochs {ranges(lost)}"
+        if self._finished_epoch() is None and max(self.epochs(), default=0) > 0:
+            return f"{RESUME} is missing"
+        return None
+
+    def lost_figures(self) -> list[int]:
+        """Epochs that training finished, but whose figures are not in the metrics.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        last = self._finished_epoch()
+        if last is None:
+            return []
+        rows = np.bincount(self.metrics()["epoch"].to_numpy(), minlength=last + 1)
+        lost: list[int] = np.flatnonzero(rows[: last + 1] != len(self.members)).tolist()
+        return lost
 
     def epoch_file(self, epoch: int) -> Path:
         """Where the tensors of an epoch lie."""
@@ -303,13 +438,10 @@ class Cohort:
             RunError: where the file is missing or broken.
         """
         file = self.epoch_file(epoch)
-        try:
+        with _reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
+            self._check(file, epoch)
             tensors: dict[str, Tensor] = load_file(file)
             return tensors
-        except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(
-                f"{file} could not be read: {error}; delete the cohort's folder and train it again"
-            ) from error
 
     def weights(self, epoch: int, positions: Sequence[int] | None = None) -> Tensor:
         """The weights at an epoch of all members, or of those at some positions of the stack: float32 [K, D].
@@ -350,54 +482,158 @@ class Cohort:
 
         `metrics` are the rows of this epoch alone; rows of this and later epochs that an interrupted
         process wrote are replaced.
+
+        Raises:
+            RunError: where the metrics of earlier epochs are lost; nothing is written then.
         """
-        write_bytes(self.epoch_file(epoch), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         earlier = self.metrics()
-        earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
+        earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
+        lost = sorted(set(range(epoch)).difference(earlier["epoch"].to_pylist()))
+        if lost:
+            raise RunError(
+                f"{self.path / METRICS} has no figures of epochs {ranges(lost)} any more; nothing was written over it. "
+                "Run the same command again"
+            )
+        record = self._record(epoch)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=record)
+        write_checked(self.epoch_file(epoch), data)
         table = pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]).combine_chunks()
-        with replacing(self.path / "metrics.parquet") as temporary:
-            pq.write_table(table, temporary)
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata(record)
+        write_checked(self.path / METRICS, sink.getvalue().to_pybytes())
 
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
         """Write the optimizer state after `epoch`, which finishes the epoch."""
-        # One metadata key only: safetensors writes several in random order.
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_bytes(self.path / "resume.safetensors", save(tensors, metadata={"epoch": str(epoch)}))
+        write_checked(self.path / RESUME, save(tensors, metadata=self._record(epoch)))
+
+    def _record(self, epoch: int) -> dict[str, str]:
+        # One metadata key only: safetensors writes several in random order.
+        return {RECORD: Record(epoch, self._digest).line()}
+
+    @cached_property
+    def _digest(self) -> str:
+        return _digest_of(self.members)
+
+    def _check(self, file: Path, epoch: int | None = None) -> Record | None:
+        """The record of a file that holds what was written, of this cohort and of `epoch` where one is given.
+
+        Raises:
+            DamagedError: where it does not.
+            OSError: where it cannot be read.
+        """
+        status = file.stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        before, record = self._records.get(file.name, ((), None))
+        if before != stamp:
+            record = read_record(file)
+            self._records[file.name] = stamp, record
+        if record is None:
+            self.unchecked.add(file.name)
+            return None
+        if record.members != self._digest:
+            raise DamagedError(f"{file} is of other models than {MEMBERS} beside it lists")
+        if epoch is not None and record.epoch != epoch:
+            raise DamagedError(f"{file} was written after epoch {record.epoch}, expected epoch {epoch}")
+        return record
 
     def resume_epoch(self) -> int | None:
-        """The last epoch finished by training, without reading the state; None if there is none.
+        """The epoch that training goes on from, without reading the state; None where it begins at epoch 0.
+
+        It begins anew where figures of a finished epoch are lost (`lost_figures`): running averages of training
+        are in no other file, and the state of no earlier epoch is kept.
 
         Raises:
-            RunError: where the file is broken.
+            RunError: where the file, or the metrics, are broken.
         """
-        return self._open_resume(lambda epoch, opened: epoch)
+        return self._resumable(lambda epoch, opened: epoch)
 
     def read_resume(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The last epoch finished by training and the optimizer state after it; None if there is none.
+        """As `resume_epoch`, with the optimizer state [K, …] after the epoch.
 
         Raises:
-            RunError: where the file is broken.
+            RunError: where the file, or the metrics, are broken.
         """
-        return self._open_resume(
+        resume = self._resumable(
             lambda epoch, opened: (epoch, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
         )
+        count = len(self.members)
+        for name, tensor in ({} if resume is None else resume[1]).items():
+            if tensor.ndim == 0 or len(tensor) != count:
+                raise RunError(
+                    f"{self.path / RESUME}: {name[:40]!r} has shape {list(tensor.shape)}, expected [{count}, …]; "
+                    f"delete it: {_AGAIN}"
+                )
+        return resume
+
+    def _resumable(self, read: Callable[[int, Any], _T]) -> _T | None:
+        return None if self.lost_figures() else self._open_resume(read)
+
+    def _finished_epoch(self) -> int | None:
+        """The epoch that the resume file was written after; None if there is none."""
+        return self._open_resume(lambda epoch, opened: epoch)
 
     def _open_resume(self, read: Callable[[int, Any], _T]) -> _T | None:
-        file = self.path / "resume.safetensors"
+        file = self.path / RESUME
         if not file.is_file():
             return None
-        try:
+        with _reading(file, f"delete it: {_AGAIN}"):
+            record = self._check(file)
             with safetensors.safe_open(file, framework="pt") as opened:
-                return read(int((opened.metadata() or {})["epoch"]), opened)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-            raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
+                epoch = int((opened.metadata() or {})["epoch"]) if record is None else record.epoch
+                if not 0 <= epoch <= MAX_EPOCH:
+                    raise ValueError(f"it says epoch {epoch}")
+                return read(epoch, opened)
+
+
+@contextlib.contextmanager
+def _reading(file: Path, remedy: str) -> Iterator[None]:
+    """Make an error of ours of whatever reading a file raises, with what to do about it."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {remedy}") from error
+    except RunError:
+        raise
+    except _UNREADABLE as error:
+        raise RunError(f"{file} could not be read: {_short(error)}; {remedy}") from error
 
 
 def _read_members(file: Path) -> list[Member]:
     try:
-        return [Member.from_dict(entry) for entry in json.loads(file.read_text())]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{file} could not be read: {error}") from error
+        members = [Member.from_dict(entry) for entry in json.loads(file.read_text())]
+        if not members or not all(isinstance(member.model_id, str) for member in members):
+            raise ValueError("it lists no models")
+        return members
+    except (*_UNREADABLE, RecursionError) as error:
+        raise RunError(
+            f"{file} could not be read: {_short(error)}; delete it, and the command that trained the run "
+            "writes it again"
+        ) from error
+
+
+def _digest_of(members: Sequence[Member]) -> str:
+    """What records say of their models: a hash of the ids, in order."""
+    return digest_of([member.model_id for member in members])[:16]
+
+
+def _check_ranges(table: pa.Table) -> None:
+    """Raise ValueError where a figure or an epoch is none."""
+    limits: dict[str, tuple[float, float]] = {"epoch": (0, MAX_EPOCH), SPARSITY: (0, 1)}
+    limits |= {f"{split}_acc": (0, 1) for split in ("train", "val", "test")}
+    limits |= {f"{split}_loss": (0, np.inf) for split in ("train", "val", "test")}
+    for name, (low, high) in limits.items():
+        smallest, largest = pc.min_max(table[name]).as_py().values()
+        if smallest is not None and (smallest < low or largest > high):
+            raise ValueError(f"{name} reaches from {smallest} to {largest}, expected {low} to {high}")
+
+
+def _short(error: BaseException) -> str:
+    """What a reader says of a file, on one line that can be printed."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
 
 
 def metrics_table(
