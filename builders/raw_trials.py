@@ -18,7 +18,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from zoo_datasets.architectures import ACTIVATIONS
 from zoo_datasets.builders.containers import Container
-from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, read_trial_name
+from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, is_text, read_trial_name
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.schema import FIGURES
 
@@ -328,6 +328,8 @@ def contradictions(params: Mapping[str, Any], classes: int, channels: int) -> li
 
 def _column(column: str, value: Any) -> Any:
     if column in TEXT_COLUMNS:
+        if isinstance(value, str) and not is_text(value):
+            raise CheckpointError(f"its {column} is {value[:40]!r}, which holds half a character")
         return value.lower() if isinstance(value, str) and value else None
     number = _number(value)
     if number is None or not math.isfinite(number):

@@ -84,8 +84,12 @@ def write_if_changed(path: Path, data: bytes) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with a final newline, atomically."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write `value` as indented JSON with a final newline, atomically.
+
+    What is no text, as a name on disk that is no UTF-8, is escaped, and comes out again when the file is read.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def remove_temporaries(folder: Path) -> None:
