@@ -185,7 +185,7 @@ class RunSource:
         for cohort, _ in self._cohorts:
             lost: Collection[int]
             try:
-                rows, lost = cohort.metrics().to_pylist(), _lost_in(cohort)
+                rows, lost = cohort.metrics().to_pylist(), cohort.without_figures()
             except RunError:
                 rows, lost = [], range(self.run.epochs + 1)
             for row in rows:
@@ -292,21 +292,9 @@ class _Reader:
     @cached_property
     def _lost(self) -> Collection[int]:
         try:
-            return _lost_in(self._cohort)
+            return self._cohort.without_figures()
         except RunError:
             return _NONE  # training will say what is the matter with it
-
-
-def _lost_in(cohort: Cohort) -> Collection[int]:
-    """Epochs that were finished and have no figures: those that training knows of, and those before others."""
-    there = set(cohort.epochs())
-    written = [epoch for epoch in map(_epoch_of, cohort.path.glob("epoch-*.safetensors")) if epoch is not None]
-    return set(cohort.lost_figures()) | (set(range(max(written, default=0))) - there)
-
-
-def _epoch_of(file: Path) -> int | None:
-    digits = file.stem.removeprefix("epoch-")
-    return int(digits) if digits.isdecimal() and len(digits) <= 6 else None
 
 
 def _gap(train: float | None, test: float | None) -> float | None:

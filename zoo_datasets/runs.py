@@ -410,12 +410,24 @@ class Cohort:
         """
         if lost := self.lost_figures():
             return f"{METRICS} has lost the figures of epochs {ranges(lost)}"
-        if self._finished_epoch() is None and max(self.epochs(), default=0) > 0:
+        if self._finished_epoch() is None and (max(self.epochs(), default=0) > 0 or self.without_figures()):
             return f"{RESUME} is missing"
         return None
 
+    def without_figures(self) -> list[int]:
+        """Epochs that were finished, as far as any file tells, but whose figures are not in the metrics.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        names = [file.stem.removeprefix("epoch-") for file in self.path.glob("epoch-*.safetensors")]
+        written = [int(name) for name in names if name.isascii() and name.isdecimal() and int(name) <= MAX_EPOCH]
+        # The last one may have been interrupted before its figures were written.
+        before = set(range(max(written, default=0))).difference(self.epochs())
+        return sorted(before.union(self.lost_figures()))
+
     def lost_figures(self) -> list[int]:
-        """Epochs that training finished, but whose figures are not in the metrics.
+        """Epochs up to the one that training would go on from, whose figures are not in the metrics.
 
         Raises:
             RunError: where a file is broken.
