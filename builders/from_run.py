@@ -131,8 +131,8 @@ class RunSource:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
         readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]
-        odd = "; ".join(f"{name} cannot be read: {self._published(why)}" for name, why in self._odd.items())
-        absent = f"{NOT_TRAINED}, or in {odd}" if odd else NOT_TRAINED
+        odd = "; ".join(f"{name} ({self._published(why)})" for name, why in self._odd.items())
+        absent = f"{NOT_TRAINED}, or in a folder that cannot be used: {odd}" if odd else NOT_TRAINED
         for epoch in block.epochs:
             here = {model_id: model for model_id, model in wanted.items() if epoch in self._chosen[model_id]}
             for reader in readers:

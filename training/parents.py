@@ -140,7 +140,7 @@ def _of_run(path: Path, epoch: int | None) -> Parents:
     chosen = run.epochs if epoch is None else epoch
     figures: dict[str, Mapping[str, float]] = {}
     cohorts, odd = run.sound_cohorts()
-    absent = "; ".join([NOT_TRAINED, *(f"or in {name}: {reason}" for name, reason in odd.items())])
+    absent = "; ".join([NOT_TRAINED, *(f"or in {name}, which cannot be used: {why}" for name, why in odd.items())])
     left_out = dict.fromkeys((member.model_id for member in run.members), absent)
     for cohort in cohorts:
         ids = [member.model_id for member in cohort.members]

@@ -19,6 +19,7 @@ from zoo_datasets.evaluation.recompute import spread, wrong_figures
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import MANIFEST, METRICS, SPARSITY, Cohort, Run
 from zoo_datasets.sparsity import sparsity
+from zoo_datasets.specs import ranges
 
 Progress = Callable[[int, int], None]
 _SPARSITY_TOLERANCE = 1e-6
@@ -77,9 +78,8 @@ def verify_run(
     recomputed = 0
     limited = None if images is None else _limited(run, images, findings)
     if limited is not None:
-        recomputed = _recompute(
-            run, spread([state for state in states if _is_recorded(state)], sample), limited, findings
-        )
+        chosen = spread([state for state in states if _is_recorded(state)], sample)
+        recomputed = _recompute(run, chosen, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
 
 
@@ -119,16 +119,21 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
         findings.differs("checksums" if isinstance(error, DamagedError) else "metrics", str(error))
         return
     try:
-        setback = cohort.setback()
+        setback, lost = cohort.setback(), cohort.without_figures()
         cohort.read_resume()
     except RunError as error:
         findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
     else:
         if setback is not None:
             findings.differs("epochs", f"{cohort.path}: {setback}; training begins from epoch 0 again")
+        if lost:
+            findings.differs("epochs", f"{cohort.path}: {METRICS} has no figures of epochs {ranges(lost)}")
     for epoch in cohort.epochs():
         if epoch > run.epochs:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, the run ends at {run.epochs}")
+        if not cohort.epoch_file(epoch).is_file():
+            findings.differs("epochs", f"{cohort.epoch_file(epoch)} is missing")
+            continue
         try:
             rows = cohort.figures_in(metrics, epoch)
             weights = cohort.weights(epoch)
@@ -165,9 +170,10 @@ def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) ->
         missing = [name for name in names if row[name] is None]
         if missing:
             yield f"{where}: there is no {', '.join(missing)}"
-        if shares is not None and row[SPARSITY] is not None and not row["diverged"]:
-            if abs(shares[position] - row[SPARSITY]) > _SPARSITY_TOLERANCE:
-                yield f"{where}: sparsity is {row[SPARSITY]:.6f}, its weights have {shares[position]:.6f}"
+        if shares is None or row[SPARSITY] is None or row["diverged"]:
+            continue
+        if abs(shares[position] - row[SPARSITY]) > _SPARSITY_TOLERANCE:
+            yield f"{where}: sparsity is {row[SPARSITY]:.6f}, its weights have {shares[position]:.6f}"
 
 
 def _limited(run: Run, images: ImageData, findings: Findings) -> ImageData | None:
