@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,7 @@ def train(
     limit_train: Limit = None,
     limit_val: Limit = None,
     limit_test: Limit = None,
-    path: Annotated[str, typer.Option(help="The engine path: auto, or the name of one.")] = "auto",
+    path: Annotated[str, typer.Option(help="The engine path: auto, native (or native-avx2, …) or torch.")] = "auto",
     engine: Annotated[str, typer.Option(help="Where to train: local, or ray (RAY_ADDRESS, else here).")] = "local",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")
@@ -74,7 +75,9 @@ class Launch:
         self._engine = engine
         self._processes = Processes()
         self._threads = threads
-        self.console = Console(stderr=True, quiet=self._processes.share.index > 0)
+        self.console = Console(stderr=True, quiet=not self.leads)
+        if not self.leads:
+            warnings.simplefilter("ignore")  # the first process says it
 
     @property
     def device(self) -> str:
