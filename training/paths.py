@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,7 +90,7 @@ def choose_path(asked: str, recorded: str | None, work: Workload) -> EnginePath:
         RunError: where the path cannot be used here.
     """
     if asked != "auto":
-        path = _path_named(asked, work)
+        path = _path_named(asked, work, PATHS)
         if isinstance(path, str):
             raise RunError(f"the {asked} path cannot be used here: {path}; pass --path auto")
         return path
@@ -111,8 +111,8 @@ def choose_path(asked: str, recorded: str | None, work: Workload) -> EnginePath:
     )
 
 
-def _path_named(name: str, work: Workload) -> EnginePath | str:
-    """The path of a short or full name, or why it cannot be used for a workload.
+def _path_named(name: str, work: Workload, short: Container[str] = ()) -> EnginePath | str:
+    """The path of a full name, or of one of the short ones; or why it cannot be used for a workload.
 
     Raises:
         UnknownNameError: there is no such path.
@@ -124,7 +124,7 @@ def _path_named(name: str, work: Workload) -> EnginePath | str:
     if obstacle is not None:
         return obstacle
     path = PATHS[kind].make(work)
-    if name in (kind, path.name):
+    if name == path.name or name in short:
         return path
     wanted = name.removeprefix(f"{kind}-")
     remedy = f", but {SWITCH}={wanted} makes it {name}" if kind == "native" and wanted in instruction_sets() else ""
