@@ -179,7 +179,7 @@ def test_a_temporary_folder_that_does_not_execute_is_not_needed(monkeypatch, tmp
 def test_where_nothing_executes_the_reason_is_said(monkeypatch, tmp_path):
     no_execution_in(Path("/"), monkeypatch)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
-    with pytest.raises(NativeError, match="set ZOO_CACHE or TMPDIR to a folder that can be written to and may execute"):
+    with pytest.raises(NativeError, match="set ZOO_CACHE or TMPDIR to a folder where one can write and execute"):
         compiler.compile_library(ANSWER)
 
 

@@ -168,17 +168,17 @@ def compile_library(source: str) -> ctypes.CDLL:
         built, written = Path(temporary) / name, Path(temporary) / "kernels.c"
         written.write_text(source)
         _run((*compiler.command, str(written), "-o", str(built), "-lm"))
-        reasons = []
-        # What is loaded is the cached library: a temporary folder may be mounted such that nothing in it executes.
-        for load in (functools.partial(_keep_and_load, built, folder / name), lambda: ctypes.CDLL(str(built))):
-            try:
-                return load()
-            except OSError as error:  # a cache that cannot be written or executed costs time only
-                reasons.append(str(error))
-    raise NativeError(
-        f"the compiled kernels can be loaded neither from {folder} ({reasons[0]}) nor from {tempfile.gettempdir()} "
-        f"({reasons[1]}); set ZOO_CACHE or TMPDIR to a folder that can be written to and may execute (no noexec mount)"
-    )
+        try:  # what is loaded is the cached library: a temporary folder may be mounted such that nothing in it executes
+            return _keep_and_load(built, folder / name)
+        except OSError as error:  # a cache that cannot be written or executed costs time only
+            of_cache = error
+        try:
+            return ctypes.CDLL(str(built))
+        except OSError as error:
+            raise NativeError(
+                f"the compiled kernels can be loaded neither from {folder} ({of_cache}) nor from {tempfile.gettempdir()} "
+                f"({error}); set ZOO_CACHE or TMPDIR to a folder where one can write and execute (no noexec mount)"
+            ) from error
 
 
 def _load(library: Path) -> ctypes.CDLL:

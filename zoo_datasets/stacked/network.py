@@ -187,8 +187,9 @@ def _crashes(layer: Layer) -> bool:
     The backward pass of torch 2.13 does on processors with AVX2 but no AVX-512, for a 1 × 1 convolution of stride 2
     and one group with fewer than 8 channels, on memory with channels last. Wider ones and several groups do not.
     """
-    narrow = isinstance(layer, Conv) and layer.kernel == 1 and layer.in_channels < 8
-    return narrow and layer.stride > 1 and not layer.padding
+    if not isinstance(layer, Conv):
+        return False
+    return layer.kernel == 1 and layer.stride > 1 and not layer.padding and layer.in_channels < 8
 
 
 def _as(x: Tensor, mask: Tensor, members: int) -> Tensor:
