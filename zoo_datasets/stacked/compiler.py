@@ -177,7 +177,7 @@ def compile_library(source: str) -> ctypes.CDLL:
         except OSError as error:
             raise NativeError(
                 f"the compiled kernels can be loaded neither from {folder} ({of_cache}) nor from {tempfile.gettempdir()} "
-                f"({error}); set ZOO_CACHE or TMPDIR to a folder where one can write and execute (no noexec mount)"
+                f"({error}); set ZOO_CACHE or TMPDIR to a folder where one can write and execute (not noexec)"
             ) from error
 
 
