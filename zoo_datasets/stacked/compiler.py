@@ -176,8 +176,9 @@ def compile_library(source: str) -> ctypes.CDLL:
             return ctypes.CDLL(str(built))
         except OSError as error:
             raise NativeError(
-                f"the compiled kernels can be loaded neither from {folder} ({of_cache}) nor from {tempfile.gettempdir()} "
-                f"({error}); set ZOO_CACHE or TMPDIR to a folder where one can write and execute (not noexec)"
+                f"the compiled kernels can be loaded neither from {folder} ({of_cache}) "
+                f"nor from {tempfile.gettempdir()} ({error}); "
+                "set ZOO_CACHE or TMPDIR to a folder where one can write and execute (not mounted noexec)"
             ) from error
 
 
