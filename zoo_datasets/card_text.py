@@ -112,7 +112,7 @@ def _plots(manifest: Manifest) -> list[str]:
     lines = []
     for path in manifest.plots:
         name = path.rpartition("/")[2].removesuffix(".png")
-        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path)})", ""]
+        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path, errors='replace')})", ""]
     return lines
 
 
