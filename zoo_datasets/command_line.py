@@ -50,6 +50,8 @@ def run_app(app: typer.Typer) -> NoReturn:
         app()
     except ZooError as error:
         _print("error", str(error))
+    except UnicodeEncodeError as error:  # half a surrogate pair: how Python holds a byte of a path that is not UTF-8
+        _print("error", f"{error.object[:500]} is not valid UTF-8, which Parquet and safetensors need; rename it")
     raise SystemExit(1)
 
 
