@@ -231,12 +231,8 @@ def repo(tmp_path_factory):
     for path in sorted((repo / NAME).glob("*.parquet")) + sorted((repo / f"{NAME}-meta").glob("*.parquet")):
         table = pq.read_table(path, partitioning=None)
         ids = table["model_id"].to_pylist()
-        own = {
-            model: f"{hostile[at % len(hostile)]} {at} {path.name.partition('-')[0]}"
-            for at, model in enumerate(dict.fromkeys(ids))
-        }
         columns = {
-            "model_id": [own[model] for model in ids],
+            "model_id": [f"{hostile[int(model[:4], 16) % len(hostile)]} {model}" for model in ids],
             "init": [hostile[int(model[:4], 16) % 8] for model in ids],
             "images": ["".join(hostile)] * len(ids),
         }
@@ -310,7 +306,7 @@ def test_commands_print_text_also_in_a_c_locale(repo, tmp_path):
     assert [int(code) for code in re.findall(r"^exit (\d+)$", output, re.MULTILINE)] == [code for _, code in commands]
     assert "zoo-datasets[umap]" in output
     # The folder is named in full, as escapes, and no line begins in the middle of its name.
-    assert errors.count(r"[/up]\x1b[31m\u202e\n$x_[a]/[b]") >= 3
+    assert errors.count(r"[/up]\x1b[31m\u202e\n$x_[a]/[b]") >= 2
     assert errors.count(r"[/x]\udcff") >= 2
     assert "w0rd" in output
     assert re.search(r"^(ok   checksums: all is well|\| evil|## evil)", output + errors, re.MULTILINE) is None
