@@ -10,6 +10,7 @@ import sys
 import unicodedata
 import warnings
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -244,7 +245,9 @@ def repo(tmp_path_factory):
     block = {"pretty_name": ALL, "license": ALL, "evil": {ALL: [ALL]}}
     kept = re.sub(r"^(license|pretty_name): .*\n", "", card.read_text(), flags=re.MULTILINE)
     card.write_text(kept.replace("---\n", f"---\n{yaml.safe_dump(block)}", 1))
-    return repo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield repo
 
 
 COMMANDS = """
@@ -296,7 +299,7 @@ def test_commands_print_text_also_in_a_c_locale(repo, tmp_path):
         (["\u202e[/x]"], 2),
     ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
-    environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "HF_DATASETS_CACHE": str(tmp_path)}
     given = json.dumps([[os.fsdecode(part) for part in arguments] for arguments, _ in commands])
     done = subprocess.run([sys.executable, "-c", COMMANDS, given], capture_output=True, env=environment, timeout=120)
     output, errors = done.stdout.decode("ascii"), done.stderr.decode("ascii")
