@@ -131,19 +131,23 @@ def test_what_a_terminal_prints_is_text(text, tmp_path):
     assert re.search(r"^ok", shown, re.MULTILINE) is None
 
 
-@TEXTS
-def test_a_table_of_results_shows_text(text, tmp_path):
+def record_of(text):
+    """A benchmark whose every name is a text."""
     result = Result(
         test=text, target=text, kind="number", scale="linear", feature=text, probe=text, scores={}, baseline=0.0,
         chosen={}, rows=1, models=1,
     )  # fmt: skip
     counts = ({"zoo": text, "split": text, "models": 1},)
-    record = Record(
+    return Record(
         settings=Settings(train=text, tests=(text,)), rows=counts, skipped={text: text}, left_out=1, identity="",
         results=(result,),
     )  # fmt: skip
+
+
+@TEXTS
+def test_a_table_of_results_shows_text(text, tmp_path):
     with (tmp_path / "shown").open("w+", encoding="utf-8") as file:
-        print_record(record, Terminal(file=file, width=600))
+        print_record(record_of(text), Terminal(file=file, width=600))
         file.seek(0)
         shown = file.read()
     assert_text(shown)
@@ -272,7 +276,6 @@ def test_commands_print_text_also_in_a_c_locale(repo, tmp_path):
     run = [NAME, "--models", "2", "--epochs", "1", "--limit-train", "20", "--limit-val", "10", "--limit-test", "10"]
     commands = [
         (["list"], 0),
-        (["list", "--json"], 0),
         (["report", "--help"], 0),
         (["train", *run, "--path", "torch", "--out", odd / "[b]"], 0),
         (["train", *run, "--path", "torch", "--out", odd / "[b]", "--dry-run"], 0),
@@ -285,7 +288,6 @@ def test_commands_print_text_also_in_a_c_locale(repo, tmp_path):
         (["build", odd / "missing", "--out", odd / "repo"], 1),
         (["info", odd / "repo"], 0),
         (["verify", odd / "repo", NAME], 0),
-        (["export", odd / "repo", NAME, "--out", odd / "states"], 1),  # `datasets` takes brackets for a pattern
         (["export", odd / "[b]", "--out", odd / "states"], 0),
         (["verify", repo, NAME, "--files-only"], 1),
         (["verify", repo, odd.name], 1),
@@ -340,10 +342,10 @@ def elements(text):
 
 
 def test_a_report_holds_text_and_no_element_of_the_zoo(repo, tmp_path):
-    arguments = ["report", str(repo), NAME, "--out", str(tmp_path / "r.html"), "--png", str(tmp_path / "png")]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
-        done = CliRunner().invoke(app, [*arguments, "--pairs", "6", "--trajectories", "4"], catch_exceptions=False)
+    write_json(tmp_path / "record.json", record_of(ALL).to_dict())
+    arguments = ["report", str(repo), NAME, "--out", str(tmp_path / "r.html"), "--pairs", "6", "--trajectories", "4"]
+    options = ["--benchmark", str(tmp_path / "record.json")]
+    done = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     text = (tmp_path / "r.html").read_bytes().decode()
     assert_text(text)
@@ -352,6 +354,7 @@ def test_a_report_holds_text_and_no_element_of_the_zoo(repo, tmp_path):
     assert found == elements(page(empty))[0]
     assert [reason for _, _, reason in content["left_out"]["entries"]] == [printable(text) for text in HOSTILE.values()]
     assert "w0rd" in dict(content["facts"])["images"]
+    assert content["benchmark"]["skipped"] == {printable(ALL): printable(ALL)}
     assert {text for text in content["map"]["columns"]["init"] if "red" in text}
 
 
@@ -366,11 +369,12 @@ def test_a_page_and_its_plots_take_any_name(text, tmp_path):
         return  # drawing is slow
     places = np.arange(3.0).tolist()
     columns = {"init": [text, "_b", None]}
+    effect = {"hyperparameter": "init", "explained": 1.0, "boxes": {text: {"quantiles": places + [3, 4]}}}
     content = {
-        "name": text, "epochs": {}, "effects": [], "trajectories": None,
+        "name": text, "epochs": {}, "effects": [effect], "trajectories": None,
         "map": {"models": [1, 2, 3], "x": places, "y": places, "labels": ["x", "y"], "columns": columns},
     }  # fmt: skip
-    assert [file.name for file in write_plots(content, tmp_path)] == ["map_by_init.png"]
+    assert [file.name for file in write_plots(content, tmp_path)] == ["map_by_init.png", "hyperparameters.png"]
 
 
 def test_a_card_keeps_its_form_and_its_yaml(repo):
