@@ -369,7 +369,7 @@ def test_a_page_and_its_plots_take_any_name(text, tmp_path):
         return  # drawing is slow
     places = np.arange(3.0).tolist()
     columns = {"init": [text, "_b", None]}
-    effect = {"hyperparameter": "init", "explained": 1.0, "boxes": {text: {"quantiles": places + [3, 4]}}}
+    effect = {"hyperparameter": "init", "explained": 1.0, "boxes": {text: {"quantiles": [*places, 3, 4]}}}
     content = {
         "name": text, "epochs": {}, "effects": [effect], "trajectories": None,
         "map": {"models": [1, 2, 3], "x": places, "y": places, "labels": ["x", "y"], "columns": columns},
