@@ -68,14 +68,13 @@ class Launch:
     """What the commands that train share: the processes, the images, the training itself and what is said of it."""
 
     def __init__(self, engine: str, threads: int | None) -> None:
-        from rich.console import Console
-
+        from zoo_datasets.terminal import Terminal
         from zoo_datasets.training.processes import Processes
 
         self._engine = engine
         self._processes = Processes()
         self._threads = threads
-        self.console = Console(stderr=True, quiet=not self.leads)
+        self.console = Terminal(stderr=True, quiet=not self.leads)
         if not self.leads:
             warnings.simplefilter("ignore")  # the first process says it
 
@@ -92,9 +91,10 @@ class Launch:
     def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
         from zoo_datasets.images import load_images
+        from zoo_datasets.terminal import working
 
         loaded: list[ImageData] = []
-        with self.console.status(f"images: {folder or name}"):
+        with working(self.console, f"images: {folder or name}"):
             self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
             return loaded[0] if loaded else load_images(name, architecture, folder)
 
@@ -132,7 +132,9 @@ class Launch:
 
     def say(self, text: str) -> None:
         """Print a line, whatever the width of the terminal."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        from zoo_datasets.terminal import say
+
+        say(self.console, text)
 
 
 def _spec(zoo: str) -> ZooSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 
 from zoo_datasets.errors import ZooError
+from zoo_datasets.text import one_line
 
 P = ParamSpec("P")
 _INTERRUPTED = 130  # as shells have it: 128 + SIGINT
@@ -33,19 +35,29 @@ def stoppable(message: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     return decorate
 
 
+def make_app(**options: Any) -> typer.Typer:
+    """An app of typer; its help shows text as it is: brackets are no markup."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+
+
 def run_app(app: typer.Typer) -> NoReturn:
-    """Run a typer app; a `ZooError` is printed on one line without a traceback and exits 1."""
+    """Run an app; a `ZooError` is printed on one line without a traceback and exits 1."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter is a reason to stop, whatever the locale
     try:
         app()
     except ZooError as error:
         _print("error", str(error))
+    except UnicodeEncodeError as error:  # half a surrogate pair: how Python holds a byte of a path that is not UTF-8
+        _print("error", f"{error.object[:500]} is not valid UTF-8, which Parquet and safetensors need; rename it")
     raise SystemExit(1)
 
 
 def run_command(command: Callable[..., None]) -> NoReturn:
     """Run one function as a program."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = make_app()
     app.command()(command)
     run_app(app)
 
@@ -68,4 +80,4 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 def _print(kind: str, text: str) -> None:
-    sys.stderr.write(f"{kind}: {' '.join(text.split())}\n")
+    sys.stderr.write(f"{kind}: {one_line(text)}\n")

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from zoo_datasets.text import one_line
+
 
 class ZooError(Exception):
-    """Base of all errors of this package; the command line prints it on one line and exits 1."""
+    """Base of all errors of this package; the command line prints it on one line and exits 1.
+
+    Messages may quote the files of others: `str` gives one line without control characters.
+    """
+
+    def __str__(self) -> str:
+        return one_line(" ".join(map(str, self.args)))
 
 
 class UnknownNameError(ZooError, KeyError):
@@ -18,9 +26,6 @@ class UnknownNameError(ZooError, KeyError):
         near = difflib.get_close_matches(name, self.known, n=4, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known)}."
         super().__init__(f"there is no {what} named {name!r}; {hint}{' ' + remedy if remedy else ''}")
-
-    def __str__(self) -> str:  # KeyError would print the repr
-        return str(self.args[0])
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # So that it comes back from other processes: pickle would call the class with the message alone.

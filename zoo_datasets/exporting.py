@@ -22,6 +22,7 @@ from zoo_datasets.evaluation.shard_checks import weights_matrix
 from zoo_datasets.files import write_if_changed
 from zoo_datasets.loading import layout_of_row, load_zoo
 from zoo_datasets.schema import COLUMNS, FIGURES, NAMES, WEIGHTS
+from zoo_datasets.text import json_text
 
 FORMAT = 1
 BATCH_BYTES = 32_000_000
@@ -136,7 +137,7 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
     tensors = layout_of_row(row).unflatten(torch.as_tensor(row[WEIGHTS], dtype=torch.float32))
     values = {name: _plain(row.get(name)) for name in NAMES if name != WEIGHTS}
     # One metadata key only: safetensors writes several in random order.
-    header = {METADATA_KEY: json.dumps({"format": FORMAT, "row": values}, ensure_ascii=False, allow_nan=False)}
+    header = {METADATA_KEY: json_text({"format": FORMAT, "row": values}, allow_nan=False)}
     return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zoo_datasets.errors import DownloadError, StorageError
+from zoo_datasets.text import json_text
 
 TEMPORARY_SUFFIX = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -85,7 +85,7 @@ def write_if_changed(path: Path, data: bytes) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, atomically."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, f"{json_text(value, indent=2)}\n".encode())
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -20,6 +20,7 @@ from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
+from zoo_datasets.text import printable
 
 __all__ = ["CARD", "YOURS", "Entry", "card_with", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
            "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
@@ -159,7 +160,7 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
     written = yours(card.text) if written is None else written
     sections = sections_of(card.text, zoos) | {entry.name: entry.section for entry in entries}
-    return f"---\n{block.to_yaml(original_order=order)}\n---\n\n{card_text(written, sections)}"
+    return f"---\n{_yaml(block, order)}\n---\n\n{card_text(written, sections)}"
 
 
 def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
@@ -196,6 +197,15 @@ def write_section(repo: Path, manifest: Manifest) -> None:
     card = read_card(repo)
     entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))
     write_bytes(repo / CARD, card_with(card, [entry]).encode())
+
+
+def _yaml(block: DatasetCardData, order: list[str]) -> str:
+    """The YAML of a card; in ASCII where any character of it could not be seen."""
+    text = block.to_yaml(original_order=order)
+    if all(line == printable(line) for line in text.split("\n")):
+        return text
+    data = block.to_dict()  # type: ignore[no-untyped-call]
+    return str(yaml.safe_dump(data, sort_keys=False)).strip()
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:

@@ -28,6 +28,7 @@ from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.files import cache_folder, replacing
 from zoo_datasets.image_splits import Progress, Role, Split, folder_digest
 from zoo_datasets.specs import ImageSpec, Limits, digest_of
+from zoo_datasets.text import one_line
 
 __all__ = ["IMAGES", "ImageData", "Progress", "Split", "cut", "get_image_spec", "load_images"]
 
@@ -226,7 +227,7 @@ def load_images(
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(f"{origin}: {notice}", UserWarning, stacklevel=2)
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=2)
     return data
 
 

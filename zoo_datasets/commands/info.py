@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from zoo_datasets.hub_access import Holdings
     from zoo_datasets.manifest import Manifest
 
+# Columns that the table of zoos needs.
+_WIDE = 160
+
 
 def info(
     repo: Annotated[str, typer.Argument(help="A local dataset repository, or a dataset's id on the Hub.")],
@@ -21,18 +24,15 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """What a repository holds, from its metadata alone: zoos, models, epochs, splits, sizes, what was left out."""
-    from rich.console import Console
-
     from zoo_datasets.hub_access import read_holdings
+    from zoo_datasets.terminal import tables
 
     holdings = read_holdings(repo, () if name is None else (name,), revision)
     described = _described(holdings, name)
     if as_json:
-        typer.echo(json.dumps(described[0] if name else described, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(described[0] if name else described, indent=2))
         return
-    terminal = Console()
-    # A table cut to the 80 columns of a pipe would be hard to search.
-    console = terminal if terminal.is_terminal else Console(width=160)
+    console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
     if name:
         _print_one(console, f"{repo}{at}: {name}", described[0])
@@ -114,8 +114,10 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
 def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from zoo_datasets.terminal import say
+
     def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        say(console, text)
 
     line(title)
     if "models" not in facts:

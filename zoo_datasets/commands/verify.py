@@ -27,30 +27,29 @@ def verify(
     limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
 ) -> None:
     """Check a config: checksums, splits, layouts, and figures recomputed from the weights alone."""
-    from rich.console import Console
-
     from zoo_datasets.evaluation.verify import verify_repository
     from zoo_datasets.images import load_images
     from zoo_datasets.manifest import read_manifest
     from zoo_datasets.specs import Limits
+    from zoo_datasets.terminal import Terminal, say, working
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     data = None
     if not files_only and (repo / name).is_dir():
         manifest = read_manifest(repo, name)
         if manifest is None:
             raise RepositoryError(f"{repo / name} holds no manifest.json; build the config again with `zoo build`")
-        with console.status(f"images: {images or manifest.zoo['images']}"):
+        with working(console, f"images: {images or manifest.zoo['images']}"):
             data = load_images(manifest.zoo["images"], manifest.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         limits = Limits(val=limit_val, test=limit_test)
         result = verify_repository(repo, name, images=data, limits=limits, sample=sample, progress=advance)
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
-        console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
+        say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
-        console.print(f"     {difference.check}: {difference.message}", highlight=False, soft_wrap=True)
+        say(console, f"     {difference.check}: {difference.message}")
     verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
-    console.print(f"{result.config}: {result.rows:,} rows, {result.recomputed} recomputed: {verdict}", highlight=False)
+    say(console, f"{result.config}: {result.rows:,} rows, {result.recomputed} recomputed: {verdict}")
     if not result.ok:
         raise typer.Exit(1)

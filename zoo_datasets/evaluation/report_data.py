@@ -224,7 +224,7 @@ def _trajectories(repo: str | Path, name: str, final: Dataset, table: pa.Table, 
     chosen = [models[place] for place in np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int)]
     if not chosen or len(epochs) < 3:
         return None
-    listed = ", ".join(f'"{model}"' for model in chosen)
+    listed = ", ".join(map(repr, chosen))
     rows = concatenate_datasets(list(cast(DatasetDict, load_zoo(repo, name, where=f"model_id in ({listed})")).values()))
     place = {key: at for at, key in enumerate(zip(rows["model_id"][:], rows["epoch"][:], strict=True))}
     whole = [model for model in chosen if all((model, epoch) in place for epoch in epochs)]
