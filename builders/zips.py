@@ -32,7 +32,7 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s5HL2L2H")
-_ENCRYPTED = 0x1
+ENCRYPTED = 0x1
 _UTF8 = 0x800
 
 
@@ -199,7 +199,7 @@ def extent(member: Member) -> tuple[int, int]:
 
 def check_readable(member: Member, limit: int) -> None:
     """Refuse a member by what the directory says of it, before anything is read."""
-    if member.flags & _ENCRYPTED:
+    if member.flags & ENCRYPTED:
         raise CheckpointError("it is encrypted")
     if member.method not in (STORED, DEFLATED):
         raise CheckpointError(f"it is compressed by method {member.method}, expected stored or deflate")

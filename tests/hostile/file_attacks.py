@@ -55,6 +55,7 @@ class Tally:
         """Count one input; `function` reads it and gives whether it is what was written."""
         self.tried += 1
         signal.alarm(SECONDS_EACH)
+        import time; t=time.time()
         try:
             alike = function()
         except ZooError as error:
@@ -68,6 +69,7 @@ class Tally:
                 self.changed.append(name)
         finally:
             signal.alarm(0)
+            if time.time()-t>0.3: print('   slow', name, time.time()-t, file=sys.stderr, flush=True)
 
     def refuse(self, reason: str) -> None:
         """Count an input that was refused for a reason that can be shown."""
@@ -152,9 +154,9 @@ def report(folder: Path, batches: dict[str, Callable[[Tally], None]]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with fenced(folder) as seen:
         for name, batch in batches.items():
-            batch(tallies[name])
+            import time; t=time.time(); batch(tallies[name]); print(name, time.time()-t, file=sys.stderr, flush=True)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    values = {name: dataclasses.asdict(tally) for name, tally in tallies.items()}
+    values = {name: vars(tally) for name, tally in tallies.items()}
     print(json.dumps({"batches": values, "grown": grown, **seen}))
 
 
