@@ -138,6 +138,10 @@ def _tensor(arguments: Sequence[Any]) -> TensorStub:
         raise CheckpointError(
             f"a tensor claims {math.prod(shape):,} elements of a storage of {storage.count:,} (data/{storage.key})"
         )
+    if offset > storage.count:
+        raise CheckpointError(
+            f"a tensor begins at element {offset:,} of a storage of {storage.count:,} (data/{storage.key})"
+        )
     if math.prod(max(length, 1) for length in shape) > _MAX_EMPTY:
         raise CheckpointError(f"a tensor has no elements and claims a shape of more than {_MAX_EMPTY:,}")
     if math.prod(shape):

@@ -55,7 +55,9 @@ class Tally:
         """Count one input; `function` reads it and gives whether it is what was written."""
         self.tried += 1
         signal.alarm(SECONDS_EACH)
-        import time; t=time.time()
+        import time
+
+        t = time.time()
         try:
             alike = function()
         except ZooError as error:
@@ -69,7 +71,8 @@ class Tally:
                 self.changed.append(name)
         finally:
             signal.alarm(0)
-            if time.time()-t>0.3: print('   slow', name, time.time()-t, file=sys.stderr, flush=True)
+            if time.time() - t > 0.3:
+                print("   slow", name, time.time() - t, file=sys.stderr, flush=True)
 
     def refuse(self, reason: str) -> None:
         """Count an input that was refused for a reason that can be shown."""
@@ -154,7 +157,11 @@ def report(folder: Path, batches: dict[str, Callable[[Tally], None]]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with fenced(folder) as seen:
         for name, batch in batches.items():
-            import time; t=time.time(); batch(tallies[name]); print(name, time.time()-t, file=sys.stderr, flush=True)
+            import time
+
+            t = time.time()
+            batch(tallies[name])
+            print(name, time.time() - t, file=sys.stderr, flush=True)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     values = {name: vars(tally) for name, tally in tallies.items()}
     print(json.dumps({"batches": values, "grown": grown, **seen}))
@@ -165,7 +172,11 @@ def run_fenced(script: str, folder: Path) -> dict[str, Any]:
     may have run and nothing may be written outside of the folder."""
     (folder / "work").mkdir()
     tests = Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": str(tests), "TMPDIR": str(folder / "work")}
+    environment = os.environ | {
+        "PYTHONPATH": str(tests),
+        "TMPDIR": str(folder / "work"),
+        "HF_HOME": str(folder / "work" / "hub"),
+    }
     before = outside_of(folder)
     done = subprocess.run(
         [sys.executable, script, str(folder / "work")],

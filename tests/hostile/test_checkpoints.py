@@ -33,6 +33,7 @@ from zoo_datasets.builders.native_files import Template, check_alike, library
 from zoo_datasets.builders.pickles import CHECKPOINT, DATASET, load_pickle
 from zoo_datasets.builders.source import States
 from zoo_datasets.cli import app
+from zoo_datasets.errors import SourceError
 from zoo_datasets.exporting import export_safetensors, load_exported, repository_rows
 from zoo_datasets.manifest import read_manifest
 from zoo_datasets.runs import Run
@@ -150,7 +151,7 @@ def pickles_by_hand() -> dict[str, bytes]:
     made["lists, 100,000 deep"] = b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b"."
     made["dictionaries, 100,000 deep"] = b"\x80\x02" + b"}K\x01" * deep + b"N" + b"s" * deep + b"."
     made["stand-ins, 20,000 deep"] = b"\x80\x02" + (STAND_IN + b"}K\x01") * 20_000 + b"N" + b"sb" * 20_000 + b"."
-    made["marks"] = b"\x80\x02" + b"(" * 1_000_000 + b"."
+    made["marks"] = b"\x80\x02" + b"(" * 300_000 + b"."
     made["laughs"] = b"\x80\x02N" + b"2\x86" * 200 + b"."
     made["laughs as a key"] = b"\x80\x02}N" + b"2\x86" * 200 + b"Ns."
     made["laughs as a state"] = state_of(b"N" + b"2\x86" * 200)
@@ -161,7 +162,7 @@ def pickles_by_hand() -> dict[str, bytes]:
     made["memo"] = b"\x80\x02N" + b"".join(b"r" + struct.pack("<I", 2**32 - 1 - n) for n in range(20_000)) + b"."
     made["memo that is not there"] = b"\x80\x02j\xff\xff\xff\xff."
     made["paths of paths"] = b"\x80\x02" + b"cpathlib\nPosixPath\n" + text("a" * 4000) + b"\x85R." + b"R" * 5
-    made["never stops"] = b"\x80\x02" + b"N0" * 1_000_000
+    made["never stops"] = b"\x80\x02" + b"N0" * 300_000
     made["a huge number as text"] = b"I" + b"9" * 1_000_000 + b"\n."
     made["a name without an end"] = b"\x80\x02c" + b"a" * 1_000_000
     made["empty"], made["a point"] = b"", b"."
@@ -193,13 +194,11 @@ def storages_by_hand() -> dict[str, bytes]:
             f"empty, of {size:,} columns": {"shape": (0, size), "stride": (1, 1)},
             f"empty, of {size:,} × {size:,}": {"shape": (size, 0, size), "stride": (1, 1, 1)},
             f"empty, offset {size:,}": {"shape": (0,), "offset": size},
-            f"one row, stride {size:,}": {"shape": (1, 2, 2), "stride": (size, 1, 2)},
         }
     made = {name: state_of(tensor(**change)) for name, change in changes.items()}
     made["two on each other"] = state_of(tensor(shape=(3,)), tensor(shape=(2,), offset=2))
     made["the same thrice"] = state_of(tensor(), tensor(), tensor())
     made["10,001 tensors"] = state_of(*[tensor(shape=(0,))] * 10_001)
-    made["odd names"] = state_of(tensor(), names="\x1b[2J\0\n[/red]‮" * 20)
     return made
 
 
@@ -260,12 +259,19 @@ def archives_by_hand() -> dict[str, bytes]:
         "deflated": archive(good, storage, zipfile.ZIP_DEFLATED),
         "a bomb": archive(good + bytes(40_000_000), storage, zipfile.ZIP_DEFLATED),
         "a pickle of 20 MB": archive(b"\x80\x02" + b"N0" * 10_000_000 + b".", storage),
-        "30,000 members": archive(good, storage | {f"archive/data/{index}": b"" for index in range(1, 30_000)}),
         "no storage": archive(good), "a short storage": archive(good, {"archive/data/0": bytes(15)}),
         "big-endian": archive(good, storage | {"archive/byteorder": b"big"}),
         "no archive": b"PK", "nothing": b"", "only an end": b"PK\x05\x06" + bytes(18), "a tar": bytes(10_240),
     }  # fmt: skip
     return made
+
+
+def odd_steps() -> dict[str, bytes]:
+    """Tensors [1, 2, 2] whose first stride is never stepped."""
+    steps = (0, 4, 1 << 62, (1 << 63) - 1, 1 << 63, 1 << 126)
+    storage = {"archive/data/0": WORDS.tobytes()}
+    made = {f"{step:,}": state_of(tensor(shape=(1, 2, 2), stride=(step, 1, 2))) for step in steps}
+    return {name: archive(data, storage) for name, data in made.items()}
 
 
 def harmless_archives() -> dict[str, bytes]:
@@ -280,7 +286,9 @@ def harmless_archives() -> dict[str, bytes]:
         "a\0b",
         "x" * 5000,
     )
-    return {repr(name)[:40]: archive(state_of(tensor()), storage | {name: b"x"}) for name in names}
+    made = {repr(name)[:40]: archive(state_of(tensor()), storage | {name: b"x"}) for name in names}
+    many = {f"archive/data/{index}": b"" for index in range(1, 30_000)}
+    return made | {"30,000 members": archive(state_of(tensor()), storage | many)}
 
 
 def headers_by_hand() -> dict[str, bytes]:
@@ -401,6 +409,7 @@ def archives(tally: Tally) -> None:
 
 def harmless(tally: Tally) -> None:
     read_alone(tally, harmless_archives(), {"w": WORDS})
+    read_alone(tally, odd_steps(), {"w": WORDS.reshape(1, 2, 2).transpose(0, 2, 1)})
 
 
 def preprocessed_file() -> bytes:
@@ -428,6 +437,8 @@ def read_source(path: Path) -> bool:
     source = open_source(path)
     found = [item for block in source.blocks() for item in source.read(block)]
     rows = [row for item in found if isinstance(item, States) for row in item.weights]
+    if not rows:
+        raise SourceError(str(found))
     return all(any(torch.equal(row, weights_of(seed, 0)) for seed in range(3)) for row in rows)
 
 
@@ -437,7 +448,11 @@ def preprocessed(tally: Tally) -> None:
     rng = random.Random(6)
     inputs = dict(resigned(data, 4, 250))
     inputs |= {f"damage {index}": mutated(data, rng, SPLICED) for index in range(100)}
-    inputs |= {name: archive(attack, {"archive/data/0": bytes(16)}) for name, attack in pickles_by_hand().items()}
+    inputs |= {
+        name: archive(attack, {"archive/data/0": bytes(16)})
+        for name, attack in pickles_by_hand().items()
+        if len(attack) < 50_000
+    }
     attribute = functools.partial(preprocessed_with, contents(data))
     inputs |= {
         "paths that are lists": attribute("paths", b"]]a"), "epochs that are huge": attribute("epochs", b"]" + number(1 << 100) + b"a"),
@@ -537,6 +552,7 @@ def builds(tally: Tally) -> None:
     for made in (pickles_by_hand(), storages_by_hand()):
         attacks |= {name: archive(data, storage) for name, data in list(made.items())[::3]}
     attacks |= dict(list(zips_by_hand().items())[::5]) | archives_by_hand()
+    attacks["odd names"] = archive(state_of(tensor(), names="[/red]\x1b[2J\0\n‮" * 20), storage)
     for index, data in enumerate(attacks.values(), 4):
         params = PARAMS | {"seed": index}
         write_trial(zoo / trial_name(index, index), params, {0: data})
