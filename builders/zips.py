@@ -27,6 +27,9 @@ LOCAL_CRC = 14
 BOMB_RATIO = 200
 BOMB_FLOOR = 1 << 20
 
+# Of ten million members with long names; more is a sparse file's claim.
+MAX_DIRECTORY = 1 << 31
+
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -67,7 +70,7 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
         CheckpointError: where it is no zip archive, is cut short, or its members overlap.
     """
     count, size, start, limit = _end(read, total, what)
-    if start + size > limit or count * CENTRAL_SIZE > size:
+    if start + size > limit or count * CENTRAL_SIZE > size or size > MAX_DIRECTORY:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
     directory = read(start, size)
     found = list(_records(directory, count, start, what))
@@ -130,6 +133,8 @@ def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_F
             raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
         yield name, raw, method, flags, crc, compressed, size, header, start + position
         position = following
+    if directory.startswith(b"PK\x01\x02", position):
+        raise CheckpointError(f"{what} is broken: its directory lists more than the {count:,} members that it claims")
 
 
 def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:

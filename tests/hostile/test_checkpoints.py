@@ -45,12 +45,54 @@ TENSOR, DICT = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDi
 STAND_IN = b"capp.dataset_base\nModelDatasetBase\n)\x81"
 # Pieces of pickles, zips and safetensors headers that are written over others.
 SPLICED = [
-    b"cos\nsystem\n", b"cposix\nsystem\n", b"cbuiltins\neval\n", b"R", b"b", b"\x81", b"\x92", b"o", b"Q", b"t", b"(", b".",
-    b"\x85", b"2", b"0", b"h\0", b"q\0", b"\x94", b"}", b"]", b"e", b"u", b"\x93", b"N", b"\x8a\xff", b"\x8b\xff\xff\xff\x7f",
-    b"\x8d" + b"\xff" * 8, b"X\xff\xff\xff\x7f", b"\x8a\x09" + b"\xff" * 9, b"ctorch\nDoubleStorage\n", b"ctorch\nByteStorage\n",
-    TENSOR, DICT, b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"../", b'"F64"', b'"BOOL"',
-    b"[0,99999999]", b"[9223372036854775807]", b"9999999999999999999", b"-1", b"\x82\x01", b"\xff\xff\xff\xff",
-]  # fmt: skip
+    b"cos\nsystem\n",
+    b"cposix\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"R",
+    b"b",
+    b"\x81",
+    b"\x92",
+    b"o",
+    b"Q",
+    b"t",
+    b"(",
+    b".",
+    b"\x85",
+    b"2",
+    b"0",
+    b"h\0",
+    b"q\0",
+    b"\x94",
+    b"}",
+    b"]",
+    b"e",
+    b"u",
+    b"\x93",
+    b"N",
+    b"\x8a\xff",
+    b"\x8b\xff\xff\xff\x7f",
+    b"\x8d" + b"\xff" * 8,
+    b"X\xff\xff\xff\x7f",
+    b"\x8a\x09" + b"\xff" * 9,
+    b"ctorch\nDoubleStorage\n",
+    b"ctorch\nByteStorage\n",
+    TENSOR,
+    DICT,
+    b"PK\x01\x02",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"PK\x06\x06",
+    b"PK\x06\x07",
+    b"../",
+    b'"F64"',
+    b'"BOOL"',
+    b"[0,99999999]",
+    b"[9223372036854775807]",
+    b"9999999999999999999",
+    b"-1",
+    b"\x82\x01",
+    b"\xff\xff\xff\xff",
+]
 
 
 def small_state() -> dict[str, torch.Tensor]:
@@ -94,9 +136,13 @@ def number(value: int) -> bytes:
 
 
 def tensor(
-    count: int = 4, offset: int = 0, shape: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,), key: str = "0",
+    count: int = 4,
+    offset: int = 0,
+    shape: tuple[int, ...] = (4,),
+    stride: tuple[int, ...] = (1,),
+    key: str = "0",
     storage: str = "FloatStorage",
-) -> bytes:  # fmt: skip
+) -> bytes:
     """The opcodes of one tensor, as torch writes them, with any numbers."""
     claims = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text("cpu") + number(count) + b"tQ"
     numbers = b"".join(b"(" + b"".join(map(number, values)) + b"t" for values in (shape, stride))
@@ -111,12 +157,33 @@ def state_of(*tensors: bytes, names: str = "w") -> bytes:
 def pickles_by_hand() -> dict[str, bytes]:
     """Pickles that would run something, or take much time or memory, were they loaded."""
     made: dict[str, bytes] = {}
-    for name in ("os system", "posix system", "nt system", "subprocess getoutput", "builtins exec", "builtins eval",
-                 "builtins __import__", "builtins getattr", "__builtin__ eval", "torch load", "torch.hub load",
-                 "torch.storage _load_from_bytes", "torch._utils _rebuild_device_tensor_from_numpy", "functools partial",
-                 "torch.serialization load", "pickle loads", "runpy _run_code", "numpy.core.multiarray _reconstruct",
-                 "codecs encode", "collections OrderedDict.fromkeys", "webbrowser open", "pydoc pipepager", "shutil rmtree",
-                 "torch FloatStorage", "collections OrderedDict"):  # fmt: skip
+    for name in (
+        "os system",
+        "posix system",
+        "nt system",
+        "subprocess getoutput",
+        "builtins exec",
+        "builtins eval",
+        "builtins __import__",
+        "builtins getattr",
+        "__builtin__ eval",
+        "torch load",
+        "torch.hub load",
+        "torch.storage _load_from_bytes",
+        "torch._utils _rebuild_device_tensor_from_numpy",
+        "functools partial",
+        "torch.serialization load",
+        "pickle loads",
+        "runpy _run_code",
+        "numpy.core.multiarray _reconstruct",
+        "codecs encode",
+        "collections OrderedDict.fromkeys",
+        "webbrowser open",
+        "pydoc pipepager",
+        "shutil rmtree",
+        "torch FloatStorage",
+        "collections OrderedDict",
+    ):
         module, attribute = name.split()
         named = f"c{module}\n{attribute}\n".encode()
         made[name] = b"\x80\x02" + named + text(COMMAND) + b"\x85R."
@@ -173,17 +240,29 @@ def storages_by_hand() -> dict[str, bytes]:
     """Tensors that claim what is not there."""
     large = (1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) + 1, (1 << 126))
     changes: dict[str, dict[str, Any]] = {
-        "dtype too wide": {"storage": "DoubleStorage"}, "dtype too narrow": {"storage": "ByteStorage"},
-        "a quantised dtype": {"storage": "QInt8Storage"}, "untyped": {"storage": "UntypedStorage"},
-        "expanded": {"shape": (1 << 40,), "stride": (0,)}, "expanded twice": {"shape": (4, 1 << 40), "stride": (1, 0)},
-        "overlapping": {"shape": (3, 2), "stride": (1, 1)}, "reaching out": {"shape": (2, 2), "stride": (3, 1)},
-        "offset": {"offset": 1}, "negative offset": {"offset": -1}, "negative stride": {"stride": (-1,)},
-        "negative shape": {"shape": (-4,)}, "negative count": {"count": -4}, "twice negative": {"shape": (-2, -2),
-        "stride": (2, 1)}, "more dimensions": {"shape": (1,) * 60 + (4,), "stride": (1,) * 61},
-        "no strides": {"stride": ()}, "key outside": {"key": "../../outside"}, "absolute key": {"key": "/etc/passwd"},
-        "key with NUL": {"key": "0\0"}, "key with backslash": {"key": "..\\0"}, "no key": {"key": ""},
+        "dtype too wide": {"storage": "DoubleStorage"},
+        "dtype too narrow": {"storage": "ByteStorage"},
+        "a quantised dtype": {"storage": "QInt8Storage"},
+        "untyped": {"storage": "UntypedStorage"},
+        "expanded": {"shape": (1 << 40,), "stride": (0,)},
+        "expanded twice": {"shape": (4, 1 << 40), "stride": (1, 0)},
+        "overlapping": {"shape": (3, 2), "stride": (1, 1)},
+        "reaching out": {"shape": (2, 2), "stride": (3, 1)},
+        "offset": {"offset": 1},
+        "negative offset": {"offset": -1},
+        "negative stride": {"stride": (-1,)},
+        "negative shape": {"shape": (-4,)},
+        "negative count": {"count": -4},
+        "twice negative": {"shape": (-2, -2), "stride": (2, 1)},
+        "more dimensions": {"shape": (1,) * 60 + (4,), "stride": (1,) * 61},
+        "no strides": {"stride": ()},
+        "key outside": {"key": "../../outside"},
+        "absolute key": {"key": "/etc/passwd"},
+        "key with NUL": {"key": "0\0"},
+        "key with backslash": {"key": "..\\0"},
+        "no key": {"key": ""},
         "count is short": {"count": 3, "shape": (3,)},
-    }  # fmt: skip
+    }
     for size in large:
         changes |= {
             f"{size:,} in storage": {"count": size, "shape": (size,)},
@@ -239,8 +318,14 @@ def zips_by_hand() -> dict[str, bytes]:
             made[f"extra of {length} in member {index}"] = patched(WHOLE, {header + 28: u16(length)})
             made[f"record's extra of {length} in member {index}"] = patched(WHOLE, {at + 30: u16(length)})
     start, size = (struct.unpack_from("<L", WHOLE, end + place)[0] for place in (16, 12))
-    for count, told, place in ((len(central), 1 << 63, start), (1 << 63, size, start), (len(central), size, 1 << 63),
-                               (1 << 40, 1 << 40, 0), (0, 0, 0), ((1 << 64) - 1, (1 << 64) - 1, (1 << 64) - 1)):  # fmt: skip
+    for count, told, place in (
+        (len(central), 1 << 63, start),
+        (1 << 63, size, start),
+        (len(central), size, 1 << 63),
+        (1 << 40, 1 << 40, 0),
+        (0, 0, 0),
+        ((1 << 64) - 1, (1 << 64) - 1, (1 << 64) - 1),
+    ):
         large = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, told, place)
         for where in (end, 0, 1 << 63, (1 << 64) - 1):
             locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, where, 1)
@@ -253,17 +338,20 @@ def archives_by_hand() -> dict[str, bytes]:
     """Archives of odd names and sizes, whose checksums are right."""
     good, storage = state_of(tensor()), {"archive/data/0": WORDS.tobytes()}
     other = state_of(tensor(shape=(2,)))
-    made = {
+    return {
         "another data.pkl beside the folder": archive(good, storage | {"data.pkl": other}),
         "another storage beside the folder": archive(good, storage | {"data/0": bytes(16)}),
         "deflated": archive(good, storage, zipfile.ZIP_DEFLATED),
         "a bomb": archive(good + bytes(40_000_000), storage, zipfile.ZIP_DEFLATED),
         "a pickle of 20 MB": archive(b"\x80\x02" + b"N0" * 10_000_000 + b".", storage),
-        "no storage": archive(good), "a short storage": archive(good, {"archive/data/0": bytes(15)}),
+        "no storage": archive(good),
+        "a short storage": archive(good, {"archive/data/0": bytes(15)}),
         "big-endian": archive(good, storage | {"archive/byteorder": b"big"}),
-        "no archive": b"PK", "nothing": b"", "only an end": b"PK\x05\x06" + bytes(18), "a tar": bytes(10_240),
-    }  # fmt: skip
-    return made
+        "no archive": b"PK",
+        "nothing": b"",
+        "only an end": b"PK\x05\x06" + bytes(18),
+        "a tar": bytes(10_240),
+    }
 
 
 def odd_steps() -> dict[str, bytes]:
@@ -309,19 +397,38 @@ def headers_by_hand() -> dict[str, bytes]:
     made |= {
         "overlap": file({"a": entry(shape=(2,), offsets=(0, 8)), "b": entry(shape=(3,), offsets=(4, 16))}),
         "gap": file({"a": entry(shape=(1,), offsets=(0, 4)), "b": entry(shape=(2,), offsets=(8, 16))}),
-        "reversed": file({"w": entry(offsets=(16, 0))}), "negative": file({"w": entry(shape=(-4,))}),
-        "beyond": file({"w": entry(shape=(8,), offsets=(0, 32))}), "not UTF-8": file(b'{"\xff\xfe": 1}'),
+        "reversed": file({"w": entry(offsets=(16, 0))}),
+        "negative": file({"w": entry(shape=(-4,))}),
+        "beyond": file({"w": entry(shape=(8,), offsets=(0, 32))}),
+        "not UTF-8": file(b'{"\xff\xfe": 1}'),
         "twice": file(b'{"w":' + json.dumps(entry()).encode() + b',"w":' + json.dumps(entry()).encode() + b"}"),
-        "unknown dtype": file({"w": entry("F7")}), "wrong dtype": file({"w": entry("F64")}),
-        "overflow": file({"w": entry(shape=(1 << 33, 1 << 33))}), "overflow to 4": file({"w": entry(shape=((1 << 62) + 1, 4))}),
-        "wide overflow": file({"w": entry(shape=((1 << 64) - 1, (1 << 64) - 1))}), "deep": file(b'{"w":' + b"[" * 200_000),
-        "no object": file([1]), "text": file({"w": "text"}), "empty": b"", "short": b"\x01", "zeros": bytes(64),
-        "trailing bytes": file(good, bytes(17)), "fractions": file({"w": entry(shape=(0.5,))}),
+        "unknown dtype": file({"w": entry("F7")}),
+        "wrong dtype": file({"w": entry("F64")}),
+        "overflow": file({"w": entry(shape=(1 << 33, 1 << 33))}),
+        "overflow to 4": file({"w": entry(shape=((1 << 62) + 1, 4))}),
+        "wide overflow": file({"w": entry(shape=((1 << 64) - 1, (1 << 64) - 1))}),
+        "deep": file(b'{"w":' + b"[" * 200_000),
+        "no object": file([1]),
+        "text": file({"w": "text"}),
+        "empty": b"",
+        "short": b"\x01",
+        "zeros": bytes(64),
+        "trailing bytes": file(good, bytes(17)),
+        "fractions": file({"w": entry(shape=(0.5,))}),
         "text in metadata": file({"__metadata__": {"zoo_datasets": "{" * 100_000}, **good}),
         "no text in metadata": file({"__metadata__": {"zoo_datasets": 5}, **good}),
-    }  # fmt: skip
-    for dtype, width in (("F8_E4M3", 1), ("F8_E5M2", 1), ("F8_E8M0", 1), ("U64", 8), ("U16", 2), ("BOOL", 1), ("C64", 8),
-                         ("F4", 1), ("BF16", 2)):  # fmt: skip
+    }
+    for dtype, width in (
+        ("F8_E4M3", 1),
+        ("F8_E5M2", 1),
+        ("F8_E8M0", 1),
+        ("U64", 8),
+        ("U16", 2),
+        ("BOOL", 1),
+        ("C64", 8),
+        ("F4", 1),
+        ("BF16", 2),
+    ):
         made[f"of {dtype}"] = file({"w": entry(dtype, (16 // width,))})
     return made
 
@@ -423,9 +530,11 @@ def preprocessed_file() -> bytes:
     for seed, key in enumerate(("trainset", "valset", "testset")):
         content[key] = made()
         content[key].__dict__.update(
-            data_in=[state_dict(weights_of(seed, 0))], paths=[Path(SEED_ZOO) / trial_name(seed, seed)], epochs=[0],
+            data_in=[state_dict(weights_of(seed, 0))],
+            paths=[Path(SEED_ZOO) / trial_name(seed, seed)],
+            epochs=[0],
             properties={"test_acc": [0.5], "training_iteration": [0], "ggap": [0.1]},
-        )  # fmt: skip
+        )
     data = saved(content)
     for name in names:
         del sys.modules[name]
@@ -455,12 +564,17 @@ def preprocessed(tally: Tally) -> None:
     }
     attribute = functools.partial(preprocessed_with, contents(data))
     inputs |= {
-        "paths that are lists": attribute("paths", b"]]a"), "epochs that are huge": attribute("epochs", b"]" + number(1 << 100) + b"a"),
+        "paths that are lists": attribute("paths", b"]]a"),
+        "epochs that are huge": attribute("epochs", b"]" + number(1 << 100) + b"a"),
         "epochs that are many bits": attribute("epochs", b"]" + number(1 << 40) + b"a"),
-        "paths of dots": attribute("paths", b"]" + text("../..") + b"a"), "long paths": attribute("paths", b"]" + text("a" * 4000 + "/b") + b"a"),
-        "paths of NUL": attribute("paths", b"]" + text("a\0b/c\0d") + b"a"), "deep paths": attribute("paths", b"]N" + b"2\x86" * 200 + b"a"),
-        "figures that are deep": attribute("properties", b"}" + text("training_iteration") + b"]N" + b"2\x86" * 200 + b"as"),
-    }  # fmt: skip
+        "paths of dots": attribute("paths", b"]" + text("../..") + b"a"),
+        "long paths": attribute("paths", b"]" + text("a" * 4000 + "/b") + b"a"),
+        "paths of NUL": attribute("paths", b"]" + text("a\0b/c\0d") + b"a"),
+        "deep paths": attribute("paths", b"]N" + b"2\x86" * 200 + b"a"),
+        "figures that are deep": attribute(
+            "properties", b"}" + text("training_iteration") + b"]N" + b"2\x86" * 200 + b"as"
+        ),
+    }
     for name, content in inputs.items():
         path = folder / "dataset.pt"
         path.write_bytes(content)
@@ -579,15 +693,30 @@ def builds(tally: Tally) -> None:
 
 
 BATCHES = {
-    "mutated checkpoints": mutated_checkpoints, "mutated old checkpoints": legacy_checkpoints,
-    "mutated pickles with right checksums": mutated_pickles, "pickles by hand": pickles, "storages by hand": storages,
-    "zips by hand": zips, "archives by hand": archives, "harmless archives": harmless,
-    "preprocessed datasets": preprocessed, "mutated safetensors": mutated_safetensors,
-    "safetensors by hand": safetensors_by_hand, "zoo build": builds,
-}  # fmt: skip
+    "mutated checkpoints": mutated_checkpoints,
+    "mutated old checkpoints": legacy_checkpoints,
+    "mutated pickles with right checksums": mutated_pickles,
+    "pickles by hand": pickles,
+    "storages by hand": storages,
+    "zips by hand": zips,
+    "archives by hand": archives,
+    "harmless archives": harmless,
+    "preprocessed datasets": preprocessed,
+    "mutated safetensors": mutated_safetensors,
+    "safetensors by hand": safetensors_by_hand,
+    "zoo build": builds,
+}
 # Batches whose files carry checksums or are wrong as a whole: another value that is read is a failure.
-CHECKED = ["mutated checkpoints", "mutated old checkpoints", "storages by hand", "zips by hand", "archives by hand",
-           "harmless archives", "safetensors by hand", "zoo build"]  # fmt: skip
+CHECKED = [
+    "mutated checkpoints",
+    "mutated old checkpoints",
+    "storages by hand",
+    "zips by hand",
+    "archives by hand",
+    "harmless archives",
+    "safetensors by hand",
+    "zoo build",
+]
 
 
 @pytest.fixture(scope="module")
@@ -619,4 +748,4 @@ def test_many_inputs_are_tried_and_most_are_refused(counts):
 if __name__ == "__main__":
     library()
     CliRunner().invoke(app, ["list"])  # imports what commands import
-    report(Path(sys.argv[1]), {name: batch for name, batch in BATCHES.items()})
+    report(Path(sys.argv[1]), dict(BATCHES))
