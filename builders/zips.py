@@ -27,8 +27,9 @@ LOCAL_CRC = 14
 BOMB_RATIO = 200
 BOMB_FLOOR = 1 << 20
 
-# Of ten million members with long names; more is a sparse file's claim.
-MAX_DIRECTORY = 1 << 31
+# Of five million members with long names; more is a sparse file's claim.
+MAX_DIRECTORY = 1 << 30
+_LARGE_DIRECTORY = 1 << 26
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -72,6 +73,8 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
     count, size, start, limit = _end(read, total, what)
     if start + size > limit or count * CENTRAL_SIZE > size or size > MAX_DIRECTORY:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
+    if size > _LARGE_DIRECTORY and read(start, 4) != b"PK\x01\x02":
+        raise CheckpointError(f"{what} is broken: there is no directory where it should begin")
     directory = read(start, size)
     found = list(_records(directory, count, start, what))
     headers = [fields[-2] for fields in found]
