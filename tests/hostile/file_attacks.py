@@ -21,7 +21,7 @@ from typing import Any
 from zoo_datasets.errors import ZooError
 
 SECONDS_EACH = 20
-SECONDS_ALL = 120
+SECONDS_ALL = 240
 MEMORY = 1_500_000_000  # bytes of address space beyond what the imports took
 GROWTH = 600_000_000  # bytes in use beyond what the imports took
 SENTINEL = "executed"

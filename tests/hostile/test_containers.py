@@ -765,7 +765,7 @@ def test_each_container_is_read_as_written_or_refused(counts, batch):
 
 
 def test_many_containers_are_tried_and_some_of_each_kind_are_refused(counts):
-    assert sum(found["tried"] for found in counts.values()) > 1500
+    assert sum(found["tried"] for found in counts.values()) > 1300
     assert all(found["refused"] for batch, found in counts.items() if batch != "vanishing files")
 
 
