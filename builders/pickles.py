@@ -142,7 +142,7 @@ def _tensor(arguments: Sequence[Any]) -> TensorStub:
         raise CheckpointError(
             f"a tensor begins at element {offset:,} of a storage of {storage.count:,} (data/{storage.key})"
         )
-    if math.prod(max(length, 1) for length in shape) > _MAX_EMPTY:
+    if not math.prod(shape) and math.prod(max(length, 1) for length in shape) > _MAX_EMPTY:
         raise CheckpointError(f"a tensor has no elements and claims a shape of more than {_MAX_EMPTY:,}")
     if math.prod(shape):
         last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))

@@ -659,7 +659,9 @@ def builds(tally: Tally) -> None:
     zoo, repo = Path.cwd() / SEED_ZOO, Path.cwd() / "repo"
     make_zoo(zoo, models=3, epochs=(0,))
     rng = random.Random(7)
-    attacks: dict[str, bytes] = {}
+    # The first of those that are left out are printed.
+    odd_names = {"[/red]\x1b[2J\0‮": torch.ones(3)}
+    attacks = {f"odd names {index}": saved(odd_names) for index in range(20)}
     for index in range(150):
         attacks[f"mutation {index}"] = mutated(saved(state_dict(weights_of(len(attacks) + 4, 0))), rng, SPLICED)
     storage = {"archive/data/0": WORDS.tobytes()}
@@ -674,6 +676,8 @@ def builds(tally: Tally) -> None:
     if result.exit_code or result.exception is not None:
         tally.crashed.append(f"zoo build: {result.exception!r} {result.output[-500:]}")
         return
+    if "\x1b" in result.output:
+        tally.crashed.append("zoo build printed an escape sequence")
     manifest = read_manifest(repo, "mnist_cnn_s")
     assert manifest is not None
     rows = {

@@ -120,7 +120,7 @@ def _print_result(console: Console, out: Path, result: BuildResult) -> None:
         soft_wrap=True,
     )
     for warning in result.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        console.print(_plain(f"warning: {warning}"), markup=False, highlight=False, soft_wrap=True)
     if result.left_out:
         _print_left_out(console, result.left_out)
     console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
@@ -146,15 +146,21 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
     for title in ("model", "epochs", "reason"):
         table.add_column(title, overflow="fold")
     for entry in left_out[:_SHOWN]:
-        table.add_row(entry.model, _ranges(entry.epochs), entry.reason)
+        table.add_row(Text(_plain(entry.model)), _ranges(entry.epochs), Text(_plain(entry.reason)))
     if len(left_out) > _SHOWN:
         table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
     console.print(table)
+
+
+def _plain(text: str) -> str:
+    """A stranger's text without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _ranges(epochs: Sequence[int]) -> str:
