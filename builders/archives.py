@@ -106,11 +106,20 @@ class TarFile(AtHand, OneByOne):
                     name = member.name.removeprefix("./") or "."
                     if name != ".":
                         self._add(name, member, refused, total)
+                self._check_end(opened.offset)
         # RecursionError: long names of long names.
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
+
+    def _check_end(self, position: int) -> None:
+        """`tarfile` takes a broken header for the end, and would lose all that follows it without a word."""
+        end = os.pread(self._descriptor, 2 * tarfile.BLOCKSIZE, position)
+        if len(end) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the mark of its end is missing")
+        if end.strip(b"\0"):
+            raise tarfile.ReadError(f"the header at byte {position:,} is damaged")
 
     def _add(self, name: str, member: tarfile.TarInfo, refused: dict[str, str], total: int) -> None:
         reason = check_name(name)

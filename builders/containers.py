@@ -135,8 +135,7 @@ class Folder(AtHand):
             stamps = self._tree.stamps
         else:
             files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
-            told = [os.lstat(f"{self._path}/{entry}") for entry in files]
-            stamps = " ".join([f"{one.st_size} {one.st_mtime_ns}" for one in told]).encode()
+            stamps = " ".join([_stamp(f"{self._path}/{entry}") for entry in files]).encode()
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
 
 
@@ -157,6 +156,14 @@ def read_file(path: str, limit: int) -> bytes:
         if descriptor >= 0:
             os.close(descriptor)
     return data
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = os.lstat(path)
+    except OSError:  # it vanished
+        return "-1 -1"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 _NO_FILE = "it is a link or a device, which are not followed"

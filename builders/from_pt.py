@@ -28,7 +28,7 @@ from zoo_datasets.builders.checkpoints import Structure, member_bytes, open_arch
 from zoo_datasets.builders.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
 from zoo_datasets.builders.raw_models import read_params
 from zoo_datasets.builders.raw_names import raw_model_id, read_folder_name, zoo_name
-from zoo_datasets.builders.raw_trials import columns_of, grid_of
+from zoo_datasets.builders.raw_trials import MAX_EPOCH, columns_of, grid_of
 from zoo_datasets.builders.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.source import Block, Model, Reading, States
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
@@ -315,7 +315,7 @@ def _add_samples(
     figures = _figures(attributes.get("properties"), paths, notes)
     for value, path, epoch in zip(data, paths, epochs, strict=True):
         parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-        if len(parts) < 2 or type(epoch) is not int or epoch < 0:
+        if len(parts) < 2 or type(epoch) is not int or not 0 <= epoch <= MAX_EPOCH:
             raise CheckpointError(f"a sample of its {key} has no path to a trial, or no epoch")
         if not isinstance(value, (dict, TensorStub)) or not _sound(value):
             raise CheckpointError(f"a sample of its {key} is a {type(value).__name__}, expected tensors")
@@ -346,7 +346,8 @@ def _figures(properties: Any, paths: Sequence[Any], notes: Counter[str]) -> dict
         return {}
     found: dict[tuple[str, int], dict[str, float]] = {}
     for index, (path, iteration) in enumerate(zip(paths, iterations, strict=True)):
-        if type(iteration) is not int:
+        # A path that is something else refuses the file later; tuples of tuples would take exponential time to hash.
+        if type(iteration) is not int or not isinstance(path, str):
             continue
         row = {}
         for name in (*FIGURES, "ggap"):

@@ -86,7 +86,7 @@ class HttpTree:
         try:
             value = json.loads(data)
             return [_entry(item) for item in value]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise DownloadError(
                 f"{file.shown} is no listing of a folder as JSON, [{{name, type, size}}, …] expected; "
                 "give the URL of an archive (.zip, .tar, .tar.gz), or of a folder that the server lists as JSON"
@@ -258,7 +258,7 @@ class RemoteFolder(OneByOne):
     def _add(self, folder: str, entry: Listed, refused: dict[str, str]) -> str | None:
         """Take an entry up; returns the path of a folder that is still to be listed."""
         path = f"{folder}{entry.name}"
-        reason = check_name(path) or ("a name holds a slash" if "/" in entry.name else None)
+        reason = check_name(path) or _no_name(entry.name)
         if reason is not None:
             refused[path] = reason
             return None
@@ -272,9 +272,19 @@ class RemoteFolder(OneByOne):
         return None
 
 
+def _no_name(name: str) -> str | None:
+    if "/" in name:
+        return "a name holds a slash"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can tell and no URL can hold
+        return "a name is no Unicode text"
+    return None
+
+
 def _mark(listed: Listed) -> int:
     """A time in nanoseconds that stands for a version: its own where it is a date."""
     try:
         return int(parsedate_to_datetime(listed.version).timestamp()) * 10**9
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return int(digest_of([listed.version])[:7], 16) * 10**9

@@ -59,11 +59,14 @@ def open_source(location: Path | str, reading: Reading | None = None, fetched: F
     path = locate(location, whole=reading.everything, fetched=fetched)
     if not isinstance(path, Path):
         return RawSource(path, reading)
-    for kind in SOURCE_KINDS:
-        if kind.recognise(path):
-            return kind.open(path, reading)
+    try:
+        matching = next((kind for kind in SOURCE_KINDS if kind.recognise(path)), None)
+        found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
+    except OSError as error:
+        raise SourceError(f"{path} could not be read: {error.strerror or error}; make it readable") from error
+    if matching is not None:
+        return matching.open(path, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
-    found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
     raise SourceError(f"{path} {found}; expected: {kinds}")
 
 

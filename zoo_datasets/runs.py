@@ -303,6 +303,8 @@ class Cohort:
             RunError: where the file is missing or broken.
         """
         file = self.epoch_file(epoch)
+        if not file.is_file():  # opening a pipe would wait forever
+            raise RunError(f"{file} could not be read: there is no such file; train its cohort again")
         try:
             tensors: dict[str, Tensor] = load_file(file)
             return tensors
