@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from zoo_datasets.builders.source import Block, Model, Reading, States
+from zoo_datasets.builders.source import Block, Model, Reading, RowMaker, States, matching
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, SPARSITY, Cohort, Run
+from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, METRICS_SCHEMA, SPARSITY, Cohort, Run
 from zoo_datasets.schema import FIGURES
 from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of
 from zoo_datasets.where import Condition
@@ -26,7 +27,6 @@ NOT_TRAINED = "not trained yet"
 _LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
 _PARENTS = "its members know their parents, so --parents is of no use"
 _IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
-_CHANGING = frozenset({*FIGURES, "ggap", SPARSITY})
 _NONE: frozenset[int] = frozenset()
 
 
@@ -138,36 +138,45 @@ class RunSource:
         reading = self._reading
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
-        chosen = {}
-        for model_id, model in self._models.items():
-            kept = asked if reading.where is None else self._matching(reading.where, model, asked)
-            if kept:
-                chosen[model_id] = frozenset(kept)
-            if len(chosen) == reading.models:
-                break
+        if reading.where is None:
+            chosen = dict.fromkeys(self._models, frozenset(asked)) if asked else {}
+        else:
+            chosen = self.matching(reading.where, asked)
+        chosen = dict(itertools.islice(chosen.items(), reading.models))
         if not chosen:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
         return chosen
 
-    def _matching(self, where: Condition, model: Model, epochs: Sequence[int]) -> list[int]:
-        """The epochs at which a condition keeps a model; figures that are not there yet are null."""
-        base = dict(model.columns) | {
-            "zoo": self._reading.name or self.name, "model_id": model.model_id, "architecture": self.architecture,
-            "in_channels": self.in_channels, "classes": self.classes,
-        }  # fmt: skip
-        known = self._figures if where.columns & _CHANGING else {}
-        return [e for e in epochs if where.matches(base | {"epoch": e} | known.get((model.model_id, e), {}))]
+    def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
+        """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
+
+        Models that it keeps at none are missing; figures that are not there yet are null.
+        """
+        states = [(model, epoch) for model in self._models.values() for epoch in epochs]
+        names = _figures(self.run)
+        asked = not where.columns.isdisjoint({*names, "ggap"})
+
+        def figures(here: slice) -> dict[str, pa.Array]:
+            if not asked:  # broken metrics are told where they are needed
+                return {}
+            metrics, places = self._all_metrics
+            rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
+            return {name: metrics[name].combine_chunks().take(rows) for name in names}
+
+        chosen: dict[str, list[int]] = {}
+        for number in matching(where, RowMaker(self, self._reading.name or self.name), states, figures):
+            model, epoch = states[number]
+            chosen.setdefault(model.model_id, []).append(epoch)
+        return {model_id: frozenset(kept) for model_id, kept in chosen.items()}
 
     @cached_property
-    def _figures(self) -> dict[tuple[str, int], dict[str, float | None]]:
-        """All figures, by model and epoch, for conditions on them."""
-        found = {}
-        for cohort, _ in self._cohorts:
-            for row in cohort.metrics().to_pylist():
-                row["ggap"] = _gap(row["train_acc"], row["test_acc"])
-                found[row["model_id"], row["epoch"]] = row
-        return found
+    def _all_metrics(self) -> tuple[pa.Table, dict[tuple[str, int], int]]:
+        """The metrics of all cohorts, and the place of each model at each epoch."""
+        tables = [METRICS_SCHEMA.empty_table(), *(cohort.metrics() for cohort, _ in self._cohorts)]
+        metrics = pa.concat_tables(tables)
+        keys = zip(metrics["model_id"].to_pylist(), metrics["epoch"].to_pylist(), strict=True)
+        return metrics, {key: place for place, key in enumerate(keys)}
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -240,12 +249,11 @@ class _Reader:
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=NOT_TRAINED) for model in models)
             return
         chosen = pa.array(positions, pa.int64())
-        columns = FIGURES if self._run.manifest.parents is None else (*FIGURES, SPARSITY)
         yield States(
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in _figures(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
         )
 
@@ -267,8 +275,9 @@ class _Reader:
         return rows
 
 
-def _gap(train: float | None, test: float | None) -> float | None:
-    return None if train is None or test is None else train - test
+def _figures(run: Run) -> tuple[str, ...]:
+    """The columns of rows that a run's metrics tell."""
+    return FIGURES if run.manifest.parents is None else (*FIGURES, SPARSITY)
 
 
 def _model_of(zoo: ZooSpec, member: Member) -> Model:

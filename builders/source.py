@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +16,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from zoo_datasets.errors import SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import EXTRAS, FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.schema import EXTRAS, FIGURES, NAMES, WEIGHTS, arrow_schema, split_of, weights_type
 from zoo_datasets.specs import Limits
 from zoo_datasets.where import Condition
 
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
 _CHANGING = frozenset({*EXTRAS, *FIGURES, "ggap", "epoch"})
+# Rows without weights that are made and judged at a time.
+_JUDGED = 1 << 16
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000
 NOT_FINITE = "weights are not finite (the model diverged)"
@@ -288,20 +291,32 @@ class RowMaker:
 
     def batch(self, states: States) -> pa.RecordBatch:
         """One row a state, in the order given; the weights are not copied where they are contiguous."""
-        figures = dict(states.figures)
-        if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
-            figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
-        with self._lock:
-            columns = list(self._lasting(states.models))
-        for name, values in figures.items():
-            place, kind = self._places[name]
-            columns[place] = values if values.type == kind else values.cast(kind)
-        columns[self._places["epoch"][0]] = pa.array(np.array(states.epochs, np.int32))
+        columns = self._narrow(states.models, states.epochs, states.figures)
         for place, name in self._wide:
             matrix = states.weights if name == WEIGHTS else states.extras[name]
             flat = pa.array(matrix.contiguous().view(-1).numpy())
             columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def table(self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]) -> pa.Table:
+        """The same rows without the columns as wide as the weights, of what is known before weights are read."""
+        columns = zip(self.schema.names, self._narrow(models, epochs, figures), strict=True)
+        return pa.table({name: values for name, values in columns if values is not None})
+
+    def _narrow(
+        self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]
+    ) -> list[pa.Array | None]:
+        """All columns of some models, each at an epoch; None in the place of those as wide as the weights."""
+        figures = dict(figures)
+        if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
+            figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
+        with self._lock:
+            columns = list(self._lasting(models))
+        for name, values in figures.items():
+            place, kind = self._places[name]
+            columns[place] = values if values.type == kind else values.cast(kind)
+        columns[self._places["epoch"][0]] = pa.array(np.array(epochs, np.int32))
+        return columns
 
     def _lasting(self, models: Sequence[Model]) -> Sequence[pa.Array | None]:
         """The columns that are the same at every epoch, nulls in the others and None in the wide ones; the same models
@@ -336,3 +351,37 @@ class RowMaker:
         if name == "model_id":
             return model.model_id
         return self._constants[name] if name in self._constants else model.columns.get(name)
+
+
+def matching(
+    where: Condition,
+    rows: RowMaker,
+    states: Sequence[tuple[Model, int]],
+    figures: Callable[[slice], Mapping[str, pa.Array]],
+) -> list[int]:
+    """Numbers of the states, each a model at an epoch, whose rows a condition keeps: judged by what will be stored.
+
+    Args:
+        figures: gives those of the states of a slice, as `States` has them.
+    """
+    kept: list[int] = []
+    for start in range(0, len(states), _JUDGED):
+        here = slice(start, start + _JUDGED)
+        models, epochs = zip(*states[here], strict=True)
+        kept += (start + where.kept(rows.table(models, epochs, figures(here)))).tolist()
+    return kept
+
+
+def check_known(where: Condition, unknown: Collection[str], source: str) -> None:
+    """Refuse a condition on columns that are computed from the weights.
+
+    Raises:
+        SourceError: naming the columns, and those that can be used.
+    """
+    hidden = sorted(where.columns.intersection(unknown))
+    if hidden:
+        known = [name for name in NAMES if name != WEIGHTS and name not in unknown]
+        raise SourceError(
+            f"{source}: {', '.join(hidden)} will be computed from the weights, so that no condition can choose by it "
+            f"what is read; use {', '.join(known)}, or build all and load with a condition"
+        )
