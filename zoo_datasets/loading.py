@@ -162,7 +162,7 @@ class _Parts:
     def told(self) -> str:
         """The rows wanted, for a message."""
         told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
-        return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
+        return " and ".join(told + ([] if self.where is None else [str(self.where)])) or "been written"
 
 
 def _sources(

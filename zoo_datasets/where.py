@@ -34,7 +34,7 @@ from zoo_datasets.schema import COLUMNS, WEIGHTS
 Value = str | int | float
 Operation = Callable[[Any, Any], Any]
 
-_LENGTH = 4096
+_LENGTH, _SHOWN = 4096, 80
 _COMPARISONS: Mapping[type[ast.cmpop], Operation] = {
     ast.Eq: operator.eq,
     ast.Is: operator.eq,
@@ -88,6 +88,11 @@ class Condition:
     columns: frozenset[str]
     _root: _Node = field(repr=False, compare=False)  # no `not` stands in it
 
+    def __str__(self) -> str:
+        """The text on one line, shortened, for a message."""
+        line = " ".join(self.text.split())
+        return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+
     def expression(self) -> pc.Expression:
         """The filter of pyarrow, for `filters=` of `datasets` and `Table.filter`; columns have the schema's types."""
         return _expression(self._root, self.columns)
@@ -134,7 +139,7 @@ def parse_where(text: str) -> Condition:
     except SpecError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SpecError(f"condition {text[:80]!r} is not understood: {_reason(error)}; {_EXAMPLE}") from error
+        raise SpecError(f"condition {text[:_SHOWN]!r} is not understood: {_reason(error)}; {_EXAMPLE}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -230,7 +235,7 @@ class _Parser:
 
     def _refuse(self, tree: ast.AST, why: str) -> SpecError:
         part = ast.get_source_segment(self.text.strip(), tree) or self.text
-        return SpecError(f"condition {self.text[:80]!r}: {why}, found {part[:80]!r}; {_EXAMPLE}")
+        return SpecError(f"condition {self.text[:_SHOWN]!r}: {why}, found {part[:_SHOWN]!r}; {_EXAMPLE}")
 
 
 def _joined(every: bool, parts: Sequence[_Node]) -> _Node:
