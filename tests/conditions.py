@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,13 +39,15 @@ def condition_on(table: pa.Table, column: str) -> str:
     return f"{column} == '{middle}'" if isinstance(middle, str) else f"{column} <= {middle}"
 
 
-def differing(source: Path, repo: Path, config: str, few: Path) -> tuple[dict[str, str], set[str]]:
+def differing(
+    source: Path, repo: Path, config: str, few: Path, columns: Sequence[str] = SCALARS
+) -> tuple[dict[str, str], set[str]]:
     """Columns of which a build with a condition has other rows than the repository, loaded with it; and those that
     the build refuses by name."""
     table = stored(repo, config)
     differ: dict[str, str] = {}
     refused: set[str] = set()
-    for column in SCALARS:
+    for column in columns:
         where = condition_on(table, column)
         try:
             build_repository(source, few, config, reading=Reading(where=parse_where(where)), replace=True)
