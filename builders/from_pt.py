@@ -30,11 +30,12 @@ from zoo_datasets.builders.raw_models import read_params
 from zoo_datasets.builders.raw_names import raw_model_id, read_folder_name, zoo_name
 from zoo_datasets.builders.raw_trials import columns_of, grid_of
 from zoo_datasets.builders.recognise import Recognised, acting_weights, recognise
-from zoo_datasets.builders.source import Block, Model, Reading, RowMaker, States, matching
+from zoo_datasets.builders.source import Block, Reading, RowMaker, States
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.images import get_image_spec
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
+from zoo_datasets.rows import Model, matching
 from zoo_datasets.schema import FIGURES
 from zoo_datasets.specs import GRID_FIELDS, digest_of
 from zoo_datasets.where import Condition

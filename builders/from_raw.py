@@ -27,13 +27,12 @@ from zoo_datasets.builders.source import (
     Reading,
     RowMaker,
     States,
-    check_known,
-    matching,
 )
 from zoo_datasets.builders.twin_losses import TwinLosses
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
+from zoo_datasets.rows import check_known, matching
 from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
 from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import digest_of

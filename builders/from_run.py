@@ -13,14 +13,13 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from zoo_datasets.builders.source import Block, Model, Reading, RowMaker, States, matching
+from zoo_datasets.builders.source import Block, Reading, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, METRICS_SCHEMA, SPARSITY, Cohort, Run
-from zoo_datasets.schema import FIGURES
-from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of
-from zoo_datasets.where import Condition
+from zoo_datasets.rows import Model, RunRows, figures_of
+from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, Cohort, Run
+from zoo_datasets.specs import Limits, Member, digest_of
 
 NOT_TRAINED = "not trained yet"
 
@@ -41,6 +40,7 @@ class RunSource:
         if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
+        self._rows = RunRows(run, self._reading.name)
         self.layout: WeightLayout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
@@ -102,9 +102,9 @@ class RunSource:
         """For each step of growth: the new members with all their epochs, then the new epochs of the others."""
         by_step: list[list[Model]] = [[] for _ in self.run.manifest.growth]
         for cohort, step in self._cohorts:
-            by_step[step] += [self._models[member.model_id] for member in cohort.members]
+            by_step[step] += [self._rows.models[member.model_id] for member in cohort.members]
         for model_id in self._unbegun:
-            by_step[self._step_of[model_id]].append(self._models[model_id])
+            by_step[self._step_of[model_id]].append(self._rows.models[model_id])
         blocks: list[Block] = []
         older: list[Model] = []
         reached = -1
@@ -139,52 +139,18 @@ class RunSource:
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
         if reading.where is None:
-            chosen = dict.fromkeys(self._models, frozenset(asked)) if asked else {}
+            chosen = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            chosen = self.matching(reading.where, asked)
+            chosen = self._rows.matching(reading.where, asked)
         chosen = dict(itertools.islice(chosen.items(), reading.models))
         if not chosen:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
         return chosen
 
-    def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
-        """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
-
-        Models that it keeps at none are missing; figures that are not there yet are null.
-        """
-        states = [(model, epoch) for model in self._models.values() for epoch in epochs]
-        names = _figures(self.run)
-        asked = not where.columns.isdisjoint({*names, "ggap"})
-
-        def figures(here: slice) -> dict[str, pa.Array]:
-            if not asked:  # broken metrics are told where they are needed
-                return {}
-            metrics, places = self._all_metrics
-            rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
-            return {name: metrics[name].combine_chunks().take(rows) for name in names}
-
-        chosen: dict[str, list[int]] = {}
-        for number in matching(where, RowMaker(self, self._reading.name or self.name), states, figures):
-            model, epoch = states[number]
-            chosen.setdefault(model.model_id, []).append(epoch)
-        return {model_id: frozenset(kept) for model_id, kept in chosen.items()}
-
-    @cached_property
-    def _all_metrics(self) -> tuple[pa.Table, dict[tuple[str, int], int]]:
-        """The metrics of all cohorts, and the place of each model at each epoch."""
-        tables = [METRICS_SCHEMA.empty_table(), *(cohort.metrics() for cohort, _ in self._cohorts)]
-        metrics = pa.concat_tables(tables)
-        keys = zip(metrics["model_id"].to_pylist(), metrics["epoch"].to_pylist(), strict=True)
-        return metrics, {key: place for place, key in enumerate(keys)}
-
     @cached_property
     def _members(self) -> list[Member]:
         return self.run.members
-
-    @cached_property
-    def _models(self) -> dict[str, Model]:
-        return {member.model_id: _model_of(self.run.manifest.zoo, member) for member in self._members}
 
     @cached_property
     def _step_of(self) -> dict[str, int]:
@@ -253,7 +219,7 @@ class _Reader:
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in _figures(self._run)},
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
         )
 
@@ -273,13 +239,3 @@ class _Reader:
                 f"{self._cohort.path}: metrics.parquet lists other models at epoch {epoch} than members.json"
             )
         return rows
-
-
-def _figures(run: Run) -> tuple[str, ...]:
-    """The columns of rows that a run's metrics tell."""
-    return FIGURES if run.manifest.parents is None else (*FIGURES, SPARSITY)
-
-
-def _model_of(zoo: ZooSpec, member: Member) -> Model:
-    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
-    return Model(model_id=member.model_id, columns=dataclasses.asdict(member.hyperparameters) | own)

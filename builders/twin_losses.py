@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Layer
-from zoo_datasets.builders.source import Model, Reading
+from zoo_datasets.builders.source import Reading
 from zoo_datasets.evaluation.recompute import same_loss
 from zoo_datasets.images import ImageData, load_images
 from zoo_datasets.models import evaluate
+from zoo_datasets.rows import Model
 from zoo_datasets.schema import KL_WEIGHT, RECORDED
 from zoo_datasets.variational import kl_weight, total_kl
 

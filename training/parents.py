@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from zoo_datasets.builders.from_run import RunSource
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.images import ImageData
 from zoo_datasets.loading import load_zoo
 from zoo_datasets.manifest import Manifest, read_manifest
+from zoo_datasets.rows import RunRows
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS, WEIGHTS
 from zoo_datasets.specs import GRID_FIELDS, HyperParameters, Limits, Member, ZooSpec
@@ -126,7 +126,7 @@ def open_parents(
 def _kept(parents: Parents, where: Condition) -> Collection[str]:
     """Ids of the models that a condition keeps, judged by the rows that are, or will be, built of them."""
     if parents.config is None:
-        return RunSource(Run.open(parents.path)).matching(where, [parents.epoch]).keys()
+        return RunRows(Run.open(parents.path)).matching(where, [parents.epoch]).keys()
     columns = sorted(where.columns | {"model_id"})
     tables = [part.data.table for part in _load(parents.path, parents.config, parents.epoch, columns)]
     return {model_id for table in tables for model_id in table["model_id"].take(where.kept(table)).to_pylist()}
