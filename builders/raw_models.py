@@ -32,9 +32,10 @@ from zoo_datasets.builders.raw_trials import (
     read_json,
 )
 from zoo_datasets.builders.recognise import Recognised
-from zoo_datasets.builders.source import Model, Reading
+from zoo_datasets.builders.source import Reading
 from zoo_datasets.builders.zips import check_name
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.rows import Model
 from zoo_datasets.specs import GRID_FIELDS, Sparsifier
 from zoo_datasets.zoos import get_zoo
 

@@ -17,6 +17,7 @@ LEVELS = (
     ("sparsity", "variational"),
     ("stacked", "schema", "runs", "gather", "plans"),
     ("where",),
+    ("rows",),
     (
         "manifest",
         "card_text",

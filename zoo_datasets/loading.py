@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
@@ -161,7 +162,7 @@ class _Parts:
     def told(self) -> str:
         """The rows wanted, for a message."""
         told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
-        return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
+        return " and ".join(told + ([] if self.where is None else [str(self.where)])) or "been written"
 
 
 def _sources(
@@ -193,7 +194,8 @@ def _epochs_that_can_match(manifest: Manifest | None, parts: _Parts) -> list[int
     """The epochs that hold the rows wanted, as far as the condition alone tells; None where it may be any."""
     if manifest is None or parts.epochs is not None or parts.where is None:
         return parts.epochs
-    possible = [epoch for epoch in manifest.epochs if parts.where.allows({"epoch": epoch})]
+    epochs = pa.array(manifest.epochs, pa.int32())
+    possible = epochs.take(pa.array(parts.where.possible(pa.table({"epoch": epochs})))).to_pylist()
     # Rows of none are an empty zoo, and that has the columns of one that is not.
     return possible if 0 < len(possible) < len(manifest.epochs) else None
 
