@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.cores import cores
 from zoo_datasets.files import TEMPORARY_SUFFIX
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import METRICS_SCHEMA, Cohort
 from zoo_datasets.specs import Member
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
-from zoo_datasets.training.engines import cores
 from zoo_datasets.training.opening import Opening, existing
 from zoo_datasets.training.pace import Pace, measure_pace
 from zoo_datasets.training.recipes import block_recipe

@@ -192,7 +192,7 @@ def read_zoo(path: Path) -> ZooSpec:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{path} could not be read as YAML: {error}") from error
     zoo = zoo_from_dict(value, str(path))

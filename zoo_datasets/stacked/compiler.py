@@ -20,6 +20,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo_datasets import files
 from zoo_datasets.errors import NativeError, StorageError
 from zoo_datasets.files import sha256_of, write_bytes
 
@@ -106,8 +107,7 @@ def _vectors(macros: set[str]) -> tuple[str, int, int]:
 
 def cache_folder() -> Path:
     """Where compiled libraries are kept."""
-    root = os.environ.get("ZOO_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "zoo-datasets") / "native"
+    return files.cache_folder() / "native"
 
 
 def compile_library(source: str) -> ctypes.CDLL:
@@ -122,12 +122,12 @@ def compile_library(source: str) -> ctypes.CDLL:
     cached = cache_folder() / f"{key}.so"
     checksum = cached.with_suffix(".sha256")
     with contextlib.suppress(OSError):  # missing, unreadable or not loadable: compiled anew
-        if checksum.read_text().strip() == sha256_of(cached):
+        if checksum.read_text(encoding="ascii").strip() == sha256_of(cached):
             return ctypes.CDLL(str(cached))
-    with tempfile.TemporaryDirectory(prefix="zoo-native-") as folder:
+    with tempfile.TemporaryDirectory(prefix="zoo-native-", ignore_cleanup_errors=True) as folder:
         built = Path(folder) / f"{key}.so"
         written = Path(folder) / f"{key}.c"
-        written.write_text(source)
+        written.write_text(source, encoding="utf-8")
         _run((*compiler.command, str(written), "-o", str(built), "-lm"))
         with contextlib.suppress(StorageError):  # a cache that cannot be written costs time only
             write_bytes(cached, built.read_bytes())
