@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 
 if TYPE_CHECKING:
     from zoo_datasets.images import ImageData
@@ -67,14 +67,12 @@ class Launch:
     """What the commands that train share: the processes, the images, the training itself and what is said of it."""
 
     def __init__(self, engine: str, threads: int | None) -> None:
-        from rich.console import Console
-
         from zoo_datasets.training.processes import Processes
 
         self._engine = engine
         self._processes = Processes()
         self._threads = threads
-        self.console = Console(stderr=True, quiet=self._processes.share.index > 0)
+        self.console = make_console(stderr=True, quiet=self._processes.share.index > 0)
 
     @property
     def device(self) -> str:
@@ -88,10 +86,12 @@ class Launch:
 
     def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
+        from rich.markup import escape
+
         from zoo_datasets.images import load_images
 
         loaded: list[ImageData] = []
-        with self.console.status(f"images: {folder or name}"):
+        with self.console.status(escape(f"images: {folder or name}")):
             self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
             return loaded[0] if loaded else load_images(name, architecture, folder)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.command_line import make_console
 from zoo_datasets.cores import cores
 from zoo_datasets.files import TEMPORARY_SUFFIX
 from zoo_datasets.images import ImageData
@@ -237,7 +238,7 @@ def _size_there(folder: Path) -> int:
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Print a plan: a table of the cohorts, then path, states, time and disk, a line each."""
-    console = console or Console()
+    console = console or make_console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     table = Table(title=f"{plan.zoo}: {plan.models:,} models to epoch {plan.epochs:,}", title_justify="left")

@@ -6,11 +6,15 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
 
 from zoo_datasets.errors import ZooError
+from zoo_datasets.folders import check_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 P = ParamSpec("P")
 _INTERRUPTED = 130  # as shells have it: 128 + SIGINT
@@ -37,6 +41,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     """Run a typer app; a `ZooError` is printed on one line without a traceback and exits 1."""
     warnings.showwarning = _show_warning
     try:
+        for argument in sys.argv[1:]:
+            check_text(argument)
         app()
     except ZooError as error:
         _print("error", str(error))
@@ -48,6 +54,13 @@ def run_command(command: Callable[..., None]) -> NoReturn:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     run_app(app)
+
+
+def make_console(**options: Any) -> Console:
+    """A terminal that prints text as it is: brackets and colons in paths are no markup. Options are rich's."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, **options)
 
 
 def numbers(text: str) -> list[int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_datasets.errors import DownloadError, StorageError
+from zoo_datasets.folders import check_output
 from zoo_datasets.locks import HAS_FLOCK, flock
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -65,8 +66,9 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     At the end it is removed, unless it was renamed.
 
     Raises:
-        OSError: where the file system refuses.
+        OSError: where the file system refuses, or the path is no text.
     """
+    check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _new_temporary(path)
     try:
@@ -129,6 +131,8 @@ def write_if_changed(path: Path, data: bytes) -> bool:
         with temporary_beside(path) as temporary:
             temporary.write_bytes(data)
             temporary.replace(path)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}; "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.commands.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def benchmark(
     """What simple probes predict from the weights of a zoo's models: figures and hyperparameters."""
     if name is None and train is None:
         raise typer.BadParameter("name a config, or give --train", param_hint="NAME")
-    from rich.console import Console
 
     from zoo_datasets.evaluation.benchmark import Settings
     from zoo_datasets.evaluation.records import run_benchmark
@@ -72,14 +71,14 @@ def benchmark(
         fit_rows=fit_rows,
         iterations=iterations,
     )
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with progress_bar(console, "benchmarking", "probes") as advance:
         record = run_benchmark(repo, settings, out=out, progress=advance)
     if as_json:
         typer.echo(json.dumps(record.to_dict(), indent=2))
         return
-    terminal = Console()
-    print_record(record, terminal if terminal.is_terminal else Console(width=_WIDE))
+    terminal = make_console()
+    print_record(record, terminal if terminal.is_terminal else make_console(width=_WIDE))
 
 
 def print_record(record: Record, console: Console) -> None:

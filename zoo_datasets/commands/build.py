@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.command_line import numbers, stoppable
+from zoo_datasets.command_line import make_console, numbers, stoppable
 from zoo_datasets.commands.progress import transfer_bar
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ def build(
     ] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
-    from rich.console import Console
 
     from zoo_datasets.builders import Reading, build_repository
     from zoo_datasets.specs import Limits
@@ -87,7 +86,7 @@ def build(
         keep_log_sigma2=keep_log_sigma2,
         images=images,
     )
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     location, name = _located(source, name)
     with transfer_bar(console, "building", "states") as (fetched, advance):
         result = build_repository(

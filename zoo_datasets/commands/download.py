@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.commands.progress import transfer_bar
 
 
@@ -23,11 +23,9 @@ def download_command(
 
     Mirrors: ZOO_ZENODO and ZOO_FILES take the place of https://zenodo.org and https://ai.unisg.ch/files.
     """
-    from rich.console import Console
-
     from zoo_datasets.builders.published import download_published
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with transfer_bar(console) as (fetched, _):
         path = download_published(name, out, file=file, fetched=fetched)
     size = sum(found.stat().st_size for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())

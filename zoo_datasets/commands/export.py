@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.command_line import numbers, stoppable
+from zoo_datasets.command_line import make_console, numbers, stoppable
 from zoo_datasets.commands.progress import progress_bar
 from zoo_datasets.errors import RepositoryError
 
@@ -43,15 +43,15 @@ def export(
 ) -> None:
     """Write single models as files."""
     import datasets
-    from rich.console import Console
+    from rich.markup import escape
 
     from zoo_datasets.builders.to_raw import export_raw
     from zoo_datasets.exporting import export_safetensors
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     datasets.disable_progress_bars()  # there is one bar for all of it
     chosen = None if epochs is None else sorted(set(numbers(epochs)))
-    with console.status(f"{source}: what there is"):
+    with console.status(escape(f"{source}: what there is")):
         rows = _rows(source, name, chosen, models, where, revision, extras=form is Form.raw)
     with progress_bar(console, "exporting", "states") as advance:
         if form is Form.raw:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_datasets.command_line import make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,7 +23,6 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """What a repository holds, from its metadata alone: zoos, models, epochs, splits, sizes, what was left out."""
-    from rich.console import Console
 
     from zoo_datasets.hub_access import read_holdings
 
@@ -30,9 +31,9 @@ def info(
     if as_json:
         typer.echo(json.dumps(described[0] if name else described, indent=2, ensure_ascii=False))
         return
-    terminal = Console()
+    terminal = make_console()
     # A table cut to the 80 columns of a pipe would be hard to search.
-    console = terminal if terminal.is_terminal else Console(width=160)
+    console = terminal if terminal.is_terminal else make_console(width=160)
     at = f" at {holdings.commit}" if holdings.commit else ""
     if name:
         _print_one(console, f"{repo}{at}: {name}", described[0])

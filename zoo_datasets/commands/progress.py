@@ -29,6 +29,7 @@ def transfer_bar(
     console: Console, title: str = "", unit: str = ""
 ) -> Iterator[tuple[Fetched, Callable[[int, int], None]]]:
     """A bar for what is fetched, advanced by (what, done, total), and one for the work after it, as `progress_bar`."""
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     texts = (TextColumn("{task.description}"), TextColumn("{task.fields[amount]}"))
@@ -42,7 +43,7 @@ def transfer_bar(
             if what not in transfers:
                 for earlier in transfers.values():
                     progress.update(earlier, visible=False)
-                transfers[what] = progress.add_task(f"fetching {what}", total=None, amount="")
+                transfers[what] = progress.add_task(escape(f"fetching {what}"), total=None, amount="")
             progress.update(
                 transfers[what], visible=True, completed=done, total=total or None, amount=_amount(what, done, total)
             )

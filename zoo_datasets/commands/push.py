@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.commands.progress import progress_bar
 
 
@@ -30,11 +30,10 @@ def push(
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-    from rich.console import Console
 
     from zoo_datasets.publishing import push_repository
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)

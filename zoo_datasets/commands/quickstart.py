@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.errors import RepositoryError
 
 
@@ -16,10 +16,8 @@ def quickstart_command(
     out: Annotated[Path, typer.Option(help="A folder for the run and the repository.")] = Path("quickstart"),
 ) -> None:
     """The main job on the embedded digits, from training to a restored model, in about a minute."""
-    from rich.console import Console
-
     from zoo_datasets.quickstart import quickstart
 
-    difference = quickstart(out, Console())
+    difference = quickstart(out, make_console())
     if difference > 1e-6:
         raise RepositoryError(f"the restored model's accuracy is {difference:.6f} off the recorded one, expected 0")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.errors import RepositoryError
 
 # What needs neither a network nor a folder.
@@ -40,8 +40,6 @@ def report(
     map_: Annotated[Map, typer.Option("--map", help="umap needs zoo-datasets[umap].")] = Map.pca,
 ) -> None:
     """One self-contained page: figures over epochs, a map, hyperparameters, trajectories, the benchmark."""
-    from rich.console import Console
-
     from zoo_datasets.evaluation.benchmark import Settings
     from zoo_datasets.evaluation.plots import write_plots
     from zoo_datasets.evaluation.records import read_record, run_benchmark
@@ -53,7 +51,7 @@ def report(
     manifest = read_manifest(repo, name)
     if manifest is None:
         raise RepositoryError(f"{repo / name} holds no manifest.json; build the config with `zoo build`")
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with console.status("images") as status:
         about = str(manifest.zoo.get("images"))
         data = load_images(about, manifest.architecture, images) if images or about == _EMBEDDED else None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_datasets.command_line import stoppable
+from zoo_datasets.command_line import make_console, stoppable
 from zoo_datasets.commands.progress import progress_bar
 from zoo_datasets.errors import RepositoryError
 
@@ -27,20 +27,20 @@ def verify(
     limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
 ) -> None:
     """Check a config: checksums, splits, layouts, and figures recomputed from the weights alone."""
-    from rich.console import Console
+    from rich.markup import escape
 
     from zoo_datasets.evaluation.verify import verify_repository
     from zoo_datasets.images import load_images
     from zoo_datasets.manifest import read_manifest
     from zoo_datasets.specs import Limits
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     data = None
     if not files_only and (repo / name).is_dir():
         manifest = read_manifest(repo, name)
         if manifest is None:
             raise RepositoryError(f"{repo / name} holds no manifest.json; build the config again with `zoo build`")
-        with console.status(f"images: {images or manifest.zoo['images']}"):
+        with console.status(escape(f"images: {images or manifest.zoo['images']}")):
             data = load_images(manifest.zoo["images"], manifest.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         limits = Limits(val=limit_val, test=limit_test)
