@@ -110,7 +110,7 @@ class Folder(AtHand):
 
     @functools.cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 
@@ -124,7 +124,7 @@ class Folder(AtHand):
         self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
         """Read many files; see `Container`."""
-        if library() is None or any(map(self.refused.__contains__, paths)):
+        if any(map(self.refused.__contains__, paths)):
             return None
         try:
             return read_alike(self._descriptor, paths, template, memory)
