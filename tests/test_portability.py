@@ -1,5 +1,6 @@
 """The main job where Python has only what it has on Windows too."""
 
+import os
 import subprocess
 import sys
 
@@ -85,5 +86,6 @@ assert not list(here.rglob("*.tmp"))
 def test_without_what_windows_lacks(tmp_path):
     program = _PRELUDE + _IMPORTS + _JOB
     command = [sys.executable, "-W", "ignore:only soft:UserWarning", "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "CC": "no-such-compiler"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
