@@ -34,6 +34,7 @@ from zoo_datasets.builders.zips import (
     repeated,
 )
 from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.files import open_binary, read_at
 from zoo_datasets.specs import digest_of
 
 # Longer than any path. Older versions of tarfile take quadratic time for a hostile header.
@@ -144,7 +145,7 @@ class TarFile(AtHand, OneByOne):
         start, size = self._members[path]
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
-        data = os.pread(self._descriptor, size, start)
+        data = read_at(self._descriptor, size, start)
         if len(data) != size:
             raise CheckpointError("the archive is cut short before its end")
         return data
@@ -164,7 +165,7 @@ class _TarHeaders:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= MAX_TAR_HEADER:
             raise tarfile.ReadError(f"a header claims a name of {count:,} bytes")
-        data = os.pread(self._descriptor, count, self._position)
+        data = read_at(self._descriptor, count, self._position)
         self._position += len(data)
         return data
 
@@ -187,12 +188,12 @@ class ContainerKind:
 
 
 def _open_zip(path: Path) -> ZipFile:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_binary(path, os.O_RDONLY)
     found = os.fstat(descriptor)
     try:
         archive = ZipFile(
             stem(path),
-            lambda start, count: os.pread(descriptor, count, start),
+            lambda start, count: read_at(descriptor, count, start),
             found.st_size,
             ["zip", found.st_size, found.st_mtime_ns],
             str(path),
@@ -253,7 +254,7 @@ def _plain_tar(path: Path, size: int) -> int:
         magic = file.read(6)
     opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
     if opener is None:
-        return os.open(path, os.O_RDONLY)
+        return open_binary(path, os.O_RDONLY)
     limit = max(BOMB_FLOOR, BOMB_RATIO * size)
     with tempfile.TemporaryFile() as plain:
         try:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import stat
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.files import open_binary
 
 
 class Container(Protocol):
@@ -108,7 +110,7 @@ class Folder(AtHand):
 
     @functools.cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 
@@ -143,7 +145,9 @@ def read_file(path: str, limit: int) -> bytes:
     """The content of a file on disk, no link; see `Container.read`."""
     descriptor = -1
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not _UNFOLLOWED and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise CheckpointError(_NO_FILE)
+        descriptor = open_binary(Path(path), os.O_RDONLY | _UNFOLLOWED)
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
@@ -166,6 +170,8 @@ def _stamp(path: str) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
+# Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.
+_UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_FILE = "it is a link or a device, which are not followed"
 
 

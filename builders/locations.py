@@ -15,7 +15,7 @@ from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.remote_trees import FsspecTree, HttpTree, RemoteFolder
 from zoo_datasets.downloads import download
 from zoo_datasets.errors import MissingError, SourceError
-from zoo_datasets.files import cache_folder
+from zoo_datasets.files import cache_folder, fitting
 from zoo_datasets.remote import (
     Fetched,
     FsspecFile,
@@ -113,14 +113,14 @@ def _locate_file(file: RemoteFile, url: str, whole: bool, md5: str | None, fetch
             f"{file.shown} is neither a folder nor an archive; its name should end with .zip, .tar, .tar.gz or .pt"
         )
     folder = cache_folder() / "downloads" / _key(url, file.version, file.size)
-    target = folder / name
+    target, parts = folder / name, folder / fitting(name, ".parts")
     if not (file.version or md5):  # nothing tells whether what is there is still the same
         target.unlink(missing_ok=True)
     in_parts = file.ranges and file.size and name.lower().endswith(".zip") and not whole
     if in_parts and not target.exists():
-        return RemoteZip(file, name, RangeCache(file, folder / f"{name}.parts", fetched))
+        return RemoteZip(file, name, RangeCache(file, parts, fetched))
     download(file, target, md5=md5, fetched=fetched)
-    shutil.rmtree(folder / f"{name}.parts", ignore_errors=True)
+    shutil.rmtree(parts, ignore_errors=True)
     return target
 
 

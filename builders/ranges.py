@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import StorageError
+from zoo_datasets.files import open_binary, read_at, write_at
 from zoo_datasets.remote import Fetched, Halt, RemoteFile, in_parallel
 
 Range = tuple[int, int]  # begin, end
@@ -39,7 +40,7 @@ class RangeCache:
             folder.mkdir(parents=True, exist_ok=True)
             if not remote.version:  # nothing tells whether it is still the same file
                 self._journal.unlink(missing_ok=True)
-            self._descriptor = os.open(folder / "data", os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_binary(folder / "data", os.O_RDWR | os.O_CREAT)
             weakref.finalize(self, os.close, self._descriptor)
             os.ftruncate(self._descriptor, remote.size)
         self._have = self._journaled()
@@ -53,7 +54,7 @@ class RangeCache:
         stop = min(start + count, self._remote.size or 0)
         if without([(start, stop)], self._have):
             self.fetch([(start, stop)], "the directory")
-        return os.pread(self._descriptor, count, start)
+        return read_at(self._descriptor, count, start)
 
     def fetch(self, wanted: Iterable[Range], what: str) -> None:
         """Make these parts be there, several requests at a time; what another process fetched is not asked for."""
@@ -73,7 +74,7 @@ class RangeCache:
                 position = part[0]
                 for position, piece in self._remote.pieces(*part, halt):
                     with storing(self._folder):
-                        _write_at(self._descriptor, piece, position)
+                        write_at(self._descriptor, piece, position)
                     position += len(piece)
                     with self._lock:
                         count += len(piece)
@@ -139,10 +140,3 @@ def without(wanted: Iterable[Range], have: Sequence[Range]) -> list[Range]:
         if begin < end:
             missing.append((begin, end))
     return missing
-
-
-def _write_at(descriptor: int, piece: bytes, position: int) -> None:
-    view = memoryview(piece)
-    while view:
-        written = os.pwrite(descriptor, view, position)
-        view, position = view[written:], position + written

@@ -20,6 +20,7 @@ from zoo_datasets.builders.source import Reading, Source
 from zoo_datasets.card_plots import PLOTS
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.files import remove_temporaries
+from zoo_datasets.folders import check_repository_folder
 from zoo_datasets.hub import write_card
 from zoo_datasets.locks import locked_card, locked_zoo
 from zoo_datasets.manifest import META, Manifest, read_manifest
@@ -106,6 +107,7 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
+    check_repository_folder(repo)  # before anything is fetched
     reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
     with _older_objects_left_alone():
         return build_from(
@@ -158,6 +160,7 @@ def build_from(
         raise RepositoryError(
             f"config name {config!r}: names that end in {META} are those of the configs without weights"
         )
+    check_repository_folder(repo)
     folder = repo / config
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from zoo_datasets.builders.source import RowMaker, Source, States
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.exporting import LASTING, Progress, Rows, states_of
 from zoo_datasets.files import write_if_changed
+from zoo_datasets.folders import check_output
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.schema import FIGURES, KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED, WEIGHTS
 from zoo_datasets.variational import BETA
@@ -90,6 +91,7 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
         SpecError: where the rows are none or of several architectures.
         StorageError: where a file cannot be written.
     """
+    check_output(out)
     zoo = _RawZoo.of(rows)
     folder = out / zoo.folder
     _begin(folder, zoo.config())

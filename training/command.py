@@ -90,6 +90,7 @@ class Launch:
 
     def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
+
         from zoo_datasets.images import load_images
         from zoo_datasets.terminal import working
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.cores import cores
 from zoo_datasets.files import TEMPORARY_SUFFIX
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import METRICS_SCHEMA, Cohort
@@ -24,7 +25,6 @@ from zoo_datasets.specs import Member
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
 from zoo_datasets.terminal import Terminal, say
 from zoo_datasets.text import json_text
-from zoo_datasets.training.engines import cores
 from zoo_datasets.training.opening import Opening, existing
 from zoo_datasets.training.pace import Pace, measure_pace
 from zoo_datasets.training.recipes import block_recipe

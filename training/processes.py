@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from zoo_datasets.training.engines import Share, cores
+from zoo_datasets.cores import cores
+from zoo_datasets.training.engines import Share
 
 # How long the others wait while the first process reads the images; a download may take hours.
 _PATIENCE = timedelta(days=2)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 
 from zoo_datasets.errors import ZooError
+from zoo_datasets.folders import check_text
 from zoo_datasets.text import one_line
 
 P = ParamSpec("P")
@@ -47,6 +48,8 @@ def run_app(app: typer.Typer) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter is a reason to stop, whatever the locale
     try:
+        for argument in sys.argv[1:]:
+            check_text(argument)
         app()
     except ZooError as error:
         _print("error", str(error))

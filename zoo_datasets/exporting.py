@@ -20,6 +20,7 @@ from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import CheckpointError, ZooError
 from zoo_datasets.evaluation.shard_checks import weights_matrix
 from zoo_datasets.files import write_if_changed
+from zoo_datasets.folders import check_output
 from zoo_datasets.loading import layout_of_row, load_zoo
 from zoo_datasets.schema import COLUMNS, FIGURES, NAMES, WEIGHTS
 from zoo_datasets.text import json_text
@@ -113,6 +114,7 @@ def export_safetensors(rows: Rows, out: Path, progress: Progress | None = None) 
     Raises:
         StorageError: where a file cannot be written.
     """
+    check_output(out)
     files: list[Path] = []
     for row in states_of(rows):
         file = out / f"{row['model_id']}-epoch-{row['epoch']:04d}.safetensors"

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -27,6 +26,7 @@ from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.files import cache_folder, replacing
 from zoo_datasets.image_splits import Progress, Role, Split, folder_digest
+from zoo_datasets.locks import hold
 from zoo_datasets.specs import ImageSpec, Limits, digest_of
 from zoo_datasets.text import one_line
 
@@ -295,18 +295,15 @@ def _fingerprint(splits: dict[Role, Split], spec: ImageSpec) -> str:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Let one process at a time prepare a dataset."""
-    lock = filelock.FileLock(file.with_suffix(".lock"))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"prepared images cannot be kept in {file.parent}: {error}; set ZOO_CACHE to a folder to write to"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(file.with_suffix(".lock")))
+        except OSError as error:
+            raise StorageError(
+                f"prepared images cannot be kept in {file.parent}: {error}; set ZOO_CACHE to a folder to write to"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, str]) -> None:

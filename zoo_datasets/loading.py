@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.files import is_full
+from zoo_datasets.folders import check_repository_folder, check_text
 from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
@@ -331,7 +332,9 @@ def _builder(
 
 def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
     folder = Path(repo)
+    check_text(folder)
     if folder.is_dir():
+        check_repository_folder(folder)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         known = list(configs_of(read_card(folder)))

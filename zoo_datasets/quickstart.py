@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from zoo_datasets.builders import build_repository
+from zoo_datasets.folders import check_repository_folder
 from zoo_datasets.images import ImageData, load_images
 from zoo_datasets.loading import to_module
 from zoo_datasets.runs import Growth, Run
@@ -67,6 +68,7 @@ def quickstart(folder: Path, console: Console) -> float:
     """
     zoo = get_zoo(ZOO)
     run, repo = folder / "runs" / ZOO, folder / "model-zoos"
+    check_repository_folder(repo)
 
     console.rule("1. train a population")
     say(console, f"{MODELS} small networks on scikit-learn's handwritten digits, in one process, as stacks")

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +36,7 @@ from torch import Tensor
 from zoo_datasets.errors import CohortInUseError, LayoutError, RunError, StorageError
 from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
 from zoo_datasets.layout import WeightLayout
+from zoo_datasets.locks import hold_folder
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
 from zoo_datasets.zoos import zoo_from_dict
 
@@ -166,7 +165,7 @@ class Run:
         if not file.is_file():
             raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
         try:
-            value = json.loads(file.read_text())
+            value = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{file} is not valid JSON: {error}") from error
         return cls(path, RunManifest.from_dict(value, str(file)))
@@ -254,15 +253,14 @@ class Cohort:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be made: {error.strerror or error}; choose a folder to write to"
             ) from error
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                stack.enter_context(hold_folder(self.path))
+            except TimeoutError as error:
                 raise CohortInUseError(
                     f"{self.path} is being trained by another process; wait for it or stop it"
                 ) from error
@@ -272,8 +270,6 @@ class Cohort:
                     "by flock, so a run needs a file system that has it"
                 ) from error
             yield
-        finally:
-            os.close(descriptor)
 
     def epochs(self) -> list[int]:
         """The finished epochs, ascending."""
@@ -397,7 +393,7 @@ class Cohort:
 
 def _read_members(file: Path) -> list[Member]:
     try:
-        return [Member.from_dict(entry) for entry in json.loads(file.read_text())]
+        return [Member.from_dict(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{file} could not be read: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo_datasets.folders import check_output
 from zoo_datasets.text import plot_text
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _DPI = 150
 
 def write_plots(content: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write a PNG of each plot that the content of a report has something for; gives the files."""
+    check_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = {f"{name}_over_epochs": over_epochs(content, name) for name in content["epochs"]}
     if len(content["map"]["models"]) > 1:

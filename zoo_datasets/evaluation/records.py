@@ -12,6 +12,7 @@ from zoo_datasets.errors import RepositoryError
 from zoo_datasets.evaluation.benchmark import Advance, Data, Result, Settings, benchmark, read_data
 from zoo_datasets.evaluation.samples import Rows
 from zoo_datasets.files import write_json
+from zoo_datasets.folders import check_output
 from zoo_datasets.specs import digest_of
 
 FORMAT = 1
@@ -93,6 +94,8 @@ def run_benchmark(
     Raises:
         RepositoryError: where `out` is the file of something else, or the zoos cannot be used; see `read_data`.
     """
+    if out is not None:
+        check_output(out)
     data = read_data(repo, settings, revision)
     record = _empty(data, settings)
     if out is not None and out.exists():

@@ -26,6 +26,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo_datasets import files
 from zoo_datasets.errors import NativeError
 from zoo_datasets.files import sha256_of, write_bytes
 
@@ -140,8 +141,7 @@ def _vectors(macros: set[str]) -> tuple[str, int, int]:
 
 def cache_folder() -> Path:
     """Where compiled libraries are kept."""
-    root = os.environ.get("ZOO_CACHE")
-    return (Path(root) if root else _user_cache()) / "native"
+    return files.cache_folder() / "native"
 
 
 def _user_cache() -> Path:
@@ -164,9 +164,9 @@ def compile_library(source: str) -> ctypes.CDLL:
     folder = _trusted_folder()
     with contextlib.suppress(OSError):  # missing, unreadable or not loadable: compiled anew
         return _load(folder / name)
-    with tempfile.TemporaryDirectory(prefix="zoo-native-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="zoo-native-", ignore_cleanup_errors=True) as temporary:
         built, written = Path(temporary) / name, Path(temporary) / "kernels.c"
-        written.write_text(source)
+        written.write_text(source, encoding="utf-8")
         _run((*compiler.command, str(written), "-o", str(built), "-lm"))
         try:  # what is loaded is the cached library: a temporary folder may be mounted such that nothing in it executes
             return _keep_and_load(built, folder / name)
