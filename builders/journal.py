@@ -16,6 +16,7 @@ from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
+from zoo_datasets.manifest import is_plain
 from zoo_datasets.schema import FORMAT
 from zoo_datasets.specs import digest_of
 
@@ -114,7 +115,13 @@ class Journal:
             return True
         shard = outcome.written.shard
         file = self._repo / shard.path
-        return file.is_file() and file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
+        return (
+            is_plain(shard.path)
+            and not file.is_symlink()
+            and file.is_file()
+            and file.stat().st_size == shard.bytes
+            and sha256_of(file) == shard.sha256
+        )
 
     def _trouble(self, error: OSError) -> StorageError:
         return StorageError(

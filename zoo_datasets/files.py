@@ -7,14 +7,23 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.errors import DownloadError, StorageError
+from zoo_datasets.errors import DownloadError, RepositoryError, StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Leaves room for an ending and for the temporary name in the 255 bytes of a file's name.
+NAME_LENGTH = 180
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]|^\.|\.$")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
+_SHORTENED = "%-"  # quoting alone never gives this
 
 
 @contextlib.contextmanager
@@ -115,6 +124,66 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def file_name(text: str, limit: int = NAME_LENGTH) -> str:
+    """A name for a file or folder made of any text: one part of a path, never hidden, ASCII, different for each text.
+
+    Letters, digits, `-`, `_` and `.` stay; every other byte of UTF-8 is `%` and two hexadecimal digits, and so are a
+    dot at either end and the first letter of a device's name of Windows. What is longer than `limit` ends in a hash.
+    """
+    quoted = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "surrogatepass")).decode()
+    if _DEVICE.match(quoted):
+        quoted = f"%{ord(quoted[0]):02X}{quoted[1:]}"
+    return shortened(quoted or "%", limit, text)
+
+
+def shortened(name: str, limit: int, text: str | None = None) -> str:
+    """The name, or where it is longer than `limit` its beginning and a hash of `text`, or of itself."""
+    return name if len(name) <= limit else hashed(name, limit, text)
+
+
+def hashed(name: str, limit: int, text: str | None = None) -> str:
+    """A name with a hash of `text`, or of itself, at its end: at most `limit` characters."""
+    whole = (name if text is None else text).encode("utf-8", "surrogatepass")
+    ending = f"{_SHORTENED}{hashlib.blake2b(whole, digest_size=16).hexdigest()}"
+    return f"{name[: limit - len(ending)]}{ending}"
+
+
+def distinct_names(names: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Names by text, so that no two are the same where upper and lower case are; those that are get a hash."""
+    counts = Counter(name.lower() for name in names.values())
+    return {text: name if counts[name.lower()] == 1 else hashed(name, limit, text) for text, name in names.items()}
+
+
+def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None:
+    """See that relative paths, where anything is there, are files or folders that lie in `root`.
+
+    Args:
+        links: whether links are followed that do not lead out of the folder.
+
+    Raises:
+        RepositoryError: naming the first path that leads elsewhere, or is a pipe or a device.
+    """
+    top = os.path.realpath(root)
+    homes = [f"{top}{os.sep}"]
+    if os.path.basename(os.path.dirname(top)) == "snapshots":  # of the Hub's cache, whose files are links to blobs
+        homes.append(os.path.join(os.path.dirname(os.path.dirname(top)), "blobs", ""))
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(os.path.join(top, folder))
+        file = os.path.join(folders[folder], name)
+        real = os.path.realpath(file) if os.path.islink(file) else file
+        if not real.startswith(tuple(homes)):
+            raise RepositoryError(f"{root / path} is a link that leads out of {root}; put the file itself there")
+        if not links and real != os.path.join(top, path):
+            raise RepositoryError(f"{root / path} is a link, or lies behind one; put the file itself there")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.stat(real).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise RepositoryError(f"{root / path} is neither a file nor a folder; remove it")
 
 
 def sha256_of(path: Path) -> str:

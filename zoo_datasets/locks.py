@@ -45,6 +45,8 @@ def locked_card(repo: Path) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _locked(path: Path, message: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock file; a process that dies lets go of it."""
+    if path.is_symlink():  # opening it empties what it leads to
+        raise RepositoryError(f"{path} is a link, expected a file; remove it, then run the command again")
     try:
         held = filelock.FileLock(path, timeout=timeout).acquire()
     except filelock.Timeout as error:

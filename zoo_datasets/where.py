@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -143,6 +143,20 @@ def parse_where(text: str) -> Condition:
             raise
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise SpecError(f"condition {text[:80]!r} is not understood: {reason}; {_EXAMPLE}") from error
+
+
+def conditions_in(column: str, texts: Iterable[str]) -> list[str]:
+    """Conditions of which each row with one of these texts fulfils one; none is longer than may be."""
+    room = _LENGTH - len(f"{column} in []")
+    parts: list[list[str]] = []
+    left = 0
+    for text in map(repr, texts):
+        if len(text) + 2 > left:
+            parts.append([])
+            left = room
+        parts[-1].append(text)
+        left -= len(text) + 2
+    return [f"{column} in [{', '.join(part)}]" for part in parts]
 
 
 _EXAMPLE = """write as activation == "relu" and lr < 0.01, or seed in (1, 2, 3)"""

@@ -105,11 +105,9 @@ def _manifest(repo: Path, name: str, findings: Findings) -> Manifest | None:
         manifest = read_manifest(repo, name)
         if manifest is None:
             findings.differs("manifest", f"{repo / name / MANIFEST} is missing; build the config again")
-        elif manifest.config != name:
-            findings.differs("manifest", f"{repo / name / MANIFEST} is that of config {manifest.config!r}")
     except RepositoryError as error:
         findings.differs("manifest", str(error))
-    if manifest is None or manifest.config != name:
+    if manifest is None:
         findings.checked("manifest", "could not be read")
         return None
     return manifest
