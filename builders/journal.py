@@ -115,13 +115,9 @@ class Journal:
             return True
         shard = outcome.written.shard
         file = self._repo / shard.path
-        return (
-            is_plain(shard.path)
-            and not file.is_symlink()
-            and file.is_file()
-            and file.stat().st_size == shard.bytes
-            and sha256_of(file) == shard.sha256
-        )
+        if not is_plain(shard.path) or file.is_symlink() or not file.is_file():
+            return False
+        return file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
 
     def _trouble(self, error: OSError) -> StorageError:
         return StorageError(

@@ -150,16 +150,14 @@ def build_from(
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
-            f"config name {config[:200]!r}: expected up to 128 letters, digits, '_', '-' and '.', not beginning with a mark"
+            f"config name {config[:200]!r}: expected at most 128 letters, digits, '_', '-' and '.', not beginning with "
+            "a mark"
         )
     if config.endswith(META):
         raise RepositoryError(
             f"config name {config!r}: names that end in {META} are those of the configs without weights"
         )
-    for model in (model for block in source.blocks() for model in block.models):
-        for model_id in (model.model_id, model.columns.get("parent_id")):
-            if (problem := id_problem(model_id)) is not None:
-                raise SourceError(f"{source.name}: {problem}")
+    _check_ids(source)
     folder = repo / config
     check_files(repo, [config, f"{config}{META}"], links=False)
     try:
@@ -186,6 +184,18 @@ def build_from(
         _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
+
+
+def _check_ids(source: Source) -> None:
+    """Refuse ids that no row may have.
+
+    Raises:
+        SourceError: with the first.
+    """
+    for model in (model for block in source.blocks() for model in block.models):
+        problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
+        if problem is not None:
+            raise SourceError(f"{source.name}: {problem}")
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:

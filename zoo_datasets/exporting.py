@@ -113,7 +113,8 @@ def export_safetensors(rows: Rows, out: Path, progress: Progress | None = None) 
     """Write each row as `<model_id>-epoch-0050.safetensors` into a folder; gives the files.
 
     A file holds the tensors under the layers' names and, as JSON under the key `zoo_datasets` of its header, all
-    other columns of the row, the model's id among them: in the file's name it is quoted (`file_name`). Files that are there already with this content are kept.
+    other columns of the row, the model's id among them; in the file's name the id is quoted (`file_name`). Files that
+    are there already with this content are kept.
 
     Raises:
         StorageError: where a file cannot be written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -165,25 +166,35 @@ def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None
     Raises:
         RepositoryError: naming the first path that leads elsewhere, or is a pipe or a device.
     """
-    top = os.path.realpath(root)
-    homes = [f"{top}{os.sep}"]
-    if os.path.basename(os.path.dirname(top)) == "snapshots":  # of the Hub's cache, whose files are links to blobs
-        homes.append(os.path.join(os.path.dirname(os.path.dirname(top)), "blobs", ""))
-    folders: dict[str, str] = {}
+    top = root.resolve()
+    homes = [top]
+    if top.parent.name == "snapshots":  # of the Hub's cache, whose files are links to blobs
+        homes.append(top.parent.parent / "blobs")
+    resolve = functools.cache(Path.resolve)  # of the folders, which are few
     for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(os.path.join(top, folder))
-        file = os.path.join(folders[folder], name)
-        real = os.path.realpath(file) if os.path.islink(file) else file
-        if not real.startswith(tuple(homes)):
-            raise RepositoryError(f"{root / path} is a link that leads out of {root}; put the file itself there")
-        if not links and real != os.path.join(top, path):
-            raise RepositoryError(f"{root / path} is a link, or lies behind one; put the file itself there")
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            mode = os.stat(real).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise RepositoryError(f"{root / path} is neither a file nor a folder; remove it")
+        file = root / path
+        try:
+            real = resolve(file.parent) / file.name
+            mode = _mode(real)
+            if stat.S_ISLNK(mode):
+                real = real.resolve()
+                mode = _mode(real)
+        except (OSError, RuntimeError) as error:  # one of links in a circle
+            raise RepositoryError(f"{file} could not be read: {error}") from error
+        if not any(real.is_relative_to(home) for home in homes):
+            raise RepositoryError(f"{file} is a link that leads out of {root}; put the file itself there")
+        if not links and real != top / path:
+            raise RepositoryError(f"{file} is a link, or lies behind one; put the file itself there")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise RepositoryError(f"{file} is neither a file nor a folder; remove it")
+
+
+def _mode(path: Path) -> int:
+    """What lies at a path, links not followed; a file where nothing does."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return stat.S_IFREG
 
 
 def sha256_of(path: Path) -> str:

@@ -21,8 +21,8 @@ from zoo_datasets.files import check_files, write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
 
-__all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
-           "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
+__all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of", "entry_in", "files_of", "info_of",
+           "parse_card", "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 LICENSE = "cc-by-4.0"

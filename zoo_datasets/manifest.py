@@ -176,8 +176,8 @@ class Manifest:
         for path in self.paths:
             if not is_plain(path):
                 raise RepositoryError(
-                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected one such as "
-                    f"{self.config}/train-0123456789abcdef.parquet"
+                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected one such "
+                    f"as {self.config}/train-0123456789abcdef.parquet"
                 )
         for shard in (*self.shards, *self.meta):
             if shard.split not in SPLITS:

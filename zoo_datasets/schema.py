@@ -140,7 +140,7 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
 
 
 def id_problem(model_id: object) -> str | None:
-    """What keeps a value from being a model's id, or a parent's, of which there may be none; None where nothing does."""
+    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
     if model_id is None:
         return None
     if not isinstance(model_id, str):

@@ -149,7 +149,7 @@ class ZooSpec:
             (
                 "name",
                 not NAME.fullmatch(self.name),
-                f"expected up to 128 of a-z, A-Z, 0-9, _, - and ., found {self.name[:200]!r}",
+                f"expected a-z, A-Z, 0-9, _, - and ., found {self.name[:200]!r}",
             ),
             ("epochs", self.epochs < 1, f"expected at least 1, found {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"expected at least 1, found {self.batch_size}"),
