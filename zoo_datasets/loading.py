@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 import os
@@ -17,14 +18,14 @@ import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.files import check_files, is_full
-from zoo_datasets.hub import CARD, check_patterns, configs_of, read_card
+from zoo_datasets.hub import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
@@ -356,6 +357,7 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
         known = configs_of(read_card(folder))
         check_patterns(known.get(name, {}), str(folder / CARD))
     else:
+        check_patterns(configs_of(_remote_card(str(repo), revision)).get(name, {}), f"{repo}: {CARD}")
         try:
             known = datasets.get_dataset_config_names(str(repo), revision=revision)
         except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
@@ -365,6 +367,15 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
             ) from error
     if name not in known:
         raise UnknownNameError("config", name, known)
+
+
+def _remote_card(repo: str, revision: str | None) -> DatasetCard:
+    """The card of a dataset on the Hub; an empty one where it cannot be had, for which there are many reasons."""
+    text = ""
+    with contextlib.suppress(HTTPError, OSError, HFValidationError):
+        file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    return parse_card(text, f"{repo}: {CARD}")
 
 
 def _check_split(

@@ -181,13 +181,12 @@ def test_whatever_names_a_zoo_or_a_hyperparameter_is_one_part_of_a_path(text):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "raw"])
-@pytest.mark.parametrize("model_id", REFUSED)
-def test_ids_that_cannot_be_shown_are_refused_when_exported(tmp_path, model_id, form):
+def test_ids_that_cannot_be_shown_are_refused_when_exported(tmp_path, form):
     repo = hostile_repo(tmp_path, ["plain"])
-    rewrite(repo, "model_id", model_id)
+    rewrite(repo, "model_id", "a\x1b[2J\nb")
     code, output = zoo("export", repo, NAME, "--out", tmp_path / "out", "--format", form)
     assert code == 1
-    assert REFUSED[model_id] in output
+    assert "cannot be printed" in output
     assert output.isprintable()
     assert not (tmp_path / "out").exists()
 
