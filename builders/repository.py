@@ -150,8 +150,8 @@ def build_from(
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
-            f"config name {config[:200]!r}: expected at most 128 letters, digits, '_', '-' and '.', not beginning with "
-            "a mark"
+            f"config name {config[:200]!r}: expected letters, digits, '_', '-' and '.', at most 128, not beginning "
+            "with a mark"
         )
     if config.endswith(META):
         raise RepositoryError(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.errors import DownloadError, RepositoryError, StorageError
+from zoo_datasets.errors import DownloadError, OutsideError, StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -164,7 +164,7 @@ def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None
         links: whether links are followed that do not lead out of the folder.
 
     Raises:
-        RepositoryError: naming the first path that leads elsewhere, or is a pipe or a device.
+        OutsideError: naming the first path that leads elsewhere, or is a pipe or a device.
     """
     top = root.resolve()
     homes = [top]
@@ -180,13 +180,13 @@ def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None
                 real = real.resolve()
                 mode = _mode(real)
         except (OSError, RuntimeError) as error:  # one of links in a circle
-            raise RepositoryError(f"{file} could not be read: {error}") from error
+            raise OutsideError(f"{file} could not be read: {error}") from error
         if not any(real.is_relative_to(home) for home in homes):
-            raise RepositoryError(f"{file} is a link that leads out of {root}; put the file itself there")
+            raise OutsideError(f"{file} is a link that leads out of {root}; put the file itself there")
         if not links and real != top / path:
-            raise RepositoryError(f"{file} is a link, or lies behind one; put the file itself there")
+            raise OutsideError(f"{file} is a link, or lies behind one; put the file itself there")
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise RepositoryError(f"{file} is neither a file nor a folder; remove it")
+            raise OutsideError(f"{file} is neither a file nor a folder; remove it")
 
 
 def _mode(path: Path) -> int:

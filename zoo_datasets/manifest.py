@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import OutsideError, RepositoryError
 from zoo_datasets.files import check_files, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.schema import EXTRAS, FORMAT, SPLITS
@@ -166,18 +166,18 @@ class Manifest:
         return manifest
 
     def _check_names(self, origin: str) -> None:
-        """What becomes a part of a path is a plain name, and every path one of plain names below the repository.
+        """Every path is one of plain names below the repository, and every split one that there is.
 
         Raises:
             RepositoryError: naming `origin` and the first that is not.
         """
-        if not NAME.fullmatch(self.config):
-            raise RepositoryError(f"{origin}: config {self.config[:200]!a} found, expected a plain name")
-        for path in self.paths:
+        kinds = ((self.shards, ""), (self.meta, META))
+        expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
+        expected += [(path, f"a .png in {self.config}/") for path in self.plots]
+        for path, what in expected:
             if not is_plain(path):
-                raise RepositoryError(
-                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected one such "
-                    f"as {self.config}/train-0123456789abcdef.parquet"
+                raise OutsideError(
+                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected {what}"
                 )
         for shard in (*self.shards, *self.meta):
             if shard.split not in SPLITS:
@@ -208,7 +208,7 @@ def parse_manifest(text: str, origin: str, config: str) -> Manifest:
         raise RepositoryError(f"{origin} is not valid JSON: {error}; build the config again") from error
     manifest = Manifest.from_dict(value, origin)
     if manifest.config != config:  # it says where to write
-        raise RepositoryError(f"{origin} is that of config {manifest.config!r}; build {config} again")
+        raise RepositoryError(f"{origin} is that of config {manifest.config[:200]!a}; build {config} again")
     return manifest
 
 

@@ -147,7 +147,7 @@ def test_loading_refuses_them_too(place, kind, streaming):
 @pytest.mark.parametrize("name", ["../../x", "other", "a/b", "", "\x1b"])
 def test_a_manifest_of_another_config_is_refused(place, name):
     change_manifest(place / "repo", lambda value: value.update(config=name))
-    with pytest.raises(RepositoryError, match="expected a plain name|is that of config 'other'"):
+    with pytest.raises(RepositoryError, match="is that of config"):
         read_manifest(place / "repo", NAME)
 
 
