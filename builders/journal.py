@@ -15,6 +15,7 @@ from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import sha256_of, temporary_beside
+from zoo_datasets.manifest import is_plain
 from zoo_datasets.schema import FORMAT
 from zoo_datasets.specs import digest_of
 
@@ -112,7 +113,9 @@ class Journal:
             return True
         shard = outcome.written.shard
         file = self._repo / shard.path
-        return file.is_file() and file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
+        if not is_plain(shard.path) or file.is_symlink() or not file.is_file():
+            return False
+        return file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
 
     def _trouble(self, error: OSError) -> StorageError:
         return StorageError(

@@ -13,9 +13,10 @@ from zoo_datasets.builders.archives import ZipFile, is_archive, open_container, 
 from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.remote_trees import FsspecTree, HttpTree, RemoteFolder
+from zoo_datasets.builders.zips import check_name
 from zoo_datasets.downloads import download
 from zoo_datasets.errors import MissingError, SourceError
-from zoo_datasets.files import cache_folder, fitting
+from zoo_datasets.files import cache_folder, file_name, fitting
 from zoo_datasets.remote import (
     Fetched,
     FsspecFile,
@@ -126,7 +127,7 @@ def _locate_file(file: RemoteFile, url: str, whole: bool, md5: str | None, fetch
 
 def _folder(tree: HttpTree | FsspecTree, url: str, path: str, fetched: Fetched | None) -> RemoteFolder:
     name = path.rstrip("/").rsplit("/", 1)[-1]
-    mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / name
+    mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / file_name(name)
     return RemoteFolder(tree, name, mirror, fetched)
 
 
@@ -137,7 +138,7 @@ def _name(file: RemoteFile) -> str | None:
 
 def _known(name: str) -> bool:
     return (
-        name not in ("", ".", "..")
+        check_name(name) is None
         and "/" not in name
         and (is_archive(Path(name)) or name.lower().endswith(_PREPROCESSED))
     )

@@ -20,7 +20,7 @@ from zoo_datasets.rows import RunRows
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS, WEIGHTS
 from zoo_datasets.specs import GRID_FIELDS, HyperParameters, Limits, Member, ZooSpec
-from zoo_datasets.where import Condition
+from zoo_datasets.where import Condition, conditions_in
 from zoo_datasets.zoos import get_zoo, zoo_from_dict
 
 NOT_TRAINED = "not trained to that epoch"
@@ -75,10 +75,10 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
             if not set(ids).isdisjoint(model_ids):
                 found |= dict(zip(ids, cohort.weights(epoch), strict=True))
     else:
-        names = ", ".join(f'"{model_id}"' for model_id in model_ids)
-        for part in _load(path, config, epoch, ["model_id", WEIGHTS], f"model_id in [{names}]"):
-            weights = part.with_format("torch")[WEIGHTS][:]
-            found |= dict(zip(part["model_id"][:], weights, strict=True))
+        for condition in conditions_in("model_id", model_ids):
+            for part in _load(path, config, epoch, ["model_id", WEIGHTS], condition):
+                weights = part.with_format("torch")[WEIGHTS][:]
+                found |= dict(zip(part["model_id"][:], weights, strict=True))
     lost = [model_id for model_id in model_ids if model_id not in found]
     if lost:
         raise RunError(f"{path}: {len(lost)} parents are not in it any more, the first one is {lost[0]}")

@@ -64,6 +64,10 @@ class RepositoryError(ZooError, ValueError):
     """A dataset repository that is broken, or that is asked to overwrite something."""
 
 
+class OutsideError(RepositoryError):
+    """A repository that names a file which is not its own."""
+
+
 class HubError(ZooError, OSError):
     """The Hub could not be reached, or refused; holds no token and no signed address."""
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import re
 import secrets
+import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.errors import DownloadError, StorageError
+from zoo_datasets.errors import DownloadError, OutsideError, StorageError
 from zoo_datasets.folders import check_output
 from zoo_datasets.locks import HAS_FLOCK, flock
 from zoo_datasets.text import json_text
@@ -30,6 +34,12 @@ _ABANDONED = 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has another mode
 _seeking = threading.Lock()
+
+# Leaves room for an ending and for the temporary name in the 255 bytes of a file's name.
+NAME_LENGTH = 180
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]|^\.|\.$")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
+_SHORTENED = "%-"  # quoting alone never gives this
 
 
 @contextlib.contextmanager
@@ -197,6 +207,76 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def file_name(text: str, limit: int = NAME_LENGTH) -> str:
+    """A name for a file or folder made of any text: one part of a path, never hidden, ASCII, different for each text.
+
+    Letters, digits, `-`, `_` and `.` stay; every other byte of UTF-8 is `%` and two hexadecimal digits, and so are a
+    dot at either end and the first letter of a device's name of Windows. What is longer than `limit` ends in a hash.
+    """
+    quoted = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "surrogatepass")).decode()
+    if _DEVICE.match(quoted):
+        quoted = f"%{ord(quoted[0]):02X}{quoted[1:]}"
+    return shortened(quoted or "%", limit, text)
+
+
+def shortened(name: str, limit: int, text: str | None = None) -> str:
+    """The name, or where it is longer than `limit` its beginning and a hash of `text`, or of itself."""
+    return name if len(name) <= limit else hashed(name, limit, text)
+
+
+def hashed(name: str, limit: int, text: str | None = None) -> str:
+    """A name with a hash of `text`, or of itself, at its end: at most `limit` characters."""
+    whole = (name if text is None else text).encode("utf-8", "surrogatepass")
+    ending = f"{_SHORTENED}{hashlib.blake2b(whole, digest_size=16).hexdigest()}"
+    return f"{name[: limit - len(ending)]}{ending}"
+
+
+def distinct_names(names: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Names by text, so that no two are the same where upper and lower case are; those that are get a hash."""
+    counts = Counter(name.lower() for name in names.values())
+    return {text: name if counts[name.lower()] == 1 else hashed(name, limit, text) for text, name in names.items()}
+
+
+def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None:
+    """See that relative paths, where anything is there, are files or folders that lie in `root`.
+
+    Args:
+        links: whether links are followed that do not lead out of the folder.
+
+    Raises:
+        OutsideError: naming the first path that leads elsewhere, or is a pipe or a device.
+    """
+    top = root.resolve()
+    homes = [top]
+    if top.parent.name == "snapshots":  # of the Hub's cache, whose files are links to blobs
+        homes.append(top.parent.parent / "blobs")
+    resolve = functools.cache(Path.resolve)  # of the folders, which are few
+    for path in paths:
+        file = root / path
+        try:
+            real = resolve(file.parent) / file.name
+            mode = _mode(real)
+            if stat.S_ISLNK(mode):
+                real = real.resolve()
+                mode = _mode(real)
+        except (OSError, RuntimeError) as error:  # one of links in a circle
+            raise OutsideError(f"{file} could not be read: {error}") from error
+        if not any(real.is_relative_to(home) for home in homes):
+            raise OutsideError(f"{file} is a link that leads out of {root}; put the file itself there")
+        if not links and real != top / path:
+            raise OutsideError(f"{file} is a link, or lies behind one; put the file itself there")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutsideError(f"{file} is neither a file nor a folder; remove it")
+
+
+def _mode(path: Path) -> int:
+    """What lies at a path, links not followed; a file where nothing does."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return stat.S_IFREG
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.files import write_bytes
+from zoo_datasets.files import check_files, write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
 from zoo_datasets.text import printable
 
-__all__ = ["CARD", "YOURS", "Entry", "card_with", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
-           "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
+__all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of", "entry_in", "files_of", "info_of",
+           "parse_card", "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 LICENSE = "cc-by-4.0"
@@ -37,9 +37,10 @@ def read_card(repo: Path) -> DatasetCard:
     """The card of a local repository; an empty one where there is no README.md.
 
     Raises:
-        RepositoryError: where it cannot be read or its YAML is broken.
+        RepositoryError: where it cannot be read, lies behind a link elsewhere, or its YAML is broken.
     """
     file = repo / CARD
+    check_files(repo, [CARD])
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -80,6 +81,25 @@ def files_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             paths = entry.get("path")
             listed += [(str(entry.get("split")), str(path)) for path in (paths if isinstance(paths, list) else [paths])]
     return listed
+
+
+def check_patterns(config: Mapping[str, Any], origin: str) -> None:
+    """See that the files that a config of the YAML lists, by name or by pattern, are below the card's folder.
+
+    Raises:
+        RepositoryError: naming `origin` and the first that is not.
+    """
+    for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+        if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
+            raise RepositoryError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of nested mappings' values and lists, but the names of splits."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(item)
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from zoo_datasets.errors import HubError, RepositoryError, StorageError, Unknown
 from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.specs import NAME
 
 DATASET = "dataset"
 
@@ -99,8 +100,8 @@ def remote_card(repo_id: str, commit: str) -> DatasetCard:
 
 def remote_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
     """The manifest of a config on the Hub; None where there is none."""
-    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit)
-    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}")
+    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit) if NAME.fullmatch(name) else None
+    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}", name)
 
 
 def remote_text(repo_id: str, path: str, commit: str) -> str | None:

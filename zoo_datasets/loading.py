@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,18 +19,19 @@ import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
-from zoo_datasets.files import is_full
+from zoo_datasets.files import check_files, is_full
 from zoo_datasets.folders import check_repository_folder, check_text
-from zoo_datasets.hub import CARD, configs_of, read_card
+from zoo_datasets.hub import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.specs import NAME
 from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
@@ -321,13 +324,32 @@ def _builder(
         builder = datasets.load_dataset_builder(
             location, name, revision=revision, storage_options=_EXACT_RANGES, **options
         )
-    except OSError as error:
-        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason[:400]}") from error
+    _check_inside(repo, builder)
     known = builder.info.features or NAMES
     for column in parts.columns or ():
         if column not in known:
             raise UnknownNameError("column", column, known)
     return builder
+
+
+def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
+    """Whatever a card and a manifest say, the files that will be read are the repository's own.
+
+    Raises:
+        RepositoryError: naming the first that is not.
+    """
+    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
+    local = Path(repo).is_dir()
+    # A revision may hold slashes; it is quoted in these addresses.
+    own = f"{Path(repo).resolve()}{os.sep}" if local else f"hf://datasets/{repo}@"
+    outside = next((file for file in files if not file.startswith(own) or ".." in file.split("/")), None)
+    if outside is not None:
+        raise RepositoryError(f"{repo} lists {outside[:200]!a}, which is no file of its own; it was not read")
+    if local:
+        check_files(Path(repo), [file.removeprefix(own) for file in files])
 
 
 def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
@@ -337,17 +359,28 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
         check_repository_folder(folder)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-        known = list(configs_of(read_card(folder)))
+        known = configs_of(read_card(folder))
+        check_patterns(known.get(name, {}), str(folder / CARD))
     else:
+        check_patterns(configs_of(_remote_card(str(repo), revision)).get(name, {}), f"{repo}: {CARD}")
         try:
             known = datasets.get_dataset_config_names(str(repo), revision=revision)
-        except OSError as error:  # not found, no access, no network
+        except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
             raise RepositoryError(
                 f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
                 f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
             ) from error
     if name not in known:
         raise UnknownNameError("config", name, known)
+
+
+def _remote_card(repo: str, revision: str | None) -> DatasetCard:
+    """The card of a dataset on the Hub; an empty one where it cannot be had, for which there are many reasons."""
+    text = ""
+    with contextlib.suppress(HTTPError, OSError, HFValidationError):
+        file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    return parse_card(text, f"{repo}: {CARD}")
 
 
 def _check_split(
@@ -366,11 +399,13 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
     """The config's manifest; None in a repository that was not written by `builders`."""
     if Path(repo).is_dir():
         return read_manifest(Path(repo), name)
+    if not NAME.fullmatch(name):
+        return None
     try:
         file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
     except EntryNotFoundError:
         return None
-    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}")
+    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}", name)
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:

@@ -56,6 +56,8 @@ def locked_card(repo: Path) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _locked(path: Path, message: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock file of a repository."""
+    if path.is_symlink():  # opening it empties what it leads to
+        raise RepositoryError(f"{path} is a link, expected a file; remove it, then run the command again")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold(path, timeout))

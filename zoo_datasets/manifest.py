@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from zoo_datasets.errors import RepositoryError
-from zoo_datasets.files import write_json
+from zoo_datasets.errors import OutsideError, RepositoryError
+from zoo_datasets.files import check_files, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.schema import EXTRAS, FORMAT, SPLITS
+from zoo_datasets.specs import NAME
 
 MANIFEST = "manifest.json"
 # `NAME-meta` is the config NAME without weights.
@@ -90,6 +91,11 @@ class Manifest:
     plots: tuple[str, ...] = ()
 
     @property
+    def paths(self) -> list[str]:
+        """All files that it lists, relative to the repository."""
+        return [*(shard.path for shard in (*self.shards, *self.meta)), *self.plots]
+
+    @property
     def epochs(self) -> list[int]:
         """The epochs of which there is any row, ascending."""
         return sorted({epoch for shard in self.shards for epoch in shard.epochs})
@@ -134,7 +140,7 @@ class Manifest:
         try:
             if value["format"] != FORMAT:
                 raise RepositoryError(f"{origin}: format {value['format']!r} found, this version reads {FORMAT}")
-            return cls(
+            manifest = cls(
                 config=str(value["config"]),
                 source_id=str(value["source_id"]),
                 zoo=dict(value["zoo"]),
@@ -156,36 +162,73 @@ class Manifest:
             if isinstance(error, RepositoryError):
                 raise
             raise RepositoryError(f"{origin} is not a valid manifest: {type(error).__name__} {error}") from error
+        manifest._check_names(origin)
+        return manifest
+
+    def _check_names(self, origin: str) -> None:
+        """Every path is one of plain names below the repository, and every split one that there is.
+
+        Raises:
+            RepositoryError: naming `origin` and the first that is not.
+        """
+        kinds = ((self.shards, ""), (self.meta, META))
+        expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
+        expected += [(path, f"a .png in {self.config}/") for path in self.plots]
+        for path, what in expected:
+            if not is_plain(path):
+                raise OutsideError(
+                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected {what}"
+                )
+        for shard in (*self.shards, *self.meta):
+            if shard.split not in SPLITS:
+                raise RepositoryError(
+                    f"{origin}: split {shard.split[:200]!a} of {shard.path} found, expected {', '.join(SPLITS)}"
+                )
 
     def save(self, repo: Path) -> None:
         """Write manifest.json into the config's folder of a repository."""
         write_json(repo / self.config / MANIFEST, self.to_dict())
 
 
-def parse_manifest(text: str, origin: str) -> Manifest:
-    """The manifest that a text holds.
+def is_plain(path: str) -> bool:
+    """Whether a path of a manifest, or of a build's notes, is one of plain names below the repository's folder."""
+    return all(NAME.fullmatch(part) for part in path.split("/"))
+
+
+def parse_manifest(text: str, origin: str, config: str) -> Manifest:
+    """The manifest of a config that a text holds.
 
     Raises:
-        RepositoryError: naming `origin` and what is wrong.
+        RepositoryError: naming `origin` and what is wrong: it may be that of another config, or list a file that
+            lies outside of the repository.
     """
     try:
         value = json.loads(text)
     except ValueError as error:
         raise RepositoryError(f"{origin} is not valid JSON: {error}; build the config again") from error
-    return Manifest.from_dict(value, origin)
+    manifest = Manifest.from_dict(value, origin)
+    if manifest.config != config:  # it says where to write
+        raise RepositoryError(f"{origin} is that of config {manifest.config[:200]!a}; build {config} again")
+    return manifest
 
 
 def read_manifest(repo: Path, config: str) -> Manifest | None:
     """The manifest of a config in a local repository; None where there is none.
 
     Raises:
-        RepositoryError: where it is broken.
+        RepositoryError: where it is broken, or one of the files that it lists lies outside of the repository, be it
+            behind a link.
     """
+    if not NAME.fullmatch(config):
+        return None
     file = repo / config / MANIFEST
+    check_files(repo, [f"{config}/{MANIFEST}"])
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise RepositoryError(f"{file} could not be read: {error}") from error
-    return parse_manifest(text, str(file))
+    manifest = parse_manifest(text, str(file), config)
+    check_files(repo, manifest.paths)
+    return manifest

@@ -23,6 +23,9 @@ WEIGHTS = "weights"
 LOG_SIGMA2, MEANS, KL_WEIGHT = "log_sigma2", "means", "kl_weight"
 SPLITS = ("train", "validation", "test")
 
+# An id is free text: printable, and no longer than this.
+ID_BYTES = 512
+
 _SPLIT_SHARES = (70, 15, 15)
 
 
@@ -134,6 +137,19 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     if found != FORMAT:
         raise LayoutError(f"shard format {found!r} found, this version reads {FORMAT}")
     return WeightLayout.from_json(json.dumps(layout))
+
+
+def id_problem(model_id: object) -> str | None:
+    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
+    if model_id is None:
+        return None
+    if not isinstance(model_id, str):
+        return f"model id {str(model_id)[:80]!a} is no text"
+    shown = f"{model_id[:80]!a}{'' if len(model_id) <= 80 else '…'}"
+    if not model_id.isprintable():
+        return f"model id {shown} holds characters that cannot be printed; give the model another id"
+    size = len(model_id.encode())
+    return f"model id {shown} has {size:,} bytes, at most {ID_BYTES} expected" if size > ID_BYTES else None
 
 
 @lru_cache(maxsize=1 << 17)  # asked once a row

@@ -19,7 +19,7 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +148,20 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (RecursionError, MemoryError)):
         return "it is nested too deeply"
     return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def conditions_in(column: str, texts: Iterable[str]) -> list[str]:
+    """Conditions of which each row with one of these texts fulfils one; none is longer than may be."""
+    room = _LENGTH - len(f"{column} in []")
+    parts: list[list[str]] = []
+    left = 0
+    for text in map(repr, texts):
+        if len(text) + 2 > left:
+            parts.append([])
+            left = room
+        parts[-1].append(text)
+        left -= len(text) + 2
+    return [f"{column} in [{', '.join(part)}]" for part in parts]
 
 
 _EXAMPLE = """write as activation == "relu" and lr < 0.01, or seed in (1, 2, 3)"""
