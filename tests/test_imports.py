@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "specs", "remote", "downloads", "ahead", "locks"),
+    ("errors", "documents", "files", "specs", "remote", "downloads", "ahead", "locks"),
     ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
     ("sparsity", "variational"),
     ("stacked", "schema", "runs", "gather", "plans"),

@@ -14,9 +14,11 @@ from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.documents import MAX_YAML, brief, check_yaml, read_text
+from zoo_datasets.errors import DocumentError, RepositoryError
 from zoo_datasets.files import write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
@@ -40,8 +42,8 @@ def read_card(repo: Path) -> DatasetCard:
     """
     file = repo / CARD
     try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, MAX_YAML) if file.is_file() else ""
+    except (OSError, DocumentError) as error:
         raise RepositoryError(f"{file} could not be read: {error}") from error
     return parse_card(text, str(file))
 
@@ -54,15 +56,17 @@ def parse_card(text: str, origin: str) -> DatasetCard:
     """
     if not re.match(r"\s*---[ \t]*\r?\n", text):
         text = f"---\n{{}}\n---\n{text}"  # without a block the card class logs a warning
+    block = REGEX_YAML_BLOCK.search(text)
     try:
+        check_yaml(block[2] if block else "")
         card = DatasetCard(text, ignore_metadata_errors=False)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RepositoryError(
             f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
     for key in ("configs", "dataset_info"):
         if not all(isinstance(entry, dict) for entry in _entries(card, key)):
-            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {str(card.data[key])[:80]!r}")
+            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {brief(card.data[key])}")
     return card
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +19,18 @@ from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, Iter
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
-from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
+from zoo_datasets.documents import MAX_JSON, brief, read_text
+from zoo_datasets.errors import DocumentError, LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, read_card
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.specs import MAX_EPOCH
 from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
@@ -237,11 +241,11 @@ def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
     """The layout of a row's weights, from its architecture, in_channels and classes.
 
     Raises:
-        SpecError: where the row lacks one of these columns.
+        SpecError: where the row lacks one of these columns, or a number is out of its range.
         UnknownNameError: where there is no such architecture.
     """
     _need(row, "architecture", "in_channels", "classes")
-    return layout_of(row["architecture"], int(row["in_channels"]), int(row["classes"]))
+    return layout_of(row["architecture"], row["in_channels"], row["classes"])
 
 
 def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -250,13 +254,16 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights are not one vector of the layout's length.
     """
     _need(row, "weights")
     layout = layout_of_row(row)
     given = row["weights"]
-    weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    try:
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
@@ -270,20 +277,32 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights do not fit.
     """
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     module = build_module(
-        row["architecture"], int(row["in_channels"]), int(row["classes"]), row["activation"], float(row["dropout"])
+        row["architecture"], row["in_channels"], row["classes"], row["activation"], _dropout(row["dropout"])
     )
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
 
 
+def _dropout(value: Any) -> float:
+    try:
+        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not 0 <= rate <= 1:
+        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
+    return rate
+
+
 def _need(row: Mapping[str, Any], *columns: str) -> None:
+    if not isinstance(row, Mapping):
+        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
     if isinstance(row.get("architecture"), list):
         raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
@@ -292,13 +311,20 @@ def _need(row: Mapping[str, Any], *columns: str) -> None:
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
-    try:
-        listed = sorted({operator.index(epoch) for epoch in epochs})
-    except TypeError:
-        listed = []
-    if not listed or listed[0] < 0:
-        raise SpecError(f"epochs={epochs!r}: expected a list of whole numbers from 0 on, or None for all epochs")
-    return listed
+    listed: set[int] = set()
+    with contextlib.suppress(TypeError):
+        for epoch in epochs:
+            number = operator.index(epoch)
+            if not 0 <= number <= MAX_EPOCH:
+                listed.clear()
+                break
+            listed.add(number)
+        else:
+            if listed:
+                return sorted(listed)
+    raise SpecError(
+        f"epochs={brief(epochs)}: expected a list of whole numbers from 0 to {MAX_EPOCH:,}, or None for all epochs"
+    )
 
 
 def _builder(
@@ -334,6 +360,7 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         known = list(configs_of(read_card(folder)))
     else:
+        _check_card(str(repo), revision)
         try:
             known = datasets.get_dataset_config_names(str(repo), revision=revision)
         except OSError as error:  # not found, no access, no network
@@ -343,6 +370,15 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
             ) from error
     if name not in known:
         raise UnknownNameError("config", name, known)
+
+
+def _check_card(repo: str, revision: str | None) -> None:
+    """See that the card of a repository on the Hub can be read within bounds, before `datasets` reads it."""
+    try:
+        file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
+    except (OSError, ValueError, HTTPError):  # there is none, or `datasets` will say why it cannot be had
+        return
+    read_card(Path(file).parent)
 
 
 def _check_split(
@@ -365,7 +401,11 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
         file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
     except EntryNotFoundError:
         return None
-    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}")
+    try:
+        text = read_text(Path(file), MAX_JSON)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
+    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}")
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:
