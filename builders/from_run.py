@@ -138,11 +138,12 @@ class RunSource:
         reading = self._reading
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
+        whole = frozenset(asked)
         chosen = {}
         for model_id, model in self._models.items():
-            kept = asked if reading.where is None else self._matching(reading.where, model, asked)
+            kept = whole if reading.where is None else frozenset(self._matching(reading.where, model, asked))
             if kept:
-                chosen[model_id] = frozenset(kept)
+                chosen[model_id] = kept
             if len(chosen) == reading.models:
                 break
         if not chosen:

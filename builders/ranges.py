@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import StorageError
 from zoo_datasets.remote import Fetched, Halt, RemoteFile, in_parallel
@@ -105,10 +106,9 @@ class RangeCache:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(f"{self._journal} could not be read: {error}; remove {self._folder}") from error
-        pairs = [line.split() for line in lines]
-        return merged(
-            (int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2 and all(map(str.isdecimal, pair))
-        )
+        pairs = [list(map(whole_number, line.split())) for line in lines]
+        size = self._remote.size or 0
+        return merged((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and None not in pair and max(pair) <= size)
 
 
 def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.training.engines import Share, cores
 
 # How long the others wait while the first process reads the images; a download may take hours.
@@ -32,7 +33,8 @@ class Processes:
         self.share = Share(index=state.process_index, count=state.num_processes)
         self.device = str(state.device) if state.device.type == "cuda" else "cpu"
         # Processes of one machine share its cores.
-        self.threads = max(1, cores() // (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else 1))
+        beside = whole_number(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else 1
+        self.threads = max(1, cores() // (beside or 1))
 
     def first(self, step: Callable[[], None]) -> None:
         """Call `step` on the first process while the others wait; where it fails, the others exit silently."""

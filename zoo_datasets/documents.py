@@ -181,7 +181,9 @@ class _Nodes:
 
     def _check(self, event: Any) -> None:
         if event.tag not in _YAML_TAGS:
-            raise DocumentError(f"it holds a tag, {brief(event.tag)}; plain lists, mappings, texts and numbers expected")
+            raise DocumentError(
+                f"it holds a tag, {brief(event.tag)}; plain lists, mappings, texts and numbers expected"
+            )
         value = getattr(event, "value", "")
         if len(value) > MAX_NUMBER and event.implicit[0] and _YAML_NUMBER.fullmatch(value):
             raise DocumentError(f"it holds a number of {len(value):,} characters, at most {MAX_NUMBER} expected")

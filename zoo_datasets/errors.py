@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 # Of names that a file may hold: characters, and names that a message compares with.
 _LONGEST_NAME, _MOST_NAMES = 100, 200
 

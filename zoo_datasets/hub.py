@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 from datasets import DatasetInfo, Features
@@ -15,9 +15,11 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
-from zoo_datasets.documents import MAX_YAML, brief, check_yaml, read_text
+from zoo_datasets.documents import MAX_COUNT, MAX_YAML, check_yaml, problems_of, read_text
 from zoo_datasets.errors import DocumentError, RepositoryError
 from zoo_datasets.files import write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
@@ -32,6 +34,23 @@ TAGS = ("model-zoo", "neural-network-weights", "weight-space-learning")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
           (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))  # fmt: skip
+
+
+class _Split(TypedDict, total=False):
+    name: str
+    num_examples: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None
+
+
+class _Info(TypedDict, total=False):
+    """What is read of a `dataset_info`."""
+
+    config_name: str
+    splits: list[_Split] | None
+
+
+_CONFIGS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
+_INFOS: TypeAdapter[list[_Info]] = TypeAdapter(list[_Info])
+_TAGS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
 def read_card(repo: Path) -> DatasetCard:
@@ -64,9 +83,11 @@ def parse_card(text: str, origin: str) -> DatasetCard:
         raise RepositoryError(
             f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
-    for key in ("configs", "dataset_info"):
-        if not all(isinstance(entry, dict) for entry in _entries(card, key)):
-            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {brief(card.data[key])}")
+    for key, adapter in (("configs", _CONFIGS), ("dataset_info", _INFOS), ("tags", _TAGS)):
+        try:
+            adapter.validate_python(_entries(card, key))
+        except ValidationError as error:
+            raise RepositoryError(f"{origin}: {problems_of(error, key)}; repair or delete it") from error
     return card
 
 
@@ -149,7 +170,7 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
         configs[zoos[0]]["default"] = True
     # The Hub's viewer opens on the first, where none is the default.
     ordered = sorted(configs, key=lambda name: (name in zoos, name))
-    rows = sum(split.get("num_examples", 0) for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
+    rows = sum(split.get("num_examples") or 0 for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
     data: dict[str, Any] = {
         "license": card.data.get("license") or LICENSE,
         "pretty_name": card.data.get("pretty_name") or "Model zoos",

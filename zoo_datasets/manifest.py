@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.architectures import MAX_WIDTH
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
@@ -24,6 +25,7 @@ META = "-meta"
 
 _T = TypeVar("_T")
 Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Limit = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
@@ -77,7 +79,7 @@ class _Source(TypedDict, total=False):
 
     kind: str
     engine: str | None
-    limits: dict[Literal["train", "val", "test"], Number | None] | None
+    limits: dict[Literal["train", "val", "test"], Limit | None] | None
     images: dict[str, Any] | None
 
 
@@ -192,7 +194,9 @@ class Manifest:
                 plots=_checked(_TEXTS, value.get("plots", ()), "plots"),
             )
         except KeyError as error:
-            raise RepositoryError(f"{origin} is not a valid manifest: it lacks {error}; build the config again") from error
+            raise RepositoryError(
+                f"{origin} is not a valid manifest: it lacks {error}; build the config again"
+            ) from error
         except (TypeError, ValueError) as error:
             if isinstance(error, RepositoryError):
                 raise

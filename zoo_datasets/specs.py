@@ -227,16 +227,21 @@ class Member:
         """All fields as JSON values, nested as here; a dense model has no parent's."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Member:
-        """The inverse of `to_dict`."""
-        hyperparameters = HyperParameters(**value["hyperparameters"])
-        return cls(
-            model_id=value["model_id"],
-            seed=value["seed"],
-            hyperparameters=hyperparameters,
-            parent_id=value.get("parent_id"),
-        )
+    def check(self) -> None:
+        """Raise ValueError where a number is out of its range; names the member and the field."""
+        point = self.hyperparameters
+        within = {
+            "seed": 0 <= self.seed < 1 << 63,
+            "dropout": 0 <= point.dropout < 1,
+            "lr": 0 < point.lr < float("inf"),
+            "weight_decay": 0 <= point.weight_decay < float("inf"),
+            "momentum": 0 <= (point.momentum or 0) < 1,
+            "batch_size": 1 <= point.batch_size <= MAX_BATCH,
+        }
+        for field, fine in within.items():
+            if not fine:
+                value = getattr(self if field == "seed" else point, field)
+                raise ValueError(f"member {self.model_id[:40]!r}: {field} is {value}, which it cannot be")
 
 
 def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = None) -> list[Member]:

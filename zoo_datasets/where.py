@@ -8,6 +8,7 @@ comparison with null is null, and a row is kept where the condition is true.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from zoo_datasets.schema import COLUMNS, WEIGHTS
 Value = str | int | float
 
 _LENGTH = 4096
+_DEPTH = 50  # conditions within each other
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -141,10 +143,15 @@ def parse_where(text: str) -> Condition:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, SpecError):
             raise
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = error.msg if isinstance(error, SyntaxError) else _REASONS.get(type(error), "it is no condition")
         raise SpecError(f"condition {text[:80]!r} is not understood: {reason}; {_EXAMPLE}") from error
 
 
+_REASONS: Mapping[type[Exception], str] = {
+    RecursionError: "it is nested too deeply",
+    MemoryError: "it is nested too deeply",
+    UnicodeEncodeError: "it holds half of a surrogate pair, which is no character",
+}
 _EXAMPLE = """write as activation == "relu" and lr < 0.01, or seed in (1, 2, 3)"""
 
 
@@ -152,12 +159,23 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.columns: set[str] = set()
+        self._depth = 0
 
     def condition(self, body: ast.expr) -> Condition:
         root = self.node(body)
         return Condition(self.text, frozenset(self.columns), root)
 
     def node(self, tree: ast.expr) -> _Node:
+        """The condition of a part."""
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise self._refuse(tree, f"at most {_DEPTH} conditions within each other expected")
+        try:
+            return self._node(tree)
+        finally:
+            self._depth -= 1
+
+    def _node(self, tree: ast.expr) -> _Node:
         match tree:
             case ast.BoolOp(op=ast.And(), values=values):
                 return _All(tuple(self.node(value) for value in values))
@@ -208,10 +226,16 @@ class _Parser:
             case ast.Constant(value=str() as text):
                 return text
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-                return number if isinstance(number, float) or abs(number) < 2**63 else float(number)
+                return self._within(number, tree)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-                return -number
+                return self._within(-number, tree)
         raise self._refuse(tree, "expected a number or a string")
+
+    def _within(self, number: float, tree: ast.expr) -> float:
+        fine = math.isfinite(number) if isinstance(number, float) else -(1 << 63) <= number < 1 << 63
+        if not fine:
+            raise self._refuse(tree, "a number within 64 bits expected")
+        return number
 
     def _refuse(self, tree: ast.AST, why: str) -> SpecError:
         part = ast.get_source_segment(self.text.strip(), tree) or self.text
