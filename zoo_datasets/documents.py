@@ -55,7 +55,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """
     # Opening a pipe without this would wait for somebody to write into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DocumentError("it is no regular file")
         data = file.read(limit + 1)
@@ -119,10 +119,13 @@ def parse_yaml(text: str) -> Any:
     check_yaml(text)
     import yaml
 
+    loader = _loader()(text)
     try:
-        return yaml.load(text, _loader())
+        return loader.get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise error if isinstance(error, DocumentError) else _not_yaml(error) from None
+    finally:
+        loader.dispose()
 
 
 def check_yaml(text: str) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
-from zoo_datasets.documents import MAX_COUNT, MAX_YAML, check_yaml, problems_of, read_text
+from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, check_yaml, problems_of, read_text
 from zoo_datasets.errors import DocumentError, RepositoryError
 from zoo_datasets.files import write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
@@ -83,6 +83,9 @@ def parse_card(text: str, origin: str) -> DatasetCard:
         raise RepositoryError(
             f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
+    for key in ("configs", "dataset_info"):
+        if not all(isinstance(entry, dict) for entry in _entries(card, key)):
+            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {brief(card.data[key])}")
     for key, adapter in (("configs", _CONFIGS), ("dataset_info", _INFOS), ("tags", _TAGS)):
         try:
             adapter.validate_python(_entries(card, key))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
@@ -27,6 +28,7 @@ from zoo_datasets.documents import MAX_JSON, brief, read_text
 from zoo_datasets.errors import DocumentError, LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, read_card
+from zoo_datasets.hub_access import without_secrets
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
@@ -228,9 +230,13 @@ def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
             # The card records the rows of whole splits, which a selection does not have.
             verification_mode="no_checks" if parts.some else "basic_checks",
         )
-    except (OSError, DatasetsError) as error:
+    except (OSError, DatasetsError, pa.ArrowException) as error:
         if not is_full(error):
-            raise
+            raise RepositoryError(
+                f"a file of {builder.config.name} could not be read: "
+                f"{without_secrets(str(error.__cause__ or error))[:200]}; if the repository is a folder here, "
+                "`zoo verify` says which, and building it again mends it"
+            ) from error
         raise StorageError(
             f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
             "less (epochs=, columns=, where=) or with streaming=True"
@@ -344,8 +350,9 @@ def _builder(
         builder = datasets.load_dataset_builder(
             location, name, revision=revision, storage_options=_EXACT_RANGES, **options
         )
-    except OSError as error:
-        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     known = builder.info.features or NAMES
     for column in parts.columns or ():
         if column not in known:

@@ -328,7 +328,7 @@ class Cohort:
             if SPARSITY not in table.column_names:
                 table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
             return table.cast(METRICS_SCHEMA)
-        except (pa.ArrowException, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise RunError(f"{file} could not be read: {error}") from error
 
     def epoch_file(self, epoch: int) -> Path:
