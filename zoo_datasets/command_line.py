@@ -53,8 +53,8 @@ def run_command(command: Callable[..., None]) -> NoReturn:
 
 
 def numbers(text: str) -> list[int]:
-    """`0,10,50` and `0-10,50`, as `--epochs` takes them."""
-    found: dict[int, None] = {}
+    """`0,10,50` and `0-10,50`, as `--epochs` takes them; ascending, each once."""
+    spans = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         first, last = whole_number(low), whole_number(high if dash else low)
@@ -63,8 +63,11 @@ def numbers(text: str) -> list[int]:
                 f"{text[:80]!r}: expected numbers as 0,10,50 or ranges as 0-10, at most {MAX_EPOCH:,}",
                 param_hint="--epochs",
             )
-        found |= dict.fromkeys(range(first, last + 1))
-    return list(found)
+        spans.append((first, last))
+    found: list[int] = []
+    for first, last in sorted(spans):
+        found += range(max(first, found[-1] + 1 if found else 0), last + 1)
+    return found
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

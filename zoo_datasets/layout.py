@@ -62,12 +62,12 @@ class WeightLayout:
         seen: set[str] = set()
         for spec in self.tensors:
             if spec.name in seen:
-                raise LayoutError(f"layout: tensor {spec.name!r} stands in it twice")
+                raise LayoutError(f"layout: tensor {brief(spec.name)} stands in it twice")
             if spec.offset != offset:
-                raise LayoutError(f"layout: tensor {spec.name!r} starts at {spec.offset}, expected {offset}")
+                raise LayoutError(f"layout: tensor {brief(spec.name)} starts at {spec.offset}, expected {offset}")
             if spec.kind not in ("parameter", "buffer"):
                 raise LayoutError(
-                    f"layout: tensor {spec.name!r} is of kind {spec.kind!r}, expected parameter or buffer"
+                    f"layout: tensor {brief(spec.name)} is of kind {brief(spec.kind)}, expected parameter or buffer"
                 )
             seen.add(spec.name)
             offset += spec.size

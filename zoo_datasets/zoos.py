@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs import GRID_FIELDS, Scope, Sparsifier, ZooSpec
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
 _PROBLEMS = 5  # of a spec that a message names
@@ -173,18 +177,26 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     Raises:
         SpecError: naming `origin` and each field that is missing, unknown or of a wrong value.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
     lists = (*GRID_FIELDS, "augmentation")
     prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
     try:
-        return TypeAdapter(ZooSpec).validate_python(prepared, extra="forbid")
+        return _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
         raise SpecError(
             f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
         ) from error
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[ZooSpec]:
+    """Made once, and not before a spec is read: pydantic is slow to import."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ZooSpec)
 
 
 def read_zoo(path: Path) -> ZooSpec:
