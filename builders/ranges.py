@@ -106,9 +106,16 @@ class RangeCache:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(f"{self._journal} could not be read: {error}; remove {self._folder}") from error
-        pairs = [list(map(whole_number, line.split())) for line in lines]
         size = self._remote.size or 0
-        return merged((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and None not in pair and max(pair) <= size)
+        ranges = filter(None, map(_range, lines))
+        return merged((begin, end) for begin, end in ranges if max(begin, end) <= size)
+
+
+def _range(line: str) -> Range | None:
+    """What a line of the journal says; None where it is cut short or something else."""
+    begin, _, end = line.partition(" ")
+    first, last = whole_number(begin), whole_number(end)
+    return None if first is None or last is None else (first, last)
 
 
 def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:

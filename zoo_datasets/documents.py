@@ -159,7 +159,7 @@ class _Nodes:
         import yaml
 
         if isinstance(event, yaml.AliasEvent):
-            size = self._sizes.get(event.anchor, 0)
+            size = self._sizes.get(event.anchor or "", 0)
             if size is None:
                 raise DocumentError(f"its alias {brief(event.anchor)} stands within what it names")
             self._add(size)

@@ -18,7 +18,7 @@ from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.raw_trials import parse_results
 from zoo_datasets.builders.remote_trees import _entry, _mark
 from zoo_datasets.command_line import numbers
-from zoo_datasets.errors import DownloadError, SpecError, ZooError
+from zoo_datasets.errors import DownloadError, RunError, SpecError, ZooError
 from zoo_datasets.exporting import METADATA_KEY, load_exported
 from zoo_datasets.remote import Http, HttpFile, _seconds, shown
 from zoo_datasets.streaming import StreamReader
@@ -217,7 +217,7 @@ def test_sizes_of_listings_are_bounded(size):
 
 
 def test_a_journal_of_ranges_believes_no_number_beyond_the_file(tmp_path):
-    (tmp_path / "ranges").write_text(f"0 {'9' * 5000}\n0 11\n2 4\n-1 3\n5 x\n")
+    (tmp_path / "ranges").write_text(f"0 {'9' * 5000}\n0 11\n2 4\n-1 3\n5 x\n5 x 7\n")
     cache = RangeCache(SimpleNamespace(size=10, version="v", shown="x"), tmp_path)
     assert cache._have == [(2, 4)]
 
@@ -291,11 +291,8 @@ def _stream(path):
 
 
 @pytest.mark.parametrize("text", ["x", "9" * 5000, "-3", "0", ""])
-def test_numbers_of_the_environment_do_not_stop_a_training(text, monkeypatch):
+def test_numbers_of_the_environment_are_bounded(text, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
-    monkeypatch.setattr(
-        "accelerate.PartialState",
-        lambda **_: SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu")),
-    )
-    assert Processes().threads >= 1
+    with pytest.raises(RunError, match=r"LOCAL_WORLD_SIZE is .*expected 1 or more"):
+        Processes()
