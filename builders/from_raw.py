@@ -20,7 +20,7 @@ from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
-from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
+from zoo_datasets.builders.raw_trials import find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.builders.source import (
     SMALL_PIECE_BYTES,
     Block,
@@ -29,6 +29,7 @@ from zoo_datasets.builders.source import (
     States,
 )
 from zoo_datasets.builders.twin_losses import TwinLosses
+from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut

@@ -13,13 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 from zoo_datasets import __version__
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part
-from zoo_datasets.errors import StorageError
+from zoo_datasets.documents import parse_json, read_bytes
+from zoo_datasets.errors import DocumentError, StorageError
 from zoo_datasets.files import sha256_of, temporary_beside
 from zoo_datasets.manifest import is_plain
 from zoo_datasets.schema import FORMAT
 from zoo_datasets.specs import digest_of
 
 JOURNAL = ".journal"
+_LONGEST = 1 << 29  # bytes; what is no journal is begun anew
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -57,8 +59,8 @@ class Journal:
     def finished(self) -> dict[int, Outcome]:
         """The finished parts of a build of the same source with the same options; none where it was another."""
         try:
-            header, *lines = self._path.read_bytes().split(b"\n")
-        except FileNotFoundError:
+            header, *lines = read_bytes(self._path, _LONGEST).split(b"\n")
+        except (FileNotFoundError, DocumentError):
             return {}
         except OSError as error:
             raise self._trouble(error) from error
@@ -127,7 +129,7 @@ class Journal:
 def _parse(line: bytes) -> tuple[int, Outcome] | None:
     """One line; None where it is cut short."""
     try:
-        value: Any = json.loads(line)
+        value: Any = parse_json(line)
         return int(value["part"]), _OUTCOME.validate_python(value["outcome"])
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, OverflowError, ValidationError):
         return None

@@ -73,6 +73,7 @@ def locate(location: Path | str, *, whole: bool = False, fetched: Fetched | None
     """
     if not isinstance(location, str) or not is_url(location):
         return Path(location)
+    shown(location)  # refuses what is no URL
     location, _, fragment = location.partition("#")
     md5 = fragment.removeprefix("md5=").lower() if fragment.startswith("md5=") else None
     scheme = urlsplit(location).scheme.lower()

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import StorageError
 from zoo_datasets.files import open_binary, read_at, write_at
@@ -106,10 +107,16 @@ class RangeCache:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(f"{self._journal} could not be read: {error}; remove {self._folder}") from error
-        pairs = [line.split() for line in lines]
-        return merged(
-            (int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2 and all(map(str.isdecimal, pair))
-        )
+        size = self._remote.size or 0
+        ranges = filter(None, map(_range, lines))
+        return merged((begin, end) for begin, end in ranges if max(begin, end) <= size)
+
+
+def _range(line: str) -> Range | None:
+    """What a line of the journal says; None where it is cut short or something else."""
+    begin, _, end = line.partition(" ")
+    first, last = whole_number(begin), whole_number(end)
+    return None if first is None or last is None else (first, last)
 
 
 def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:

@@ -21,7 +21,6 @@ from zoo_datasets.builders.raw_names import (
     zoo_name,
 )
 from zoo_datasets.builders.raw_trials import (
-    MAX_JSON,
     RawFolder,
     Results,
     Trial,
@@ -34,6 +33,7 @@ from zoo_datasets.builders.raw_trials import (
 from zoo_datasets.builders.recognise import Recognised
 from zoo_datasets.builders.source import Reading
 from zoo_datasets.builders.zips import check_name
+from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.rows import Model
 from zoo_datasets.specs import GRID_FIELDS, Sparsifier

@@ -12,7 +12,20 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("text", "terminal", "errors", "files", "specs", "remote", "downloads", "ahead", "locks", "cores", "folders"),
+    (
+        "text",
+        "terminal",
+        "errors",
+        "documents",
+        "files",
+        "specs",
+        "remote",
+        "downloads",
+        "ahead",
+        "locks",
+        "cores",
+        "folders",
+    ),
     ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
     ("sparsity", "variational"),
     ("stacked", "schema", "runs", "gather", "plans"),

@@ -11,8 +11,10 @@ from typing import Any, NoReturn, ParamSpec
 
 import typer
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.errors import ZooError
 from zoo_datasets.folders import check_text
+from zoo_datasets.specs import MAX_EPOCH
 from zoo_datasets.text import one_line
 
 P = ParamSpec("P")
@@ -66,13 +68,20 @@ def run_command(command: Callable[..., None]) -> NoReturn:
 
 
 def numbers(text: str) -> list[int]:
-    """`0,10,50` and `0-10,50`, as `--epochs` takes them."""
-    found: list[int] = []
+    """`0,10,50` and `0-10,50`, as `--epochs` takes them; ascending, each once."""
+    spans = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
-            raise typer.BadParameter(f"{text!r}: expected numbers as 0,10,50 or ranges as 0-10", param_hint="--epochs")
-        found += range(int(low), int(high if dash else low) + 1)
+        first, last = whole_number(low), whole_number(high if dash else low)
+        if first is None or last is None or last > MAX_EPOCH:
+            raise typer.BadParameter(
+                f"{text[:80]!r}: expected numbers as 0,10,50 or ranges as 0-10, at most {MAX_EPOCH:,}",
+                param_hint="--epochs",
+            )
+        spans.append((first, last))
+    found: list[int] = []
+    for first, last in sorted(spans):
+        found += range(max(first, found[-1] + 1 if found else 0), last + 1)
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from zoo_datasets.documents import read_json
 from zoo_datasets.errors import DownloadError, StorageError
 from zoo_datasets.files import beside, cache_folder, write_json
 from zoo_datasets.locks import hold
@@ -116,7 +116,7 @@ def _resumable(remote: RemoteFile, partial: Path, note: Path, md5: str | None) -
     """Bytes of a partial file that are of this version; a partial file of another one is removed."""
     known = {"from": remote.shown, "size": remote.size, "version": remote.version, "md5": md5}
     try:
-        same = json.loads(note.read_text(encoding="utf-8")) == known and bool(remote.version or md5)
+        same = read_json(note) == known and bool(remote.version or md5)
     except (OSError, ValueError):
         same = False
     there = partial.stat().st_size if partial.exists() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from datasets import DatasetDict, IterableDatasetDict
 from safetensors.torch import save
 
 from zoo_datasets.architectures import layout_of
+from zoo_datasets.documents import brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.evaluation.shard_checks import weights_matrix
 from zoo_datasets.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
@@ -163,7 +163,7 @@ def load_exported(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        value = json.loads(header[METADATA_KEY])
+        value = parse_json(header[METADATA_KEY])
         found, row = value["format"], dict(value["row"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = f"there is no {error} in its header" if isinstance(error, KeyError) else str(error)
@@ -171,7 +171,7 @@ def load_exported(path: Path) -> dict[str, Any]:
             f"{path} is no model that `zoo export --format safetensors` wrote, or is broken: {reason}"
         ) from error
     if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r} found, this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {FORMAT}")
     try:
         layout = layout_of(row["architecture"], row["in_channels"], row["classes"])
         row[WEIGHTS] = layout.flatten(tensors)

@@ -19,7 +19,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RevisionNotFoundError,
 )
 
-from zoo_datasets.errors import HubError, RepositoryError, StorageError, UnknownNameError, ZooError
+from zoo_datasets.documents import MAX_JSON, read_text
+from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
 from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
@@ -109,6 +110,7 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
 
     Raises:
         HubError, StorageError: where it cannot be had.
+        RepositoryError: where it is no text, or too long a one.
     """
     with hub_errors(f"{repo_id}: {path} could not be read", repo_id):
         try:
@@ -118,7 +120,10 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
             if isinstance(error, HfHubHTTPError):
                 return None
             raise
-        return Path(file).read_text(encoding="utf-8")
+        try:
+            return read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
 
 
 @contextlib.contextmanager

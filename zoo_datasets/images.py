@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.files import cache_folder, replacing
 from zoo_datasets.image_splits import Progress, Role, Split, folder_digest
@@ -318,7 +319,7 @@ def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
     """What `_write_cache` wrote, mapped into memory; None where there is no whole file."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
-            description = json.loads(opened.metadata()["description"])
+            description = parse_json(opened.metadata()["description"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         splits = {
             role: Split(tensors[f"{role}.images"], tensors[f"{role}.labels"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,14 +25,16 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPEr
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
-from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
+from zoo_datasets.documents import MAX_JSON, MAX_YAML, brief, read_text
+from zoo_datasets.errors import DocumentError, LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.files import check_files, is_full
 from zoo_datasets.folders import check_repository_folder, check_text
 from zoo_datasets.hub import CARD, check_patterns, configs_of, parse_card, read_card
+from zoo_datasets.hub_access import without_secrets
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
-from zoo_datasets.specs import NAME
+from zoo_datasets.specs import MAX_EPOCH, NAME
 from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
@@ -230,9 +233,13 @@ def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
             # The card records the rows of whole splits, which a selection does not have.
             verification_mode="no_checks" if parts.some else "basic_checks",
         )
-    except (OSError, DatasetsError) as error:
+    except (OSError, DatasetsError, pa.ArrowException) as error:
         if not is_full(error):
-            raise
+            raise RepositoryError(
+                f"a file of {builder.config.name} could not be read: "
+                f"{without_secrets(str(error.__cause__ or error))[:200]}; if the repository is a folder here, "
+                "`zoo verify` says which, and building it again mends it"
+            ) from error
         raise StorageError(
             f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
             "less (epochs=, columns=, where=) or with streaming=True"
@@ -243,11 +250,11 @@ def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
     """The layout of a row's weights, from its architecture, in_channels and classes.
 
     Raises:
-        SpecError: where the row lacks one of these columns.
+        SpecError: where the row lacks one of these columns, or a number is out of its range.
         UnknownNameError: where there is no such architecture.
     """
     _need(row, "architecture", "in_channels", "classes")
-    return layout_of(row["architecture"], int(row["in_channels"]), int(row["classes"]))
+    return layout_of(row["architecture"], row["in_channels"], row["classes"])
 
 
 def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -256,13 +263,16 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights are not one vector of the layout's length.
     """
     _need(row, "weights")
     layout = layout_of_row(row)
     given = row["weights"]
-    weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    try:
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
@@ -276,20 +286,32 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights do not fit.
     """
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     module = build_module(
-        row["architecture"], int(row["in_channels"]), int(row["classes"]), row["activation"], float(row["dropout"])
+        row["architecture"], row["in_channels"], row["classes"], row["activation"], _dropout(row["dropout"])
     )
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
 
 
+def _dropout(value: Any) -> float:
+    try:
+        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not 0 <= rate <= 1:
+        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
+    return rate
+
+
 def _need(row: Mapping[str, Any], *columns: str) -> None:
+    if not isinstance(row, Mapping):
+        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
     if isinstance(row.get("architecture"), list):
         raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
@@ -298,13 +320,20 @@ def _need(row: Mapping[str, Any], *columns: str) -> None:
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
-    try:
-        listed = sorted({operator.index(epoch) for epoch in epochs})
-    except TypeError:
-        listed = []
-    if not listed or listed[0] < 0:
-        raise SpecError(f"epochs={epochs!r}: expected a list of whole numbers from 0 on, or None for all epochs")
-    return listed
+    listed: set[int] = set()
+    with contextlib.suppress(TypeError):
+        for epoch in epochs:
+            number = operator.index(epoch)
+            if not 0 <= number <= MAX_EPOCH:
+                listed.clear()
+                break
+            listed.add(number)
+        else:
+            if listed:
+                return sorted(listed)
+    raise SpecError(
+        f"epochs={brief(epochs)}: expected a list of whole numbers from 0 to {MAX_EPOCH:,}, or None for all epochs"
+    )
 
 
 def _builder(
@@ -324,9 +353,9 @@ def _builder(
         builder = datasets.load_dataset_builder(
             location, name, revision=revision, storage_options=_EXACT_RANGES, **options
         )
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason[:400]}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     _check_inside(repo, builder)
     known = builder.info.features or NAMES
     for column in parts.columns or ():
@@ -375,11 +404,15 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
 
 
 def _remote_card(repo: str, revision: str | None) -> DatasetCard:
-    """The card of a dataset on the Hub; an empty one where it cannot be had, for which there are many reasons."""
-    text = ""
-    with contextlib.suppress(HTTPError, OSError, HFValidationError):
+    """The card of a dataset on the Hub; an empty one where it cannot be fetched, for which `datasets` says why."""
+    try:
         file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
-        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    except (HTTPError, OSError, ValueError, HFValidationError):
+        return parse_card("", f"{repo}: {CARD}")
+    try:
+        text = read_text(Path(file), MAX_YAML)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo}: {CARD} could not be read: {error}") from error
     return parse_card(text, f"{repo}: {CARD}")
 
 
@@ -405,7 +438,11 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
         file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
     except EntryNotFoundError:
         return None
-    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}", name)
+    try:
+        text = read_text(Path(file), MAX_JSON)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
+    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:

@@ -19,25 +19,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
-from zoo_datasets.errors import CohortInUseError, LayoutError, RunError, StorageError
+from zoo_datasets.architectures import MAX_WIDTH
+from zoo_datasets.documents import MAX_COUNT, brief, problems_of, read_json, whole_number
+from zoo_datasets.errors import CohortInUseError, DocumentError, LayoutError, RunError, StorageError
 from zoo_datasets.files import remove_temporaries, replacing, write_bytes, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.locks import hold_folder
-from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs import MAX_EPOCH, Limits, Member, ZooSpec, members_of
 from zoo_datasets.zoos import zoo_from_dict
 
 _T = TypeVar("_T")
@@ -47,6 +50,12 @@ MANIFEST = "zoo.json"
 MEMBERS = "members.json"
 SPARSITY = "sparsity"
 LOG_SIGMA2 = "log_sigma2"
+# Of a run: members times epochs.
+MAX_STATES = 20_000_000
+
+_Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+_Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+_Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
@@ -59,8 +68,15 @@ METRICS_SCHEMA = pa.schema(
 class Growth:
     """One size that a run was asked to have: so many members, each to that epoch. Sizes never shrink."""
 
-    models: int
-    epochs: int
+    models: _Count
+    epochs: _Epoch
+
+    def __post_init__(self) -> None:
+        if self.models * (self.epochs + 1) > MAX_STATES:
+            raise RunError(
+                f"{self.models:,} models to epoch {self.epochs:,}: at most {MAX_STATES:,} states of models expected; "
+                "ask for fewer models or epochs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +90,11 @@ class ImagesRecord:
 
     name: str
     fingerprint: str
-    channels: int
-    classes: int
-    train: int
-    val: int
-    test: int
+    channels: _Width
+    classes: _Width
+    train: _Count
+    val: _Count
+    test: _Count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +102,22 @@ class ParentsRecord:
     """What twins were made from: a zoo's models at one epoch."""
 
     zoo: str
-    epoch: int
+    epoch: _Epoch
+
+
+class _Parts(TypedDict):
+    """The parts of zoo.json that only the form of this format tells."""
+
+    growth: Annotated[tuple[Growth, ...], Field(min_length=1)]
+    limits: Limits
+    images: ImagesRecord
+    engine: str
+    versions: dict[str, str]
+
+
+_PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
+_PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
+_MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +142,7 @@ class RunManifest:
             "growth": [dataclasses.asdict(step) for step in self.growth],
             "limits": dataclasses.asdict(self.limits),
             "images": dataclasses.asdict(self.images),
-            "layout": json.loads(self.layout.to_json()),
+            "layout": self.layout.to_list(),
             "engine": self.engine,
             "versions": dict(self.versions),
         }
@@ -126,19 +157,27 @@ class RunManifest:
         if not isinstance(value, dict):
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
         if value.get("format") != FORMAT:
-            raise RunError(f"{origin}: run format {value.get('format')!r} found, this version reads {FORMAT}")
+            raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {FORMAT}")
         try:
+            zoo = zoo_from_dict(value["zoo"], origin)
+            parts = _PARTS.validate_python(value)
+            if zoo.parent is None and parts["growth"][-1].models > zoo.models:
+                raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
             return cls(
-                zoo=zoo_from_dict(value["zoo"], origin),
-                growth=tuple(Growth(**step) for step in value["growth"]),
-                limits=Limits(**value["limits"]),
-                images=ImagesRecord(**value["images"]),
-                layout=WeightLayout.from_json(json.dumps(value["layout"])),
-                engine=value["engine"],
-                versions=value["versions"],
-                parents=ParentsRecord(**value["parents"]) if "parents" in value else None,
+                zoo=zoo,
+                growth=parts["growth"],
+                limits=parts["limits"],
+                images=parts["images"],
+                layout=WeightLayout.from_list(value["layout"]),
+                engine=parts["engine"],
+                versions=parts["versions"],
+                parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except ValidationError as error:
+            raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error
+        except KeyError as error:
+            raise RunError(f"{origin}: not a valid run description: it lacks {error}") from error
+        except (TypeError, ValueError) as error:
             raise RunError(f"{origin}: not a valid run description: {error}") from error
 
 
@@ -165,9 +204,9 @@ class Run:
         if not file.is_file():
             raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{file} is not valid JSON: {error}") from error
+            value = read_json(file)
+        except (OSError, DocumentError) as error:
+            raise RunError(f"{file} could not be read: {error}") from error
         return cls(path, RunManifest.from_dict(value, str(file)))
 
     def save(self) -> None:
@@ -285,7 +324,7 @@ class Cohort:
             if SPARSITY not in table.column_names:
                 table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
             return table.cast(METRICS_SCHEMA)
-        except (pa.ArrowException, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise RunError(f"{file} could not be read: {error}") from error
 
     def epoch_file(self, epoch: int) -> Path:
@@ -386,15 +425,24 @@ class Cohort:
             return None
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
-                return read(int((opened.metadata() or {})["epoch"]), opened)
+                text = (opened.metadata() or {})["epoch"]
+                epoch = whole_number(text)
+                if epoch is None or epoch > MAX_EPOCH:
+                    raise DocumentError(f"its epoch is {brief(text)}, expected 0 to {MAX_EPOCH:,}")
+                return read(epoch, opened)
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
 
 
 def _read_members(file: Path) -> list[Member]:
     try:
-        return [Member.from_dict(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        members = _MEMBERS.validate_python(read_json(file))
+        for member in members:
+            member.check()
+        return members
+    except ValidationError as error:
+        raise RunError(f"{file} is no list of members: {problems_of(error)}") from error
+    except (OSError, ValueError) as error:
         raise RunError(f"{file} could not be read: {error}") from error
 
 

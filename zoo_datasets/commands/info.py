@@ -49,7 +49,9 @@ def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
         if manifest is not None:
             described.append(_facts(manifest) | (_details(manifest) if name else {}))
         else:
-            splits = {s["name"]: s["num_examples"] for s in info_of(holdings.card, zoo).get("splits") or []}
+            splits = {
+                s.get("name", ""): s.get("num_examples") or 0 for s in info_of(holdings.card, zoo).get("splits") or []
+            }
             described.append({"name": zoo, "rows": sum(splits.values()) if splits else None, "splits": splits})
     return described
 
@@ -144,5 +146,5 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
 def _span(epochs: list[int]) -> str:
     if not epochs:
         return "none"
-    whole = epochs == list(range(epochs[0], epochs[-1] + 1))
+    whole = len(epochs) == epochs[-1] - epochs[0] + 1
     return f"{epochs[0]}–{epochs[-1]}" if whole else f"{epochs[0]}–{epochs[-1]} ({len(epochs)} of them)"
