@@ -20,7 +20,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
 from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, check_yaml, problems_of, read_text
-from zoo_datasets.errors import DocumentError, RepositoryError
+from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.files import check_files, write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
@@ -115,11 +115,11 @@ def check_patterns(config: Mapping[str, Any], origin: str) -> None:
     """See that the files that a config of the YAML lists, by name or by pattern, are below the card's folder.
 
     Raises:
-        RepositoryError: naming `origin` and the first that is not.
+        OutsideError: naming `origin` and the first that is not.
     """
     for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
         if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
-            raise RepositoryError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
+            raise OutsideError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.documents import MAX_JSON, MAX_YAML, brief, read_text
-from zoo_datasets.errors import DocumentError, LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
+from zoo_datasets.errors import (
+    DocumentError,
+    LayoutError,
+    OutsideError,
+    RepositoryError,
+    SpecError,
+    StorageError,
+    UnknownNameError,
+)
 from zoo_datasets.files import check_files, is_full
 from zoo_datasets.folders import check_repository_folder, check_text
 from zoo_datasets.hub import CARD, check_patterns, configs_of, parse_card, read_card
@@ -368,7 +376,7 @@ def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
     """Whatever a card and a manifest say, the files that will be read are the repository's own.
 
     Raises:
-        RepositoryError: naming the first that is not.
+        OutsideError: naming the first that is not.
     """
     files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
     local = Path(repo).is_dir()
@@ -376,7 +384,7 @@ def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
     own = f"{Path(repo).resolve()}{os.sep}" if local else f"hf://datasets/{repo}@"
     outside = next((file for file in files if not file.startswith(own) or ".." in file.split("/")), None)
     if outside is not None:
-        raise RepositoryError(f"{repo} lists {outside[:200]!a}, which is no file of its own; it was not read")
+        raise OutsideError(f"{repo} lists {outside[:200]!a}, which is no file of its own; it was not read")
     if local:
         check_files(Path(repo), [file.removeprefix(own) for file in files])
 

@@ -331,7 +331,7 @@ def test_repositories_on_the_hub_name_their_own_files_only(place, hub, client, k
     for options in ({}, {"streaming": True}):
         answer = client.ask(load=[name, NAME], options=options, ours=True)
         assert "rows" not in answer
-        assert answer["error"].startswith("RepositoryError: "), answer
+        assert answer["error"].startswith("OutsideError: "), answer
     output = client.zoo("export", name, NAME, "--out", place / "out", code=1)
     assert output.startswith("error: "), output
     assert not (place / "out").exists()
