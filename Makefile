@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TYPED := build/typed
 
-.PHONY: quickstart test check check-style bench clean
+.PHONY: quickstart test test-paths check check-style bench clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.installed ## train a small population, build it, load it, restore its best model
@@ -11,6 +11,9 @@ quickstart: .venv/.installed ## train a small population, build it, load it, res
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest
+
+test-paths: .venv/.installed-test ## the engine's tests, once for each kind of instructions of this machine
+	$(BIN)/python tests/engine_paths.py
 
 check: check-style test
 

@@ -34,6 +34,7 @@ from zoo_datasets.builders.zips import (
     repeated,
 )
 from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.files import open_binary, read_at
 from zoo_datasets.specs import digest_of
 
 # Longer than any path. Older versions of tarfile take quadratic time for a hostile header.
@@ -106,11 +107,20 @@ class TarFile(AtHand, OneByOne):
                     name = member.name.removeprefix("./") or "."
                     if name != ".":
                         self._add(name, member, refused, total)
+                self._check_end(opened.offset)
         # RecursionError: long names of long names.
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
+
+    def _check_end(self, position: int) -> None:
+        """`tarfile` takes a broken header for the end, and would lose all that follows it without a word."""
+        end = os.pread(self._descriptor, 2 * tarfile.BLOCKSIZE, position)
+        if len(end) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the mark of its end is missing")
+        if end.strip(b"\0"):
+            raise tarfile.ReadError(f"the header at byte {position:,} is damaged")
 
     def _add(self, name: str, member: tarfile.TarInfo, refused: dict[str, str], total: int) -> None:
         reason = check_name(name)
@@ -135,7 +145,7 @@ class TarFile(AtHand, OneByOne):
         start, size = self._members[path]
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
-        data = os.pread(self._descriptor, size, start)
+        data = read_at(self._descriptor, size, start)
         if len(data) != size:
             raise CheckpointError("the archive is cut short before its end")
         return data
@@ -155,7 +165,7 @@ class _TarHeaders:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= MAX_TAR_HEADER:
             raise tarfile.ReadError(f"a header claims a name of {count:,} bytes")
-        data = os.pread(self._descriptor, count, self._position)
+        data = read_at(self._descriptor, count, self._position)
         self._position += len(data)
         return data
 
@@ -178,12 +188,12 @@ class ContainerKind:
 
 
 def _open_zip(path: Path) -> ZipFile:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_binary(path, os.O_RDONLY)
     found = os.fstat(descriptor)
     try:
         archive = ZipFile(
             stem(path),
-            lambda start, count: os.pread(descriptor, count, start),
+            lambda start, count: read_at(descriptor, count, start),
             found.st_size,
             ["zip", found.st_size, found.st_mtime_ns],
             str(path),
@@ -244,7 +254,7 @@ def _plain_tar(path: Path, size: int) -> int:
         magic = file.read(6)
     opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
     if opener is None:
-        return os.open(path, os.O_RDONLY)
+        return open_binary(path, os.O_RDONLY)
     limit = max(BOMB_FLOOR, BOMB_RATIO * size)
     with tempfile.TemporaryFile() as plain:
         try:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, load_pickle
 from zoo_datasets.builders.zips import (
     CENTRAL_CRC,
+    ENCRYPTED,
     LOCAL_CRC,
     LOCAL_SIZE,
     STORED,
@@ -175,8 +176,11 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     for member in entries:
         if member.method != STORED or member.size != member.compressed:
             raise CheckpointError(f"its member {member.name[:80]!r} is compressed; torch stores members as they are")
+        if member.flags & ENCRYPTED:
+            raise CheckpointError(f"its member {member.name[:80]!r} is encrypted; torch stores members as they are")
         members[member.name.removeprefix(f"{folder}/")] = member
-    if twice := repeated(member.name for member in entries):
+    # Beside the folder's data.pkl there may be no other that takes its place.
+    if twice := repeated(member.name.removeprefix(f"{folder}/") for member in entries):
         raise CheckpointError(f"its member {min(twice)[:80]!r} is there twice")
     starts = {name: _start_of(data, member) for name, member in members.items()}
     if "data.pkl" not in members:

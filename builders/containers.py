@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import stat
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints import MAX_CHECKPOINT
 from zoo_datasets.builders.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.files import open_binary
 
 
 class Container(Protocol):
@@ -108,7 +110,7 @@ class Folder(AtHand):
 
     @functools.cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 
@@ -135,8 +137,7 @@ class Folder(AtHand):
             stamps = self._tree.stamps
         else:
             files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
-            told = [os.lstat(f"{self._path}/{entry}") for entry in files]
-            stamps = " ".join([f"{one.st_size} {one.st_mtime_ns}" for one in told]).encode()
+            stamps = " ".join([_stamp(f"{self._path}/{entry}") for entry in files]).encode()
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
 
 
@@ -144,7 +145,9 @@ def read_file(path: str, limit: int) -> bytes:
     """The content of a file on disk, no link; see `Container.read`."""
     descriptor = -1
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not _UNFOLLOWED and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise CheckpointError(_NO_FILE)
+        descriptor = open_binary(Path(path), os.O_RDONLY | _UNFOLLOWED)
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
@@ -159,6 +162,16 @@ def read_file(path: str, limit: int) -> bytes:
     return data
 
 
+def _stamp(path: str) -> str:
+    try:
+        found = os.lstat(path)
+    except OSError:  # it vanished
+        return "-1 -1"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+# Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.
+_UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_FILE = "it is a link or a device, which are not followed"
 
 

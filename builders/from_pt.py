@@ -28,15 +28,17 @@ from zoo_datasets.builders.checkpoints import Structure, member_bytes, open_arch
 from zoo_datasets.builders.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
 from zoo_datasets.builders.raw_models import read_params
 from zoo_datasets.builders.raw_names import raw_model_id, read_folder_name, zoo_name
-from zoo_datasets.builders.raw_trials import columns_of, grid_of
+from zoo_datasets.builders.raw_trials import MAX_EPOCH, columns_of, grid_of
 from zoo_datasets.builders.recognise import Recognised, acting_weights, recognise
-from zoo_datasets.builders.source import Block, Model, Reading, States
+from zoo_datasets.builders.source import Block, Reading, RowMaker, States
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.images import get_image_spec
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
+from zoo_datasets.rows import Model, matching
 from zoo_datasets.schema import FIGURES
 from zoo_datasets.specs import GRID_FIELDS, digest_of
+from zoo_datasets.where import Condition
 from zoo_datasets.zoos import get_zoo
 
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
@@ -182,8 +184,12 @@ class PtSource:
                 except CheckpointError as error:
                     yield LeftOut(model=found.trial, epochs=(epoch,), reason=str(error))
                     continue
-                figures = {name: pa.array([sample.figures.get(name)], pa.float32()) for name in FIGURES}
-                yield States(epochs=(epoch,), models=[found.model], weights=torch.from_numpy(weights), figures=figures)
+                yield States(
+                    epochs=(epoch,),
+                    models=[found.model],
+                    weights=torch.from_numpy(weights),
+                    figures=_columns_of([sample]),
+                )
 
     def _weights(self, value: Any) -> NDArray[np.float32]:
         """float32 [1, D] of a state dict or a vector."""
@@ -258,26 +264,36 @@ class PtSource:
     def _select(self) -> list[_Found]:
         reading = self._reading
         chosen = sorted(self._found, key=lambda found: raw_model_id(found.zoo, found.trial))
-        kept = []
         for found in chosen:
-            columns = {} if found.model is None else dict(found.model.columns)
-            base = columns | {"architecture": self.architecture, "in_channels": self.in_channels}
-            base |= {"classes": self.classes, "zoo": reading.name or self.name}
-            found.samples = {
-                epoch: sample
-                for epoch, sample in found.samples.items()
-                if (reading.epochs is None or epoch in reading.epochs)
-                and (
-                    reading.where is None
-                    or found.model is None
-                    or reading.where.matches(base | {"epoch": epoch} | dict(sample.figures))
-                )
-            }
-            if found.samples:
-                kept.append(found)
+            if reading.epochs is not None:
+                found.samples = {epoch: found.samples[epoch] for epoch in found.samples if epoch in reading.epochs}
+        if reading.where is not None:
+            self._keep(reading.where, chosen)
+        kept = [found for found in chosen if found.samples]
         if not kept:
             raise SourceError(f"{self._path}: no state of it fits the selection")
         return kept[: reading.models]
+
+    def _keep(self, where: Condition, chosen: Sequence[_Found]) -> None:
+        """Keep of each model the samples that a condition keeps; what is no model cannot be judged and stays."""
+        judged = [(found, found.model, epoch) for found in chosen if found.model for epoch in found.samples]
+        kept = matching(
+            where,
+            RowMaker(self, self._reading.name or self.name),
+            [(model, epoch) for _, model, epoch in judged],
+            lambda here: _columns_of([found.samples[epoch] for found, _, epoch in judged[here]]),
+        )
+        samples = [(found, epoch, found.samples[epoch]) for found, _, epoch in (judged[number] for number in kept)]
+        for found, _, _ in judged:
+            found.samples = {}
+        for found, epoch, sample in samples:
+            found.samples[epoch] = sample
+
+
+def _columns_of(samples: Sequence[_Sample]) -> dict[str, pa.Array]:
+    """The figures of some states, a column each."""
+    told = {name: [sample.figures.get(name) for sample in samples] for name in FIGURES}
+    return {name: pa.array(values, pa.float32()) for name, values in told.items()}
 
 
 def _models_of(content: Any, notes: Counter[str]) -> list[_Found]:
@@ -315,7 +331,7 @@ def _add_samples(
     figures = _figures(attributes.get("properties"), paths, notes)
     for value, path, epoch in zip(data, paths, epochs, strict=True):
         parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-        if len(parts) < 2 or type(epoch) is not int or epoch < 0:
+        if len(parts) < 2 or type(epoch) is not int or not 0 <= epoch <= MAX_EPOCH:
             raise CheckpointError(f"a sample of its {key} has no path to a trial, or no epoch")
         if not isinstance(value, (dict, TensorStub)) or not _sound(value):
             raise CheckpointError(f"a sample of its {key} is a {type(value).__name__}, expected tensors")
@@ -346,7 +362,8 @@ def _figures(properties: Any, paths: Sequence[Any], notes: Counter[str]) -> dict
         return {}
     found: dict[tuple[str, int], dict[str, float]] = {}
     for index, (path, iteration) in enumerate(zip(paths, iterations, strict=True)):
-        if type(iteration) is not int:
+        # A path that is something else refuses the file later; tuples of tuples would take exponential time to hash.
+        if type(iteration) is not int or not isinstance(path, str):
             continue
         row = {}
         for name in (*FIGURES, "ggap"):

@@ -20,15 +20,24 @@ from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.index_dict import index_of
 from zoo_datasets.builders.raw_checkpoints import RawCheckpoints, Weights
 from zoo_datasets.builders.raw_models import Found, RawModels
-from zoo_datasets.builders.raw_trials import MAX_JSON, find_zoo, grid_of, looks_raw, read_json
-from zoo_datasets.builders.source import SMALL_PIECE_BYTES, Block, Reading, States
+from zoo_datasets.builders.raw_trials import find_zoo, grid_of, looks_raw, read_json
+from zoo_datasets.builders.source import (
+    SMALL_PIECE_BYTES,
+    Block,
+    Reading,
+    RowMaker,
+    States,
+)
 from zoo_datasets.builders.twin_losses import TwinLosses
+from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
+from zoo_datasets.rows import check_known, matching
 from zoo_datasets.schema import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
 from zoo_datasets.sparsity import sparsity
 from zoo_datasets.specs import digest_of
+from zoo_datasets.where import Condition
 from zoo_datasets.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
@@ -66,14 +75,14 @@ class RawSource:
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
         self.name = self._models.name
         self.extras = self._extras()
-        self._found = self._select(self._models.found())
-        self.models = len(self._found)
-        self.states = sum(len(found.epochs) for found in self._found)
-        container.prepare(self._paths(), MAX_CHECKPOINT)
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
             layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
             self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
+        self._found = self._select(self._models.found())
+        self.models = len(self._found)
+        self.states = sum(len(found.epochs) for found in self._found)
+        container.prepare(self._paths(), MAX_CHECKPOINT)
         self._check_index()
 
     @classmethod
@@ -192,14 +201,10 @@ class RawSource:
             yield self._states([chosen[position] for position in read.good], read)
 
     def _states(self, chosen: Sequence[tuple[Found, int]], read: Weights) -> States:
-        told = [(found.results.epochs.get(epoch) if found.results else None) or _UNKNOWN for found, epoch in chosen]
         epochs = [epoch for _, epoch in chosen]
-        columns = list(zip(*told, strict=True))
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
-        figures = {
-            name: pa.array(values, pa.float32(), from_pandas=False)
-            for name, values in zip(FIGURES, columns, strict=False)
-        }
+        columns = _reported(chosen)
+        figures = _figures(columns)
         weights = torch.from_numpy(read.weights)
         models = [found.model for found, _ in chosen if found.model is not None]
         if self._models.sparsifier is not None:
@@ -240,7 +245,7 @@ class RawSource:
             if reading.epochs is not None:
                 entry.epochs = tuple(epoch for epoch in entry.epochs if epoch in reading.epochs)
         if reading.where is not None:
-            found = [entry for entry in found if self._keeps(entry)]
+            found = self._matching(reading.where, found)
         found = found[: reading.models]
         for entry in found:
             if entry.model is not None and not entry.epochs:
@@ -249,22 +254,34 @@ class RawSource:
             raise SourceError(f"{self._folder.name}: no state of it fits the selection")
         return found
 
-    def _keeps(self, entry: Found) -> bool:
-        """Whether a condition keeps any state of a trial; a trial that is no model cannot be judged and stays."""
-        where = self._reading.where
-        if where is None or entry.model is None:
-            return True
-        base = dict(entry.model.columns) | {
-            "zoo": self._reading.name or self.name, "model_id": entry.model.model_id,
-            "architecture": self.architecture, "in_channels": self.in_channels, "classes": self.classes,
-        }  # fmt: skip
-        reported = entry.results.epochs if entry.results else {}
-        entry.epochs = tuple(
-            epoch
-            for epoch in entry.epochs
-            if where.matches(base | {"epoch": epoch} | dict(zip(FIGURES, reported.get(epoch, _UNKNOWN), strict=False)))
-        )
-        return bool(entry.epochs)
+    def _matching(self, where: Condition, found: Sequence[Found]) -> list[Found]:
+        """The trials of which a condition keeps a state; one that is no model cannot be judged and stays."""
+        judged = [(entry, entry.model, epoch) for entry in found if entry.model for epoch in entry.epochs]
+        states = [(entry, epoch) for entry, _, epoch in judged]
+        check_known(where, self._unknown(states), self._folder.name)
+        unrecorded = {} if self._losses is None else self._losses.unrecorded
+
+        def figures(here: slice) -> dict[str, pa.Array]:
+            told = _figures(_reported(states[here]))
+            return told | {name: pa.nulls(len(told[name]), pa.float32()) for name in unrecorded}
+
+        kept: dict[str, list[int]] = {}
+        rows = RowMaker(self, self._reading.name or self.name)
+        for number in matching(where, rows, [(model, epoch) for _, model, epoch in judged], figures):
+            entry, _, epoch = judged[number]
+            kept.setdefault(entry.trial.name, []).append(epoch)
+        for entry in found:
+            if entry.model is not None:
+                entry.epochs = tuple(kept.get(entry.trial.name, ()))
+        return [entry for entry in found if entry.model is None or entry.epochs]
+
+    def _unknown(self, states: Sequence[tuple[Found, int]]) -> set[str]:
+        """Columns that are computed from the weights."""
+        unknown = {"sparsity"} if self._models.sparsifier is not None else set()
+        if self._losses is not None:
+            reported = dict(zip(FIGURES, _reported(states), strict=False))
+            unknown |= self._losses.computed({name for name, values in reported.items() if None in values})
+        return unknown | ({"ggap"} if "test_acc" in unknown else set())
 
     def _check_index(self) -> None:
         """Compare index_dict.json, where there is one, with the layout."""
@@ -279,6 +296,18 @@ class RawSource:
         for key, expected in index_of(self.layout).items():
             if index.get(key) != expected:
                 notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1
+
+
+def _reported(chosen: Sequence[tuple[Found, int]]) -> list[tuple[float | None, ...]]:
+    """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
+    told = [(found.results.epochs.get(epoch) if found.results else None) or _UNKNOWN for found, epoch in chosen]
+    return list(zip(*told, strict=True)) or [()] * len(_UNKNOWN)
+
+
+def _figures(reported: Sequence[Sequence[float | None]]) -> dict[str, pa.Array]:
+    """Columns of what result.json tells; NaN stays NaN."""
+    columns = zip(FIGURES, reported, strict=False)
+    return {name: pa.array(values, pa.float32(), from_pandas=False) for name, values in columns}
 
 
 def _tallied(tallies: Mapping[str, int], what: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,14 +14,13 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from zoo_datasets.builders.source import Block, Model, Reading, States
+from zoo_datasets.builders.source import Block, Reading, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, METRICS, SPARSITY, UNCHECKED, Cohort, Run
-from zoo_datasets.schema import FIGURES
-from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of
-from zoo_datasets.where import Condition
+from zoo_datasets.rows import Model, RunRows, figures_of
+from zoo_datasets.runs import LOG_SIGMA2, MANIFEST, METRICS, UNCHECKED, Cohort, Run
+from zoo_datasets.specs import Limits, Member, digest_of
 
 NOT_TRAINED = "not trained yet"
 LOST = f"its figures are lost: {METRICS} has none of this epoch; the command that trained the run makes them again"
@@ -28,7 +28,6 @@ LOST = f"its figures are lost: {METRICS} has none of this epoch; the command tha
 _LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
 _PARENTS = "its members know their parents, so --parents is of no use"
 _IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
-_CHANGING = frozenset({*FIGURES, "ggap", SPARSITY})
 _NONE: frozenset[int] = frozenset()
 _UNCHECKED = "without checksum"
 
@@ -44,6 +43,7 @@ class RunSource:
         if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
+        self._rows = RunRows(run, self._reading.name)
         self.layout: WeightLayout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
@@ -108,9 +108,9 @@ class RunSource:
         """For each step of growth: the new members with all their epochs, then the new epochs of the others."""
         by_step: list[list[Model]] = [[] for _ in self.run.manifest.growth]
         for cohort, step in self._cohorts:
-            by_step[step] += [self._models[member.model_id] for member in cohort.members]
+            by_step[step] += [self._rows.models[member.model_id] for member in cohort.members]
         for model_id in self._unbegun:
-            by_step[self._step_of[model_id]].append(self._models[model_id])
+            by_step[self._step_of[model_id]].append(self._rows.models[model_id])
         blocks: list[Block] = []
         older: list[Model] = []
         reached = -1
@@ -150,58 +150,19 @@ class RunSource:
         reading = self._reading
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
-        chosen = {}
-        for model_id, model in self._models.items():
-            kept = asked if reading.where is None else self._matching(reading.where, model, asked)
-            if kept:
-                chosen[model_id] = frozenset(kept)
-            if len(chosen) == reading.models:
-                break
+        if reading.where is None:
+            chosen = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
+        else:
+            chosen = self._rows.matching(reading.where, asked)
+        chosen = dict(itertools.islice(chosen.items(), reading.models))
         if not chosen:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
         return chosen
 
-    def _matching(self, where: Condition, model: Model, epochs: Sequence[int]) -> list[int]:
-        """The epochs at which a condition keeps a model; figures that are not there yet are null."""
-        base = dict(model.columns) | {
-            "zoo": self._reading.name or self.name, "model_id": model.model_id, "architecture": self.architecture,
-            "in_channels": self.in_channels, "classes": self.classes,
-        }  # fmt: skip
-        known, lost = self._figures if where.columns & _CHANGING else ({}, {})
-        unknown = lost.get(model.model_id, _NONE)
-        return [
-            epoch
-            for epoch in epochs
-            if epoch in unknown or where.matches(base | {"epoch": epoch} | known.get((model.model_id, epoch), {}))
-        ]
-
-    @cached_property
-    def _figures(self) -> tuple[dict[tuple[str, int], dict[str, float | None]], dict[str, Collection[int]]]:
-        """All figures, by model and epoch, for conditions on them; and of models the epochs whose figures are lost:
-        these cannot be judged and stay, so that `read` says why."""
-        figures: dict[tuple[str, int], dict[str, float | None]] = {}
-        unknown: dict[str, Collection[int]] = {}
-        for cohort, _ in self._cohorts:
-            lost: Collection[int]
-            try:
-                rows, lost = cohort.metrics().to_pylist(), cohort.without_figures()
-            except RunError:
-                rows, lost = [], range(self.run.epochs + 1)
-            for row in rows:
-                row["ggap"] = _gap(row["train_acc"], row["test_acc"])
-                figures[row["model_id"], row["epoch"]] = row
-            if lost:
-                unknown |= {member.model_id: lost for member in cohort.members}
-        return figures, unknown
-
     @cached_property
     def _members(self) -> list[Member]:
         return self.run.members
-
-    @cached_property
-    def _models(self) -> dict[str, Model]:
-        return {member.model_id: _model_of(self.run.manifest.zoo, member) for member in self._members}
 
     @cached_property
     def _step_of(self) -> dict[str, int]:
@@ -270,12 +231,11 @@ class _Reader:
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
         chosen = pa.array(positions, pa.int64())
-        columns = FIGURES if self._run.manifest.parents is None else (*FIGURES, SPARSITY)
         yield States(
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in columns},
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
@@ -295,12 +255,3 @@ class _Reader:
             return self._cohort.without_figures()
         except RunError:
             return _NONE  # training will say what is the matter with it
-
-
-def _gap(train: float | None, test: float | None) -> float | None:
-    return None if train is None or test is None else train - test
-
-
-def _model_of(zoo: ZooSpec, member: Member) -> Model:
-    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
-    return Model(model_id=member.model_id, columns=dataclasses.asdict(member.hyperparameters) | own)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -14,12 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 from zoo_datasets import __version__
 from zoo_datasets.builders.parts import Job, Outcome
 from zoo_datasets.builders.plan import Part
-from zoo_datasets.errors import StorageError
-from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
+from zoo_datasets.documents import parse_json, read_bytes
+from zoo_datasets.errors import DocumentError, StorageError
+from zoo_datasets.files import sha256_of, temporary_beside
+from zoo_datasets.manifest import is_plain
 from zoo_datasets.schema import FORMAT
 from zoo_datasets.specs import digest_of
 
 JOURNAL = ".journal"
+_LONGEST = 1 << 29  # bytes; what is no journal is begun anew
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -52,13 +54,13 @@ class Journal:
         self._path = repo / config / JOURNAL
         self._key = key
         self._lines: list[bytes] = []
-        self._descriptor: int | None = None
+        self._file: BinaryIO | None = None
 
     def finished(self) -> dict[int, Outcome]:
         """The finished parts of a build of the same source with the same options; none where it was another."""
         try:
-            header, *lines = self._path.read_bytes().split(b"\n")
-        except FileNotFoundError:
+            header, *lines = read_bytes(self._path, _LONGEST).split(b"\n")
+        except (FileNotFoundError, DocumentError):
             return {}
         except OSError as error:
             raise self._trouble(error) from error
@@ -80,18 +82,17 @@ class Journal:
         """
         line = json.dumps({"part": index, "outcome": _OUTCOME.dump_python(outcome, mode="json")}).encode()
         try:
-            if self._descriptor is None:
-                self._begin()
-            assert self._descriptor is not None
-            os.write(self._descriptor, line + b"\n")
+            if self._file is None:
+                self._file = self._begin()
+            self._file.write(line + b"\n")
         except OSError as error:
             raise self._trouble(error) from error
 
     def close(self) -> None:
         """Leave it for the next build."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def remove(self) -> None:
         """The build is finished."""
@@ -102,19 +103,21 @@ class Journal:
     def _header(self) -> bytes:
         return json.dumps({"format": FORMAT, "key": self._key}).encode()
 
-    def _begin(self) -> None:
-        """Put a file with the lines that still count into its place."""
-        temporary = self._path.with_name(f"{JOURNAL}.{os.getpid()}{TEMPORARY_SUFFIX}")
-        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-        os.write(self._descriptor, b"".join(line + b"\n" for line in (self._header, *self._lines)))
-        temporary.replace(self._path)
+    def _begin(self) -> BinaryIO:
+        """Put a file with the lines that still count into its place; opened for further ones, unbuffered."""
+        with temporary_beside(self._path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in (self._header, *self._lines)))
+            temporary.replace(self._path)
+        return cast(BinaryIO, self._path.open("ab", buffering=0))
 
     def _in_place(self, outcome: Outcome) -> bool:
         if outcome.written is None:
             return True
         shard = outcome.written.shard
         file = self._repo / shard.path
-        return file.is_file() and file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
+        if not is_plain(shard.path) or file.is_symlink() or not file.is_file():
+            return False
+        return file.stat().st_size == shard.bytes and sha256_of(file) == shard.sha256
 
     def _trouble(self, error: OSError) -> StorageError:
         return StorageError(
@@ -126,7 +129,7 @@ class Journal:
 def _parse(line: bytes) -> tuple[int, Outcome] | None:
     """One line; None where it is cut short."""
     try:
-        value: Any = json.loads(line)
+        value: Any = parse_json(line)
         return int(value["part"]), _OUTCOME.validate_python(value["outcome"])
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, OverflowError, ValidationError):
         return None

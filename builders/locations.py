@@ -13,9 +13,10 @@ from zoo_datasets.builders.archives import ZipFile, is_archive, open_container, 
 from zoo_datasets.builders.containers import Container
 from zoo_datasets.builders.ranges import RangeCache
 from zoo_datasets.builders.remote_trees import FsspecTree, HttpTree, RemoteFolder
+from zoo_datasets.builders.zips import check_name
 from zoo_datasets.downloads import download
 from zoo_datasets.errors import MissingError, SourceError
-from zoo_datasets.files import cache_folder
+from zoo_datasets.files import cache_folder, file_name, fitting
 from zoo_datasets.remote import (
     Fetched,
     FsspecFile,
@@ -72,6 +73,7 @@ def locate(location: Path | str, *, whole: bool = False, fetched: Fetched | None
     """
     if not isinstance(location, str) or not is_url(location):
         return Path(location)
+    shown(location)  # refuses what is no URL
     location, _, fragment = location.partition("#")
     md5 = fragment.removeprefix("md5=").lower() if fragment.startswith("md5=") else None
     scheme = urlsplit(location).scheme.lower()
@@ -113,20 +115,20 @@ def _locate_file(file: RemoteFile, url: str, whole: bool, md5: str | None, fetch
             f"{file.shown} is neither a folder nor an archive; its name should end with .zip, .tar, .tar.gz or .pt"
         )
     folder = cache_folder() / "downloads" / _key(url, file.version, file.size)
-    target = folder / name
+    target, parts = folder / name, folder / fitting(name, ".parts")
     if not (file.version or md5):  # nothing tells whether what is there is still the same
         target.unlink(missing_ok=True)
     in_parts = file.ranges and file.size and name.lower().endswith(".zip") and not whole
     if in_parts and not target.exists():
-        return RemoteZip(file, name, RangeCache(file, folder / f"{name}.parts", fetched))
+        return RemoteZip(file, name, RangeCache(file, parts, fetched))
     download(file, target, md5=md5, fetched=fetched)
-    shutil.rmtree(folder / f"{name}.parts", ignore_errors=True)
+    shutil.rmtree(parts, ignore_errors=True)
     return target
 
 
 def _folder(tree: HttpTree | FsspecTree, url: str, path: str, fetched: Fetched | None) -> RemoteFolder:
     name = path.rstrip("/").rsplit("/", 1)[-1]
-    mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / name
+    mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / file_name(name)
     return RemoteFolder(tree, name, mirror, fetched)
 
 
@@ -137,7 +139,7 @@ def _name(file: RemoteFile) -> str | None:
 
 def _known(name: str) -> bool:
     return (
-        name not in ("", ".", "..")
+        check_name(name) is None
         and "/" not in name
         and (is_archive(Path(name)) or name.lower().endswith(_PREPROCESSED))
     )

@@ -115,10 +115,17 @@ def _own(entry: os.DirEntry[str]) -> _Own:
         return _Own(f"{entry.name}/", Tree(entries=[], refused={}, stamps=b""))
     stamp = b""
     if not entry.name.startswith("."):
-        found = entry.stat(follow_symlinks=False)
-        stamp = np.array([found.st_size, found.st_mtime_ns], np.int64).tobytes()
+        stamp = np.array(_stamp(entry), np.int64).tobytes()
     refused: dict[str, int | None] = {} if entry.is_file(follow_symlinks=False) else {entry.name: None}
     return _Own(entry.name, Tree(entries=[entry.name], refused=refused, stamps=stamp))
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:  # it vanished, as files.c has it
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:

@@ -30,6 +30,8 @@ ITEM_SIZES: Final[Mapping[str, int]] = {
 MAX_DIMENSIONS = 8
 _MAX_INT_BYTES = 16
 _MAX_PATH = 4096
+# The largest shape that an array without elements can have anywhere.
+_MAX_EMPTY = (1 << 60) - 1
 _SHOWN = 60
 
 
@@ -136,6 +138,12 @@ def _tensor(arguments: Sequence[Any]) -> TensorStub:
         raise CheckpointError(
             f"a tensor claims {math.prod(shape):,} elements of a storage of {storage.count:,} (data/{storage.key})"
         )
+    if offset > storage.count:
+        raise CheckpointError(
+            f"a tensor begins at element {offset:,} of a storage of {storage.count:,} (data/{storage.key})"
+        )
+    if not math.prod(shape) and math.prod(max(length, 1) for length in shape) > _MAX_EMPTY:
+        raise CheckpointError(f"a tensor has no elements and claims a shape of more than {_MAX_EMPTY:,}")
     if math.prod(shape):
         last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
         if last >= storage.count:
@@ -143,7 +151,9 @@ def _tensor(arguments: Sequence[Any]) -> TensorStub:
                 f"a tensor reaches to element {last:,} of a storage of {storage.count:,} (data/{storage.key})"
             )
     _check_distinct(shape, stride)
-    return TensorStub(storage, offset, shape, stride)
+    # Along an axis of one element no step is ever made, whatever the file claims.
+    steps = tuple(step if length > 1 else 1 for length, step in zip(shape, stride, strict=True))
+    return TensorStub(storage, offset, shape, steps)
 
 
 def _check_distinct(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from zoo_datasets.builders.archives import is_archive, stem
 from zoo_datasets.builders.locations import remote_folder
 from zoo_datasets.builders.raw_names import read_folder_name
+from zoo_datasets.documents import parse_json
 from zoo_datasets.downloads import download
 from zoo_datasets.errors import DownloadError, MissingError, SourceError
 from zoo_datasets.remote import Fetched, Http, HttpFile, shown
@@ -123,7 +123,7 @@ def _files_of(record: int) -> list[dict[str, Any]]:
             data[position:] = piece
             if len(data) > _MAX_RECORD:
                 raise DownloadError(f"{shown(url)} has more than {_MAX_RECORD:,} bytes; a Zenodo record was expected")
-        files: list[dict[str, Any]] = json.loads(data)["files"]
+        files: list[dict[str, Any]] = parse_json(data)["files"]
         if not all({"key", "links"} <= entry.keys() and "self" in entry["links"] for entry in files):
             raise KeyError("links")
     except MissingError as error:

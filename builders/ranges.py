@@ -9,8 +9,10 @@ import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import StorageError
+from zoo_datasets.files import open_binary, read_at, write_at
 from zoo_datasets.remote import Fetched, Halt, RemoteFile, in_parallel
 
 Range = tuple[int, int]  # begin, end
@@ -39,7 +41,7 @@ class RangeCache:
             folder.mkdir(parents=True, exist_ok=True)
             if not remote.version:  # nothing tells whether it is still the same file
                 self._journal.unlink(missing_ok=True)
-            self._descriptor = os.open(folder / "data", os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_binary(folder / "data", os.O_RDWR | os.O_CREAT)
             weakref.finalize(self, os.close, self._descriptor)
             os.ftruncate(self._descriptor, remote.size)
         self._have = self._journaled()
@@ -53,7 +55,7 @@ class RangeCache:
         stop = min(start + count, self._remote.size or 0)
         if without([(start, stop)], self._have):
             self.fetch([(start, stop)], "the directory")
-        return os.pread(self._descriptor, count, start)
+        return read_at(self._descriptor, count, start)
 
     def fetch(self, wanted: Iterable[Range], what: str) -> None:
         """Make these parts be there, several requests at a time; what another process fetched is not asked for."""
@@ -73,7 +75,7 @@ class RangeCache:
                 position = part[0]
                 for position, piece in self._remote.pieces(*part, halt):
                     with storing(self._folder):
-                        _write_at(self._descriptor, piece, position)
+                        write_at(self._descriptor, piece, position)
                     position += len(piece)
                     with self._lock:
                         count += len(piece)
@@ -105,10 +107,16 @@ class RangeCache:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(f"{self._journal} could not be read: {error}; remove {self._folder}") from error
-        pairs = [line.split() for line in lines]
-        return merged(
-            (int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2 and all(map(str.isdecimal, pair))
-        )
+        size = self._remote.size or 0
+        ranges = filter(None, map(_range, lines))
+        return merged((begin, end) for begin, end in ranges if max(begin, end) <= size)
+
+
+def _range(line: str) -> Range | None:
+    """What a line of the journal says; None where it is cut short or something else."""
+    begin, _, end = line.partition(" ")
+    first, last = whole_number(begin), whole_number(end)
+    return None if first is None or last is None else (first, last)
 
 
 def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:
@@ -139,10 +147,3 @@ def without(wanted: Iterable[Range], have: Sequence[Range]) -> list[Range]:
         if begin < end:
             missing.append((begin, end))
     return missing
-
-
-def _write_at(descriptor: int, piece: bytes, position: int) -> None:
-    view = memoryview(piece)
-    while view:
-        written = os.pwrite(descriptor, view, position)
-        view, position = view[written:], position + written

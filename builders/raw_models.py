@@ -21,7 +21,6 @@ from zoo_datasets.builders.raw_names import (
     zoo_name,
 )
 from zoo_datasets.builders.raw_trials import (
-    MAX_JSON,
     RawFolder,
     Results,
     Trial,
@@ -32,8 +31,11 @@ from zoo_datasets.builders.raw_trials import (
     read_json,
 )
 from zoo_datasets.builders.recognise import Recognised
-from zoo_datasets.builders.source import Model, Reading
+from zoo_datasets.builders.source import Reading
+from zoo_datasets.builders.zips import check_name
+from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.rows import Model
 from zoo_datasets.specs import GRID_FIELDS, Sparsifier
 from zoo_datasets.zoos import get_zoo
 
@@ -210,6 +212,13 @@ class RawModels:
         return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is longer than any file's, or a folder that may not be entered
+        return False
+
+
 def read_params(
     given: Path | str | None, beside: Path | None, names: Iterable[str]
 ) -> dict[tuple[str, str], dict[str, Any]]:
@@ -221,8 +230,10 @@ def read_params(
         names: what its folder may be called.
     """
     endings = ("", *(ending for kind in ARCHIVES for ending in kind.endings))
-    nearby = [beside / f"{name}{ending}" for name in sorted(names) for ending in endings] if beside else []
-    path = given or next((path for path in nearby if path.exists()), None)
+    # Files tell these names: one that is no plain name would lead to other folders.
+    plain = [name for name in sorted(names) if check_name(name) is None and "/" not in name]
+    nearby = [beside / f"{name}{ending}" for name in plain for ending in endings] if beside else []
+    path = given or next((path for path in nearby if _is_there(path)), None)
     if path is None:
         return {}
     container = open_location(path)

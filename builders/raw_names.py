@@ -84,18 +84,9 @@ def raw_model_id(zoo_folder: str, trial_folder: str) -> str:
     return digest_of(["raw", zoo_folder, trial_folder])
 
 
-def is_text(value: str) -> bool:
-    """Whether a string can be written anywhere: JSON can hold halves of surrogate pairs, which no file can."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def parent_of(path: object) -> tuple[str, str] | None:
     """Zoo folder and trial folder of a twin's `training::init_checkpoint_path`; None where it is none."""
-    if not isinstance(path, str) or not is_text(path):
+    if not isinstance(path, str):
         return None
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
     if parts and re.fullmatch(r"checkpoints?|checkpoint_\d+", parts[-1]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import json
 import math
 import re
 from bisect import bisect_left
@@ -18,13 +17,13 @@ from pydantic_core import SchemaValidator, core_schema
 
 from zoo_datasets.architectures import ACTIVATIONS
 from zoo_datasets.builders.containers import Container
-from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, is_text, read_trial_name
-from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, read_trial_name
+from zoo_datasets.documents import parse_json
+from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.schema import FIGURES
+from zoo_datasets.specs import MAX_EPOCH
 
 CHECKPOINT_FILE = "checkpoints"
-MAX_JSON = 1 << 26
-MAX_EPOCH = 1_000_000
 
 _REPORTED = (*FIGURES, "sparsity_ratio")
 _SHARES = frozenset(name for name in _REPORTED if not name.endswith("loss"))
@@ -188,7 +187,8 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
 def epoch_of(folder: str) -> int | None:
     """The epoch that a checkpoint folder's name tells; None where it is none."""
     match = _CHECKPOINT_FOLDER.fullmatch(folder)
-    return None if match is None else int(match[1])
+    epoch = -1 if match is None else int(match[1])
+    return epoch if 0 <= epoch <= MAX_EPOCH else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,8 +260,8 @@ def parse_results(data: bytes) -> Results:
 def _parsed_by_python(line: bytes) -> dict[str, Any]:
     """A line that the faster parser refuses, as for half a surrogate pair in a path; empty where it is no object."""
     try:
-        value = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except DocumentError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -284,9 +284,9 @@ def read_json(data: bytes) -> dict[str, Any]:
         CheckpointError: where the text is something else.
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"it is not valid JSON: {str(error)[:80]}") from error
+        value = parse_json(data)
+    except DocumentError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"it holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -328,8 +328,6 @@ def contradictions(params: Mapping[str, Any], classes: int, channels: int) -> li
 
 def _column(column: str, value: Any) -> Any:
     if column in TEXT_COLUMNS:
-        if isinstance(value, str) and not is_text(value):
-            raise CheckpointError(f"its {column} is {value[:40]!r}, which holds half a character")
         return value.lower() if isinstance(value, str) and value else None
     number = _number(value)
     if number is None or not math.isfinite(number):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import sys
@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from zoo_datasets.builders.containers import OneByOne, read_file
 from zoo_datasets.builders.zips import check_name
+from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, whole_number
 from zoo_datasets.downloads import only_one, storing
 from zoo_datasets.errors import CheckpointError, DownloadError, MissingError
 from zoo_datasets.files import replacing
@@ -35,7 +36,7 @@ from zoo_datasets.remote import (
 from zoo_datasets.specs import digest_of
 
 _DEPTH = 8
-_MAX_LISTING = 1 << 28
+_MAX_LISTING = MAX_JSON
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint_\d{1,9}")
 # What a checkpoint folder is asked for: listing each of fifty thousand would cost as much as the files.
 _CHECKPOINT = "checkpoints"
@@ -84,9 +85,8 @@ class HttpTree:
             if len(data) > _MAX_LISTING:
                 raise DownloadError(f"{file.shown} lists more than {_MAX_LISTING:,} bytes of names; it was refused")
         try:
-            value = json.loads(data)
-            return [_entry(item) for item in value]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return [_entry(item) for item in parse_json(data)]
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise DownloadError(
                 f"{file.shown} is no listing of a folder as JSON, [{{name, type, size}}, …] expected; "
                 "give the URL of an archive (.zip, .tar, .tar.gz), or of a folder that the server lists as JSON"
@@ -98,11 +98,15 @@ class HttpTree:
 
 
 def _entry(item: dict[str, Any]) -> Listed:
-    size = item.get("size")
+    size = item.get("size") if item["type"] != "directory" else None
+    if isinstance(size, str):
+        size = whole_number(size)
+    elif size is not None and not (isinstance(size, int | float) and 0 <= size <= MAX_COUNT):
+        raise ValueError(f"a size of {brief(size)}")
     return Listed(
         name=str(item["name"]).rstrip("/"),
         folder=item["type"] == "directory",
-        size=int(size) if size is not None and item["type"] != "directory" else None,
+        size=None if size is None else int(size),
         version=str(item.get("mtime") or ""),
     )
 
@@ -258,7 +262,7 @@ class RemoteFolder(OneByOne):
     def _add(self, folder: str, entry: Listed, refused: dict[str, str]) -> str | None:
         """Take an entry up; returns the path of a folder that is still to be listed."""
         path = f"{folder}{entry.name}"
-        reason = check_name(path) or ("a name holds a slash" if "/" in entry.name else None)
+        reason = check_name(path) or _no_name(entry.name)
         if reason is not None:
             refused[path] = reason
             return None
@@ -272,9 +276,20 @@ class RemoteFolder(OneByOne):
         return None
 
 
+def _no_name(name: str) -> str | None:
+    if "/" in name:
+        return "a name holds a slash"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can tell and no URL can hold
+        return "a name is no Unicode text"
+    return None
+
+
 def _mark(listed: Listed) -> int:
     """A time in nanoseconds that stands for a version: its own where it is a date."""
-    try:
-        return int(parsedate_to_datetime(listed.version).timestamp()) * 10**9
-    except (TypeError, ValueError):
-        return int(digest_of([listed.version])[:7], 16) * 10**9
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        seconds = int(parsedate_to_datetime(listed.version).timestamp())
+        if 0 <= seconds < 1 << 33:  # what file systems can keep
+            return seconds * 10**9
+    return int(digest_of([listed.version])[:7], 16) * 10**9

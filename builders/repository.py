@@ -19,12 +19,14 @@ from zoo_datasets.builders.parts import Job, OnBad
 from zoo_datasets.builders.source import Reading, Source
 from zoo_datasets.card_plots import PLOTS
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
-from zoo_datasets.files import remove_temporaries
+from zoo_datasets.files import check_files, remove_temporaries
+from zoo_datasets.folders import check_repository_folder
 from zoo_datasets.hub import write_card
 from zoo_datasets.locks import locked_card, locked_zoo
 from zoo_datasets.manifest import META, Manifest, read_manifest
 from zoo_datasets.remote import Fetched
 from zoo_datasets.runs import Run
+from zoo_datasets.schema import id_problem
 from zoo_datasets.specs import NAME
 
 
@@ -59,11 +61,14 @@ def open_source(location: Path | str, reading: Reading | None = None, fetched: F
     path = locate(location, whole=reading.everything, fetched=fetched)
     if not isinstance(path, Path):
         return RawSource(path, reading)
-    for kind in SOURCE_KINDS:
-        if kind.recognise(path):
-            return kind.open(path, reading)
+    try:
+        matching = next((kind for kind in SOURCE_KINDS if kind.recognise(path)), None)
+        found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
+    except OSError as error:
+        raise SourceError(f"{path} could not be read: {error.strerror or error}; make it readable") from error
+    if matching is not None:
+        return matching.open(path, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
-    found = "is nothing that a repository can be built from" if path.exists() else "does not exist"
     raise SourceError(f"{path} {found}; expected: {kinds}")
 
 
@@ -103,6 +108,7 @@ def build_repository(
         RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: where a file cannot be written.
     """
+    check_repository_folder(repo)  # before anything is fetched
     reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
     with _older_objects_left_alone():
         return build_from(
@@ -149,13 +155,17 @@ def build_from(
     config = name or source.name
     if not NAME.fullmatch(config):
         raise RepositoryError(
-            f"config name {config!r}: expected letters, digits, '_', '-' and '.', not beginning with a mark"
+            f"config name {config[:200]!r}: expected letters, digits, '_', '-' and '.', at most 128, not beginning "
+            "with a mark"
         )
     if config.endswith(META):
         raise RepositoryError(
             f"config name {config!r}: names that end in {META} are those of the configs without weights"
         )
+    check_repository_folder(repo)
+    _check_ids(source)
     folder = repo / config
+    check_files(repo, [config, f"{config}{META}"], links=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,6 +190,18 @@ def build_from(
         _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
+
+
+def _check_ids(source: Source) -> None:
+    """Refuse ids that no row may have.
+
+    Raises:
+        SourceError: with the first.
+    """
+    for model in (model for block in source.blocks() for model in block.models):
+        problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
+        if problem is not None:
+            raise SourceError(f"{source.name}: {problem}")
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:

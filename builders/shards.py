@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import StorageError
-from zoo_datasets.files import TEMPORARY_SUFFIX, sha256_of
+from zoo_datasets.files import sha256_of, temporary_beside
 from zoo_datasets.manifest import Shard
 from zoo_datasets.schema import COLUMNS, WEIGHTS
 
@@ -93,6 +92,7 @@ class ShardWriter:
         self._taken: list[pa.RecordBatch] = []
         self.rows: pa.Table | None = None
         self._open: _Open | None = None
+        self._temporary = contextlib.ExitStack()
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._epoch: int | None = None
@@ -105,8 +105,8 @@ class ShardWriter:
             # Another error is on its way; on a full disk closing would hide it behind a second one.
             with contextlib.suppress(OSError, pa.ArrowException):
                 self._open.close()
-            self._open.path.unlink(missing_ok=True)
             self._open = None
+        self._temporary.close()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take the rows of a batch."""
@@ -164,8 +164,7 @@ class ShardWriter:
             self._open.writer.write_table(pa.Table.from_batches([batch]), row_group_size=size)
 
     def _begin(self) -> _Open:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f".{self._split}.{threading.get_native_id()}{TEMPORARY_SUFFIX}"
+        path = self._temporary.enter_context(temporary_beside(self._folder / self._split))
         wide = [f"{name}.list.element" for name in self._wide]
         paths = [*(name for name in self._schema.names if name not in self._wide), *wide]
         # Weights: exponents beside exponents make zstd-1 save 15 to 25 %, and reading is still faster than a disk or
@@ -198,10 +197,9 @@ class ShardWriter:
             target = self._folder / f"{self._split}-{digest[:16]}.parquet"
             size = done.path.stat().st_size
             reused = target.is_file() and target.stat().st_size == size and sha256_of(target) == digest
-            if reused:
-                done.path.unlink()
-            else:
+            if not reused:
                 done.path.replace(target)
+            self._temporary.close()
         self._open = None
         self.rows = rows = pa.Table.from_batches(self._taken).combine_chunks()
         shard = Shard(

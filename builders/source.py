@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
-from zoo_datasets.schema import EXTRAS, FIGURES, WEIGHTS, arrow_schema, split_of, weights_type
+from zoo_datasets.rows import Model, NarrowRows
+from zoo_datasets.schema import WEIGHTS, arrow_schema
 from zoo_datasets.specs import Limits
 from zoo_datasets.where import Condition
 
-# Batches of different models whose columns are remembered: some cohorts of each split.
-_KEPT = 64
-_CHANGING = frozenset({*EXTRAS, *FIGURES, "ggap", "epoch"})
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000
 NOT_FINITE = "weights are not finite (the model diverged)"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source."""
-
-    model_id: str
-    columns: Mapping[str, Any]
-    label: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What to call it in a list of what was left out: its name in the source, else its id."""
-        return self.label or self.model_id
-
-    @property
-    def split(self) -> str:
-        """Its split; a twin is where its parent is."""
-        return split_of(self.columns.get("parent_id") or self.model_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,70 +246,24 @@ def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
     return states.select([position for position, good in enumerate(finite) if good]), left_out
 
 
-class RowMaker:
+class RowMaker(NarrowRows):
     """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
 
     def __init__(self, source: Source, config: str) -> None:
-        self.schema = arrow_schema(source.layout, source.extras)
-        self._places = {column.name: (place, column.type) for place, column in enumerate(self.schema)}
-        self._weights_type = weights_type(source.layout)
-        self._wide = [(place, name) for name, (place, kind) in self._places.items() if kind == self._weights_type]
-        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], list[pa.Array | None]]] = {}
-        self._lock = threading.Lock()
-        self._constants = {
-            "zoo": config,
-            "architecture": source.architecture,
-            "in_channels": source.in_channels,
-            "classes": source.classes,
-        }
+        super().__init__(
+            arrow_schema(source.layout, source.extras),
+            config,
+            architecture=source.architecture,
+            in_channels=source.in_channels,
+            classes=source.classes,
+        )
 
     def batch(self, states: States) -> pa.RecordBatch:
         """One row a state, in the order given; the weights are not copied where they are contiguous."""
-        figures = dict(states.figures)
-        if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
-            figures["ggap"] = pa.compute.subtract(figures["train_acc"], figures["test_acc"])
-        with self._lock:
-            columns = list(self._lasting(states.models))
-        for name, values in figures.items():
-            place, kind = self._places[name]
-            columns[place] = values if values.type == kind else values.cast(kind)
-        columns[self._places["epoch"][0]] = pa.array(np.array(states.epochs, np.int32))
-        for place, name in self._wide:
-            matrix = states.weights if name == WEIGHTS else states.extras[name]
-            flat = pa.array(matrix.contiguous().view(-1).numpy())
-            columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=self._weights_type)
+        columns = self.columns(states.models, states.epochs, states.figures)
+        for place, column in enumerate(self.schema):
+            if columns[place] is None:
+                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+                flat = pa.array(matrix.contiguous().view(-1).numpy())
+                columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
-
-    def _lasting(self, models: Sequence[Model]) -> Sequence[pa.Array | None]:
-        """The columns that are the same at every epoch, nulls in the others and None in the wide ones; the same models
-        come again at the next epoch."""
-        key = tuple(map(id, models))
-        kept = self._kept.get(key)
-        if kept is None:
-            columns = self._columns(models)
-            if len(self._kept) >= _KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            # The models are kept too: their ids must not be given to others.
-            kept = self._kept[key] = (tuple(models), columns)
-        return kept[1]
-
-    def _columns(self, models: Sequence[Model]) -> list[pa.Array | None]:
-        unique = {id(model): model for model in models}
-        if len(unique) == len(models):
-            return [self._column(column, models) for column in self.schema]
-        # The same models at several epochs.
-        places = {key: place for place, key in enumerate(unique)}
-        rows = pa.array([places[id(model)] for model in models])
-        return [None if column is None else column.take(rows) for column in self._lasting(list(unique.values()))]
-
-    def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
-        if column.type == self._weights_type:
-            return None
-        if column.name in _CHANGING:
-            return pa.nulls(len(models), column.type)
-        return pa.array([self._value(column.name, model) for model in models], column.type)
-
-    def _value(self, name: str, model: Model) -> Any:
-        if name == "model_id":
-            return model.model_id
-        return self._constants[name] if name in self._constants else model.columns.get(name)

@@ -1,12 +1,14 @@
 """Rows written back as a raw zoo: the folders, names and files that the original authors' tools read.
 
 A trial's folder is named after its model alone, so that a twin's path to its parent is that of the parent's export.
+Only of models that would share a folder none has it: they get a hash at the end. The ids themselves are in params.json.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from zoo_datasets.builders.raw_names import COLUMN_OF_KEY, read_folder_name
 from zoo_datasets.builders.source import RowMaker, Source, States
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.exporting import LASTING, Progress, Rows, states_of
-from zoo_datasets.files import write_if_changed
+from zoo_datasets.files import distinct_names, file_name, shortened, write_if_changed
+from zoo_datasets.folders import check_output
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.schema import FIGURES, KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED, WEIGHTS
 from zoo_datasets.variational import BETA
@@ -37,8 +40,11 @@ KINDS = {"_hyp_fix": "hyperparameter_10_fixed_seeds", "_hyp_rand": "hyperparamet
 # Ray Tune ends the names of folders with the time; the same rows give the same folders here.
 DATE = "2022-01-01_00-00-00"
 ID_LENGTH = 16
+TEXT_LENGTH = 48  # of an id that is no digest, and of a text among the hyperparameters
+TRIAL_LENGTH = 250
 
 _SIZE_NAMES = {"cnn_s": "", "cnn_m": "_medium", "cnn_l": "_large", "resnet18": "_resnet18"}
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 _NOISY = "noisy"  # of a state with log σ²
 _KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
 _NAMED = tuple(sorted(key for key in COLUMN_OF_KEY if key not in ("seed", "training::batchsize", "optim::momentum")))
@@ -90,14 +96,16 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
         SpecError: where the rows are none or of several architectures.
         StorageError: where a file cannot be written.
     """
+    check_output(out)
     zoo = _RawZoo.of(rows)
     folder = out / zoo.folder
     _begin(folder, zoo.config())
+    trials = distinct_names({model_id: zoo.trial(model) for model_id, model in rows.models.items()}, TRIAL_LENGTH)
     reports: dict[str, dict[int, dict[str, Any]]] = {}
     done = 0
     for row in states_of(rows):
         model_id, epoch = row["model_id"], row["epoch"]
-        checkpoint = folder / zoo.trial(row) / f"checkpoint_{epoch:06d}"
+        checkpoint = folder / trials[model_id] / f"checkpoint_{epoch:06d}"
         write_if_changed(checkpoint / "checkpoints", _saved(state_dict(row, zoo.layout)))
         write_if_changed(checkpoint / ".is_checkpoint", b"")
         reports.setdefault(model_id, {})[epoch] = _figures(row)
@@ -105,7 +113,7 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
         if progress is not None:
             progress(done, rows.total)
     for model_id, by_epoch in reports.items():
-        zoo.write_trial(folder, rows.models[model_id], by_epoch)
+        zoo.write_trial(folder / trials[model_id], rows.models[model_id], by_epoch)
     write_if_changed(folder / "index_dict.json", json.dumps(index_dict(zoo.layers, zoo.dropout)).encode())
     return RawExport(folder=folder, models=len(reports), states=done)
 
@@ -126,7 +134,7 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
     if sparsifier == "magnitude" and told.percent is None:
         raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
     twin = {None: "", "variational_dropout": "_ard_vd", "magnitude": f"_magn_{told.percent}"}[sparsifier]
-    return f"tune_zoo_{own}{twin}"
+    return file_name(f"tune_zoo_{own}{twin}")
 
 
 def state_dict(row: Mapping[str, Any], layout: WeightLayout) -> OrderedDict[str, Tensor]:
@@ -203,11 +211,10 @@ class _RawZoo:
         """A model's folder."""
         if row.get("parent_id") is None:
             return trial_name(row["model_id"], row)
-        return f"NN_tune_trainable_from_checkpoint_{row['model_id'][:ID_LENGTH]}_00000_0_seed={row['seed']}_{DATE}"
+        return f"NN_tune_trainable_from_checkpoint_{_id_in_name(row['model_id'])}_00000_0_seed={row['seed']}_{DATE}"
 
-    def write_trial(self, folder: Path, model: Mapping[str, Any], reports: Mapping[int, Mapping[str, Any]]) -> None:
+    def write_trial(self, trial: Path, model: Mapping[str, Any], reports: Mapping[int, Mapping[str, Any]]) -> None:
         """params.json and result.json of a model."""
-        trial = folder / self.trial(model)
         params = {**self.params, **{key: _param(key, model) for key in COLUMN_OF_KEY}}
         params["training::epochs_train"] = _epochs_trained(reports)
         params["zoo_datasets::model_id"] = model["model_id"]
@@ -228,9 +235,18 @@ class _RawZoo:
 
 def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
     """The folder of a dense model: its id, hyperparameters and seed, in Ray Tune's manner."""
-    told = [f"{key.replace('::', '__')}={_param(key, row)}" for key in _NAMED]
+    told = [f"{key.replace('::', '__')}={_in_name(_param(key, row))}" for key in _NAMED]
     values = ",".join([*told, f"seed={row['seed']}"])
-    return f"NN_tune_trainable_{model_id[:ID_LENGTH]}_00000_0_{values}_{DATE}"
+    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{values}_{DATE}", TRIAL_LENGTH)
+
+
+def _id_in_name(model_id: str) -> str:
+    """The first half of a digest; of another id all of it, as far as it can be in a name."""
+    return model_id[:ID_LENGTH] if _DIGEST.fullmatch(model_id) else file_name(model_id, TEXT_LENGTH)
+
+
+def _in_name(value: Any) -> Any:
+    return file_name(value, TEXT_LENGTH) if isinstance(value, str) else value
 
 
 def _scheduler(config: str) -> dict[str, str]:

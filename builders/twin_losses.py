@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Layer
-from zoo_datasets.builders.source import Model, Reading
+from zoo_datasets.builders.source import Reading
 from zoo_datasets.evaluation.recompute import same_loss
 from zoo_datasets.images import ImageData, load_images
 from zoo_datasets.models import evaluate
+from zoo_datasets.rows import Model
 from zoo_datasets.schema import KL_WEIGHT, RECORDED
 from zoo_datasets.variational import kl_weight, total_kl
 
@@ -37,6 +39,21 @@ class TwinLosses:
             self._data = load_images(images, architecture, reading.images).limited(reading.limits)
         self._keep = reading.keep_log_sigma2
         self._evaluating = threading.Lock()  # one stack of models in memory at a time
+
+    @property
+    def unrecorded(self) -> Collection[str]:
+        """The columns that are null where nothing computes them: what is recorded under these names is another sum."""
+        return RECORDED.keys()
+
+    def computed(self, gaps: Collection[str]) -> set[str]:
+        """The columns that are computed from the weights, where `gaps` are recorded of some states only, or of none."""
+        return {f"{split}_loss" for split in self._computed} | {*gaps}.intersection(
+            f"{split}_acc" for split in self._computed
+        )
+
+    @property
+    def _computed(self) -> list[str]:
+        return [split for split in _SPLITS if self._data is not None and getattr(self._data, split) is not None]
 
     def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
         """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
@@ -77,13 +94,10 @@ class TwinLosses:
         if self._data is None:
             return made, compared
         kl = None if noise is None or means is None else total_kl(self._layers, means, noise).tolist()
-        for split in _SPLITS:
-            if getattr(self._data, split) is None:
-                continue
+        for split in self._computed:
             loss, accuracy = self._evaluate(self._data, models, weights, split)
             made[f"{split}_loss"] = pa.array(loss, pa.float32())
-            if recorded[f"{split}_acc"].null_count == count:
-                made[f"{split}_acc"] = pa.array(accuracy, pa.float32())
+            made[f"{split}_acc"] = pc.coalesce(recorded[f"{split}_acc"], pa.array(accuracy, pa.float32()))
             for index, said in enumerate(recorded[f"{split}_loss"].to_pylist()):
                 if said is not None:
                     compared[_verdict(said, loss[index], betas[index], None if kl is None else kl[index])] += 1

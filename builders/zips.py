@@ -27,12 +27,16 @@ LOCAL_CRC = 14
 BOMB_RATIO = 200
 BOMB_FLOOR = 1 << 20
 
+# Of five million members with long names; more is a sparse file's claim.
+MAX_DIRECTORY = 1 << 30
+_LARGE_DIRECTORY = 1 << 26
+
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s5HL2L2H")
-_ENCRYPTED = 0x1
+ENCRYPTED = 0x1
 _UTF8 = 0x800
 
 
@@ -67,8 +71,10 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> list[Me
         CheckpointError: where it is no zip archive, is cut short, or its members overlap.
     """
     count, size, start, limit = _end(read, total, what)
-    if start + size > limit or count * CENTRAL_SIZE > size:
+    if start + size > limit or count * CENTRAL_SIZE > size or size > MAX_DIRECTORY:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
+    if size > _LARGE_DIRECTORY and read(start, 4) != b"PK\x01\x02":
+        raise CheckpointError(f"{what} is broken: there is no directory where it should begin")
     directory = read(start, size)
     found = list(_records(directory, count, start, what))
     headers = [fields[-2] for fields in found]
@@ -130,6 +136,8 @@ def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_F
             raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
         yield name, raw, method, flags, crc, compressed, size, header, start + position
         position = following
+    if directory.startswith(b"PK\x01\x02", position):
+        raise CheckpointError(f"{what} is broken: its directory lists more than the {count:,} members that it claims")
 
 
 def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
@@ -199,7 +207,7 @@ def extent(member: Member) -> tuple[int, int]:
 
 def check_readable(member: Member, limit: int) -> None:
     """Refuse a member by what the directory says of it, before anything is read."""
-    if member.flags & _ENCRYPTED:
+    if member.flags & ENCRYPTED:
         raise CheckpointError("it is encrypted")
     if member.method not in (STORED, DEFLATED):
         raise CheckpointError(f"it is compressed by method {member.method}, expected stored or deflate")

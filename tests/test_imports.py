@@ -12,11 +12,26 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those of its own level and of the levels before it.
 LEVELS = (
-    ("errors", "files", "checksums", "specs", "remote", "downloads", "ahead", "locks"),
+    (
+        "text",
+        "terminal",
+        "errors",
+        "documents",
+        "files",
+        "checksums",
+        "specs",
+        "remote",
+        "downloads",
+        "ahead",
+        "locks",
+        "cores",
+        "folders",
+    ),
     ("images", "image_sources", "image_splits", "architectures", "zoos", "layout", "adapters", "graphs"),
     ("sparsity", "variational"),
     ("stacked", "schema", "runs", "gather", "plans"),
     ("where",),
+    ("rows",),
     (
         "manifest",
         "card_text",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_a_changed_figure_is_found(repo, data, column, change):
     rewrite(repo, shard, set_value(column, 0, changed))
     found = verify_repository(repo, NAME, images=data, sample=100)
     (message,) = messages(found, "figures")
-    assert f"{column} is {changed:.6f}, recomputed {value:.6f}" in message
+    told = re.search(rf"{column} is ([0-9.]+), recomputed ([0-9.]+)", message)
+    # The kernels of this processor may round the loss otherwise than those that trained.
+    assert [float(number) for number in told.groups()] == pytest.approx([changed, value], rel=2e-5)
 
 
 def test_rounding_is_tolerated(repo, data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,7 @@ def train(
     limit_train: Limit = None,
     limit_val: Limit = None,
     limit_test: Limit = None,
-    path: Annotated[str, typer.Option(help="The engine path: auto, or the name of one.")] = "auto",
+    path: Annotated[str, typer.Option(help="The engine path: auto, native (or native-avx2, …) or torch.")] = "auto",
     engine: Annotated[str, typer.Option(help="Where to train: local, or ray (RAY_ADDRESS, else here).")] = "local",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")
@@ -67,14 +68,15 @@ class Launch:
     """What the commands that train share: the processes, the images, the training itself and what is said of it."""
 
     def __init__(self, engine: str, threads: int | None) -> None:
-        from rich.console import Console
-
+        from zoo_datasets.terminal import Terminal
         from zoo_datasets.training.processes import Processes
 
         self._engine = engine
         self._processes = Processes()
         self._threads = threads
-        self.console = Console(stderr=True, quiet=self._processes.share.index > 0)
+        self.console = Terminal(stderr=True, quiet=not self.leads)
+        if not self.leads:
+            warnings.simplefilter("ignore")  # the first process says it
 
     @property
     def device(self) -> str:
@@ -88,10 +90,12 @@ class Launch:
 
     def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
+
         from zoo_datasets.images import load_images
+        from zoo_datasets.terminal import working
 
         loaded: list[ImageData] = []
-        with self.console.status(f"images: {folder or name}"):
+        with working(self.console, f"images: {folder or name}"):
             self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
             return loaded[0] if loaded else load_images(name, architecture, folder)
 
@@ -130,7 +134,9 @@ class Launch:
 
     def say(self, text: str) -> None:
         """Print a line, whatever the width of the terminal."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        from zoo_datasets.terminal import say
+
+        say(self.console, text)
 
 
 def _spec(zoo: str) -> ZooSpec:

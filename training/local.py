@@ -10,11 +10,12 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 import torch
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.cores import cores
 from zoo_datasets.errors import CohortInUseError, RunError
 from zoo_datasets.runs import Cohort
 from zoo_datasets.specs import Member
 from zoo_datasets.training.cohort_trainer import CohortTrainer, EpochReport, Job, Stopped
-from zoo_datasets.training.engines import Work, cores, raise_broken
+from zoo_datasets.training.engines import Work, raise_broken
 
 # Between two looks at cohorts that other processes hold.
 _WAIT_SECONDS = 1.0

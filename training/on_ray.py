@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoo_datasets.cores import cores
 from zoo_datasets.errors import RunError, ZooError
 from zoo_datasets.image_splits import Split
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import Cohort, Run
 from zoo_datasets.specs import Member
-from zoo_datasets.training.engines import Work, cores, raise_broken
+from zoo_datasets.training.engines import Work, raise_broken
 from zoo_datasets.training.local import train_here
 from zoo_datasets.training.opening import Start, workload
 from zoo_datasets.training.paths import choose_path

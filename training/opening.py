@@ -15,6 +15,7 @@ from torch import Tensor
 import zoo_datasets
 from zoo_datasets.architectures import Layer, get_architecture, layout_of
 from zoo_datasets.errors import RunError, SpecError, StorageError
+from zoo_datasets.folders import check_output
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import MEMBERS, Cohort, Growth, ImagesRecord, ParentsRecord, Run, RunManifest
 from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
@@ -113,6 +114,7 @@ def check_run(
 
 def open_run(population: Population, out: Path, data: ImageData, *, path: str = "auto", device: str = "cpu") -> Opening:
     """As `check_run`, for any population."""
+    check_output(out)
     zoo, members = population.zoo, population.members
     _check_size(zoo, data)
     size = Growth(models=len(members), epochs=zoo.epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError
-from zoo_datasets.images import ImageData, get_image_spec
+from zoo_datasets.images import ImageData
 from zoo_datasets.loading import load_zoo
 from zoo_datasets.manifest import Manifest, read_manifest
+from zoo_datasets.rows import RunRows
 from zoo_datasets.runs import Run
 from zoo_datasets.schema import SPLITS, WEIGHTS
 from zoo_datasets.specs import GRID_FIELDS, HyperParameters, Limits, Member, ZooSpec
-from zoo_datasets.where import Condition
+from zoo_datasets.where import Condition, conditions_in
 from zoo_datasets.zoos import get_zoo, zoo_from_dict
 
 NOT_TRAINED = "not trained to that epoch"
@@ -75,10 +76,10 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
             if not set(ids).isdisjoint(model_ids):
                 found |= dict(zip(ids, cohort.weights(epoch), strict=True))
     else:
-        names = ", ".join(f'"{model_id}"' for model_id in model_ids)
-        for part in _load(path, config, epoch, ["model_id", WEIGHTS], f"model_id in [{names}]"):
-            weights = part.with_format("torch")[WEIGHTS][:]
-            found |= dict(zip(part["model_id"][:], weights, strict=True))
+        for condition in conditions_in("model_id", model_ids):
+            for part in _load(path, config, epoch, ["model_id", WEIGHTS], condition):
+                weights = part.with_format("torch")[WEIGHTS][:]
+                found |= dict(zip(part["model_id"][:], weights, strict=True))
     lost = [model_id for model_id in model_ids if model_id not in found]
     if lost:
         raise RunError(f"{path}: {len(lost)} parents are not in it any more, the first one is {lost[0]}")
@@ -112,8 +113,8 @@ def open_parents(
     parents = _of_run(source, epoch) if Run.exists(source) else _of_repository(source, config, epoch)
     if parents.zoo.parent is not None:
         raise SpecError(f"{source}: {parents.zoo.name} is a sparsified twin itself; give the dense zoo")
-    members = [member for member in parents.members if where is None or where.matches(_row(parents, member))]
-    members = [member for member in members if member.model_id not in parents.left_out][:models]
+    kept = {member.model_id for member in parents.members} if where is None else _kept(parents, where)
+    members = [one for one in parents.members if one.model_id in kept and one.model_id not in parents.left_out][:models]
     if not members:
         reasons = sorted(set(parents.left_out.values()))
         raise SpecError(
@@ -123,16 +124,13 @@ def open_parents(
     return dataclasses.replace(parents, members=tuple(members))
 
 
-def _row(parents: Parents, member: Member) -> dict[str, Any]:
-    zoo = parents.zoo
-    own = {"model_id": member.model_id, "seed": member.seed, "epoch": parents.epoch}
-    images = get_image_spec(zoo.images, zoo.architecture)
-    common: dict[str, Any] = {"zoo": zoo.name, "images": zoo.images, "architecture": zoo.architecture}
-    common |= {"in_channels": images.channels, "classes": images.classes}
-    figures = dict(parents.figures.get(member.model_id, {}))
-    if figures.get("train_acc") is not None and figures.get("test_acc") is not None:
-        figures["ggap"] = figures["train_acc"] - figures["test_acc"]
-    return common | own | dataclasses.asdict(member.hyperparameters) | figures
+def _kept(parents: Parents, where: Condition) -> Collection[str]:
+    """Ids of the models that a condition keeps, judged by the rows that are, or will be, built of them."""
+    if parents.config is None:
+        return RunRows(Run.open(parents.path)).matching(where, [parents.epoch]).keys()
+    columns = sorted(where.columns | {"model_id"})
+    tables = [part.data.table for part in _load(parents.path, parents.config, parents.epoch, columns)]
+    return {model_id for table in tables for model_id in table["model_id"].take(where.kept(table)).to_pylist()}
 
 
 def _of_run(path: Path, epoch: int | None) -> Parents:

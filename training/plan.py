@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.cores import cores
 from zoo_datasets.files import TEMPORARY_SUFFIX
 from zoo_datasets.images import ImageData
 from zoo_datasets.runs import METRICS_SCHEMA, Cohort
 from zoo_datasets.specs import Member
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
-from zoo_datasets.training.engines import cores
+from zoo_datasets.terminal import Terminal, say
+from zoo_datasets.text import json_text
 from zoo_datasets.training.opening import Opening, existing
 from zoo_datasets.training.pace import Pace, measure_pace
 from zoo_datasets.training.recipes import block_recipe
@@ -196,7 +198,7 @@ def run_size(opening: Opening) -> int:
 
 
 def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return f"{json_text(value, indent=2)}\n".encode()
 
 
 def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> int:
@@ -237,7 +239,7 @@ def _size_there(folder: Path) -> int:
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Print a plan: a table of the cohorts, then path, states, time and disk, a line each."""
-    console = console or Console()
+    console = console or Terminal()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     table = Table(title=f"{plan.zoo}: {plan.models:,} models to epoch {plan.epochs:,}", title_justify="left")
@@ -261,10 +263,10 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     new = f", {plan.size_left / 1e6:,.1f} MB of it new" if there and plan.states_left else ""
     lines["disk"] = f"{plan.size / 1e6:,.1f} MB{new}; {plan.free / 1e9:,.1f} GB are free"
     for title, text in lines.items():
-        console.print(f"{title:8}{text}", highlight=False, soft_wrap=True)
+        say(console, f"{title:8}{text}")
     if plan.size_left > plan.free:
-        console.print("warning: the disk is too small for this run", highlight=False)
-    console.print("nothing was written; without --dry-run the training begins", highlight=False)
+        say(console, "warning: the disk is too small for this run")
+    say(console, "nothing was written; without --dry-run the training begins")
 
 
 def _time_line(plan: Plan) -> str:

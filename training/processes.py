@@ -7,7 +7,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from zoo_datasets.training.engines import Share, cores
+from zoo_datasets.cores import cores
+from zoo_datasets.documents import brief, whole_number
+from zoo_datasets.errors import RunError
+from zoo_datasets.training.engines import Share
 
 # How long the others wait while the first process reads the images; a download may take hours.
 _PATIENCE = timedelta(days=2)
@@ -28,11 +31,20 @@ class Processes:
         # accelerate ignores torchrun on machines without an accelerator unless told to use the CPU, and what
         # little is said needs no GPU.
         options: dict[str, Any] = {"backend": "gloo", "timeout": _PATIENCE} if launched else {}
-        state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        # Processes of one machine share its cores.
+        beside = whole_number(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else 1
+        try:
+            if not beside:
+                raise ValueError(f"LOCAL_WORLD_SIZE is {brief(os.environ['LOCAL_WORLD_SIZE'])}, expected 1 or more")
+            state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        except ValueError as error:
+            raise RunError(
+                f"the environment variables of this launch make no sense: {error}; start it by `accelerate launch` or "
+                "torchrun, or unset LOCAL_RANK"
+            ) from error
         self.share = Share(index=state.process_index, count=state.num_processes)
         self.device = str(state.device) if state.device.type == "cuda" else "cpu"
-        # Processes of one machine share its cores.
-        self.threads = max(1, cores() // (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else 1))
+        self.threads = max(1, cores() // beside)
 
     def first(self, step: Callable[[], None]) -> None:
         """Call `step` on the first process while the others wait; where it fails, the others exit silently."""

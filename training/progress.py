@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs import UNCHECKED, Cohort, Run
 from zoo_datasets.specs import Member
+from zoo_datasets.terminal import TaskText, say
 from zoo_datasets.training.cohort_trainer import EpochReport
 
 # Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
@@ -40,10 +41,10 @@ class TrainingProgress:
         self.setbacks: list[str] = []
         self._begun = self._last_line = time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TaskText("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("models × epochs  {task.fields[accuracy]}"),
+            TaskText("models × epochs  {task.fields[accuracy]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -86,18 +87,17 @@ class TrainingProgress:
             except RunError:
                 continue  # who trains it says what is the matter
         self._resumed = self._done
-        self._console.print(
+        say(
+            self._console,
             f"{run.manifest.zoo.name}: {run.models:,} models to epoch {run.epochs} in {len(cohorts)} cohorts, "
             f"{run.manifest.engine} path → {run.path}",
-            highlight=False,
-            soft_wrap=True,
         )
         if self._done:
-            self._console.print(f"going on: {self._done:,} of {self._total:,} states are there", highlight=False)
+            say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")
         for setback in self.setbacks:
-            self._console.print(f"{setback}: training from epoch 0 again", highlight=False, soft_wrap=True)
+            say(self._console, f"{setback}: training from epoch 0 again")
         if any(cohort.unchecked for cohort, _ in cohorts):
-            self._console.print(f"note: {UNCHECKED}", highlight=False, soft_wrap=True)
+            say(self._console, f"note: {UNCHECKED}")
         self._progress.update(self._task, total=self._total, completed=self._done)
 
     def _count(self, cohort: Cohort, members: int) -> None:
@@ -130,7 +130,7 @@ class TrainingProgress:
             if not self._console.is_terminal and (now - self._last_line > _LINE_SECONDS):
                 self._last_line = now
                 left = (now - self._begun) / max(self.trained, 1) * (self._total - self._done)
-                self._console.print(
+                say(
+                    self._console,
                     f"{self._done:,}/{self._total:,} models × epochs, {self.quartiles()}, {left:,.0f} s left",
-                    highlight=False,
                 )

@@ -46,7 +46,7 @@ def sparsify(
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="""Only parents as 'test_acc > 0.9 and lr < 0.01'.""")
     ] = None,
-    path: Annotated[str, typer.Option(help="The engine path: auto, or the name of one.")] = "auto",
+    path: Annotated[str, typer.Option(help="The engine path: auto, native (or native-avx2, …) or torch.")] = "auto",
     engine: Annotated[str, typer.Option(help="Where to train: local, or ray (RAY_ADDRESS, else here).")] = "local",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")

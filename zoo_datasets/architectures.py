@@ -8,6 +8,7 @@ Names of layers do not depend on dropout.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.documents import brief
+from zoo_datasets.errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     from zoo_datasets.layout import WeightLayout
@@ -87,6 +89,9 @@ class Residual:
     shortcut: tuple[Layer, ...] = ()
 
 
+# Input channels, or classes, that a network may have.
+MAX_WIDTH = 100_000
+
 Layer = Conv | Linear | BatchNorm | MaxPool | Activate | Dropout | Flatten | GlobalAveragePool | Residual
 
 
@@ -96,12 +101,20 @@ class Architecture:
 
     Attributes:
         input_size: height and width that the network needs; None where it takes any.
-        layers: (in_channels, classes) to the list of layers.
+        build: (in_channels, classes) to the list of layers, unchecked.
     """
 
     name: str
     input_size: int | None
-    layers: Callable[[int, int], tuple[Layer, ...]]
+    build: Callable[[int, int], tuple[Layer, ...]]
+
+    def layers(self, in_channels: int, classes: int) -> tuple[Layer, ...]:
+        """The list of layers for images of so many channels and classes.
+
+        Raises:
+            SpecError: where one is no whole number from 1 to `MAX_WIDTH`.
+        """
+        return self.build(_width("in_channels", in_channels), _width("classes", classes))
 
 
 def _cnn_small(channels: tuple[int, int, int]) -> Callable[[int, int], tuple[Layer, ...]]:
@@ -187,7 +200,7 @@ def get_architecture(name: str) -> Architecture:
     Raises:
         UnknownNameError: with the names that are near.
     """
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnknownNameError("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
 
@@ -212,7 +225,7 @@ class Network(nn.Module):
 
     def __init__(self, layers: Sequence[Layer], activation: str = "relu", dropout: float = 0.0) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.layers = tuple(layers)
         self.activation = ACTIVATIONS[activation]
@@ -284,6 +297,16 @@ def build_layout(layers: Sequence[Layer]) -> WeightLayout:
 def layout_of(name: str, in_channels: int, classes: int) -> WeightLayout:
     """The weight layout of an architecture: 2,464 entries for `cnn_s` with one channel, and so on."""
     return build_layout(get_architecture(name).layers(in_channels, classes))
+
+
+def _width(what: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = int(value) if isinstance(value, float) and value.is_integer() else 0
+    if not 1 <= number <= MAX_WIDTH:
+        raise SpecError(f"{what}={brief(value)}: expected a whole number from 1 to {MAX_WIDTH:,}")
+    return number
 
 
 def _module_of(layer: Conv | Linear | BatchNorm) -> nn.Module:

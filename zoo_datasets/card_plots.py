@@ -13,9 +13,8 @@ from zoo_datasets.errors import RepositoryError
 from zoo_datasets.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.hub import write_section
 from zoo_datasets.locks import locked_card, locked_zoo
-from zoo_datasets.manifest import MANIFEST, Manifest, Shard, read_manifest
+from zoo_datasets.manifest import Manifest, Shard, read_manifest
 from zoo_datasets.schema import meta_schema
-from zoo_datasets.specs import NAME
 
 # The column without whose figures there is no such plot.
 PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
@@ -69,11 +68,9 @@ def draw_plots(repo: Path, name: str, tell: Callable[[str], None] | None = None)
 
 
 def _manifest(repo: Path, name: str) -> Manifest:
-    manifest = read_manifest(repo, name) if NAME.fullmatch(name) else None
+    manifest = read_manifest(repo, name)
     if manifest is None:
         raise RepositoryError(f"{repo / name} holds no zoo; `zoo build` makes one")
-    if manifest.config != name:  # it says where to write
-        raise RepositoryError(f"{repo / name / MANIFEST} is that of config {manifest.config!r}; build {name} again")
     return manifest
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
 
 from zoo_datasets.manifest import META, Manifest
 from zoo_datasets.specs import ranges
+from zoo_datasets.text import markdown, markdown_cell, markdown_code
 
 YOURS = ("<!-- yours -->", "<!-- /yours -->")
 # Stands in the examples until the repository has a name.
@@ -16,6 +19,7 @@ SOMEWHERE = "path/or/name/of/this/repository"
 _INVITATION = "<!-- What you write between these two marks is kept when the card is written again. -->"
 _YOURS_PATTERN = re.compile(re.escape(YOURS[0]) + r"(.*?)" + re.escape(YOURS[1]), re.DOTALL)
 _AXES = ("activation", "init", "optimizer", "lr", "weight_decay", "dropout", "batch_size")
+_DOI = re.compile(r"10\.\d{4,9}/[\w./;()-]+", re.ASCII)
 _ALT = {"accuracy": "Train and test accuracy over epochs", "sparsity": "Sparsity over epochs"}
 
 _CITATION = """## Citation
@@ -78,7 +82,7 @@ def section_of(manifest: Manifest) -> str:
         "| split | models | rows | files |",
         "|---|---|---|---|",
         *(
-            f"| {shard.split} | {shard.models:,} | {shard.rows:,} | {_files(manifest, shard.split)} |"
+            f"| {markdown_cell(shard.split)} | {shard.models:,} | {shard.rows:,} | {_files(manifest, shard.split)} |"
             for shard in manifest.meta
         ),
         "",
@@ -109,37 +113,39 @@ def _plots(manifest: Manifest) -> list[str]:
     lines = []
     for path in manifest.plots:
         name = path.rpartition("/")[2].removesuffix(".png")
-        lines += [f"![{_ALT.get(name, name)}]({path})", ""]
+        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path, errors='replace')})", ""]
     return lines
 
 
 def _origin(manifest: Manifest) -> list[str]:
     """Whose models these are, where they were not trained by this package, or whose recipe it is."""
-    doi = manifest.zoo.get("doi")
+    doi = str(manifest.zoo.get("doi") or "")
+    address = f"https://doi.org/{doi}" if _DOI.fullmatch(doi) else markdown(doi)
     if manifest.source.get("kind") != "run":
-        return [_ATTRIBUTION.format(where=f", https://doi.org/{doi}" if doi else ""), ""]
-    return [f"The published zoo of this recipe: https://doi.org/{doi}", ""] if doi else []
+        return [_ATTRIBUTION.format(where=f", {address}" if doi else ""), ""]
+    return [f"The published zoo of this recipe: {address}", ""] if doi else []
 
 
 def _recipe(manifest: Manifest) -> list[str]:
     zoo = manifest.zoo
     noun = "channel" if manifest.in_channels == 1 else "channels"
     lines = [
-        f"`{manifest.architecture}` ({manifest.in_channels} input {noun}, {manifest.classes} classes, "
-        f"{manifest.layout.parameters:,} parameters) on {zoo.get('images', 'images that are not recorded')}."
+        f"{markdown_code(manifest.architecture)} ({manifest.in_channels} input {noun}, {manifest.classes} classes, "
+        f"{manifest.layout.parameters:,} parameters) on {markdown(zoo.get('images', 'images that are not recorded'))}."
     ]
     named = [(axis, zoo[axis]) for axis in (*_AXES, "scheduler", "augmentation") if zoo.get(axis)]
     if named:
         lines += ["", "| recipe | |", "|---|---|"]
         for axis, value in named:
-            lines.append(f"| {axis} | {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value} |")
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            lines.append(f"| {axis} | {markdown_cell(text)} |")
     lengths = [len(zoo[axis]) for axis in _AXES if isinstance(zoo.get(axis), (list, tuple))]
     if math.prod(lengths) > 1 or zoo.get("seeds"):
         points = f"{' × '.join(str(n) for n in lengths if n > 1) or 1} points" if math.prod(lengths) > 1 else "1 point"
-        seeds = f" × {zoo['seeds']:,} seeds" if zoo.get("seeds") else ""
+        seeds = f" × {_count(zoo['seeds'])} seeds" if zoo.get("seeds") else ""
         lines += ["", f"The grid of the recipe: {points}{seeds}."]
     limits = manifest.source.get("limits") or {}
-    limited = ", ".join(f"{limit:,} {split}" for split, limit in limits.items() if limit is not None)
+    limited = ", ".join(f"{_count(limit)} {markdown(split)}" for split, limit in limits.items() if limit is not None)
     if limited:
         lines += ["", f"Only the first {limited} images were used."]
     return lines
@@ -156,11 +162,11 @@ def _left_out(manifest: Manifest) -> list[str]:
     lines = [f"Left out (`{manifest.config}/manifest.json` names each):", ""]
     lines += ["| reason | models | states |", "|---|---|---|"]
     reasons = list(models)
-    lines += [f"| {_cell(reason)} | {len(models[reason]):,} | {states[reason]:,} |" for reason in reasons[:20]]
+    lines += [f"| {markdown_cell(reason)} | {len(models[reason]):,} | {states[reason]:,} |" for reason in reasons[:20]]
     if len(reasons) > 20:
         lines.append(f"| {len(reasons) - 20} more reasons | | |")
     return [*lines, ""]
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else markdown(value)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from zoo_datasets.command_line import run_app
+from zoo_datasets.command_line import make_app, run_app
 from zoo_datasets.commands.benchmark import benchmark
 from zoo_datasets.commands.build import build
 from zoo_datasets.commands.download import download_command
@@ -18,12 +16,10 @@ from zoo_datasets.commands.verify import verify
 from zoo_datasets.training.command import train
 from zoo_datasets.training.sparsify_command import sparsify
 
-app = typer.Typer(
+app = make_app(
     name="zoo",
     help="Populations of neural networks as datasets: train, build, load, verify, publish.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
 app.command("list")(list_command)
 app.command()(train)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
+from zoo_datasets.documents import read_json
 from zoo_datasets.errors import DownloadError, StorageError
-from zoo_datasets.files import cache_folder, write_json
+from zoo_datasets.files import beside, cache_folder, write_json
+from zoo_datasets.locks import hold
 from zoo_datasets.remote import Fetched, RemoteFile
 from zoo_datasets.specs import digest_of
 
@@ -36,8 +35,7 @@ def download(remote: RemoteFile, target: Path, *, md5: str | None = None, fetche
         if target.exists():
             _check_there(remote, target, md5)
             return target
-        partial = target.with_name(f".{target.name}{_PARTIAL}")
-        note = partial.with_name(f"{partial.name}.json")
+        partial, note = beside(target, _PARTIAL), beside(target, f"{_PARTIAL}.json")
         with storing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             start = _resumable(remote, partial, note, md5)
@@ -65,14 +63,11 @@ def only_one(target: Path) -> Iterator[None]:
         StorageError: where the cache folder cannot be written to.
     """
     locks = cache_folder() / "locks"
-    with storing(locks):
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(locks / f"{digest_of(['fetch', str(target.resolve())])}.lock")
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        with storing(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(locks / f"{digest_of(['fetch', str(target.resolve())])}.lock"))
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -121,7 +116,7 @@ def _resumable(remote: RemoteFile, partial: Path, note: Path, md5: str | None) -
     """Bytes of a partial file that are of this version; a partial file of another one is removed."""
     known = {"from": remote.shown, "size": remote.size, "version": remote.version, "md5": md5}
     try:
-        same = json.loads(note.read_text(encoding="utf-8")) == known and bool(remote.version or md5)
+        same = read_json(note) == known and bool(remote.version or md5)
     except (OSError, ValueError):
         same = False
     there = partial.stat().st_size if partial.exists() else 0

@@ -5,9 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from zoo_datasets.text import one_line
+
+# Of names that a file may hold: characters, and names that a message compares with.
+_LONGEST_NAME, _MOST_NAMES = 100, 200
+
 
 class ZooError(Exception):
-    """Base of all errors of this package; the command line prints it on one line and exits 1."""
+    """Base of all errors of this package; the command line prints it on one line and exits 1.
+
+    Messages may quote the files of others: `str` gives one line without control characters.
+    """
+
+    def __str__(self) -> str:
+        return one_line(" ".join(map(str, self.args)))
 
 
 class UnknownNameError(ZooError, KeyError):
@@ -15,12 +26,11 @@ class UnknownNameError(ZooError, KeyError):
 
     def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         self.what, self.name, self.known, self.remedy = what, name, sorted(known), remedy
-        near = difflib.get_close_matches(name, self.known, n=4, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known)}."
-        super().__init__(f"there is no {what} named {name!r}; {hint}{' ' + remedy if remedy else ''}")
-
-    def __str__(self) -> str:  # KeyError would print the repr
-        return str(self.args[0])
+        shown = str(name)[:_LONGEST_NAME]
+        near = difflib.get_close_matches(shown, self.known[:_MOST_NAMES], n=4, cutoff=0.5)
+        more = f" and {len(self.known) - _MOST_NAMES:,} more" if len(self.known) > _MOST_NAMES else ""
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known[:_MOST_NAMES])}{more}."
+        super().__init__(f"there is no {what} named {shown!r}; {hint}{' ' + remedy if remedy else ''}")
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # So that it comes back from other processes: pickle would call the class with the message alone.
@@ -29,6 +39,10 @@ class UnknownNameError(ZooError, KeyError):
 
 class SpecError(ZooError, ValueError):
     """A zoo, image or training specification that cannot be carried out."""
+
+
+class DocumentError(ZooError, ValueError):
+    """A text that is no JSON or YAML, or one beyond the bounds of what is read; "it …", without the file's name."""
 
 
 class ImagesError(ZooError, ValueError):
@@ -61,6 +75,10 @@ class CheckpointError(SourceError):
 
 class RepositoryError(ZooError, ValueError):
     """A dataset repository that is broken, or that is asked to overwrite something."""
+
+
+class OutsideError(RepositoryError):
+    """A repository that names a file which is not its own."""
 
 
 class HubError(ZooError, OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +16,14 @@ from datasets import DatasetDict, IterableDatasetDict
 from safetensors.torch import save
 
 from zoo_datasets.architectures import layout_of
-from zoo_datasets.errors import CheckpointError, ZooError
+from zoo_datasets.documents import brief, parse_json
+from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.evaluation.shard_checks import weights_matrix
-from zoo_datasets.files import write_if_changed
+from zoo_datasets.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
+from zoo_datasets.folders import check_output
 from zoo_datasets.loading import layout_of_row, load_zoo
-from zoo_datasets.schema import COLUMNS, FIGURES, NAMES, WEIGHTS
+from zoo_datasets.schema import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem
+from zoo_datasets.text import json_text
 
 FORMAT = 1
 BATCH_BYTES = 32_000_000
@@ -53,6 +55,12 @@ class Rows:
     tables: Callable[[], Iterator[pa.Table]]
     selection: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        for model_id, columns in self.models.items():
+            problem = id_problem(model_id) or id_problem(columns.get("parent_id"))
+            if problem is not None:
+                raise RepositoryError(f"{self.config}: {problem}")
+
 
 def repository_rows(
     repo: str | Path,
@@ -78,7 +86,7 @@ def repository_rows(
     asked = None if epochs is None else list(epochs)
     found = load_zoo(repo, name, epochs=asked, where=where, columns=LASTING, revision=revision)
     told = {row["model_id"]: row for split in cast(DatasetDict, found).values() for row in _distinct(split.data.table)}
-    chosen = {model_id: told[model_id] for model_id in sorted(told)[:models]}
+    chosen = {model_id: told[model_id] for model_id in sorted(told, key=str)[:models]}
     ids = pa.array(list(chosen), pa.string())
     splits = [split.data.column("model_id") for split in cast(DatasetDict, found).values()]
     total = sum(pc.sum(pc.is_in(column, ids)).as_py() for column in splits)
@@ -107,14 +115,17 @@ def export_safetensors(rows: Rows, out: Path, progress: Progress | None = None) 
     """Write each row as `<model_id>-epoch-0050.safetensors` into a folder; gives the files.
 
     A file holds the tensors under the layers' names and, as JSON under the key `zoo_datasets` of its header, all
-    other columns of the row. Files that are there already with this content are kept.
+    other columns of the row, the model's id among them; in the file's name the id is quoted (`file_name`). Files that
+    are there already with this content are kept.
 
     Raises:
         StorageError: where a file cannot be written.
     """
+    check_output(out)
     files: list[Path] = []
+    names = distinct_names({model_id: file_name(model_id) for model_id in rows.models}, NAME_LENGTH)
     for row in states_of(rows):
-        file = out / f"{row['model_id']}-epoch-{row['epoch']:04d}.safetensors"
+        file = out / f"{names[row['model_id']]}-epoch-{row['epoch']:04d}.safetensors"
         write_if_changed(file, row_bytes(row))
         files.append(file)
         if progress is not None:
@@ -136,7 +147,7 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
     tensors = layout_of_row(row).unflatten(torch.as_tensor(row[WEIGHTS], dtype=torch.float32))
     values = {name: _plain(row.get(name)) for name in NAMES if name != WEIGHTS}
     # One metadata key only: safetensors writes several in random order.
-    header = {METADATA_KEY: json.dumps({"format": FORMAT, "row": values}, ensure_ascii=False, allow_nan=False)}
+    header = {METADATA_KEY: json_text({"format": FORMAT, "row": values}, allow_nan=False)}
     return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
@@ -152,7 +163,7 @@ def load_exported(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        value = json.loads(header[METADATA_KEY])
+        value = parse_json(header[METADATA_KEY])
         found, row = value["format"], dict(value["row"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = f"there is no {error} in its header" if isinstance(error, KeyError) else str(error)
@@ -160,7 +171,7 @@ def load_exported(path: Path) -> dict[str, Any]:
             f"{path} is no model that `zoo export --format safetensors` wrote, or is broken: {reason}"
         ) from error
     if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r} found, this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {FORMAT}")
     try:
         layout = layout_of(row["architecture"], row["in_channels"], row["classes"])
         row[WEIGHTS] = layout.flatten(tensors)

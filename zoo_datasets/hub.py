@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.card_text import YOURS, card_text, section_of, sections_of, yours
-from zoo_datasets.errors import RepositoryError
-from zoo_datasets.files import write_bytes
+from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, check_yaml, problems_of, read_text
+from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
+from zoo_datasets.files import check_files, write_bytes
 from zoo_datasets.manifest import META, Manifest, Shard
 from zoo_datasets.schema import SPLITS, features, meta_schema
+from zoo_datasets.text import printable
 
-__all__ = ["CARD", "YOURS", "Entry", "card_with", "configs_of", "entry_in", "files_of", "info_of", "parse_card",
-           "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
+__all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of", "entry_in", "files_of", "info_of",
+           "parse_card", "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 LICENSE = "cc-by-4.0"
@@ -32,16 +37,34 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
           (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))  # fmt: skip
 
 
+class _Split(TypedDict, total=False):
+    name: str
+    num_examples: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None
+
+
+class _Info(TypedDict, total=False):
+    """What is read of a `dataset_info`."""
+
+    config_name: str
+    splits: list[_Split] | None
+
+
+_CONFIGS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
+_INFOS: TypeAdapter[list[_Info]] = TypeAdapter(list[_Info])
+_TAGS: TypeAdapter[list[str]] = TypeAdapter(list[str])
+
+
 def read_card(repo: Path) -> DatasetCard:
     """The card of a local repository; an empty one where there is no README.md.
 
     Raises:
-        RepositoryError: where it cannot be read or its YAML is broken.
+        RepositoryError: where it cannot be read, lies behind a link elsewhere, or its YAML is broken.
     """
     file = repo / CARD
+    check_files(repo, [CARD])
     try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, MAX_YAML) if file.is_file() else ""
+    except (OSError, DocumentError) as error:
         raise RepositoryError(f"{file} could not be read: {error}") from error
     return parse_card(text, str(file))
 
@@ -54,15 +77,22 @@ def parse_card(text: str, origin: str) -> DatasetCard:
     """
     if not re.match(r"\s*---[ \t]*\r?\n", text):
         text = f"---\n{{}}\n---\n{text}"  # without a block the card class logs a warning
+    block = REGEX_YAML_BLOCK.search(text)
     try:
+        check_yaml(block[2] if block else "")
         card = DatasetCard(text, ignore_metadata_errors=False)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RepositoryError(
             f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
     for key in ("configs", "dataset_info"):
         if not all(isinstance(entry, dict) for entry in _entries(card, key)):
-            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {str(card.data[key])[:80]!r}")
+            raise RepositoryError(f"{origin}: {key}: expected a list of mappings, found {brief(card.data[key])}")
+    for key, adapter in (("configs", _CONFIGS), ("dataset_info", _INFOS), ("tags", _TAGS)):
+        try:
+            adapter.validate_python(_entries(card, key))
+        except ValidationError as error:
+            raise RepositoryError(f"{origin}: {problems_of(error, key)}; repair or delete it") from error
     return card
 
 
@@ -79,6 +109,25 @@ def files_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             paths = entry.get("path")
             listed += [(str(entry.get("split")), str(path)) for path in (paths if isinstance(paths, list) else [paths])]
     return listed
+
+
+def check_patterns(config: Mapping[str, Any], origin: str) -> None:
+    """See that the files that a config of the YAML lists, by name or by pattern, are below the card's folder.
+
+    Raises:
+        OutsideError: naming `origin` and the first that is not.
+    """
+    for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+        if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
+            raise OutsideError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of nested mappings' values and lists, but the names of splits."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(item)
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
@@ -145,7 +194,7 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
         configs[zoos[0]]["default"] = True
     # The Hub's viewer opens on the first, where none is the default.
     ordered = sorted(configs, key=lambda name: (name in zoos, name))
-    rows = sum(split.get("num_examples", 0) for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
+    rows = sum(split.get("num_examples") or 0 for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
     data: dict[str, Any] = {
         "license": card.data.get("license") or LICENSE,
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
@@ -159,7 +208,7 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
     written = yours(card.text) if written is None else written
     sections = sections_of(card.text, zoos) | {entry.name: entry.section for entry in entries}
-    return f"---\n{block.to_yaml(original_order=order)}\n---\n\n{card_text(written, sections)}"
+    return f"---\n{_yaml(block, order)}\n---\n\n{card_text(written, sections)}"
 
 
 def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
@@ -196,6 +245,15 @@ def write_section(repo: Path, manifest: Manifest) -> None:
     card = read_card(repo)
     entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))
     write_bytes(repo / CARD, card_with(card, [entry]).encode())
+
+
+def _yaml(block: DatasetCardData, order: list[str]) -> str:
+    """The YAML of a card; in ASCII where any character of it could not be seen."""
+    text = block.to_yaml(original_order=order)
+    if all(line == printable(line) for line in text.split("\n")):
+        return text
+    data = block.to_dict()  # type: ignore[no-untyped-call]
+    return str(yaml.safe_dump(data, sort_keys=False)).strip()
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:

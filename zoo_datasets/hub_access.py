@@ -19,10 +19,12 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RevisionNotFoundError,
 )
 
-from zoo_datasets.errors import HubError, RepositoryError, StorageError, UnknownNameError, ZooError
+from zoo_datasets.documents import MAX_JSON, read_text
+from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
 from zoo_datasets.files import is_full
 from zoo_datasets.hub import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.specs import NAME
 
 DATASET = "dataset"
 
@@ -99,8 +101,8 @@ def remote_card(repo_id: str, commit: str) -> DatasetCard:
 
 def remote_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
     """The manifest of a config on the Hub; None where there is none."""
-    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit)
-    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}")
+    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit) if NAME.fullmatch(name) else None
+    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}", name)
 
 
 def remote_text(repo_id: str, path: str, commit: str) -> str | None:
@@ -108,6 +110,7 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
 
     Raises:
         HubError, StorageError: where it cannot be had.
+        RepositoryError: where it is no text, or too long a one.
     """
     with hub_errors(f"{repo_id}: {path} could not be read", repo_id):
         try:
@@ -117,7 +120,10 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
             if isinstance(error, HfHubHTTPError):
                 return None
             raise
-        return Path(file).read_text(encoding="utf-8")
+        try:
+            return read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
 
 
 @contextlib.contextmanager

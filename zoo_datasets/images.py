@@ -17,17 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo_datasets.architectures import get_architecture
+from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.files import cache_folder, replacing
 from zoo_datasets.image_splits import Progress, Role, Split, folder_digest
+from zoo_datasets.locks import hold
 from zoo_datasets.specs import ImageSpec, Limits, digest_of
+from zoo_datasets.text import one_line
 
 __all__ = ["IMAGES", "ImageData", "Progress", "Split", "cut", "get_image_spec", "load_images"]
 
@@ -226,7 +228,7 @@ def load_images(
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(f"{origin}: {notice}", UserWarning, stacklevel=2)
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=2)
     return data
 
 
@@ -294,18 +296,15 @@ def _fingerprint(splits: dict[Role, Split], spec: ImageSpec) -> str:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Let one process at a time prepare a dataset."""
-    lock = filelock.FileLock(file.with_suffix(".lock"))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"prepared images cannot be kept in {file.parent}: {error}; set ZOO_CACHE to a folder to write to"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(file.with_suffix(".lock")))
+        except OSError as error:
+            raise StorageError(
+                f"prepared images cannot be kept in {file.parent}: {error}; set ZOO_CACHE to a folder to write to"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, str]) -> None:
@@ -320,7 +319,7 @@ def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
     """What `_write_cache` wrote, mapped into memory; None where there is no whole file."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
-            description = json.loads(opened.metadata()["description"])
+            description = parse_json(opened.metadata()["description"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         splits = {
             role: Split(tensors[f"{role}.images"], tensors[f"{role}.labels"])

@@ -12,12 +12,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from zoo_datasets.errors import LayoutError
+from zoo_datasets.documents import brief, parse_json
+from zoo_datasets.errors import DocumentError, LayoutError
 
 TensorKind = Literal["parameter", "buffer"]
 
 # Counts BatchNorm's batches; it does not act with torch's default momentum and is not a weight.
 IGNORED_SUFFIX = "num_batches_tracked"
+
+# Of a layout that a file tells: weights in all, and axes of one tensor.
+MAX_SIZE = 1 << 31
+_MAX_AXES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,12 @@ class WeightLayout:
         seen: set[str] = set()
         for spec in self.tensors:
             if spec.name in seen:
-                raise LayoutError(f"layout: tensor {spec.name!r} stands in it twice")
+                raise LayoutError(f"layout: tensor {brief(spec.name)} stands in it twice")
             if spec.offset != offset:
-                raise LayoutError(f"layout: tensor {spec.name!r} starts at {spec.offset}, expected {offset}")
+                raise LayoutError(f"layout: tensor {brief(spec.name)} starts at {spec.offset}, expected {offset}")
             if spec.kind not in ("parameter", "buffer"):
                 raise LayoutError(
-                    f"layout: tensor {spec.name!r} is of kind {spec.kind!r}, expected parameter or buffer"
+                    f"layout: tensor {brief(spec.name)} is of kind {brief(spec.kind)}, expected parameter or buffer"
                 )
             seen.add(spec.name)
             offset += spec.size
@@ -126,7 +131,11 @@ class WeightLayout:
 
     def to_json(self) -> str:
         """The layout as a JSON text; `from_json` reads it back."""
-        return json.dumps([[s.name, list(s.shape), s.dtype, s.kind, s.offset] for s in self.tensors])
+        return json.dumps(self.to_list())
+
+    def to_list(self) -> list[Any]:
+        """The layout as JSON values: [name, shape, dtype, kind, offset] of each tensor."""
+        return [[s.name, list(s.shape), s.dtype, s.kind, s.offset] for s in self.tensors]
 
     @classmethod
     def from_json(cls, text: str) -> WeightLayout:
@@ -136,11 +145,23 @@ class WeightLayout:
             LayoutError: where the text is no layout.
         """
         try:
-            return cls(tuple(_tensor_spec(entry) for entry in json.loads(text)))
-        except (TypeError, ValueError, KeyError) as error:
-            if isinstance(error, LayoutError):
-                raise
-            raise LayoutError(f"this is not a weight layout: {error}; found {text[:80]!r}") from error
+            return cls.from_list(parse_json(text))
+        except DocumentError as error:
+            raise LayoutError(f"this is not a weight layout: {error}; found {brief(text)}") from error
+
+    @classmethod
+    def from_list(cls, value: Any) -> WeightLayout:
+        """The inverse of `to_list`.
+
+        Raises:
+            LayoutError: where the value is no layout, or one of more than 2³¹ weights.
+        """
+        if not isinstance(value, list):
+            raise LayoutError(f"this is not a weight layout: expected a list of tensors, found {brief(value)}")
+        layout = cls(tuple(map(_tensor_spec, value)))
+        if not 0 < layout.size < MAX_SIZE:
+            raise LayoutError(f"layout of {layout.size:,} weights: expected 1 to {MAX_SIZE - 1:,}")
+        return layout
 
     def _check_names(self, state: Mapping[str, Tensor]) -> None:
         names = {spec.name for spec in self.tensors}
@@ -164,7 +185,14 @@ class WeightLayout:
 
 
 def _tensor_spec(entry: Any) -> TensorSpec:
-    name, shape, dtype, kind, offset = entry
-    if not isinstance(name, str) or not isinstance(getattr(torch, str(dtype), None), torch.dtype):
-        raise LayoutError(f"layout entry {entry!r}: expected [name, shape, dtype, kind, offset]")
-    return TensorSpec(name, tuple(int(n) for n in shape), dtype, cast(TensorKind, kind), int(offset))
+    match entry:
+        case [str() as name, list() as shape, str() as dtype, str() as kind, int() as offset] if (
+            len(shape) <= _MAX_AXES
+            and all(type(length) is int and 0 <= length < MAX_SIZE for length in shape)
+            and isinstance(getattr(torch, dtype, None), torch.dtype)
+        ):
+            return TensorSpec(name, tuple(shape), dtype, cast(TensorKind, kind), offset)
+    raise LayoutError(
+        f"layout entry {brief(entry)}: expected [name, shape, dtype, kind, offset], "
+        f"the shape at most {_MAX_AXES} whole numbers from 0 to {MAX_SIZE - 1:,}"
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,22 +14,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from zoo_datasets.architectures import build_module, layout_of
-from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, StorageError, UnknownNameError
-from zoo_datasets.files import is_full
-from zoo_datasets.hub import CARD, configs_of, read_card
+from zoo_datasets.documents import MAX_JSON, MAX_YAML, brief, read_text
+from zoo_datasets.errors import (
+    DocumentError,
+    LayoutError,
+    OutsideError,
+    RepositoryError,
+    SpecError,
+    StorageError,
+    UnknownNameError,
+)
+from zoo_datasets.files import check_files, is_full
+from zoo_datasets.folders import check_repository_folder, check_text
+from zoo_datasets.hub import CARD, check_patterns, configs_of, parse_card, read_card
+from zoo_datasets.hub_access import without_secrets
 from zoo_datasets.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.schema import NAMES, SPLITS, split_of_seed
+from zoo_datasets.specs import MAX_EPOCH, NAME
 from zoo_datasets.streaming import Source, tell_source
 from zoo_datasets.where import Condition, parse_where
 
@@ -161,7 +177,7 @@ class _Parts:
     def told(self) -> str:
         """The rows wanted, for a message."""
         told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
-        return " and ".join(told + ([] if self.where is None else [self.where.text])) or "been written"
+        return " and ".join(told + ([] if self.where is None else [str(self.where)])) or "been written"
 
 
 def _sources(
@@ -193,7 +209,8 @@ def _epochs_that_can_match(manifest: Manifest | None, parts: _Parts) -> list[int
     """The epochs that hold the rows wanted, as far as the condition alone tells; None where it may be any."""
     if manifest is None or parts.epochs is not None or parts.where is None:
         return parts.epochs
-    possible = [epoch for epoch in manifest.epochs if parts.where.allows({"epoch": epoch})]
+    epochs = pa.array(manifest.epochs, pa.int32())
+    possible = epochs.take(pa.array(parts.where.possible(pa.table({"epoch": epochs})))).to_pylist()
     # Rows of none are an empty zoo, and that has the columns of one that is not.
     return possible if 0 < len(possible) < len(manifest.epochs) else None
 
@@ -224,9 +241,13 @@ def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
             # The card records the rows of whole splits, which a selection does not have.
             verification_mode="no_checks" if parts.some else "basic_checks",
         )
-    except (OSError, DatasetsError) as error:
+    except (OSError, DatasetsError, pa.ArrowException) as error:
         if not is_full(error):
-            raise
+            raise RepositoryError(
+                f"a file of {builder.config.name} could not be read: "
+                f"{without_secrets(str(error.__cause__ or error))[:200]}; if the repository is a folder here, "
+                "`zoo verify` says which, and building it again mends it"
+            ) from error
         raise StorageError(
             f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
             "less (epochs=, columns=, where=) or with streaming=True"
@@ -237,11 +258,11 @@ def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
     """The layout of a row's weights, from its architecture, in_channels and classes.
 
     Raises:
-        SpecError: where the row lacks one of these columns.
+        SpecError: where the row lacks one of these columns, or a number is out of its range.
         UnknownNameError: where there is no such architecture.
     """
     _need(row, "architecture", "in_channels", "classes")
-    return layout_of(row["architecture"], int(row["in_channels"]), int(row["classes"]))
+    return layout_of(row["architecture"], row["in_channels"], row["classes"])
 
 
 def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -250,13 +271,16 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights are not one vector of the layout's length.
     """
     _need(row, "weights")
     layout = layout_of_row(row)
     given = row["weights"]
-    weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    try:
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
@@ -270,20 +294,32 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
     Raises:
-        SpecError: where the row lacks a column.
+        SpecError: where the row lacks a column, or a number is out of its range.
         LayoutError: where the weights do not fit.
     """
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     module = build_module(
-        row["architecture"], int(row["in_channels"]), int(row["classes"]), row["activation"], float(row["dropout"])
+        row["architecture"], row["in_channels"], row["classes"], row["activation"], _dropout(row["dropout"])
     )
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
 
 
+def _dropout(value: Any) -> float:
+    try:
+        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not 0 <= rate <= 1:
+        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
+    return rate
+
+
 def _need(row: Mapping[str, Any], *columns: str) -> None:
+    if not isinstance(row, Mapping):
+        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
     if isinstance(row.get("architecture"), list):
         raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
@@ -292,13 +328,20 @@ def _need(row: Mapping[str, Any], *columns: str) -> None:
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
-    try:
-        listed = sorted({operator.index(epoch) for epoch in epochs})
-    except TypeError:
-        listed = []
-    if not listed or listed[0] < 0:
-        raise SpecError(f"epochs={epochs!r}: expected a list of whole numbers from 0 on, or None for all epochs")
-    return listed
+    listed: set[int] = set()
+    with contextlib.suppress(TypeError):
+        for epoch in epochs:
+            number = operator.index(epoch)
+            if not 0 <= number <= MAX_EPOCH:
+                listed.clear()
+                break
+            listed.add(number)
+        else:
+            if listed:
+                return sorted(listed)
+    raise SpecError(
+        f"epochs={brief(epochs)}: expected a list of whole numbers from 0 to {MAX_EPOCH:,}, or None for all epochs"
+    )
 
 
 def _builder(
@@ -318,8 +361,10 @@ def _builder(
         builder = datasets.load_dataset_builder(
             location, name, revision=revision, storage_options=_EXACT_RANGES, **options
         )
-    except OSError as error:
-        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
+    _check_inside(repo, builder)
     known = builder.info.features or NAMES
     for column in parts.columns or ():
         if column not in known:
@@ -327,22 +372,56 @@ def _builder(
     return builder
 
 
+def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
+    """Whatever a card and a manifest say, the files that will be read are the repository's own.
+
+    Raises:
+        OutsideError: naming the first that is not.
+    """
+    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
+    local = Path(repo).is_dir()
+    # A revision may hold slashes; it is quoted in these addresses.
+    own = f"{Path(repo).resolve()}{os.sep}" if local else f"hf://datasets/{repo}@"
+    outside = next((file for file in files if not file.startswith(own) or ".." in file.split("/")), None)
+    if outside is not None:
+        raise OutsideError(f"{repo} lists {outside[:200]!a}, which is no file of its own; it was not read")
+    if local:
+        check_files(Path(repo), [file.removeprefix(own) for file in files])
+
+
 def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
     folder = Path(repo)
+    check_text(folder)
     if folder.is_dir():
+        check_repository_folder(folder)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-        known = list(configs_of(read_card(folder)))
+        known = configs_of(read_card(folder))
+        check_patterns(known.get(name, {}), str(folder / CARD))
     else:
+        check_patterns(configs_of(_remote_card(str(repo), revision)).get(name, {}), f"{repo}: {CARD}")
         try:
             known = datasets.get_dataset_config_names(str(repo), revision=revision)
-        except OSError as error:  # not found, no access, no network
+        except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
             raise RepositoryError(
                 f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
                 f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
             ) from error
     if name not in known:
         raise UnknownNameError("config", name, known)
+
+
+def _remote_card(repo: str, revision: str | None) -> DatasetCard:
+    """The card of a dataset on the Hub; an empty one where it cannot be fetched, for which `datasets` says why."""
+    try:
+        file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
+    except (HTTPError, OSError, ValueError, HFValidationError):
+        return parse_card("", f"{repo}: {CARD}")
+    try:
+        text = read_text(Path(file), MAX_YAML)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo}: {CARD} could not be read: {error}") from error
+    return parse_card(text, f"{repo}: {CARD}")
 
 
 def _check_split(
@@ -361,11 +440,17 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
     """The config's manifest; None in a repository that was not written by `builders`."""
     if Path(repo).is_dir():
         return read_manifest(Path(repo), name)
+    if not NAME.fullmatch(name):
+        return None
     try:
         file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
     except EntryNotFoundError:
         return None
-    return parse_manifest(Path(file).read_text(encoding="utf-8"), f"{repo}: {name}/{MANIFEST}")
+    try:
+        text = read_text(Path(file), MAX_JSON)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
+    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:

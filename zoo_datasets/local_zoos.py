@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from zoo_datasets.card_plots import draw_plots
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.files import sha256_of
+from zoo_datasets.files import check_files, sha256_of
 from zoo_datasets.hub import CARD, configs_of, read_card, zoos_of
 from zoo_datasets.manifest import MANIFEST, Manifest, read_manifest
 
@@ -119,6 +119,7 @@ def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) 
         StorageError: where plots have to be drawn and the repository cannot be written to.
         UnknownNameError: where it has no zoo of a name.
     """
+    check_files(repo, [CARD], links=False)
     if not (repo / CARD).is_file():
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
     known = [name for name in zoos_of(configs_of(read_card(repo))) if (repo / name / MANIFEST).is_file()]
@@ -140,6 +141,8 @@ def _checked_manifest(repo: Path, name: str) -> Manifest:
         raise RepositoryError(
             f"{repo / name} was made by an earlier version of `zoo build`; build it again, its shards stay"
         )
+    # Nothing but the repository's own files may be sent.
+    check_files(repo, [f"{name}/{MANIFEST}", *manifest.paths], links=False)
     for path in manifest.plots:  # nothing else of this machine may pass for a picture
         if Path(path).parts != (name, Path(path).name) or not path.endswith(".png"):
             raise RepositoryError(f"{repo / name / MANIFEST}: plot {path!r}, expected a .png in {name}/")

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
-from zoo_datasets.errors import RepositoryError
-from zoo_datasets.files import write_json
+from zoo_datasets.architectures import MAX_WIDTH
+from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
+from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
+from zoo_datasets.files import check_files, write_json
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.schema import EXTRAS, FORMAT, SPLITS
+from zoo_datasets.specs import MAX_EPOCH, NAME
 
 MANIFEST = "manifest.json"
 # `NAME-meta` is the config NAME without weights.
 META = "-meta"
+
+_T = TypeVar("_T")
+Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Limit = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +36,10 @@ class Shard:
 
     path: str
     split: str
-    rows: int
-    models: int
-    epochs: tuple[int, ...]
-    bytes: int
+    rows: Number
+    models: Number
+    epochs: tuple[Epoch, ...]
+    bytes: Number
     sha256: str
 
 
@@ -39,7 +48,7 @@ class LeftOut:
     """States of a model that are no rows, and why. `model` is its id, or its name in the source."""
 
     model: str
-    epochs: tuple[int, ...]
+    epochs: tuple[Epoch, ...]
     reason: str
 
 
@@ -47,11 +56,39 @@ class LeftOut:
 class Count:
     """found = written + left_out."""
 
-    found: int
-    written: int
-    left_out: int
+    found: Number
+    written: Number
+    left_out: Number
 
 
+class _Zoo(TypedDict, total=False):
+    """The fields of a zoo that are read one by one; its grid may be anything."""
+
+    name: str
+    images: str
+    architecture: str
+    parent: str | None
+    sparsifier: str | None
+    doi: str | None
+    epochs: Epoch | None
+    seeds: Number | None
+
+
+class _Source(TypedDict, total=False):
+    """The fields of a source that are read one by one."""
+
+    kind: str
+    engine: str | None
+    limits: dict[Literal["train", "val", "test"], Limit | None] | None
+    images: dict[str, Any] | None
+
+
+_ZOO: TypeAdapter[_Zoo] = TypeAdapter(_Zoo)
+_SOURCE: TypeAdapter[_Source] = TypeAdapter(_Source)
+_WIDTH: TypeAdapter[int] = TypeAdapter(Width)
+_TEXT: TypeAdapter[str] = TypeAdapter(str)
+_YES: TypeAdapter[bool] = TypeAdapter(bool)
+_TEXTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _COUNT: TypeAdapter[Count] = TypeAdapter(Count)
 _SHARDS: TypeAdapter[tuple[Shard, ...]] = TypeAdapter(tuple[Shard, ...])
 _LEFT_OUT: TypeAdapter[tuple[LeftOut, ...]] = TypeAdapter(tuple[LeftOut, ...])
@@ -90,6 +127,11 @@ class Manifest:
     plots: tuple[str, ...] = ()
 
     @property
+    def paths(self) -> list[str]:
+        """All files that it lists, relative to the repository."""
+        return [*(shard.path for shard in (*self.shards, *self.meta)), *self.plots]
+
+    @property
     def epochs(self) -> list[int]:
         """The epochs of which there is any row, ascending."""
         return sorted({epoch for shard in self.shards for epoch in shard.epochs})
@@ -114,7 +156,7 @@ class Manifest:
             "architecture": self.architecture,
             "in_channels": self.in_channels,
             "classes": self.classes,
-            "layout": json.loads(self.layout.to_json()),
+            "layout": self.layout.to_list(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
             "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
@@ -133,59 +175,116 @@ class Manifest:
         """
         try:
             if value["format"] != FORMAT:
-                raise RepositoryError(f"{origin}: format {value['format']!r} found, this version reads {FORMAT}")
-            return cls(
-                config=str(value["config"]),
-                source_id=str(value["source_id"]),
-                zoo=dict(value["zoo"]),
-                source=dict(value["source"]),
-                architecture=str(value["architecture"]),
-                in_channels=int(value["in_channels"]),
-                classes=int(value["classes"]),
-                layout=WeightLayout.from_json(json.dumps(value["layout"])),
-                keep_nonfinite=bool(value["keep_nonfinite"]),
-                models=_COUNT.validate_python(value["counts"]["models"]),
-                states=_COUNT.validate_python(value["counts"]["states"]),
-                shards=_SHARDS.validate_python(value["shards"]),
-                left_out=_LEFT_OUT.validate_python(value["left_out"]),
-                extras=tuple(str(name) for name in value.get("extra_columns", ()) if name in EXTRAS),
-                meta=_SHARDS.validate_python(value.get("meta", ())),
-                plots=tuple(map(str, value.get("plots", ()))),
+                raise RepositoryError(f"{origin}: format {brief(value['format'])} found, this version reads {FORMAT}")
+            _checked(_ZOO, value["zoo"], "zoo")
+            _checked(_SOURCE, value["source"], "source")
+            manifest = cls(
+                config=_checked(_TEXT, value["config"], "config"),
+                source_id=_checked(_TEXT, value["source_id"], "source_id"),
+                zoo=value["zoo"],
+                source=value["source"],
+                architecture=_checked(_TEXT, value["architecture"], "architecture"),
+                in_channels=_checked(_WIDTH, value["in_channels"], "in_channels"),
+                classes=_checked(_WIDTH, value["classes"], "classes"),
+                layout=WeightLayout.from_list(value["layout"]),
+                keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
+                models=_checked(_COUNT, value["counts"]["models"], "counts.models"),
+                states=_checked(_COUNT, value["counts"]["states"], "counts.states"),
+                shards=_checked(_SHARDS, value["shards"], "shards"),
+                left_out=_checked(_LEFT_OUT, value["left_out"], "left_out"),
+                extras=tuple(
+                    name for name in _checked(_TEXTS, value.get("extra_columns", ()), "extra_columns") if name in EXTRAS
+                ),
+                meta=_checked(_SHARDS, value.get("meta", ()), "meta"),
+                plots=_checked(_TEXTS, value.get("plots", ()), "plots"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise RepositoryError(
+                f"{origin} is not a valid manifest: it lacks {error}; build the config again"
+            ) from error
+        except (TypeError, ValueError) as error:
             if isinstance(error, RepositoryError):
                 raise
-            raise RepositoryError(f"{origin} is not a valid manifest: {type(error).__name__} {error}") from error
+            raise RepositoryError(f"{origin} is not a valid manifest: {error}; build the config again") from error
+        manifest._check_names(origin)
+        return manifest
+
+    def _check_names(self, origin: str) -> None:
+        """Every path is one of plain names below the repository, and every split one that there is.
+
+        Raises:
+            RepositoryError: naming `origin` and the first that is not.
+        """
+        kinds = ((self.shards, ""), (self.meta, META))
+        expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
+        expected += [(path, f"a .png in {self.config}/") for path in self.plots]
+        for path, what in expected:
+            if not is_plain(path):
+                raise OutsideError(
+                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected {what}"
+                )
+        for shard in (*self.shards, *self.meta):
+            if shard.split not in SPLITS:
+                raise RepositoryError(
+                    f"{origin}: split {shard.split[:200]!a} of {shard.path} found, expected {', '.join(SPLITS)}"
+                )
 
     def save(self, repo: Path) -> None:
         """Write manifest.json into the config's folder of a repository."""
         write_json(repo / self.config / MANIFEST, self.to_dict())
 
 
-def parse_manifest(text: str, origin: str) -> Manifest:
-    """The manifest that a text holds.
+def is_plain(path: str) -> bool:
+    """Whether a path of a manifest, or of a build's notes, is one of plain names below the repository's folder."""
+    return all(NAME.fullmatch(part) for part in path.split("/"))
+
+
+def parse_manifest(text: str, origin: str, config: str) -> Manifest:
+    """The manifest of a config that a text holds.
 
     Raises:
-        RepositoryError: naming `origin` and what is wrong.
+        RepositoryError: naming `origin` and what is wrong: it may be that of another config, or list a file that
+            lies outside of the repository.
     """
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RepositoryError(f"{origin} is not valid JSON: {error}; build the config again") from error
-    return Manifest.from_dict(value, origin)
+        value = parse_json(text)
+    except DocumentError as error:
+        raise RepositoryError(f"{origin} could not be read: {error}; build the config again") from error
+    manifest = Manifest.from_dict(value, origin)
+    if manifest.config != config:  # it says where to write
+        raise RepositoryError(f"{origin} is that of config {manifest.config[:200]!a}; build {config} again")
+    return manifest
+
+
+def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
+    """A part of a manifest, its numbers within their ranges.
+
+    Raises:
+        DocumentError: naming the place, what was expected and what is there.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise DocumentError(problems_of(error, where)) from None
 
 
 def read_manifest(repo: Path, config: str) -> Manifest | None:
     """The manifest of a config in a local repository; None where there is none.
 
     Raises:
-        RepositoryError: where it is broken.
+        RepositoryError: where it is broken, or one of the files that it lists lies outside of the repository, be it
+            behind a link.
     """
+    if not NAME.fullmatch(config):
+        return None
     file = repo / config / MANIFEST
+    check_files(repo, [f"{config}/{MANIFEST}"])
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, MAX_JSON)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, DocumentError) as error:
         raise RepositoryError(f"{file} could not be read: {error}") from error
-    return parse_manifest(text, str(file))
+    manifest = parse_manifest(text, str(file), config)
+    check_files(repo, manifest.paths)
+    return manifest

@@ -13,9 +13,11 @@ from rich.console import Console
 from torch.nn import functional
 
 from zoo_datasets.builders import build_repository
+from zoo_datasets.folders import check_repository_folder
 from zoo_datasets.images import ImageData, load_images
 from zoo_datasets.loading import to_module
 from zoo_datasets.runs import Growth, Run
+from zoo_datasets.terminal import say
 from zoo_datasets.training.opening import open_run
 from zoo_datasets.training.parents import open_parents
 from zoo_datasets.training.progress import TrainingProgress
@@ -43,7 +45,7 @@ def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:
     out = runs / twin_of(parents.zoo, "magnitude", amount=AMOUNT).name
     epochs = _size(out, TWIN_EPOCHS).epochs
     population = twins_of_parents(parents, "magnitude", amount=AMOUNT, epochs=epochs)
-    console.print(f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {epochs} epochs")
+    say(console, f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {epochs} epochs")
     with TrainingProgress(console) as progress:
         twins = train_population(lambda: open_run(population, out, data), data, observer=progress)
     metrics = pa.concat_tables([cohort.metrics() for cohort in twins.cohorts()])
@@ -51,9 +53,10 @@ def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:
     pruned, tuned = (
         metrics.filter(pa.compute.equal(metrics["epoch"], epoch)).to_pydict() for epoch in (0, twins.epochs)
     )
-    console.print(
+    say(
+        console,
         f"sparsity {statistics.median(tuned['sparsity']):.2f}; median test accuracy {before:.4f} dense, "
-        f"{statistics.median(pruned['test_acc']):.4f} pruned, {statistics.median(tuned['test_acc']):.4f} fine-tuned"
+        f"{statistics.median(pruned['test_acc']):.4f} pruned, {statistics.median(tuned['test_acc']):.4f} fine-tuned",
     )
     return out
 
@@ -65,17 +68,18 @@ def quickstart(folder: Path, console: Console) -> float:
     """
     zoo = get_zoo(ZOO)
     run, repo = folder / "runs" / ZOO, folder / "model-zoos"
+    check_repository_folder(repo)
 
     console.rule("1. train a population")
-    console.print(f"{MODELS} small networks on scikit-learn's handwritten digits, in one process, as stacks")
+    say(console, f"{MODELS} small networks on scikit-learn's handwritten digits, in one process, as stacks")
     data = load_images(zoo.images, zoo.architecture)
     with TrainingProgress(console) as progress:
         size = _size(run, EPOCHS)
         train_zoo(zoo, run, data, models=size.models, epochs=size.epochs, observer=progress)
     if progress.trained:
-        console.print(f"trained {progress.trained} states; {progress.quartiles()} (quartiles)")
+        say(console, f"trained {progress.trained} states; {progress.quartiles()} (quartiles)")
     else:
-        console.print("this run was complete already; nothing to train")
+        say(console, "this run was complete already; nothing to train")
 
     console.rule("2. make sparse twins")
     twins = _twins(run, folder / "runs", data, console)
@@ -84,18 +88,19 @@ def quickstart(folder: Path, console: Console) -> float:
     for source in (run, twins):
         result = build_repository(source, repo)
         splits = ", ".join(f"{split} {rows}" for split, rows in result.splits.items())
-        console.print(f"{result.config}: {result.rows} rows in {repo}: {splits}", highlight=False)
+        say(console, f"{result.config}: {result.rows} rows in {repo}: {splits}")
 
     console.rule("4. load it with plain `datasets`")
-    console.print(f'load_dataset("{repo}", "{ZOO}")', highlight=False)
+    say(console, f'load_dataset("{repo}", "{ZOO}")')
     loaded = datasets.load_dataset(str(repo), ZOO)
     rows = loaded["train"].with_format("torch", columns=["weights", "test_acc"])
     batches, values = 0, 0
     for batch in rows.iter(batch_size=BATCH):
         batches += 1
         values += batch["weights"].numel()
-    console.print(
-        f"read {batches} batches of weights, float32 [{BATCH}, {batch['weights'].shape[1]}]: {values:,} numbers"
+    say(
+        console,
+        f"read {batches} batches of weights, float32 [{BATCH}, {batch['weights'].shape[1]}]: {values:,} numbers",
     )
 
     console.rule("5. a row is a model")
@@ -105,20 +110,21 @@ def quickstart(folder: Path, console: Console) -> float:
         logits = module(data.normalise(data.test.images))
     accuracy = (logits.argmax(dim=1) == data.test.labels).double().mean().item()
     loss = functional.cross_entropy(logits, data.test.labels).item()
-    console.print(f"best model: {row['model_id']} at epoch {row['epoch']}, seed {row['seed']}")
-    console.print(f"recorded test accuracy {row['test_acc']:.4f}, recomputed {accuracy:.4f}")
-    console.print(f"recorded test loss     {row['test_loss']:.4f}, recomputed {loss:.4f}")
+    say(console, f"best model: {row['model_id']} at epoch {row['epoch']}, seed {row['seed']}")
+    say(console, f"recorded test accuracy {row['test_acc']:.4f}, recomputed {accuracy:.4f}")
+    say(console, f"recorded test loss     {row['test_loss']:.4f}, recomputed {loss:.4f}")
 
     console.rule("what next")
-    activate = "" if shutil.which("zoo") else "source .venv/bin/activate\n    makes the `zoo` command available\n"
-    console.print(
-        f"{activate}"
-        "zoo list\n    all zoos and their twins\n"
-        f"zoo verify {repo} {ZOO}\n    recompute what the dataset claims\n"
-        f"zoo train {ZOO} --models 100 --epochs {EPOCHS} --out {run}\n    let this very run grow; then build again\n"
-        "zoo train mnist_cnn_s --models 16 --epochs 3\n    the paper's MNIST zoo, images from the Hub or --images PATH",
-        highlight=False,
-        soft_wrap=True,
-    )
+    hints = {
+        "zoo list": "all zoos and their twins",
+        f"zoo verify {repo} {ZOO}": "recompute what the dataset claims",
+        f"zoo train {ZOO} --models 100 --epochs {EPOCHS} --out {run}": "let this very run grow; then build again",
+        "zoo train mnist_cnn_s --models 16 --epochs 3": "the paper's MNIST zoo, images from the Hub or --images PATH",
+    }
+    if not shutil.which("zoo"):
+        hints = {"source .venv/bin/activate": "makes the `zoo` command available"} | hints
+    for command, purpose in hints.items():
+        say(console, command)
+        say(console, f"    {purpose}")
     difference: float = abs(accuracy - row["test_acc"])
     return difference

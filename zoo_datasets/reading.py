@@ -275,7 +275,7 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
         if len(found) != 1:
             raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
         constants[name] = found[0]
-    return layout_of(constants["architecture"], int(constants["in_channels"]), int(constants["classes"]))
+    return layout_of(constants["architecture"], constants["in_channels"], constants["classes"])
 
 
 class _Texts:

@@ -22,7 +22,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, ProxyError, RequestException, SSLError
+from urllib3.exceptions import HTTPError
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.errors import DownloadError, MissingError
 
 WORKERS = 8  # files or parts at a time
@@ -223,7 +225,7 @@ class HttpFile:
             if isinstance(error, SSLError):
                 raise DownloadError(f"{self.shown}: its certificate could not be verified") from None
             raise
-        except RequestException as error:  # its text holds the whole URL
+        except (RequestException, HTTPError, ValueError) as error:  # its text holds the whole URL
             raise DownloadError(f"{self.shown} could not be asked for: {type(error).__name__}; check the URL") from None
         self._heard = True
         try:
@@ -252,11 +254,29 @@ class HttpFile:
                 self._changed()
             raise DownloadError(f"{self.shown} answered with HTTP {status}, 200 or 206 expected; try again later")
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        size = _whole_size(response, position)
+        size = self._whole_size(response, position)
         if (self.version and version != self.version) or (None not in (size, self.size) and size != self.size):
             self._changed()
         self.version = self.version or version
         self.size = size if self.size is None else self.size
+
+    def _whole_size(self, response: requests.Response, position: int) -> int | None:
+        """The size of the whole file; None where the answer does not tell it, or is no answer to the question."""
+        if response.status_code == 206:
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+            if match is None or whole_number(match[1]) != position:
+                raise _AgainError("the server sent another part than was asked for")
+            return None if match[2] == "*" else self._size(match[2])
+        length = response.headers.get("Content-Length", "")
+        return self._size(length) if length.isdecimal() and "Content-Encoding" not in response.headers else None
+
+    def _size(self, digits: str) -> int:
+        size = whole_number(digits)
+        if size is None:
+            raise DownloadError(
+                f"{self.shown} claims a size of {len(digits):,} digits in bytes, which no file has; check the URL"
+            )
+        return size
 
     def _changed(self) -> NoReturn:
         raise DownloadError(
@@ -285,19 +305,8 @@ def _seconds(text: str) -> float:
         return float(text)
     try:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
-
-
-def _whole_size(response: requests.Response, position: int) -> int | None:
-    """The size of the whole file; None where the answer does not tell it, or is no answer to the question."""
-    if response.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if match is None or int(match[1]) != position:
-            raise _AgainError("the server sent another part than was asked for")
-        return None if match[2] == "*" else int(match[2])
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() and "Content-Encoding" not in response.headers else None
 
 
 def _given_name(response: requests.Response) -> str | None:

@@ -23,14 +23,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,14 +35,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
+from zoo_datasets.architectures import MAX_WIDTH
 from zoo_datasets.checksums import RECORD, Record, read_record, write_checked
-from zoo_datasets.errors import CohortInUseError, DamagedError, LayoutError, RunError, StorageError
+from zoo_datasets.documents import MAX_COUNT, brief, problems_of, read_json, whole_number
+from zoo_datasets.errors import CohortInUseError, DamagedError, DocumentError, LayoutError, RunError, StorageError
 from zoo_datasets.files import remove_temporaries, write_json
 from zoo_datasets.layout import WeightLayout
-from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of, members_of, ranges
+from zoo_datasets.locks import hold_folder
+from zoo_datasets.specs import MAX_EPOCH, Limits, Member, ZooSpec, digest_of, members_of, ranges
+from zoo_datasets.text import json_text, one_line
 from zoo_datasets.zoos import zoo_from_dict
 
 _T = TypeVar("_T")
@@ -57,7 +60,12 @@ METRICS = "metrics.parquet"
 RESUME = "resume.safetensors"
 SPARSITY = "sparsity"
 LOG_SIGMA2 = "log_sigma2"
-MAX_EPOCH = 1_000_000
+# Of a run: members times epochs.
+MAX_STATES = 20_000_000
+
+_Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+_Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+_Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
@@ -77,8 +85,15 @@ _UNREADABLE = (
 class Growth:
     """One size that a run was asked to have: so many members, each to that epoch. Sizes never shrink."""
 
-    models: int
-    epochs: int
+    models: _Count
+    epochs: _Epoch
+
+    def __post_init__(self) -> None:
+        if self.models * (self.epochs + 1) > MAX_STATES:
+            raise RunError(
+                f"{self.models:,} models to epoch {self.epochs:,}: at most {MAX_STATES:,} states of models expected; "
+                "ask for fewer models or epochs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +107,11 @@ class ImagesRecord:
 
     name: str
     fingerprint: str
-    channels: int
-    classes: int
-    train: int
-    val: int
-    test: int
+    channels: _Width
+    classes: _Width
+    train: _Count
+    val: _Count
+    test: _Count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +119,22 @@ class ParentsRecord:
     """What twins were made from: a zoo's models at one epoch."""
 
     zoo: str
-    epoch: int
+    epoch: _Epoch
+
+
+class _Parts(TypedDict):
+    """The parts of zoo.json that only the form of this format tells."""
+
+    growth: Annotated[tuple[Growth, ...], Field(min_length=1)]
+    limits: Limits
+    images: ImagesRecord
+    engine: str
+    versions: dict[str, str]
+
+
+_PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
+_PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
+_MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +159,7 @@ class RunManifest:
             "growth": [dataclasses.asdict(step) for step in self.growth],
             "limits": dataclasses.asdict(self.limits),
             "images": dataclasses.asdict(self.images),
-            "layout": json.loads(self.layout.to_json()),
+            "layout": self.layout.to_list(),
             "engine": self.engine,
             "versions": dict(self.versions),
         }
@@ -144,27 +174,31 @@ class RunManifest:
         if not isinstance(value, dict):
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
         if value.get("format") != FORMAT:
-            raise RunError(f"{origin}: run format {value.get('format')!r} found, this version reads {FORMAT}")
+            raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {FORMAT}")
         surplus = sorted(value.keys() - {"format", RECORD, *(entry.name for entry in dataclasses.fields(cls))})
         if surplus:
-            raise RunError(f"{origin}: not a valid run description: it has no place for {surplus[0]!r:.60}")
+            raise RunError(f"{origin}: not a valid run description: it has no place for {brief(surplus[0])}")
         try:
-            manifest = cls(
-                zoo=zoo_from_dict(value["zoo"], origin),
-                growth=tuple(Growth(**step) for step in value["growth"]),
-                limits=Limits(**value["limits"]),
-                images=ImagesRecord(**value["images"]),
-                layout=WeightLayout.from_json(json.dumps(value["layout"])),
-                engine=value["engine"],
-                versions=value["versions"],
-                parents=ParentsRecord(**value["parents"]) if "parents" in value else None,
+            zoo = zoo_from_dict(value["zoo"], origin)
+            parts = _PARTS.validate_python(value)
+            if zoo.parent is None and parts["growth"][-1].models > zoo.models:
+                raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
+            return cls(
+                zoo=zoo,
+                growth=parts["growth"],
+                limits=parts["limits"],
+                images=parts["images"],
+                layout=WeightLayout.from_list(value["layout"]),
+                engine=parts["engine"],
+                versions=parts["versions"],
+                parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except ValidationError as error:
+            raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error
+        except KeyError as error:
+            raise RunError(f"{origin}: not a valid run description: it lacks {error}") from error
+        except (TypeError, ValueError) as error:
             raise RunError(f"{origin}: not a valid run description: {error}") from error
-        sizes = [number for step in manifest.growth for number in (step.models, step.epochs)]
-        if not sizes or not all(type(number) is int and number >= 0 for number in sizes):
-            raise RunError(f"{origin}: not a valid run description: growth {value['growth']!r:.80}")
-        return manifest
 
 
 class Run:
@@ -192,9 +226,9 @@ class Run:
         if not file.is_file():
             raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
         try:
-            value = json.loads(file.read_text())
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{file} is not valid JSON: {error}") from error
+            value = read_json(file)
+        except (OSError, DocumentError) as error:
+            raise RunError(f"{file} could not be read: {error}") from error
         manifest = RunManifest.from_dict(value, str(file))
         try:
             return cls(path, manifest, read_record(file))
@@ -205,7 +239,7 @@ class Run:
         """Write zoo.json."""
         record = Record(self.epochs, _digest_of(self.members))
         value = self.manifest.to_dict() | {RECORD: record.line()}
-        write_checked(self.path / MANIFEST, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        write_checked(self.path / MANIFEST, f"{json_text(value, indent=2)}\n".encode())
 
     def save_twins(self, members: Sequence[Member]) -> None:
         """Write zoo.json, and before it the list of members, which a twin's spec does not tell."""
@@ -325,15 +359,14 @@ class Cohort:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be made: {error.strerror or error}; choose a folder to write to"
             ) from error
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                stack.enter_context(hold_folder(self.path))
+            except TimeoutError as error:
                 raise CohortInUseError(
                     f"{self.path} is being trained by another process; wait for it or stop it"
                 ) from error
@@ -343,8 +376,6 @@ class Cohort:
                     "by flock, so a run needs a file system that has it"
                 ) from error
             yield
-        finally:
-            os.close(descriptor)
 
     def check_members(self, known: Mapping[str, Member], seen: Collection[str] = ()) -> None:
         """Compare members.json with the members of the run by id, and with those that stand in other cohorts.
@@ -450,6 +481,8 @@ class Cohort:
             RunError: where the file is missing or broken.
         """
         file = self.epoch_file(epoch)
+        if not file.is_file():  # opening a pipe would wait forever
+            raise RunError(f"{file} could not be read: there is no such file; delete {RESUME} beside it: {_AGAIN}")
         with _reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
             self._check(file, epoch)
             tensors: dict[str, Tensor] = load_file(file)
@@ -575,7 +608,7 @@ class Cohort:
         for name, tensor in ({} if resume is None else resume[1]).items():
             if tensor.ndim == 0 or len(tensor) != count:
                 raise RunError(
-                    f"{self.path / RESUME}: {name[:40]!r} has shape {list(tensor.shape)}, expected [{count}, …]; "
+                    f"{self.path / RESUME}: {brief(name)} has shape {list(tensor.shape)}, expected [{count}, …]; "
                     f"delete it: {_AGAIN}"
                 )
         return resume
@@ -594,9 +627,10 @@ class Cohort:
         with _reading(file, f"delete it: {_AGAIN}"):
             record = self._check(file)
             with safetensors.safe_open(file, framework="pt") as opened:
-                epoch = int((opened.metadata() or {})["epoch"]) if record is None else record.epoch
-                if not 0 <= epoch <= MAX_EPOCH:
-                    raise ValueError(f"it says epoch {epoch}")
+                text = (opened.metadata() or {})["epoch"] if record is None else str(record.epoch)
+                epoch = whole_number(text)
+                if epoch is None or epoch > MAX_EPOCH:
+                    raise DocumentError(f"its epoch is {brief(text)}, expected 0 to {MAX_EPOCH:,}")
                 return read(epoch, opened)
 
 
@@ -610,20 +644,22 @@ def _reading(file: Path, remedy: str) -> Iterator[None]:
     except RunError:
         raise
     except _UNREADABLE as error:
-        raise RunError(f"{file} could not be read: {_short(error)}; {remedy}") from error
+        raise RunError(f"{file} could not be read: {one_line(error)[:200]}; {remedy}") from error
 
 
 def _read_members(file: Path) -> list[Member]:
     try:
-        members = [Member.from_dict(entry) for entry in json.loads(file.read_text())]
-        if not members or not all(isinstance(member.model_id, str) for member in members):
+        members = _MEMBERS.validate_python(read_json(file))
+        if not members:
             raise ValueError("it lists no models")
+        for member in members:
+            member.check()
         return members
-    except (*_UNREADABLE, RecursionError) as error:
-        raise RunError(
-            f"{file} could not be read: {_short(error)}; delete it, and the command that trained the run "
-            "writes it again"
-        ) from error
+    except ValidationError as error:
+        problem = f"is no list of members: {problems_of(error)}"
+    except _UNREADABLE as error:
+        problem = f"could not be read: {one_line(error)}"
+    raise RunError(f"{file} {problem}; delete it, and the command that trained the run writes it again")
 
 
 def _digest_of(members: Sequence[Member]) -> str:
@@ -640,12 +676,6 @@ def _check_ranges(table: pa.Table) -> None:
         smallest, largest = pc.min_max(table[name]).as_py().values()
         if smallest is not None and (smallest < low or largest > high):
             raise ValueError(f"{name} reaches from {smallest} to {largest}, expected {low} to {high}")
-
-
-def _short(error: BaseException) -> str:
-    """What a reader says of a file, on one line that can be printed."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
 
 
 def metrics_table(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from zoo_datasets.documents import brief, parse_json
 from zoo_datasets.errors import LayoutError
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.specs import digest_of
@@ -22,6 +23,9 @@ METADATA_KEY = b"zoo_datasets"
 WEIGHTS = "weights"
 LOG_SIGMA2, MEANS, KL_WEIGHT = "log_sigma2", "means", "kl_weight"
 SPLITS = ("train", "validation", "test")
+
+# An id is free text: printable, and no longer than this.
+ID_BYTES = 512
 
 _SPLIT_SHARES = (70, 15, 15)
 
@@ -104,7 +108,7 @@ def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
     The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
     JSON, so that a shard alone can be turned back into networks.
     """
-    ours = {"format": FORMAT, "layout": json.loads(layout.to_json())}
+    ours = {"format": FORMAT, "layout": layout.to_list()}
     metadata = dict(features(layout, extras).arrow_schema.metadata)
     return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
 
@@ -127,13 +131,26 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     if text is None:
         raise LayoutError("the schema carries no weight layout; this file was not written by zoo_datasets")
     try:
-        value: Any = json.loads(text)
+        value: Any = parse_json(text)
         found, layout = value["format"], value["layout"]
     except (ValueError, TypeError, KeyError) as error:
         raise LayoutError(f"the schema's weight layout could not be read: {error}") from error
     if found != FORMAT:
-        raise LayoutError(f"shard format {found!r} found, this version reads {FORMAT}")
-    return WeightLayout.from_json(json.dumps(layout))
+        raise LayoutError(f"shard format {brief(found)} found, this version reads {FORMAT}")
+    return WeightLayout.from_list(layout)
+
+
+def id_problem(model_id: object) -> str | None:
+    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
+    if model_id is None:
+        return None
+    if not isinstance(model_id, str):
+        return f"model id {str(model_id)[:80]!a} is no text"
+    shown = f"{model_id[:80]!a}{'' if len(model_id) <= 80 else '…'}"
+    if not model_id.isprintable():
+        return f"model id {shown} holds characters that cannot be printed; give the model another id"
+    size = len(model_id.encode())
+    return f"model id {shown} has {size:,} bytes, at most {ID_BYTES} expected" if size > ID_BYTES else None
 
 
 @lru_cache(maxsize=1 << 17)  # asked once a row

@@ -25,8 +25,11 @@ SeedKind = Literal["range", "random"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 SEED_LIMIT = 1_000_000
+MAX_EPOCH = 1_000_000
+MAX_MODELS = 500_000
+MAX_BATCH = 1_000_000
 # Names folders and configs of repositories.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,12 +150,18 @@ class ZooSpec:
 
     def _checks(self) -> list[tuple[str, bool, str]]:
         checks = [
-            ("name", not NAME.fullmatch(self.name), f"expected a-z, A-Z, 0-9, _, - and ., found {self.name!r}"),
+            (
+                "name",
+                not NAME.fullmatch(self.name),
+                f"expected a-z, A-Z, 0-9, _, - and ., found {self.name[:200]!r}",
+            ),
             ("epochs", self.epochs < 1, f"expected at least 1, found {self.epochs}"),
+            ("epochs", self.epochs > MAX_EPOCH, f"expected at most {MAX_EPOCH:,}, found {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"expected at least 1, found {self.batch_size}"),
+            ("batch_size", self.batch_size > MAX_BATCH, f"expected at most {MAX_BATCH:,}, found {self.batch_size}"),
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),
             ("momentum", not 0 <= self.momentum < 1, f"expected [0, 1), found {self.momentum}"),
-            ("entropy", self.entropy < 0, f"expected at least 0, found {self.entropy}"),
+            ("entropy", not 0 <= self.entropy < 1 << 63, f"expected at least 0, within 63 bits, found {self.entropy}"),
             ("amount", not 0 < (self.amount or 0.5) < 1, f"expected between 0 and 1, found {self.amount}"),
         ]
         for axis in GRID_FIELDS:
@@ -165,6 +174,8 @@ class ZooSpec:
             ("weight_decay", not 0 <= decay < float("inf"), f"expected at least 0, found {decay}")
             for decay in self.weight_decay
         ]
+        checks.append(("seeds", self.models > MAX_MODELS, f"{self.points:,} grid points of so many seeds are "
+                       f"{self.models:,} models, at most {MAX_MODELS:,} expected"))  # fmt: skip
         return checks
 
     @property
@@ -221,16 +232,21 @@ class Member:
         """All fields as JSON values, nested as here; a dense model has no parent's."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Member:
-        """The inverse of `to_dict`."""
-        hyperparameters = HyperParameters(**value["hyperparameters"])
-        return cls(
-            model_id=value["model_id"],
-            seed=value["seed"],
-            hyperparameters=hyperparameters,
-            parent_id=value.get("parent_id"),
-        )
+    def check(self) -> None:
+        """Raise ValueError where a number is out of its range; names the member and the field."""
+        point = self.hyperparameters
+        within = {
+            "seed": 0 <= self.seed < 1 << 63,
+            "dropout": 0 <= point.dropout < 1,
+            "lr": 0 < point.lr < float("inf"),
+            "weight_decay": 0 <= point.weight_decay < float("inf"),
+            "momentum": 0 <= (point.momentum or 0) < 1,
+            "batch_size": 1 <= point.batch_size <= MAX_BATCH,
+        }
+        for field, fine in within.items():
+            if not fine:
+                value = getattr(self if field == "seed" else point, field)
+                raise ValueError(f"member {self.model_id[:40]!r}: {field} is {value}, which it cannot be")
 
 
 def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = None) -> list[Member]:
@@ -256,7 +272,7 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
 
 def _seeds(zoo: ZooSpec) -> list[list[int]]:
     """Seeds of each grid point. Random ones are hashed, not drawn from a library's generator, whose
-    stream may change with its version; no two members of a zoo share one while there are enough."""
+    stream may change with its version; no two members of a zoo share one."""
     if zoo.seed_kind == "range":
         return [list(range(1, zoo.seeds + 1)) for _ in range(zoo.points)]
     taken: set[int] = set()
@@ -268,7 +284,7 @@ def _seeds(zoo: ZooSpec) -> list[list[int]]:
                 break
             digest = digest_of(["seed", zoo.entropy, dataclasses.asdict(point), attempt])
             seed = int(digest, 16) % SEED_LIMIT
-            if seed not in taken if zoo.models <= SEED_LIMIT // 2 else seed not in own:
+            if seed not in taken:
                 own.append(seed)
                 taken.add(seed)
         drawn.append(own)

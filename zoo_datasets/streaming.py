@@ -6,9 +6,10 @@ read first and alone. So a streamed epoch has a length, can be shared out, and g
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +27,9 @@ from pyarrow.fs import LocalFileSystem
 from torch import Tensor
 
 from zoo_datasets.ahead import Readers
-from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError, ZooError
 from zoo_datasets.gather import Positions, Recycled
+from zoo_datasets.hub_access import without_secrets
 from zoo_datasets.layout import WeightLayout
 from zoo_datasets.plans import Order
 from zoo_datasets.reading import Batch, Columns, Epoch, Form, row_bytes
@@ -35,6 +37,8 @@ from zoo_datasets.schema import layout_of_schema, split_of_seed
 
 BUFFER_BYTES = 128_000_000
 _FILES_OPEN = 16
+# Of one file: their order is kept in memory.
+_MAX_ROWS = 50_000_000
 # Threads that read row groups, and that read footers of remote files.
 _READERS, _SCANNERS = 2, 8
 _ROW = "row of the row groups"
@@ -104,11 +108,13 @@ class StreamReader:
         if isinstance(columns, str):
             raise SpecError(f"columns={columns!r}: expected a list of names")
         self._source = source
+        self.files = source.files
         with ThreadPoolExecutor(_SCANNERS) as pool:
             scanned = list(pool.map(lambda number: _scan(source, number), range(len(source.files))))
         self.footers = [footer for footer, _ in scanned]
         self.groups = [group for _, groups in scanned for group in groups]
-        self.schema: pa.Schema = self.footers[0].schema.to_arrow_schema()
+        with _reading(source.files[0]):
+            self.schema: pa.Schema = self.footers[0].schema.to_arrow_schema()
         known = self.schema.names if source.columns is None else source.columns
         self.columns = list(known if columns is None else dict.fromkeys(columns))
         for name in self.columns:
@@ -152,13 +158,41 @@ def _opened(source: Source, file: int) -> Any:
     return path if is_local_path(path) else xopen(path, "rb", download_config=source.download)
 
 
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Errors of reading a Parquet file as ours.
+
+    Raises:
+        RepositoryError: naming the file and what is wrong.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        if isinstance(error, ZooError):
+            raise
+        reason = without_secrets(str(error))[:200]
+        raise RepositoryError(
+            f"{without_secrets(path)} could not be read as Parquet: {reason}; "
+            "if it lies here, `zoo verify` says what is broken, and building it again mends it"
+        ) from error
+
+
 def _scan(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     """The footer of a file, and its row groups that hold wanted rows."""
+    with _reading(source.files[file]):
+        return _scanned(source, file)
+
+
+def _scanned(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     opened = _opened(source, file)
     system = LocalFileSystem() if isinstance(opened, str) else None
     fragment = pads.ParquetFileFormat().make_fragment(opened, system)
     footer = fragment.metadata
     counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != footer.num_rows or footer.num_rows > _MAX_ROWS:
+        raise ValueError(
+            f"its footer claims {footer.num_rows:,} rows in groups of {sum(counts):,}, at most {_MAX_ROWS:,} expected"
+        )
     if source.filter is None and source.seed_split is None:
         return footer, [_Group(file, number, count, None) for number, count in enumerate(counts) if count]
     numbers = list(range(len(counts)))
@@ -279,8 +313,13 @@ class _Windows:
             self._begun[number] = [self._pool.submit(self._load, group) for group in self._groups[number]]
 
     def _load(self, group: _Group) -> pa.Table:
-        parquet = self._files.of(group.file)
-        return parquet.read_row_group(group.number, columns=self._reader.columns, use_threads=False)
+        with _reading(self._reader.files[group.file]):
+            parquet = self._files.of(group.file)
+            table = parquet.read_row_group(group.number, columns=self._reader.columns, use_threads=False)
+            claimed = parquet.metadata.row_group(group.number).num_rows
+            if self._reader.columns and table.num_rows != claimed:
+                raise ValueError(f"row group {group.number} holds {table.num_rows:,} rows, its footer says {claimed:,}")
+            return table
 
     def _made(self, number: int, tables: list[pa.Table]) -> _Window:
         groups = self._groups[number]

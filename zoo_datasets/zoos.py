@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
+from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs import GRID_FIELDS, Scope, Sparsifier, ZooSpec
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
+_PROBLEMS = 5  # of a spec that a message names
 MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
 
 _DOI = "10.5281/zenodo."
@@ -171,16 +177,26 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     Raises:
         SpecError: naming `origin` and each field that is missing, unknown or of a wrong value.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
     lists = (*GRID_FIELDS, "augmentation")
     prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
     try:
-        return TypeAdapter(ZooSpec).validate_python(prepared, extra="forbid")
+        return _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
-        raise SpecError(f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors())) from error
+        raise SpecError(
+            f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
+        ) from error
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[ZooSpec]:
+    """Made once, and not before a spec is read: pydantic is slow to import."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ZooSpec)
 
 
 def read_zoo(path: Path) -> ZooSpec:
@@ -189,11 +205,9 @@ def read_zoo(path: Path) -> ZooSpec:
     Raises:
         SpecError: naming the file and each field that is missing, unknown or of a wrong value.
     """
-    import yaml
-
     try:
-        value = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        value = parse_yaml(read_text(path, MAX_YAML))
+    except (OSError, DocumentError) as error:
         raise SpecError(f"{path} could not be read as YAML: {error}") from error
     zoo = zoo_from_dict(value, str(path))
     if zoo.parent or zoo.sparsifier:
@@ -202,7 +216,7 @@ def read_zoo(path: Path) -> ZooSpec:
 
 
 def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "the zoo"
+    field = ".".join(str(part)[:40] for part in problem["loc"]) or "the zoo"
     if problem["type"] == "missing":
         return f"{field}: missing"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -210,4 +224,4 @@ def _explain(problem: Any) -> str:
         return f"{field}: unknown field; known are {fields}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    return f"{field}: {problem['msg']}, found {str(problem['input'])[:80]!r}"
+    return f"{field}: {problem['msg']}, found {brief(problem['input'])}"

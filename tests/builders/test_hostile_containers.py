@@ -184,7 +184,7 @@ def test_chains_and_circles_of_tar_headers_end(folder):
     first = header(tarfile.REGTYPE, 0, "first")
     back = header(tarfile.REGTYPE, -1024, "back")
     found = explore(folder, "circle.tar", first + back + bytes(1024))
-    assert found == {"first": b"", "back": "it claims a size below 0"}
+    assert "is no tar archive, or is cut short or broken" in found
     digits = header(tarfile.XHDTYPE, 16_000) + b"1" * 16_000 + bytes(384)
     assert isinstance(explore(folder, "digits.tar", digits + header(tarfile.REGTYPE, 0) + bytes(1024)), (str, dict))
     claims = header(tarfile.GNUTYPE_LONGNAME, 10**9) + bytes(1024)

@@ -6,6 +6,8 @@ import sys
 import types
 from pathlib import Path
 
+import conditions
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -146,3 +148,10 @@ def test_broken_samples_are_left_out_and_hostile_files_refused(tmp_path, authors
     evil.write_bytes(damaged)
     result = build_repository(evil, tmp_path / "damaged")
     assert any("checksum" in entry.reason for entry in result.left_out)
+
+
+def test_a_condition_can_ask_every_column(tmp_path, authors_class, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    file = write_pt(tmp_path / "dataset.pt", authors_class, monkeypatch)
+    build_repository(file, tmp_path / "repo", "mnist_cnn_s_pt")
+    assert conditions.differing(file, tmp_path / "repo", "mnist_cnn_s_pt", tmp_path / "few") == ({}, set())

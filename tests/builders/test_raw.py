@@ -1,5 +1,6 @@
 """Raw zoos become rows; every trap of their files is handled, and what is left out is listed with its reason."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -579,6 +580,12 @@ def test_losses_of_twins_become_cross_entropy_where_images_are_given(tmp_path, m
         assert 0 < row["test_loss"] < 20
         assert None not in (row["val_loss"], row["val_acc"], row["recorded_test_loss"])
         assert row["kl_weight"] == 0.01 * (row["epoch"] - 1) / 2
+    for column in ("val_loss", "test_loss", "val_acc"):  # its recorded test_acc is kept
+        asking = dataclasses.replace(reading, where=parse_where(f"epoch == 1 or {column} > 0.5"))
+        with pytest.raises(SourceError, match=f"digits_ard: {column} will be computed from the weights"):
+            build(tmp_path / "cnn_small_digits_ard", tmp_path / "few", reading=asking)
+    asking = dataclasses.replace(reading, where=parse_where("epoch == 1 and test_acc <= 1 and ggap > -1"))
+    assert build(tmp_path / "cnn_small_digits_ard", tmp_path / "few", reading=asking).rows == 4
     verification = verify_repository(tmp_path / "repo", "digits_cnn_s_sparse", images=images)
     (difference,) = verification.differences
     assert "recorded_test_loss is" in difference.message

@@ -14,9 +14,10 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import Reading, build_repository, from_raw, meta, parts, plan, workers
 from zoo_datasets.builders.journal import JOURNAL
-from zoo_datasets.builders.source import Block, Model
+from zoo_datasets.builders.source import Block
 from zoo_datasets.errors import SourceError, StorageError
 from zoo_datasets.manifest import read_manifest
+from zoo_datasets.rows import Model
 from zoo_datasets.schema import SPLITS
 
 SMALL = 90_000  # nine rows

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import conditions
 import plain
 import pyarrow as pa
 import pytest
@@ -254,16 +255,29 @@ def test_what_cannot_be_made_sparse_is_said(dense, tmp_path):
         open_run(population, run.path, DATA)
 
 
-def test_parents_are_chosen_by_whatever_their_rows_tell(dense):
-    def chosen(text):
-        return {member.model_id for member in open_parents(dense.path, where=parse_where(text)).members}
+def test_parents_are_chosen_by_any_column_of_their_rows(dense, tmp_path):
+    repo, name = tmp_path / "repo", "renamed"
+    build_repository(dense.path, repo, name)
+    rows = conditions.stored(repo, name)
+    last = rows.filter(pa.compute.equal(rows["epoch"], 2))
 
-    figures = open_parents(dense.path).figures
-    gaps = {model_id: row["train_acc"] - row["test_acc"] for model_id, row in figures.items()}
-    middle = sorted(gaps.values())[3]
-    assert chosen(f"ggap < {middle}") == {model_id for model_id, gap in gaps.items() if gap < middle}
-    assert chosen("in_channels == 1 and classes == 10") == gaps.keys()
-    assert chosen("ggap >= -1 and ggap <= 1") == gaps.keys()
+    def chosen(source, config, where):
+        return {member.model_id for member in open_parents(source, config, where=parse_where(where)).members}
+
+    for column in conditions.SCALARS:
+        where = conditions.condition_on(last, column)
+        expected = set(last["model_id"].take(parse_where(where).kept(last)).to_pylist())
+        assert chosen(repo, name, where) == expected, where
+        # A run's rows have its own name until they are built under another.
+        assert chosen(dense.path, None, where.replace(name, ZOO.name)) == expected, where
+
+
+def test_twins_are_built_by_what_only_twins_tell(dense, tmp_path):
+    run, _ = make_twins(dense.path, tmp_path / "twins", models=4, sparsifier="magnitude", amount=0.5, epochs=1)
+    result = build_repository(run.path, tmp_path / "repo")
+    columns = ("sparsity", "parent_id", "sparsifier", "ggap")
+    told = conditions.differing(run.path, tmp_path / "repo", result.config, tmp_path / "few", columns)
+    assert told == ({}, set())
 
 
 def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):

@@ -55,11 +55,10 @@ def benchmark(
     """What simple probes predict from the weights of a zoo's models: figures and hyperparameters."""
     if name is None and train is None:
         raise typer.BadParameter("name a config, or give --train", param_hint="NAME")
-    from rich.console import Console
-
     from zoo_datasets.evaluation.benchmark import Settings
     from zoo_datasets.evaluation.records import run_benchmark
     from zoo_datasets.evaluation.targets import DEFAULT_TARGETS
+    from zoo_datasets.terminal import Terminal, tables
 
     settings = Settings(
         train=train or name or "",
@@ -72,19 +71,19 @@ def benchmark(
         fit_rows=fit_rows,
         iterations=iterations,
     )
-    console = Console(stderr=True)
-    with progress_bar(console, "benchmarking", "probes") as advance:
+    with progress_bar(Terminal(stderr=True), "benchmarking", "probes") as advance:
         record = run_benchmark(repo, settings, out=out, progress=advance)
     if as_json:
         typer.echo(json.dumps(record.to_dict(), indent=2))
         return
-    terminal = Console()
-    print_record(record, terminal if terminal.is_terminal else Console(width=_WIDE))
+    print_record(record, tables(_WIDE))
 
 
 def print_record(record: Record, console: Console) -> None:
     """A table of the results, with what stands below it."""
     from rich.table import Table
+
+    from zoo_datasets.terminal import say
 
     table = Table(title=_title(record))
     for title in ("test zoo", "target", "feature", "probe", "R²", "Kendall's τ", "accuracy", "baseline"):
@@ -94,9 +93,9 @@ def print_record(record: Record, console: Console) -> None:
         table.add_row(result.test, told_target(result), result.feature, result.probe, *scores, f"{result.baseline:.3f}")
     console.print(table)
     for target, reason in record.skipped.items():
-        console.print(f"{target}: not predicted, {reason}", highlight=False)
+        say(console, f"{target}: not predicted, {reason}")
     if record.left_out:
-        console.print(f"{record.left_out:,} rows with weights that are not finite were left out", highlight=False)
+        say(console, f"{record.left_out:,} rows with weights that are not finite were left out")
 
 
 def told_target(result: Result) -> str:

@@ -72,10 +72,9 @@ def build(
     ] = 1,
 ) -> None:
     """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
-    from rich.console import Console
-
     from zoo_datasets.builders import Reading, build_repository
     from zoo_datasets.specs import Limits
+    from zoo_datasets.terminal import Terminal, say
     from zoo_datasets.where import parse_where
 
     reading = Reading(
@@ -87,7 +86,7 @@ def build(
         keep_log_sigma2=keep_log_sigma2,
         images=images,
     )
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     location, name = _located(source, name)
     with transfer_bar(console, "building", "states") as (fetched, advance):
         result = build_repository(
@@ -106,24 +105,25 @@ def build(
     if plots:
         from zoo_datasets.card_plots import draw_plots
 
-        draw_plots(out, result.config, lambda text: console.print(text, highlight=False, soft_wrap=True))
+        draw_plots(out, result.config, lambda text: say(console, text))
 
 
 def _print_result(console: Console, out: Path, result: BuildResult) -> None:
+    from zoo_datasets.terminal import say
+
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
     resumed = f" ({result.shards_resumed} by an interrupted build)" if result.shards_resumed else ""
-    console.print(
+    say(
+        console,
         f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
         f"{result.shards_written} new shards, {result.shards_reused} kept{resumed}, {result.bytes / 1e6:,.1f} MB",
-        highlight=False,
-        soft_wrap=True,
     )
     for warning in result.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        say(console, f"warning: {warning}")
     if result.left_out:
         _print_left_out(console, result.left_out)
-    console.print(f'load it: datasets.load_dataset("{out}", "{result.config}")', highlight=False, soft_wrap=True)
+    say(console, f'load it: datasets.load_dataset("{out}", "{result.config}")')
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:

@@ -23,13 +23,12 @@ def download_command(
 
     Mirrors: ZOO_ZENODO and ZOO_FILES take the place of https://zenodo.org and https://ai.unisg.ch/files.
     """
-    from rich.console import Console
-
     from zoo_datasets.builders.published import download_published
+    from zoo_datasets.terminal import Terminal, say
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with transfer_bar(console) as (fetched, _):
         path = download_published(name, out, file=file, fetched=fetched)
     size = sum(found.stat().st_size for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
-    console.print(f"{path}: {size / 1e6:,.1f} MB", highlight=False, soft_wrap=True)
-    console.print(f"build it: zoo build {path} --out model-zoos --name {name}", highlight=False, soft_wrap=True)
+    say(console, f"{path}: {size / 1e6:,.1f} MB")
+    say(console, f"build it: zoo build {path} --out model-zoos --name {name}")

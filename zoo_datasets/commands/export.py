@@ -43,15 +43,15 @@ def export(
 ) -> None:
     """Write single models as files."""
     import datasets
-    from rich.console import Console
 
     from zoo_datasets.builders.to_raw import export_raw
     from zoo_datasets.exporting import export_safetensors
+    from zoo_datasets.terminal import Terminal, say, working
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     datasets.disable_progress_bars()  # there is one bar for all of it
     chosen = None if epochs is None else sorted(set(numbers(epochs)))
-    with console.status(f"{source}: what there is"):
+    with working(console, f"{source}: what there is"):
         rows = _rows(source, name, chosen, models, where, revision, extras=form is Form.raw)
     with progress_bar(console, "exporting", "states") as advance:
         if form is Form.raw:
@@ -59,16 +59,14 @@ def export(
             told, states = f"{written.folder}: a raw zoo of {written.models:,} models, ", written.states
         else:
             told, states = f"{out}: ", len(export_safetensors(rows, out, advance))
-    console.print(f"{told}{states:,} states of {rows.config}", highlight=False, soft_wrap=True)
+    say(console, f"{told}{states:,} states of {rows.config}")
     if states != rows.total:
-        missing = f"warning: {rows.total - states:,} states are not there or cannot be read; `zoo build` lists them"
-        console.print(missing, highlight=False, soft_wrap=True)
+        missing = rows.total - states
+        say(console, f"warning: {missing:,} states are not there or cannot be read; `zoo build` lists them")
     if form is Form.raw:
-        console.print(f"build it: zoo build {written.folder} --out REPO", highlight=False, soft_wrap=True)
+        say(console, f"build it: zoo build {written.folder} --out REPO")
     else:
-        console.print(
-            "load one: zoo_datasets.to_module(zoo_datasets.load_exported(FILE))", highlight=False, soft_wrap=True
-        )
+        say(console, "load one: zoo_datasets.to_module(zoo_datasets.load_exported(FILE))")
 
 
 def _rows(

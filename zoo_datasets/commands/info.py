@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from zoo_datasets.hub_access import Holdings
     from zoo_datasets.manifest import Manifest
 
+# Columns that the table of zoos needs.
+_WIDE = 160
+
 
 def info(
     repo: Annotated[str, typer.Argument(help="A local dataset repository, or a dataset's id on the Hub.")],
@@ -21,18 +24,15 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """What a repository holds, from its metadata alone: zoos, models, epochs, splits, sizes, what was left out."""
-    from rich.console import Console
-
     from zoo_datasets.hub_access import read_holdings
+    from zoo_datasets.terminal import tables
 
     holdings = read_holdings(repo, () if name is None else (name,), revision)
     described = _described(holdings, name)
     if as_json:
-        typer.echo(json.dumps(described[0] if name else described, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(described[0] if name else described, indent=2))
         return
-    terminal = Console()
-    # A table cut to the 80 columns of a pipe would be hard to search.
-    console = terminal if terminal.is_terminal else Console(width=160)
+    console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
     if name:
         _print_one(console, f"{repo}{at}: {name}", described[0])
@@ -49,7 +49,9 @@ def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
         if manifest is not None:
             described.append(_facts(manifest) | (_details(manifest) if name else {}))
         else:
-            splits = {s["name"]: s["num_examples"] for s in info_of(holdings.card, zoo).get("splits") or []}
+            splits = {
+                s.get("name", ""): s.get("num_examples") or 0 for s in info_of(holdings.card, zoo).get("splits") or []
+            }
             described.append({"name": zoo, "rows": sum(splits.values()) if splits else None, "splits": splits})
     return described
 
@@ -114,8 +116,10 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
 def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from zoo_datasets.terminal import say
+
     def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        say(console, text)
 
     line(title)
     if "models" not in facts:
@@ -142,5 +146,5 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
 def _span(epochs: list[int]) -> str:
     if not epochs:
         return "none"
-    whole = epochs == list(range(epochs[0], epochs[-1] + 1))
+    whole = len(epochs) == epochs[-1] - epochs[0] + 1
     return f"{epochs[0]}–{epochs[-1]}" if whole else f"{epochs[0]}–{epochs[-1]} ({len(epochs)} of them)"

@@ -21,12 +21,11 @@ def list_command(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = Console()
-    # A table cut to the 80 columns of a pipe would be hard to search.
-    console = terminal if terminal.is_terminal else Console(width=_WIDE)
+    from zoo_datasets.terminal import tables
+
+    console = tables(_WIDE)
     table = Table(title=f"{len(rows)} zoos, {sum(row['models'] for row in rows):,} models")
     # The name says images and architecture as well; what is left fits 80 columns.
     wide = console.width >= _WIDE

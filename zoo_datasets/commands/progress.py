@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def progress_bar(console: Console, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is advanced by calling it with (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    from zoo_datasets.terminal import TaskText
+
+    columns = (TaskText(title), BarColumn(), MofNCompleteColumn(), TaskText(unit), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -29,9 +31,11 @@ def transfer_bar(
     console: Console, title: str = "", unit: str = ""
 ) -> Iterator[tuple[Fetched, Callable[[int, int], None]]]:
     """A bar for what is fetched, advanced by (what, done, total), and one for the work after it, as `progress_bar`."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    texts = (TextColumn("{task.description}"), TextColumn("{task.fields[amount]}"))
+    from zoo_datasets.terminal import TaskText
+
+    texts = (TaskText("{task.description}"), TaskText("{task.fields[amount]}"))
     with Progress(
         texts[0], BarColumn(), texts[1], TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as progress:

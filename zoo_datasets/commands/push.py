@@ -30,14 +30,14 @@ def push(
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-    from rich.console import Console
 
     from zoo_datasets.publishing import push_repository
+    from zoo_datasets.terminal import Terminal, say
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        say(console, text)
 
     if not console.is_terminal:
         disable_progress_bars()

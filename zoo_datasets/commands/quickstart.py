@@ -16,10 +16,9 @@ def quickstart_command(
     out: Annotated[Path, typer.Option(help="A folder for the run and the repository.")] = Path("quickstart"),
 ) -> None:
     """The main job on the embedded digits, from training to a restored model, in about a minute."""
-    from rich.console import Console
-
     from zoo_datasets.quickstart import quickstart
+    from zoo_datasets.terminal import Terminal
 
-    difference = quickstart(out, Console())
+    difference = quickstart(out, Terminal())
     if difference > 1e-6:
         raise RepositoryError(f"the restored model's accuracy is {difference:.6f} off the recorded one, expected 0")

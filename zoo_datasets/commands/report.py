@@ -40,8 +40,6 @@ def report(
     map_: Annotated[Map, typer.Option("--map", help="umap needs zoo-datasets[umap].")] = Map.pca,
 ) -> None:
     """One self-contained page: figures over epochs, a map, hyperparameters, trajectories, the benchmark."""
-    from rich.console import Console
-
     from zoo_datasets.evaluation.benchmark import Settings
     from zoo_datasets.evaluation.plots import write_plots
     from zoo_datasets.evaluation.records import read_record, run_benchmark
@@ -49,12 +47,13 @@ def report(
     from zoo_datasets.evaluation.report_data import Extent, gather
     from zoo_datasets.images import load_images
     from zoo_datasets.manifest import read_manifest
+    from zoo_datasets.terminal import Terminal, say, working
 
     manifest = read_manifest(repo, name)
     if manifest is None:
         raise RepositoryError(f"{repo / name} holds no manifest.json; build the config with `zoo build`")
-    console = Console(stderr=True)
-    with console.status("images") as status:
+    console = Terminal(stderr=True)
+    with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
         data = load_images(about, manifest.architecture, images) if images or about == _EMBEDDED else None
         notes, record = [], None
@@ -62,19 +61,19 @@ def report(
             if benchmark is not None:
                 record = read_record(benchmark)
             else:
-                status.update("benchmark of statistics")
+                show("benchmark of statistics")
                 record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
         except RepositoryError as error:
             if benchmark is not None:
                 raise
             notes.append(f"No benchmark: {error}")
         extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
-        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=status.update)
+        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
         content["notes"] += notes
-        status.update("page")
+        show("page")
         write_report(content, out)
         files = [] if png is None else write_plots(content, png)
     size = out.stat().st_size / 1e6
-    console.print(f"{out}: {size:,.1f} MB, one file for any browser", highlight=False, soft_wrap=True)
+    say(console, f"{out}: {size:,.1f} MB, one file for any browser")
     if files:
-        console.print(f"{png}: {len(files)} PNGs", highlight=False, soft_wrap=True)
+        say(console, f"{png}: {len(files)} PNGs")

@@ -38,13 +38,12 @@ def verify(
     limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
 ) -> None:
     """Check a config, or a run: checksums, splits, layouts, and figures recomputed from the weights alone."""
-    from rich.console import Console
-
     from zoo_datasets.hub import CARD
     from zoo_datasets.runs import Run
     from zoo_datasets.specs import Limits
+    from zoo_datasets.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     limits = Limits(val=limit_val, test=limit_test)
     if Run.exists(path):
         if name is not None or limits != Limits():
@@ -99,8 +98,9 @@ def _verify_config(
 
 def _load(console: Console, name: str, architecture: str, folder: Path | None) -> ImageData:
     from zoo_datasets.images import load_images
+    from zoo_datasets.terminal import working
 
-    with console.status(f"images: {folder or name}"):
+    with working(console, f"images: {folder or name}"):
         return load_images(name, architecture, folder)
 
 
@@ -132,16 +132,12 @@ def _description(path: Path) -> str:
 
 
 def _print(console: Console, result: Verification, unit: str) -> None:
+    from zoo_datasets.terminal import say
+
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
-        _say(console, f"{mark} {check.name}: {check.detail}")
+        say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
-        _say(console, f"     {difference.check}: {difference.message}")
+        say(console, f"     {difference.check}: {difference.message}")
     verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
-    _say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")
-
-
-def _say(console: Console, text: str) -> None:
-    """A line, whatever the width of the terminal and whatever stands in it."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    console.print(printable, highlight=False, soft_wrap=True, markup=False)
+    say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo_datasets.folders import check_output
+from zoo_datasets.text import plot_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,6 +20,7 @@ _DPI = 150
 
 def write_plots(content: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write a PNG of each plot that the content of a report has something for; gives the files."""
+    check_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = {f"{name}_over_epochs": over_epochs(content, name) for name in content["epochs"]}
     if len(content["map"]["models"]) > 1:
@@ -37,7 +41,7 @@ def over_epochs(content: Mapping[str, Any], column: str) -> Figure:
     entry = content["epochs"][column]
     figure, axes = _figure()
     _boxes(axes, entry["boxes"])
-    axes.set(xlabel="epoch", ylabel=entry["label"], title=content["name"])
+    axes.set(xlabel="epoch", ylabel=entry["label"], title=plot_text(content["name"]))
     every = -(-len(entry["boxes"]) // 12)
     axes.set_xticks(range(0, len(entry["boxes"]), every), list(entry["boxes"])[::every])
     return figure
@@ -57,9 +61,9 @@ def map_of(content: Mapping[str, Any], column: str) -> Figure:
     else:
         for value in different:
             chosen = np.array([other == value for other in values])
-            axes.scatter(x[chosen], y[chosen], s=14, label=str(value))
+            axes.scatter(x[chosen], y[chosen], s=14, label=plot_text(value))
         axes.legend(title=column, fontsize="small")
-    axes.set(xlabel=found["labels"][0], ylabel=found["labels"][1], title=content["name"])
+    axes.set(xlabel=found["labels"][0], ylabel=found["labels"][1], title=plot_text(content["name"]))
     return figure
 
 
@@ -69,7 +73,7 @@ def effects(content: Mapping[str, Any]) -> Figure:
     figure, every = _figure(len(found))
     for axes, effect in zip(np.atleast_1d(every), found, strict=True):
         _boxes(axes, effect["boxes"])
-        axes.set_xticks(range(len(effect["boxes"])), list(effect["boxes"]), rotation=30, ha="right")
+        axes.set_xticks(range(len(effect["boxes"])), list(map(plot_text, effect["boxes"])), rotation=30, ha="right")
         axes.set_title(f"{effect['hyperparameter']}\nη² = {effect['explained']:.2f}", fontsize="medium")
     np.atleast_1d(every)[0].set_ylabel("test accuracy")
     return figure
@@ -82,7 +86,7 @@ def trajectories(content: Mapping[str, Any]) -> Figure:
     for x, y in zip(found["x"], found["y"], strict=True):
         (line,) = axes.plot(x, y, linewidth=1)
         axes.plot(x[0], y[0], "o", markersize=4, markerfacecolor="white", color=line.get_color())
-    axes.set(xlabel=found["labels"][0], ylabel=found["labels"][1], title=content["name"])
+    axes.set(xlabel=found["labels"][0], ylabel=found["labels"][1], title=plot_text(content["name"]))
     return figure
 
 

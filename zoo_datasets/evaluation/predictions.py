@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Flatten, Layer, Linear, build_layout
+from zoo_datasets.cores import cores
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.stacked import StackedNetwork, lanes_of
 
@@ -62,7 +62,7 @@ def _outputs(
 
     # Blocks in parallel, each on one thread: faster than many threads in the small products of one block.
     threads = torch.get_num_threads()
-    workers = len(os.sched_getaffinity(0)) if lanes > 1 else 1
+    workers = cores() if lanes > 1 else 1
     try:
         with ThreadPoolExecutor(
             workers, initializer=torch.set_num_threads, initargs=(threads // workers or 1,)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.evaluation.benchmark import Advance, Data, Result, Settings, benchmark, read_data
 from zoo_datasets.evaluation.samples import Rows
 from zoo_datasets.files import write_json
+from zoo_datasets.folders import check_output
 from zoo_datasets.specs import digest_of
 
 FORMAT = 1
@@ -55,9 +56,9 @@ def read_record(path: Path) -> Record:
         RepositoryError: where it is none; names the file.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if value["format"] != FORMAT:
-            raise RepositoryError(f"{path}: format {value['format']!r} found, this version reads {FORMAT}")
+            raise RepositoryError(f"{path}: format {brief(value['format'])} found, this version reads {FORMAT}")
         settings: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()
         }
@@ -69,7 +70,7 @@ def read_record(path: Path) -> Record:
             identity=str(value["identity"]),
             results=tuple(Result.from_dict(result) for result in value["results"]),
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, RepositoryError):
             raise
         raise RepositoryError(
@@ -93,6 +94,8 @@ def run_benchmark(
     Raises:
         RepositoryError: where `out` is the file of something else, or the zoos cannot be used; see `read_data`.
     """
+    if out is not None:
+        check_output(out)
     data = read_data(repo, settings, revision)
     record = _empty(data, settings)
     if out is not None and out.exists():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from zoo_datasets.files import write_bytes
+from zoo_datasets.text import all_printable, json_text
 
 
 def write_report(content: dict[str, Any], out: Path) -> None:
@@ -23,14 +24,13 @@ def write_report(content: dict[str, Any], out: Path) -> None:
 def page(content: dict[str, Any]) -> str:
     """The page as a text."""
     folder = resources.files("zoo_datasets.evaluation")
-    made = (folder / "report.html").read_text(encoding="utf-8")
+    content = all_printable(content)
     parts = {
         "@TITLE@": html.escape(f"{content['name']} – model zoo"),
         "@CSS@": (folder / "report.css").read_text(encoding="utf-8"),
         "@JS@": (folder / "report.js").read_text(encoding="utf-8"),
         # No text of a zoo can end the script that holds it.
-        "@CONTENT@": json.dumps(content, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+        "@CONTENT@": json_text(content, allow_nan=False).replace("<", "\\u003c"),
     }
-    for mark, text in parts.items():
-        made = made.replace(mark, text, 1)
-    return made
+    # In one pass: no mark in a text is filled in.
+    return re.sub("|".join(parts), lambda mark: parts[mark[0]], (folder / "report.html").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from zoo_datasets.reading import Form, ZooReader
 from zoo_datasets.schema import NAMES, WEIGHTS
 from zoo_datasets.sparsity import layer_sparsity
 from zoo_datasets.symmetries import canonicalize
+from zoo_datasets.where import conditions_in
 
 FIGURES = {
     "test_acc": "test accuracy",
@@ -224,8 +225,7 @@ def _trajectories(repo: str | Path, name: str, final: Dataset, table: pa.Table, 
     chosen = [models[place] for place in np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int)]
     if not chosen or len(epochs) < 3:
         return None
-    listed = ", ".join(f'"{model}"' for model in chosen)
-    rows = concatenate_datasets(list(cast(DatasetDict, load_zoo(repo, name, where=f"model_id in ({listed})")).values()))
+    rows = _rows_of(repo, name, chosen)
     place = {key: at for at, key in enumerate(zip(rows["model_id"][:], rows["epoch"][:], strict=True))}
     whole = [model for model in chosen if all((model, epoch) in place for epoch in epochs)]
     weights = _weights(rows).view(len(rows), -1)
@@ -249,6 +249,13 @@ def _trajectories(repo: str | Path, name: str, final: Dataset, table: pa.Table, 
         "labels": [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)],
         "measures": {label: _box(values) for label, values in measures.items()},
     }
+
+
+def _rows_of(repo: str | Path, name: str, models: Sequence[str]) -> Dataset:
+    """All rows of some models."""
+    conditions = conditions_in("model_id", models)
+    loaded = [cast(DatasetDict, load_zoo(repo, name, where=condition)) for condition in conditions]
+    return concatenate_datasets([split for part in loaded for split in part.values()])
 
 
 def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int) -> list[dict[str, Any]]:

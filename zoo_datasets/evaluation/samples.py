@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
+from zoo_datasets.cores import cores
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.features.base import Matrix, Transform
 from zoo_datasets.layout import WeightLayout
@@ -171,12 +171,12 @@ def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None
             matrix = np.empty((rows, result.shape[1]), np.float32)
         matrix[start : start + len(result)] = result
 
-    cores = len(os.sched_getaffinity(0))
+    threads = cores()
     waiting: deque[tuple[int, Future[Any]]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for job in jobs(pool):
             waiting.append(job)
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * threads:
                 start, future = waiting.popleft()
                 put(start, future.result())
         for start, future in waiting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.architectures import Layer
+from zoo_datasets.cores import cores
 from zoo_datasets.images import ImageData, Split
 from zoo_datasets.stacked import native
 from zoo_datasets.stacked.block import Block, BlockRecipe, Tally, TorchBlock
@@ -56,7 +56,7 @@ def evaluate_stack(
         return block.evaluate(split)
 
     # A large network fills all cores by itself.
-    workers = (threads or len(os.sched_getaffinity(0))) if lanes > 1 else 1
+    workers = (threads or cores()) if lanes > 1 else 1
     own_threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(

@@ -174,7 +174,7 @@ static void adam(const Job *job, Group group, int64_t i) {
   const float first_weight = (float)(1 - 0.9), second_weight = (float)(1 - 0.999);
   const float scale = (float)(1 / sqrt(1 - pow(0.999, (double)count)));
   const v decay = ((const v *)job->weight_decay)[i];
-  v step;
+  v step = splat(0.f);
   for (int l = 0; l < LANES; l++) step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
   for (int k = 0; k < PARAMETERS; k++) {
     v p = group.parameters[k], m = group.first[k], u = group.second[k];
@@ -190,7 +190,7 @@ static void adam(const Job *job, Group group, int64_t i) {
 static void sgd(const Job *job, Group group, int64_t i) {
   const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i];
   const double *lr = job->lr + i * LANES;
-  v step;
+  v step = splat(0.f);
   for (int l = 0; l < LANES; l++) step[l] = (float)lr[l];
   for (int k = 0; k < PARAMETERS; k++) {
     v p = group.parameters[k];

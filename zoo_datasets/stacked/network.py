@@ -27,6 +27,7 @@ from zoo_datasets.architectures import (
     MaxPool,
     Residual,
     build_layout,
+    flat_layers,
 )
 from zoo_datasets.errors import UnknownNameError
 from zoo_datasets.variational import EPSILON
@@ -58,6 +59,14 @@ class Noise:
 def lanes_of(layers: Sequence[Layer]) -> int:
     """How many members a block of these layers has: fixed for an architecture, so that results are."""
     return LANES if build_layout(layers).size <= _LARGE else 1
+
+
+def subsamples(layers: Sequence[Layer]) -> bool:
+    """Whether strided 1 × 1 convolutions of these layers are computed on subsampled images on the CPU.
+
+    Their gradients are rounded otherwise than by the strided convolutions, which earlier versions took.
+    """
+    return lanes_of(layers) == 1 and any(map(_crashes, flat_layers(layers)))
 
 
 @dataclass(slots=True)
@@ -163,10 +172,24 @@ def _affine(layer: Conv | Linear, x: Tensor, tensors: Mapping[str, Tensor], memb
     weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
     if isinstance(layer, Conv):
         flat = None if bias is None else bias.flatten()
-        return functional.conv2d(x, weight.flatten(0, 1), flat, layer.stride, layer.padding, groups=members)
+        stride = layer.stride
+        if x.device.type == "cpu" and members == 1 and _crashes(layer):
+            x, stride = x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
+        return functional.conv2d(x, weight.flatten(0, 1), flat, stride, layer.padding, groups=members)
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
+
+
+def _crashes(layer: Layer) -> bool:
+    """Whether torch's own convolution corrupts memory, so that one of the subsampled image takes its place.
+
+    The backward pass of torch 2.13 does on processors with AVX2 but no AVX-512, for a 1 × 1 convolution of stride 2
+    and one group with fewer than 8 channels, on memory with channels last. Wider ones and several groups do not.
+    """
+    if not isinstance(layer, Conv):
+        return False
+    return layer.kernel == 1 and layer.stride > 1 and not layer.padding and layer.in_channels < 8
 
 
 def _as(x: Tensor, mask: Tensor, members: int) -> Tensor:

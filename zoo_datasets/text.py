@@ -1,0 +1,91 @@
+"""Text of others, as names and notes in their files, made safe to show: as text it can mislead nobody.
+
+What a reader would not see as it is — control characters, terminal escapes, marks that turn the direction of writing,
+invisible characters, halves of surrogate pairs — is shown by the escapes of Python's string literals.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+# Printable for `str.isprintable`, but blank or invisible: the rest of Unicode's default ignorable characters.
+_INVISIBLE = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x2800, 0x3164, 0xFFA0,
+              *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)  # fmt: skip
+
+# What Markdown and its dialects may read as more than text, wherever in a line it stands.
+_MARKDOWN = re.compile(r"[^\w .,;:()+%'\"=/…×–−-]|\b_|_\b|:(?=\w)|://|www\.", re.IGNORECASE)
+
+
+class _Escapes(dict[int, str]):
+    """What `str.translate` puts in the place of each character."""
+
+    def __init__(self, escape: Callable[[str], str], kept: str = "") -> None:
+        super().__init__({ord(char): char for char in kept})
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = char if char.isprintable() and char not in _INVISIBLE else self._escape(char)
+        return self[code]
+
+
+_PYTHON = _Escapes(lambda char: char.encode("unicode_escape").decode())
+_JSON = _Escapes(lambda char: json.dumps(char)[1:-1], kept="\n")
+
+
+def printable(text: object) -> str:
+    r"""`text` on one line, with an escape as `\x1b` or `\u202e` for each character that cannot be seen as it is."""
+    text = str(text)
+    return text if text.isascii() and text.isprintable() else text.translate(_PYTHON)
+
+
+def one_line(text: object) -> str:
+    """`printable`, with a blank for each line break and what is around it: for messages of several lines."""
+    return printable(" ".join(str(text).split()))
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """`json.dumps`, in which letters stand as they are, and of other characters those that can be seen."""
+    return json.dumps(value, ensure_ascii=False, **options).translate(_JSON)
+
+
+def markdown(text: object) -> str:
+    """`text` for a paragraph of Markdown: as code where it holds any character that might be more than text."""
+    line = one_line(text)
+    return markdown_code(line) if _MARKDOWN.search(line) else line
+
+
+def markdown_code(text: object) -> str:
+    """`text` as code of Markdown, which has no markup, links or HTML in it."""
+    line = one_line(text)
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    edge = " " if not line or "`" in (line[0], line[-1]) else ""
+    return f"{fence}{edge}{line}{edge}{fence}"
+
+
+def markdown_cell(text: object) -> str:
+    """`text` for a cell of a table of Markdown, which no bar in it ends."""
+    # Dialects differ in what a bar behind backslashes is.
+    return re.sub(r"(\\?)\|", lambda bar: r"\\x7c" if bar[1] else r"\|", markdown(text))
+
+
+def plot_text(text: object) -> str:
+    """`text` for matplotlib, which takes dollars for formulas and leaves labels that begin with `_` out of legends."""
+    escaped = printable(text).replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
+def all_printable(value: Any) -> Any:
+    """JSON values with `printable` texts and keys."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): all_printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [all_printable(item) for item in value]
+    return value
