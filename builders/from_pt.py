@@ -28,7 +28,7 @@ from zoo_datasets.builders.checkpoints import Structure, member_bytes, open_arch
 from zoo_datasets.builders.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
 from zoo_datasets.builders.raw_models import read_params
 from zoo_datasets.builders.raw_names import raw_model_id, read_folder_name, zoo_name
-from zoo_datasets.builders.raw_trials import MAX_EPOCH, columns_of, grid_of
+from zoo_datasets.builders.raw_trials import columns_of, grid_of
 from zoo_datasets.builders.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.source import Block, Reading, RowMaker, States
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
@@ -37,7 +37,7 @@ from zoo_datasets.layout import WeightLayout
 from zoo_datasets.manifest import LeftOut
 from zoo_datasets.rows import Model, matching
 from zoo_datasets.schema import FIGURES
-from zoo_datasets.specs import GRID_FIELDS, digest_of
+from zoo_datasets.specs import GRID_FIELDS, MAX_EPOCH, digest_of
 from zoo_datasets.where import Condition
 from zoo_datasets.zoos import get_zoo
 
