@@ -1,7 +1,8 @@
 """Builders: a source of models becomes a config of a dataset repository."""
 
-from zoo_datasets.builders.building import BuildResult
-from zoo_datasets.builders.repository import build_from, build_repository, open_source
-from zoo_datasets.builders.source import Reading
+from zoo_datasets.builders.build import build_from, build_repository
+from zoo_datasets.builders.shards.building import BuildResult
+from zoo_datasets.builders.sources.base import Reading
+from zoo_datasets.builders.sources.table import open_source
 
 __all__ = ["BuildResult", "Reading", "build_from", "build_repository", "open_source"]

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.errors import SourceError, SpecError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.schema import COLUMNS, WEIGHTS
-from zoo_datasets.where import parse_where
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import COLUMNS, WEIGHTS
+from zoo_datasets.repository.where import parse_where
 
 SCALARS = tuple(column.name for column in COLUMNS if column.name != WEIGHTS)
 

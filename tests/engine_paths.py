@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from zoo_datasets.stacked.compiler import instruction_sets
+from zoo_datasets.native.compiler import instruction_sets
 
 TESTS = ("tests/stacked", "tests/training/test_trainer.py")
 TORCH = {

@@ -61,9 +61,9 @@ class Client:
 
 
 def _do(task):
-    import zoo_datasets.publishing
+    import zoo_datasets.hub.push
 
-    zoo_datasets.publishing.FILES_PER_COMMIT = task.get("files_per_commit", 100)
+    zoo_datasets.hub.push.FILES_PER_COMMIT = task.get("files_per_commit", 100)
     if "zoo" in task:
         return _zoo(task["zoo"])
     if "download" in task:
@@ -74,7 +74,7 @@ def _do(task):
 
 
 def _zoo(arguments):
-    from zoo_datasets.cli import main
+    from zoo_datasets.cli.app import main
 
     sys.argv = ["zoo", *arguments]
     try:
@@ -86,8 +86,8 @@ def _zoo(arguments):
 def _load(arguments, options, ours):
     import datasets
 
-    from zoo_datasets.loading import load_zoo
-    from zoo_datasets.specs import digest_of
+    from zoo_datasets.loading.load import load_zoo
+    from zoo_datasets.specs.spec import digest_of
 
     loaded = (load_zoo if ours else datasets.load_dataset)(*arguments, **options)
     parts = loaded if isinstance(loaded, dict) else {"all": loaded}

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from zoo_datasets.architectures import Network, build_layout, get_architecture
-from zoo_datasets.images import ImageData, Split, get_image_spec
-from zoo_datasets.specs import Limits, Member, ZooSpec, members_of
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.images.table import get_image_spec
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.channels import permutations
+from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.module import Network
+from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.stacked import BlockRecipe, StepSettings, augmentation, initialise, streams
-from zoo_datasets.symmetries import permutations
-from zoo_datasets.zoos import get_zoo
 
 
 def tiny_images(images: str = "mnist", size: int = 28, train: int = 60, val: int = 20, test: int = 20) -> ImageData:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from zoo_datasets.architectures import layout_of
-from zoo_datasets.specs import digest_of
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.specs.spec import digest_of
 
 SEED_ZOO = "tune_zoo_mnist_uniform"
 HYP_ZOO = "tune_zoo_mnist_hyperparameter_10_random_seeds"

@@ -6,9 +6,9 @@ from plain import tiny_images
 from torch.nn import functional
 
 from zoo_datasets import adapters
-from zoo_datasets.architectures import ARCHITECTURES, layout_of
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
-from zoo_datasets.models import evaluate, to_modules
+from zoo_datasets.loading.modules import evaluate, to_modules
+from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
 
 SMALL = layout_of("cnn_s", 1, 10)
 

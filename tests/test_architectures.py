@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from zoo_datasets.architectures import ACTIVATIONS, ARCHITECTURES, build_module, get_architecture, layout_of
 from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, layout_of
+from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.networks.module import build_module
 from zoo_datasets.stacked import StackedNetwork, initialise
 from zoo_datasets.stacked.initialise import INITS
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tiny_runs import make_run
 from torch.utils.data import DataLoader
 
-from zoo_datasets import gather
-from zoo_datasets.architectures import layout_of
-from zoo_datasets.batching import batches
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.plans import Plan
+from zoo_datasets.loading.batches import batches
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.order import Plan
+from zoo_datasets.native import rows as gather
+from zoo_datasets.networks.architectures import layout_of
 
 WIDTH = 7
 

@@ -13,18 +13,18 @@ from sklearn.metrics import r2_score
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from zoo_datasets.architectures import layout_of
 from zoo_datasets.builders import build_repository
-from zoo_datasets.cli import app
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
-from zoo_datasets.evaluation import probes, scores
-from zoo_datasets.evaluation.benchmark import Result, Settings, read_data
+from zoo_datasets.evaluation.benchmark import probes, scores
+from zoo_datasets.evaluation.benchmark.probes import ALPHAS, Fold
+from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
+from zoo_datasets.evaluation.benchmark.run import Result, Settings, read_data
+from zoo_datasets.evaluation.benchmark.samples import check_apart
 from zoo_datasets.evaluation.features import FEATURES, get_features
 from zoo_datasets.evaluation.features.statistics import PERCENTILES, names_of
-from zoo_datasets.evaluation.probes import ALPHAS, Fold
-from zoo_datasets.evaluation.records import read_record, run_benchmark
-from zoo_datasets.evaluation.samples import check_apart
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.specs.zoos import get_zoo
 
 LAYOUT = layout_of("cnn_s", 1, 10)
 NAME = "mnist_cnn_s_hyp_rand"

@@ -11,15 +11,15 @@ from raw_zoos import SEED_ZOO, TWIN_ZOO, make_twins, make_zoo
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from zoo_datasets import card_plots
 from zoo_datasets.builders import build_repository
-from zoo_datasets.card_plots import draw_plots
-from zoo_datasets.cli import app
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, StorageError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.local_zoos import local_zoos
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.plots import accuracy_over_epochs, sparsity_over_epochs
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.hub.local_zoo import local_zoos
+from zoo_datasets.repository import card_plots
+from zoo_datasets.repository.card_plots import draw_plots
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.plots import accuracy_over_epochs, sparsity_over_epochs
 
 NAME = "digits_cnn_s"
 ACCURACY = f"{NAME}/accuracy.png"
@@ -44,7 +44,7 @@ def shown(repo):
 
 
 def test_a_build_draws_nothing_and_loads_no_matplotlib(tmp_path, monkeypatch):
-    for module in ("matplotlib", "matplotlib.figure", "zoo_datasets.plots"):
+    for module in ("matplotlib", "matplotlib.figure", "zoo_datasets.repository.plots"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it fails
     make_run(tmp_path / "run", ((4, 1),))
     build_repository(tmp_path / "run", tmp_path / "repo")

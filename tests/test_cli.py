@@ -9,16 +9,16 @@ from raw_zoos import SEED_ZOO, make_zoo, zipped
 from rich.console import Console
 from typer.testing import CliRunner
 
-import zoo_datasets.quickstart
-from zoo_datasets.cli import app
-from zoo_datasets.zoos import list_zoos
+import zoo_datasets.cli.quickstart_job
+from zoo_datasets.cli.app import app
+from zoo_datasets.specs.zoos import list_zoos
 
 runner = CliRunner()
 TRAIN = ["train", "digits_cnn_s", "--models", "12", "--limit-train", "100", "--limit-val", "40", "--limit-test", "40"]
 
 
 def zoo(*arguments, cwd="."):
-    return subprocess.run([sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)], capture_output=True,
+    return subprocess.run([sys.executable, "-m", "zoo_datasets.cli.app", *map(str, arguments)], capture_output=True,
                           text=True, cwd=cwd, env=os.environ)  # fmt: skip
 
 
@@ -88,17 +88,17 @@ def test_a_zoo_of_ones_own_trains_from_yaml(tmp_path, monkeypatch):
 
 
 def test_quickstart_restores_what_it_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo_datasets.quickstart, "MODELS", 12)
-    monkeypatch.setattr(zoo_datasets.quickstart, "EPOCHS", 1)
-    monkeypatch.setattr(zoo_datasets.quickstart, "BATCH", 8)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "MODELS", 12)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "EPOCHS", 1)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "BATCH", 8)
     console = Console(record=True, file=io.StringIO())
-    assert zoo_datasets.quickstart.quickstart(tmp_path, console) < 1e-6
+    assert zoo_datasets.cli.quickstart_job.quickstart(tmp_path, console) < 1e-6
     assert "recorded test accuracy" in console.export_text()
 
 
 def test_the_quickstart_runs_again_after_its_run_has_grown(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo_datasets.quickstart, "MODELS", 12)
-    monkeypatch.setattr(zoo_datasets.quickstart, "EPOCHS", 1)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "MODELS", 12)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "EPOCHS", 1)
     run = tmp_path / "runs" / "digits_cnn_s"
     train = ["train", "digits_cnn_s", "--models", "14", "--epochs", "2", "--path", "auto", "--out", str(run)]
     assert runner.invoke(app, train).exit_code == 0
@@ -125,12 +125,12 @@ def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
         "build": ["build", tmp_path / "run", "--out", out],
     }[command]
     code = (
-        "import os, signal, sys, zoo_datasets.training.trainer as t, zoo_datasets.builders as b\n"
+        "import os, signal, sys, zoo_datasets.training.train as t, zoo_datasets.builders as b\n"
         "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "t.train_population = b.build_repository = stop\n"
         f"sys.argv = {['zoo', *map(str, arguments)]!r}\n"
-        "from zoo_datasets.cli import main; main()"
+        "from zoo_datasets.cli.app import main; main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert result.returncode == 130

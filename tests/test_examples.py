@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-import zoo_datasets.quickstart
-from zoo_datasets.quickstart import quickstart
+import zoo_datasets.cli.quickstart_job
+from zoo_datasets.cli.quickstart_job import quickstart
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "explore_a_zoo.ipynb"
 
@@ -17,9 +17,9 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "explore_a_zoo.ipynb"
 def test_the_notebook_runs(tmp_path, monkeypatch):
     from rich.console import Console
 
-    monkeypatch.setattr(zoo_datasets.quickstart, "MODELS", 24)
-    monkeypatch.setattr(zoo_datasets.quickstart, "EPOCHS", 2)
-    monkeypatch.setattr(zoo_datasets.quickstart, "BATCH", 8)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "MODELS", 24)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "EPOCHS", 2)
+    monkeypatch.setattr(zoo_datasets.cli.quickstart_job, "BATCH", 8)
     quickstart(tmp_path / "quickstart", Console(quiet=True))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -15,10 +15,10 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 import zoo_datasets as zd
-from zoo_datasets.cli import app
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import CheckpointError
-from zoo_datasets.exporting import export_safetensors, repository_rows, row_bytes
-from zoo_datasets.manifest import read_manifest
+from zoo_datasets.loading.exporting import export_safetensors, repository_rows, row_bytes
+from zoo_datasets.repository.manifest import read_manifest
 
 NAME = "digits_cnn_s"
 runner = CliRunner()
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_exported_row_is_refused_with_its_reason(repo, tmp_pat
 PROGRAM = """
 import sys
 from pathlib import Path
-from zoo_datasets.exporting import export_safetensors, repository_rows
+from zoo_datasets.loading.exporting import export_safetensors, repository_rows
 rows = repository_rows("somebody/model-zoos", "digits_cnn_s", epochs=[1], models=2)
 print(*(file.name for file in export_safetensors(rows, Path(sys.argv[1]))))
 """

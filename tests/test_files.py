@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo_datasets import files
 from zoo_datasets.errors import StorageError
-from zoo_datasets.files import fitting, remove_temporaries, replacing, write_bytes, write_if_changed
-from zoo_datasets.locks import hold_folder
+from zoo_datasets.storage import files
+from zoo_datasets.storage.files import fitting, remove_temporaries, replacing, write_bytes, write_if_changed
+from zoo_datasets.storage.locks import hold_folder
 
 # As in two containers that share a folder: each process has the number 1.
 _WRITER = """
 import os, sys
 from pathlib import Path
 os.getpid = lambda: 1
-from zoo_datasets.files import write_bytes, write_if_changed
+from zoo_datasets.storage.files import write_bytes, write_if_changed
 target, own = Path(sys.argv[1]), sys.argv[2].encode()
 print("ready", flush=True)
 sys.stdin.readline()
@@ -32,7 +32,7 @@ for number in range(100):
 _STOPPED = """
 import sys
 from pathlib import Path
-from zoo_datasets.files import replacing
+from zoo_datasets.storage.files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)

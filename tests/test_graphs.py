@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from zoo_datasets.architectures import ARCHITECTURES, Network, build_layout, get_architecture, resnet18_layers
+from zoo_datasets.adapters.graphs import IDENTITY, WEIGHT, from_graphs, to_graphs
 from zoo_datasets.errors import LayoutError
-from zoo_datasets.graphs import IDENTITY, WEIGHT, from_graphs, to_graphs
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, resnet18_layers
+from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.module import Network
 from zoo_datasets.symmetries import permute
 
 SMALL = get_architecture("cnn_s").layers(1, 10)

@@ -9,11 +9,11 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.hub import YOURS, configs_of, files_of, info_of, read_card, zoos_of
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.specs import Limits, members_of
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.repository.card import YOURS, configs_of, files_of, info_of, read_card, zoos_of
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
 

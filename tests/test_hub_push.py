@@ -11,12 +11,12 @@ from hub_server import READER, Fault, serving
 from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.card_text import YOURS
-from zoo_datasets.files import sha256_of
-from zoo_datasets.hub import configs_of, parse_card, read_card
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.specs import Limits
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.repository.card import configs_of, parse_card, read_card
+from zoo_datasets.repository.card_text import YOURS
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.storage.files import sha256_of
 
 A, B = "digits_cnn_s", "mnist_cnn_s_hyp_rand"
 

@@ -24,12 +24,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from zoo_datasets import image_sources
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
-from zoo_datasets.image_sources import ZOO_OF_MODE, prepare_image
-from zoo_datasets.images import IMAGES, ImageData, Split, cut, get_image_spec, load_images
-from zoo_datasets.specs import Limits
-from zoo_datasets.zoos import get_zoo, list_zoos
+from zoo_datasets.images import sources as image_sources
+from zoo_datasets.images.prepare import ImageData, Split, cut, load_images
+from zoo_datasets.images.sources import ZOO_OF_MODE, prepare_image
+from zoo_datasets.images.table import IMAGES, get_image_spec
+from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.zoos import get_zoo, list_zoos
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -526,7 +527,7 @@ HUB_PROGRAM = """
 import json, sys, warnings
 import datasets
 from zoo_datasets.errors import ImagesError
-from zoo_datasets.images import load_images
+from zoo_datasets.images.prepare import load_images
 datasets.disable_progress_bars()
 warnings.simplefilter("ignore")
 found = []

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from zoo_datasets.architectures import build_layout, get_architecture
-from zoo_datasets.variational import kl_divergence, log_alpha, total_kl
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.variational import kl_divergence, log_alpha, total_kl
 
 
 def test_log_alpha_is_clamped_and_finite_at_zero_weights():

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import LayoutError
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.layout import WeightLayout
 
 shapes = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=5)
 

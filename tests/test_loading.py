@@ -11,13 +11,15 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from tiny_runs import make_run, weights_of, write_epoch
 from torch import nn
 
-from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
-from zoo_datasets.loading import layout_of_row, load_zoo, to_module, to_state_dict
-from zoo_datasets.schema import split_of, split_of_seed
-from zoo_datasets.specs import members_of
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.modules import layout_of_row, to_module, to_state_dict
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.module import build_module
+from zoo_datasets.repository.row import split_of, split_of_seed
+from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "mnist_cnn_s_hyp_fix"
 ZOO = get_zoo(NAME)

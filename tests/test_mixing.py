@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny_runs import make_run
 
-from zoo_datasets.adapters import count_tokens, from_tokens
-from zoo_datasets.architectures import layout_of
+from zoo_datasets.adapters.tokens import count_tokens, from_tokens
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.mixing import mixed_tokens
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.mixing import mixed_tokens
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.specs.zoos import get_zoo
 
 SMALL, OTHER = "digits_cnn_s", "mnist_cnn_m_like"
 

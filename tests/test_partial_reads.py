@@ -14,10 +14,10 @@ NAME = "digits_cnn_s"
 MODELS, EPOCHS = 240, 50
 PROGRAM = """
 import sys
-from zoo_datasets.loading import load_zoo
+from zoo_datasets.loading.load import load_zoo
 rows = load_zoo("somebody/model-zoos", "digits_cnn_s", "train", **eval(sys.argv[1]))
 if sys.argv[2:] == ["batches"]:
-    from zoo_datasets.batching import batches
+    from zoo_datasets.loading.batches import batches
     print(sum(len(batch["weights"]) for batch in batches(rows, 32, ["weights"], shuffle=True)))
     sys.exit()
 print(sum(1 for _ in rows.with_format("arrow")) if "streaming" not in sys.argv[1] else sum(1 for _ in rows))

@@ -32,16 +32,16 @@ import tarfile, shutil, zipfile
 from pathlib import Path
 from zoo_datasets import load_zoo
 from zoo_datasets.builders import build_repository
-from zoo_datasets.builders.containers import read_file
-from zoo_datasets.builders.to_raw import export_raw
+from zoo_datasets.builders.containers.folder import read_file
+from zoo_datasets.builders.sources.raw.export import export_raw
 from zoo_datasets.errors import CheckpointError, CohortInUseError, RepositoryError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.exporting import repository_rows
-from zoo_datasets.images import load_images
-from zoo_datasets.locks import locked_zoo
-from zoo_datasets.specs import Limits
-from zoo_datasets.training.trainer import train_zoo
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.loading.exporting import repository_rows
+from zoo_datasets.images.prepare import load_images
+from zoo_datasets.storage.locks import locked_zoo
+from zoo_datasets.specs.spec import Limits
+from zoo_datasets.training.train import train_zoo
+from zoo_datasets.specs.zoos import get_zoo
 
 name, here = "digits_cnn_s", Path(sys.argv[1])
 data = load_images("digits", "cnn_s")

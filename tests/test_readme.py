@@ -9,8 +9,8 @@ import torch
 from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.specs.zoos import get_zoo
 
 README = Path(__file__).parents[1] / "README.md"
 

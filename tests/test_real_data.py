@@ -7,8 +7,8 @@ from file_server import serving_files
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.specs import Limits
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.spec import Limits
 
 
 @pytest.mark.slow

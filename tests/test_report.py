@@ -16,21 +16,22 @@ from sklearn.metrics import cohen_kappa_score
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from zoo_datasets.architectures import build_module, get_architecture, layout_of
 from zoo_datasets.builders import build_repository
-from zoo_datasets.cli import app
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.evaluation import analysis, population
+from zoo_datasets.evaluation.benchmark.record import read_record
 from zoo_datasets.evaluation.predictions import predictions, representations
-from zoo_datasets.evaluation.records import read_record
-from zoo_datasets.evaluation.report import page
-from zoo_datasets.evaluation.report_data import Extent, _sparse, gather
-from zoo_datasets.images import load_images
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.specs import Limits
+from zoo_datasets.evaluation.report.content import Extent, _sparse, gather
+from zoo_datasets.evaluation.report.page import page
+from zoo_datasets.images.prepare import load_images
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.networks.architectures import get_architecture, layout_of
+from zoo_datasets.networks.module import build_module
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.symmetries import canonicalize, permute
-from zoo_datasets.zoos import get_zoo
 
 NAME = "digits_cnn_s"
 LAYOUT = layout_of("cnn_s", 1, 10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo_datasets.errors import RunError
-from zoo_datasets.runs import Run
+from zoo_datasets.runs.run import Run
 from zoo_datasets.training import train_zoo
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_datasets.architectures import layout_of
 from zoo_datasets.errors import LayoutError
-from zoo_datasets.schema import (
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.repository.row import (
     COLUMNS,
     NAMES,
     SPLITS,

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from zoo_datasets.specs import Limits, members_of
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 
 def test_members_are_the_same_on_every_machine():

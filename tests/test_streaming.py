@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tiny_runs import make_run
 from torch.utils.data import DataLoader
 
-from zoo_datasets import tasks
-from zoo_datasets.batching import batches
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.plans import Plan
+from zoo_datasets.loading import tasks
+from zoo_datasets.loading.batches import batches
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.order import Plan
 
 NAME = "digits_cnn_s"
 MODELS, EPOCHS = 14, 5
@@ -153,7 +153,7 @@ def test_the_state_of_a_worker_is_that_of_its_piece(repo, monkeypatch):
     """As torchdata keeps it: each worker saves and loads its own."""
     from types import SimpleNamespace
 
-    from zoo_datasets import batching
+    from zoo_datasets.loading import batches as batching
 
     def of_worker(number):
         worker = SimpleNamespace(id=number, num_workers=2, seed=7 + number)

@@ -8,20 +8,15 @@ import torch
 from plain import permute_row_by_row
 from torch.nn import functional
 
-from zoo_datasets import gather
-from zoo_datasets.architectures import ARCHITECTURES, Network, build_layout, get_architecture, resnet18_layers
 from zoo_datasets.errors import LayoutError, SpecError
-from zoo_datasets.images import load_images
+from zoo_datasets.images.prepare import load_images
+from zoo_datasets.native import rows as gather
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, resnet18_layers
+from zoo_datasets.networks.channels import permutations
+from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.module import Network
 from zoo_datasets.stacked import StackedNetwork
-from zoo_datasets.symmetries import (
-    Normalisation,
-    add_noise,
-    canonicalize,
-    flip_signs,
-    permutations,
-    permute,
-    rescale,
-)
+from zoo_datasets.symmetries import Normalisation, add_noise, canonicalize, flip_signs, permute, rescale
 
 NARROW = "narrow resnet18"
 # The layers of the real ResNet-18 with fewer channels; the real one once, below.

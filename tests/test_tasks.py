@@ -9,16 +9,16 @@ from tiny_runs import make_run, weights_of
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.specs import members_of
-from zoo_datasets.tasks import (
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.tasks import (
     dense_sparse_pairs,
     property_prediction,
     reconstruction,
     sequence_prediction,
     trajectories,
 )
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
 SIZE = 2464

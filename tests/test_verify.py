@@ -14,16 +14,17 @@ import torch
 from tiny_runs import make_run, weights_of, write_epoch
 from torch.nn import functional
 
-from zoo_datasets.architectures import build_module, layout_of
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import RepositoryError, UnknownNameError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.files import sha256_of
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.schema import SPLITS
-from zoo_datasets.specs import Limits, members_of
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.module import build_module
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import SPLITS
+from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.training import train_zoo
-from zoo_datasets.zoos import get_zoo
 
 NAME = "mnist_cnn_s_hyp_rand"
 ZOO = get_zoo(NAME)
@@ -143,7 +144,7 @@ def test_without_images_nothing_is_recomputed(sound):
 
 
 def test_the_sample_is_spread_over_epochs(sound, data, monkeypatch):
-    from zoo_datasets.evaluation import verify
+    from zoo_datasets.evaluation.verify import verify
 
     chosen = []
     original = verify._check_figures

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_zoos import PARAMS, SEED_ZOO, result_line, saved, state_dict, trial_name, weights_of, write_trial
 
-from zoo_datasets.batching import batches
 from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.errors import SourceError, SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.schema import COLUMNS
-from zoo_datasets.where import parse_where
+from zoo_datasets.loading.batches import batches
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import COLUMNS
+from zoo_datasets.repository.where import parse_where
 
 NAME = "mnist_cnn_s"
 TYPES = {column.name: column.type for column in COLUMNS}

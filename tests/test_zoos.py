@@ -1,7 +1,7 @@
 import pytest
 
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.zoos import get_zoo, list_zoos, read_zoo, twins_of, zoo_from_dict
+from zoo_datasets.specs.zoos import get_zoo, list_zoos, read_zoo, twins_of, zoo_from_dict
 
 YAML = """
 name: my_zoo

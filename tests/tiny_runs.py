@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from zoo_datasets.architectures import layout_of
-from zoo_datasets.runs import Cohort, Growth, ImagesRecord, Run, RunManifest, metrics_table
-from zoo_datasets.specs import Limits, Member, ZooSpec, digest_of, members_of
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.runs.cohort import Cohort, metrics_table
+from zoo_datasets.runs.manifest import Growth, ImagesRecord, RunManifest
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Limits, Member, ZooSpec, digest_of, members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import Layer, build_layout
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.layout import WeightLayout
-from zoo_datasets.sparsity import prunable
-from zoo_datasets.specs import ZooSpec
+from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.sparsity import prunable
+from zoo_datasets.networks.variational import LOG_SIGMA2_START, kl_weight, noise_bounds
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
 from zoo_datasets.stacked.optimizers import State
-from zoo_datasets.variational import LOG_SIGMA2_START, kl_weight, noise_bounds
 
 Begin = Callable[[ZooSpec, Sequence[Layer], Tensor], tuple[Tensor, State]]
 

@@ -29,11 +29,15 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain import variational
 
-from zoo_datasets.architectures import ACTIVATIONS, Network, build_layout, get_architecture
-from zoo_datasets.images import ImageData, Split, get_image_spec
-from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of, native
-from zoo_datasets.stacked.compiler import find_compiler
-from zoo_datasets.training.cohort_trainer import STEPS_AT_ONCE
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.images.table import get_image_spec
+from zoo_datasets.native.compiler import find_compiler
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import ACTIVATIONS, build_layout
+from zoo_datasets.networks.module import Network
+from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of
+from zoo_datasets.stacked.native import block as native
+from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 
 BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
 NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoo_datasets.architectures import layout_of
 from zoo_datasets.evaluation.features import FEATURES
 from zoo_datasets.evaluation.features.statistics import PERCENTILES
-from zoo_datasets.schema import NAMES, arrow_schema, split_of
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.repository.row import NAMES, arrow_schema, split_of
 
 LAYOUT = layout_of("cnn_s", 1, 10)
 CHOICES = {
@@ -82,7 +82,7 @@ def measure_statistics(rows: int) -> None:
     """s(W) in both ways, side by side."""
     from datasets import Dataset
 
-    from zoo_datasets.evaluation.samples import Rows, features_of
+    from zoo_datasets.evaluation.benchmark.samples import Rows, features_of
 
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -120,8 +120,8 @@ def measure_benchmark(models: int, epochs: int) -> None:
     """The whole benchmark of a made-up zoo."""
     import datasets
 
-    from zoo_datasets.evaluation.benchmark import Settings
-    from zoo_datasets.evaluation.records import run_benchmark
+    from zoo_datasets.evaluation.benchmark.record import run_benchmark
+    from zoo_datasets.evaluation.benchmark.run import Settings
 
     with tempfile.TemporaryDirectory() as folder:
         make_zoo(Path(folder), models, epochs)

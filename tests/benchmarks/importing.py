@@ -150,7 +150,7 @@ def memory() -> None:
     import torch
     from raw_zoos import make_zoo, saved
 
-    from zoo_datasets.architectures import layout_of
+    from zoo_datasets.networks.architectures import layout_of
 
     with tempfile.TemporaryDirectory() as folder:
         few = Path(folder) / "few"

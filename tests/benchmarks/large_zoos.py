@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_runs import make_run
 
-from zoo_datasets.architectures import layout_of
 from zoo_datasets.builders import build_repository
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
 SECONDS = {"streamed": 5.0, "streamed, shuffled": 5.0, "prepared": 2.0, "prepared, shuffled": 2.0}

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain import permute_row_by_row
 from tiny_runs import make_run
 
-from zoo_datasets.architectures import get_architecture
-from zoo_datasets.batching import batches
 from zoo_datasets.builders import build_repository
-from zoo_datasets.loading import load_zoo
+from zoo_datasets.loading.batches import batches
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.symmetries import permute
 
 NAME = "digits_cnn_s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from zoo_datasets.evaluation.records import Record, read_record
+from zoo_datasets.evaluation.benchmark.record import Record, read_record
 
 SCORES = (("r2", "R²"), ("kendall", "Kendall's τ"), ("accuracy", "accuracy"))
 

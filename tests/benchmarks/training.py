@@ -23,10 +23,11 @@ import torch
 from engine import machine
 from rich.console import Console
 
-from zoo_datasets.images import ImageData, Split, get_image_spec
-from zoo_datasets.runs import Cohort
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.images.table import get_image_spec
+from zoo_datasets.runs.cohort import Cohort
+from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.training import train_zoo
-from zoo_datasets.zoos import get_zoo
 
 WRITING_TARGET = 0.05
 MEMORY_TARGET = 3e9

@@ -18,19 +18,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import make_run, weights_of, write_epoch
 
-from zoo_datasets.builders import Reading, build_repository, from_run, open_source, parts, plan, repository, shards
-from zoo_datasets.builders.arrow_builder import zoo_builder
-from zoo_datasets.builders.from_run import RunSource
-from zoo_datasets.builders.source import RowMaker, States
+from zoo_datasets.builders import Reading, build_repository, open_source
+from zoo_datasets.builders import build as repository
+from zoo_datasets.builders.arrow import zoo_builder
+from zoo_datasets.builders.shards import part as parts
+from zoo_datasets.builders.shards import plan
+from zoo_datasets.builders.shards import writer as shards
+from zoo_datasets.builders.shards.rows import RowMaker
+from zoo_datasets.builders.sources import run as from_run
+from zoo_datasets.builders.sources.base import States
+from zoo_datasets.builders.sources.run import RunSource
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError
-from zoo_datasets.hub import zoos_of
-from zoo_datasets.layout import WeightLayout
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.runs import Run
-from zoo_datasets.schema import layout_of_schema, split_of
-from zoo_datasets.specs import Limits, members_of
-from zoo_datasets.where import parse_where
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.card import zoos_of
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import layout_of_schema, split_of
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
 

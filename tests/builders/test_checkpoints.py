@@ -15,8 +15,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo_datasets.builders.checkpoints import CheckpointReader, as_files, parse_structure, read_tensors
-from zoo_datasets.builders.pickles import CHECKPOINT, DATASET, Name, load_pickle
+from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, DATASET, Name, load_pickle
+from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, parse_structure, read_tensors
 from zoo_datasets.errors import CheckpointError
 
 

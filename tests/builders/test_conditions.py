@@ -10,8 +10,8 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.errors import SourceError
-from zoo_datasets.where import parse_where
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.specs.zoos import get_zoo
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from raw_zoos import make_zoo, tarred, zipped
 
 from zoo_datasets.builders import open_source
-from zoo_datasets.builders.archives import open_container
-from zoo_datasets.builders.raw_trials import find_zoo
-from zoo_datasets.builders.source import LeftOut, States
+from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.sources.base import LeftOut, States
+from zoo_datasets.builders.sources.raw.trials import find_zoo
 from zoo_datasets.errors import ZooError
 
 MEMORY = 48_000_000

@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, tarred, weights_of, zipped
 
-from zoo_datasets.builders import build_repository, containers, from_raw, native_files, raw_checkpoints
-from zoo_datasets.builders.checkpoints import parse_structure, read_tensors
-from zoo_datasets.builders.containers import Folder
-from zoo_datasets.builders.native_files import Template, library, list_tree, read_alike
-from zoo_datasets.manifest import read_manifest
+from zoo_datasets.builders import build_repository
+from zoo_datasets.builders.checkpoints.torch_file import parse_structure, read_tensors
+from zoo_datasets.builders.containers import folder as containers
+from zoo_datasets.builders.containers import native_files
+from zoo_datasets.builders.containers.folder import Folder
+from zoo_datasets.builders.containers.native_files import Template, library, list_tree, read_alike
+from zoo_datasets.builders.sources.raw import source as from_raw
+from zoo_datasets.builders.sources.raw import states as raw_checkpoints
+from zoo_datasets.repository.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler")
 

@@ -15,10 +15,10 @@ import torch
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, trial_name, weights_of
 
 from zoo_datasets.builders import Reading, build_repository
-from zoo_datasets.builders.raw_names import raw_model_id
+from zoo_datasets.builders.sources.raw.names import raw_model_id
 from zoo_datasets.errors import SourceError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.manifest import read_manifest
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.repository.manifest import read_manifest
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from file_server import serving_files
 from raw_zoos import HYP_ZOO, SEED_ZOO, TWIN_ZOO, make_twins, make_zoo, zipped
 from typer.testing import CliRunner
 
-from zoo_datasets import remote
-from zoo_datasets.builders.published import SERVED, download_published, find_original
-from zoo_datasets.cli import app
+from zoo_datasets.builders.sources.raw.published import SERVED, download_published, find_original
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import DownloadError, MissingError, SourceError
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.storage import remote
 
 runner = CliRunner()
 MNIST, MNIST_SPARSE = 6632086, 7023335

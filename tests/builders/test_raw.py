@@ -29,17 +29,21 @@ from raw_zoos import (
     zipped,
 )
 
-from zoo_datasets.builders import Reading, build_repository, containers, from_raw, open_source, parts, twin_losses
-from zoo_datasets.builders.arrow_builder import zoo_builder
-from zoo_datasets.builders.raw_names import parent_of, raw_model_id, read_folder_name, read_trial_name
+from zoo_datasets.builders import Reading, build_repository, open_source
+from zoo_datasets.builders.arrow import zoo_builder
+from zoo_datasets.builders.containers import folder as containers
+from zoo_datasets.builders.shards import part as parts
+from zoo_datasets.builders.sources.raw import losses as twin_losses
+from zoo_datasets.builders.sources.raw import source as from_raw
+from zoo_datasets.builders.sources.raw.names import parent_of, raw_model_id, read_folder_name, read_trial_name
 from zoo_datasets.errors import RepositoryError, SourceError
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.images import load_images
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.models import evaluate
-from zoo_datasets.schema import split_of
-from zoo_datasets.specs import Limits
-from zoo_datasets.where import parse_where
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.images.prepare import load_images
+from zoo_datasets.loading.modules import evaluate
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import split_of
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.specs.spec import Limits
 
 
 def rows_of(repo, name):

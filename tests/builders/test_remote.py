@@ -12,15 +12,15 @@ import pytest
 from file_server import serving_files
 from raw_zoos import SEED_ZOO, TWIN_ZOO, make_twins, make_zoo, tarred, zipped
 
-from zoo_datasets import remote
 from zoo_datasets.builders import Reading, build_repository, open_source
-from zoo_datasets.builders.locations import open_location
-from zoo_datasets.builders.ranges import RangeCache, merged, without
-from zoo_datasets.downloads import download
+from zoo_datasets.builders.containers.locate import open_location
 from zoo_datasets.errors import DownloadError, SourceError, StorageError
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.remote import Http, HttpFile, is_url, shown
-from zoo_datasets.where import parse_where
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.storage import remote
+from zoo_datasets.storage.downloads import download
+from zoo_datasets.storage.ranges import RangeCache, merged, without
+from zoo_datasets.storage.remote import Http, HttpFile, is_url, shown
 
 NAME = "mnist_cnn_s"
 SECRET = "geheim"
@@ -280,7 +280,7 @@ def test_twins_behind_urls_find_their_parents_behind_urls(tmp_path, zoo):
 
 def test_parts_that_were_fetched_before_a_stop_are_kept(tmp_path, zoo, monkeypatch):
     archive = zipped(zoo)
-    monkeypatch.setattr("zoo_datasets.builders.ranges.PART", 10_000)
+    monkeypatch.setattr("zoo_datasets.storage.ranges.PART", 10_000)
     content = archive.read_bytes()
     with serving_files(zoo.parent) as served:
         file = HttpFile.probe(Http(), f"{served.url}/{archive.name}")
@@ -341,7 +341,7 @@ def test_ctrl_c_ends_a_fetch_even_of_a_silent_server_and_the_command_goes_on(tmp
     size = zipped(zoo).stat().st_size
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
-        "from zoo_datasets.cli import main; main()"
+        "from zoo_datasets.cli.app import main; main()"
     )
     with serving_files(zoo.parent) as served:
         served.stalls_after = 400_000

@@ -12,13 +12,16 @@ import pytest
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
-from zoo_datasets.builders import Reading, build_repository, from_raw, meta, parts, plan, workers
-from zoo_datasets.builders.journal import JOURNAL
-from zoo_datasets.builders.source import Block
+from zoo_datasets.builders import Reading, build_repository
+from zoo_datasets.builders.shards import meta, plan, workers
+from zoo_datasets.builders.shards import part as parts
+from zoo_datasets.builders.shards.journal import JOURNAL
+from zoo_datasets.builders.sources.base import Block
+from zoo_datasets.builders.sources.raw import source as from_raw
 from zoo_datasets.errors import SourceError, StorageError
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.rows import Model
-from zoo_datasets.schema import SPLITS
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.row import SPLITS
+from zoo_datasets.runs.rows import Model
 
 SMALL = 90_000  # nine rows
 # Builds a zoo with small shards and dies where it is told to: at which call of what, before or after it.

@@ -10,16 +10,18 @@ import torch
 from raw_zoos import HYP_ZOO, INDICES, SEED_ZOO, TWIN_ZOO, make_twins, make_zoo
 from tiny_runs import make_run
 
-from zoo_datasets.architectures import build_layout, build_module, get_architecture
 from zoo_datasets.builders import Reading, build_repository, open_source
-from zoo_datasets.builders.index_dict import index_dict, module_indices
-from zoo_datasets.builders.raw_names import read_folder_name, zoo_name
-from zoo_datasets.builders.to_raw import export_raw, raw_folder_name, source_rows, state_dict
+from zoo_datasets.builders.sources.raw.export import export_raw, raw_folder_name, source_rows, state_dict
+from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
+from zoo_datasets.builders.sources.raw.names import read_folder_name, zoo_name
 from zoo_datasets.errors import RepositoryError, SpecError
-from zoo_datasets.exporting import repository_rows
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.specs import GRID_FIELDS
-from zoo_datasets.zoos import list_zoos, twins_of
+from zoo_datasets.loading.exporting import repository_rows
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.module import build_module
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.specs.spec import GRID_FIELDS
+from zoo_datasets.specs.zoos import list_zoos, twins_of
 
 SAME = (*GRID_FIELDS, "batch_size", "images", "architecture", "train_loss", "train_acc", "val_loss", "val_acc",
         "test_loss", "test_acc", "ggap", "sparsifier", "sparsity")  # fmt: skip

@@ -28,15 +28,15 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository, open_source
-from zoo_datasets.builders.checkpoints import CheckpointReader, as_files, read_tensors
-from zoo_datasets.builders.native_files import Template, check_alike, library
-from zoo_datasets.builders.pickles import CHECKPOINT, DATASET, load_pickle
-from zoo_datasets.builders.source import States
-from zoo_datasets.cli import app
+from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, DATASET, load_pickle
+from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, read_tensors
+from zoo_datasets.builders.containers.native_files import Template, check_alike, library
+from zoo_datasets.builders.sources.base import States
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import SourceError
-from zoo_datasets.exporting import export_safetensors, load_exported, repository_rows
-from zoo_datasets.manifest import read_manifest
-from zoo_datasets.runs import Run
+from zoo_datasets.loading.exporting import export_safetensors, load_exported, repository_rows
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.runs.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its bounds are those of Linux")
 
@@ -498,7 +498,7 @@ def pickles(tally: Tally) -> None:
 
 
 def inert(value: object) -> bool:
-    return type(value).__module__ in ("builtins", "zoo_datasets.builders.pickles")
+    return type(value).__module__ in ("builtins", "zoo_datasets.builders.checkpoints.pickles")
 
 
 def storages(tally: Tally) -> None:

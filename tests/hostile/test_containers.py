@@ -35,13 +35,15 @@ from raw_zoos import PARAMS, SEED_ZOO, make_zoo, result_line, saved, state_dict,
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from zoo_datasets.builders import containers, native_files, open_source
-from zoo_datasets.builders.archives import open_container
-from zoo_datasets.builders.remote_trees import HttpTree, Listed, RemoteFolder
-from zoo_datasets.builders.source import LeftOut, States
-from zoo_datasets.cli import app
+from zoo_datasets.builders import open_source
+from zoo_datasets.builders.containers import folder as containers
+from zoo_datasets.builders.containers import native_files
+from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.containers.remote_tree import HttpTree, Listed, RemoteFolder
+from zoo_datasets.builders.sources.base import LeftOut, States
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import SourceError, ZooError
-from zoo_datasets.manifest import read_manifest
+from zoo_datasets.repository.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its bounds are those of Linux")
 

@@ -10,14 +10,15 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.builders.journal import _parse
-from zoo_datasets.cli import app
+from zoo_datasets.builders.shards.journal import _parse
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import LayoutError, RepositoryError, RunError, ZooError
-from zoo_datasets.evaluation.records import read_record
-from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.layout import WeightLayout
-from zoo_datasets.manifest import Manifest, read_manifest
-from zoo_datasets.runs import Growth, Run, RunManifest
+from zoo_datasets.evaluation.benchmark.record import read_record
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.runs.manifest import Growth, RunManifest
+from zoo_datasets.runs.run import Run
 
 ODD = (
     None, True, -1, 10**18, 10**400, 1.5, 1e300, float("nan"), float("inf"), "x", "", "\ud800", "\x00", [], [-1],

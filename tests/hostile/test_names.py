@@ -15,14 +15,14 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 import zoo_datasets as zd
-from zoo_datasets import specs
 from zoo_datasets.builders import open_source
-from zoo_datasets.builders.repository import build_from
-from zoo_datasets.builders.to_raw import raw_folder_name, trial_name
-from zoo_datasets.cli import app
+from zoo_datasets.builders.build import build_from
+from zoo_datasets.builders.sources.raw.export import raw_folder_name, trial_name
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SourceError, ZooError
-from zoo_datasets.files import NAME_LENGTH, distinct_names, file_name, hashed
-from zoo_datasets.where import conditions_in, parse_where
+from zoo_datasets.repository.where import conditions_in, parse_where
+from zoo_datasets.specs import spec as specs
+from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, hashed
 
 NAME = "digits_cnn_s"
 HOSTILE = (

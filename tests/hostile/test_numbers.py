@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 
 import zoo_datasets as zd
 from zoo_datasets.builders import build_repository
-from zoo_datasets.builders.ranges import RangeCache
-from zoo_datasets.builders.raw_trials import parse_results
-from zoo_datasets.builders.remote_trees import _entry, _mark
-from zoo_datasets.command_line import numbers
+from zoo_datasets.builders.containers.remote_tree import _entry, _mark
+from zoo_datasets.builders.sources.raw.trials import parse_results
+from zoo_datasets.cli.shell import numbers
 from zoo_datasets.errors import DownloadError, RunError, SpecError, ZooError
-from zoo_datasets.exporting import METADATA_KEY, load_exported
-from zoo_datasets.remote import Http, HttpFile, _seconds, shown
-from zoo_datasets.streaming import StreamReader
-from zoo_datasets.training.processes import Processes
-from zoo_datasets.where import parse_where
+from zoo_datasets.loading.exporting import METADATA_KEY, load_exported
+from zoo_datasets.loading.row_groups import StreamReader
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.storage.ranges import RangeCache
+from zoo_datasets.storage.remote import Http, HttpFile, _seconds, shown
+from zoo_datasets.training.engines.processes import Processes
 
 ROW = {
     "architecture": "cnn_s", "in_channels": 1, "classes": 10, "activation": "tanh", "dropout": 0.0,
@@ -280,8 +280,8 @@ def test_footers_that_claim_too_much_are_refused(tmp_path):
 def _stream(path):
     from datasets import DownloadConfig
 
-    from zoo_datasets.batching import batches_of
-    from zoo_datasets.streaming import Source
+    from zoo_datasets.loading.batches import batches_of
+    from zoo_datasets.loading.row_groups import Source
 
     source = Source(
         files=(str(path),), columns=None, filter=None, filter_columns=(), seed_split=None, download=DownloadConfig()

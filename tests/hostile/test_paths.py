@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from zoo_datasets import load_zoo
 from zoo_datasets.builders import build_repository
-from zoo_datasets.cli import app
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import StorageError, ZooError
-from zoo_datasets.exporting import export_safetensors, repository_rows
-from zoo_datasets.files import replacing, write_bytes, write_json
-from zoo_datasets.images import load_images
+from zoo_datasets.images.prepare import load_images
+from zoo_datasets.loading.exporting import export_safetensors, repository_rows
+from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.storage.files import replacing, write_bytes, write_json
 from zoo_datasets.terminal import Terminal
-from zoo_datasets.training.trainer import train_zoo
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.training.train import train_zoo
 
 NAME = "digits_cnn_s"
 REFUSED = ["$HOME", "${HOME}", "[a]", "repo [v2]", "a*b", "what?", "a::b"]
@@ -44,7 +44,7 @@ def repo(run):
 def train(folder):
     data = load_images("digits", "cnn_s")
     small = {"train": 32, "val": 16, "test": 16}
-    from zoo_datasets.specs import Limits
+    from zoo_datasets.specs.spec import Limits
 
     train_zoo(get_zoo(NAME), folder, data, models=4, epochs=1, limits=Limits(**small))
     return folder

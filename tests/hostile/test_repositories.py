@@ -13,15 +13,15 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 import zoo_datasets as zd
-from zoo_datasets.builders import repository
-from zoo_datasets.builders.journal import JOURNAL
-from zoo_datasets.card_plots import draw_plots
-from zoo_datasets.cli import app
+from zoo_datasets.builders import build as repository
+from zoo_datasets.builders.shards.journal import JOURNAL
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, ZooError
-from zoo_datasets.hub import parse_card
-from zoo_datasets.local_zoos import local_zoos
-from zoo_datasets.locks import LOCK
-from zoo_datasets.manifest import read_manifest
+from zoo_datasets.hub.local_zoo import local_zoos
+from zoo_datasets.repository.card import parse_card
+from zoo_datasets.repository.card_plots import draw_plots
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.storage.locks import LOCK
 
 NAME = "digits_cnn_s"
 SECRET = b"a secret of this machine"

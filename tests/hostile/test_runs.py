@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.builders.from_run import RunSource
-from zoo_datasets.cli import app
+from zoo_datasets.builders.sources.run import RunSource
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import DamagedError, RunError
-from zoo_datasets.evaluation.verify_run import verify_run
-from zoo_datasets.manifest import LeftOut
+from zoo_datasets.evaluation.verify.run import verify_run
+from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs import Run
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.parents import open_parents
+from zoo_datasets.training.population.parents import open_parents
 
 ZOO = plain.tiny_zoo(activation=("tanh", "relu"), seeds=2)
 DATA = plain.tiny_images(train=20)
@@ -331,7 +331,7 @@ def test_a_cohort_with_odd_members_is_left_out_and_told(run, tmp_path, change):
 
 def test_conditions_on_figures_do_not_hide_damaged_ones(run, tmp_path):
     from zoo_datasets.builders import Reading
-    from zoo_datasets.where import parse_where
+    from zoo_datasets.repository.where import parse_where
 
     file = run / "cohort-0000" / "metrics.parquet"
     flip(file, 4 * file.stat().st_size)

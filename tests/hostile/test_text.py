@@ -23,19 +23,19 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.card_text import section_of
-from zoo_datasets.cli import app
-from zoo_datasets.command_line import run_command
-from zoo_datasets.commands.benchmark import print_record
-from zoo_datasets.commands.progress import progress_bar, transfer_bar
+from zoo_datasets.cli.app import app
+from zoo_datasets.cli.benchmark import print_record
+from zoo_datasets.cli.progress import progress_bar, transfer_bar
+from zoo_datasets.cli.shell import run_command
 from zoo_datasets.errors import StorageError, UnknownNameError, ZooError
-from zoo_datasets.evaluation.benchmark import Result, Settings
-from zoo_datasets.evaluation.plots import write_plots
-from zoo_datasets.evaluation.records import Record
-from zoo_datasets.evaluation.report import page
-from zoo_datasets.files import write_json
-from zoo_datasets.hub import read_card, write_section
-from zoo_datasets.manifest import LeftOut, read_manifest
+from zoo_datasets.evaluation.benchmark.record import Record
+from zoo_datasets.evaluation.benchmark.run import Result, Settings
+from zoo_datasets.evaluation.report.page import page
+from zoo_datasets.evaluation.report.plots import write_plots
+from zoo_datasets.repository.card import read_card, write_section
+from zoo_datasets.repository.card_text import section_of
+from zoo_datasets.repository.manifest import LeftOut, read_manifest
+from zoo_datasets.storage.files import write_json
 from zoo_datasets.terminal import Terminal, say, working
 from zoo_datasets.text import json_text, markdown, markdown_cell, markdown_code, plot_text, printable
 
@@ -256,7 +256,7 @@ def repo(tmp_path_factory):
 
 COMMANDS = """
 import json, sys
-from zoo_datasets.cli import main
+from zoo_datasets.cli.app import main
 for arguments in json.loads(sys.argv.pop()):
     sys.argv = ["zoo", *arguments]
     try:

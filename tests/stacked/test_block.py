@@ -6,9 +6,10 @@ import plain
 import pytest
 import torch
 
-from zoo_datasets.architectures import ARCHITECTURES, Architecture, build_layout, resnet18_layers
+from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, resnet18_layers
+from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.stacked import TorchBlock, evaluate_stack, initialise
-from zoo_datasets.training.schedules import SCHEDULES
+from zoo_datasets.training.steps.schedules import SCHEDULES
 
 STEPS = 50
 

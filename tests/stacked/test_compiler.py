@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from zoo_datasets.errors import NativeError
-from zoo_datasets.stacked import compiler, native
+from zoo_datasets.native import compiler
+from zoo_datasets.stacked.native import block as native
 
 
 def missing_compiler() -> str | None:
@@ -215,7 +216,7 @@ def test_the_switch_chooses_the_instructions(monkeypatch):
 NARROW_STRIDED = """
 import torch
 from torch.nn import functional
-from zoo_datasets.architectures import Conv
+from zoo_datasets.networks.architectures import Conv
 from zoo_datasets.stacked import StackedNetwork
 torch.set_num_threads(1)
 for channels in range(1, 8):

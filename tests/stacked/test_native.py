@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from plain import tiny_images
 from torch.nn import functional
 
-from zoo_datasets.architectures import (
+from zoo_datasets.errors import NativeError
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.native import compiler
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import (
     ACTIVATIONS,
     Activate,
     BatchNorm,
@@ -24,14 +28,12 @@ from zoo_datasets.architectures import (
     Flatten,
     Linear,
     MaxPool,
-    Network,
     build_layout,
-    get_architecture,
 )
-from zoo_datasets.errors import NativeError
-from zoo_datasets.images import ImageData, Split
-from zoo_datasets.stacked import BlockRecipe, StepSettings, TorchBlock, compiler, native
-from zoo_datasets.stacked.codegen import stages
+from zoo_datasets.networks.module import Network
+from zoo_datasets.stacked import BlockRecipe, StepSettings, TorchBlock
+from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.codegen import stages
 
 
 def missing_compiler() -> str | None:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from zoo_datasets.architectures import Conv, Flatten, Linear, build_layout, get_architecture
-from zoo_datasets.stacked import BlockRecipe, NativeBlock, TorchBlock, native, streams
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import Conv, Flatten, Linear, build_layout
+from zoo_datasets.networks.variational import acting, kl_divergence, log_alpha, noise_bounds
+from zoo_datasets.stacked import BlockRecipe, NativeBlock, TorchBlock, streams
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
+from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import Noise, StackedNetwork
-from zoo_datasets.variational import acting, kl_divergence, log_alpha, noise_bounds
 
 needs_compiler = pytest.mark.skipif(native.available() is not None, reason=f"no native kernels: {native.available()}")
 PATHS = [pytest.param(NativeBlock, marks=needs_compiler), TorchBlock]

@@ -7,16 +7,17 @@ import plain
 import pytest
 import torch
 
-from zoo_datasets.architectures import get_architecture
 from zoo_datasets.errors import RunError
-from zoo_datasets.runs import Growth, Run
-from zoo_datasets.specs import members_of
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.runs.manifest import Growth
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.cohorts import plan_cohorts
-from zoo_datasets.training.opening import workload
-from zoo_datasets.training.paths import Workload, choose_path
-from zoo_datasets.training.schedules import constant, one_cycle
-from zoo_datasets.zoos import get_zoo
+from zoo_datasets.training.population.cohorts import plan_cohorts
+from zoo_datasets.training.population.opening import workload
+from zoo_datasets.training.steps.paths import Workload, choose_path
+from zoo_datasets.training.steps.schedules import constant, one_cycle
 
 
 def test_cohorts_share_what_a_stack_must_share_and_leave_nobody_out():

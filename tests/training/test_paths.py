@@ -5,11 +5,12 @@ import warnings
 import plain
 import pytest
 
-from zoo_datasets.architectures import get_architecture, resnet18_layers
 from zoo_datasets.errors import RunError, UnknownNameError
-from zoo_datasets.stacked import compiler, native
+from zoo_datasets.native import compiler
+from zoo_datasets.networks.architectures import get_architecture, resnet18_layers
+from zoo_datasets.stacked.native import block as native
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.paths import Workload, choose_path
+from zoo_datasets.training.steps.paths import Workload, choose_path
 
 CNN = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28))
 needs_compiler = pytest.mark.skipif(native.available() is not None, reason=f"no native kernels: {native.available()}")

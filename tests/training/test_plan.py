@@ -7,14 +7,14 @@ import plain
 import pytest
 from typer.testing import CliRunner
 
-import zoo_datasets.training.pace as pace_module
-from zoo_datasets.cli import app
+import zoo_datasets.training.estimate.pace as pace_module
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError
-from zoo_datasets.specs import Limits
+from zoo_datasets.specs.spec import Limits
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.cohorts import COHORT_SIZE
-from zoo_datasets.training.opening import check_run
-from zoo_datasets.training.plan import _seconds, make_plan, print_plan
+from zoo_datasets.training.estimate.estimate import _seconds, make_plan, print_plan
+from zoo_datasets.training.population.cohorts import COHORT_SIZE
+from zoo_datasets.training.population.opening import check_run
 
 GRID = plain.tiny_zoo(activation=("tanh", "relu"), optimizer=("adam", "sgd"), dropout=(0.0, 0.5), seeds=5)
 

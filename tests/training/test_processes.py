@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from zoo_datasets.errors import CohortInUseError, RunError, SpecError, StorageError, UnknownNameError
-from zoo_datasets.runs import Run
+from zoo_datasets.runs.run import Run
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.engines import get_engine
-from zoo_datasets.training.trainer import Share
+from zoo_datasets.training.engines.table import get_engine
+from zoo_datasets.training.train import Share
 
 ZOO = plain.tiny_zoo(activation=("tanh", "relu", "gelu"), seeds=2)
 FAST = shutil.which("cc") is not None

@@ -14,22 +14,22 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from zoo_datasets.architectures import get_architecture
 from zoo_datasets.builders import build_repository
-from zoo_datasets.builders.source import Reading
+from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.errors import RunError, SourceError, SpecError, UnknownNameError
-from zoo_datasets.loading import load_zoo
-from zoo_datasets.runs import Run
-from zoo_datasets.schema import split_of
-from zoo_datasets.sparsity import layer_sparsity, masks, prunable, sparsity
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.sparsity import layer_sparsity, masks, prunable, sparsity
+from zoo_datasets.networks.variational import noise_bounds
+from zoo_datasets.repository.row import split_of
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.runs.run import Run
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.opening import open_run
-from zoo_datasets.training.parents import open_parents
+from zoo_datasets.training.population.opening import open_run
+from zoo_datasets.training.population.parents import open_parents
+from zoo_datasets.training.population.twins import difference_from_parents, twins_of_parents
 from zoo_datasets.training.sparsifiers import kl_weight
-from zoo_datasets.training.trainer import train_population
-from zoo_datasets.training.twins import difference_from_parents, twins_of_parents
-from zoo_datasets.variational import noise_bounds
-from zoo_datasets.where import parse_where
+from zoo_datasets.training.train import train_population
 
 ZOO = plain.tiny_zoo(activation=("tanh", "sigmoid"), init=("kaiming_uniform",), lr=(3e-3,), seeds=3)
 DATA = plain.tiny_images(train=30)
@@ -290,7 +290,7 @@ def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):
 @pytest.mark.slow
 def test_the_command_makes_twins_and_says_what_became_of_them(tmp_path, real_mnist):
     def zoo(*arguments):
-        command = [sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "zoo_datasets.cli.app", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     limits = ("--limit-train", 200, "--limit-val", 50, "--limit-test", 50)

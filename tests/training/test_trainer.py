@@ -11,12 +11,12 @@ import plain
 import pytest
 import torch
 
-from zoo_datasets.architectures import ARCHITECTURES, Architecture, resnet18_layers
 from zoo_datasets.errors import RunError, SpecError, StorageError, UnknownNameError
-from zoo_datasets.runs import Run
-from zoo_datasets.specs import Limits
+from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, resnet18_layers
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Limits
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.trainer import Share
+from zoo_datasets.training.train import Share
 
 ZOO = plain.tiny_zoo(activation=("tanh", "relu"), seeds=5)
 
@@ -168,7 +168,7 @@ def test_a_resnet_trains_by_the_same_command_one_at_a_time_or_stacked(tmp_path, 
     monkeypatch.setitem(ARCHITECTURES, "resnet_narrow", Architecture("resnet_narrow", None, resnet18_layers(2)))
     if large:  # what the real width does: blocks and cohorts of one
         monkeypatch.setattr("zoo_datasets.stacked.network._LARGE", 100)
-        monkeypatch.setattr("zoo_datasets.training.cohorts._LARGE", 100)
+        monkeypatch.setattr("zoo_datasets.training.population.cohorts._LARGE", 100)
     data = plain.tiny_images("cifar10", 32, train=20)
     zoo = plain.tiny_zoo("cifar10_resnet18", architecture="resnet_narrow", batch_size=8)
 
@@ -249,7 +249,7 @@ def test_a_cohort_in_use_by_another_process_is_refused(tmp_path):
     data = plain.tiny_images(train=10)
     run = train_zoo(ZOO, tmp_path / "run", data, models=1, epochs=1)
     code = (
-        "import sys; from pathlib import Path; from zoo_datasets.runs import Run\n"
+        "import sys; from pathlib import Path; from zoo_datasets.runs.run import Run\n"
         "with Run.open(Path(sys.argv[1])).cohort(0).locked():\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import Flatten, Layer, Linear, build_layout
-from zoo_datasets.cores import cores
-from zoo_datasets.images import ImageData, Split
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.networks.layers import Flatten, Layer, Linear, build_layout
 from zoo_datasets.stacked import StackedNetwork, lanes_of
+from zoo_datasets.storage.cores import cores
 
 _BATCH = 100
 

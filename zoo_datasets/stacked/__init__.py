@@ -3,7 +3,7 @@
 from zoo_datasets.stacked.block import Block, BlockRecipe, Tally, TorchBlock
 from zoo_datasets.stacked.evaluate import evaluate_stack
 from zoo_datasets.stacked.initialise import initialise
-from zoo_datasets.stacked.native import NativeBlock
+from zoo_datasets.stacked.native.block import NativeBlock
 from zoo_datasets.stacked.network import StackedNetwork, lanes_of
 from zoo_datasets.stacked.optimizers import StepSettings
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_datasets.architectures import Layer, build_layout
-from zoo_datasets.images import ImageData, Split
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.variational import acting, kl_divergence, log_alpha, noise_bounds
 from zoo_datasets.stacked.augmentation import augment
 from zoo_datasets.stacked.network import VECTOR_LOOP, Masks, Noise, StackedNetwork, lanes_of
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_masks, layer_noise, permutations
-from zoo_datasets.variational import acting, kl_divergence, log_alpha, noise_bounds
 
 EVALUATION_BATCH = 100
 # Of a block's state, besides the optimizer's: what a twin needs to go on.
@@ -32,7 +32,7 @@ class BlockRecipe:
     Attributes:
         seeds: int64 [K].
         dropout: rates, float64 [K].
-        variational: whether weights have noise that is trained with them (`zoo_datasets.variational`).
+        variational: whether weights have noise that is trained with them (`zoo_datasets.networks.variational`).
     """
 
     layers: tuple[Layer, ...]

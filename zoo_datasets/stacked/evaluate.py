@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import Layer
-from zoo_datasets.cores import cores
-from zoo_datasets.images import ImageData, Split
-from zoo_datasets.stacked import native
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked.block import Block, BlockRecipe, Tally, TorchBlock
+from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import lanes_of
+from zoo_datasets.storage.cores import cores
 
 
 def evaluate_stack(
@@ -66,3 +67,13 @@ def evaluate_stack(
     finally:
         torch.set_num_threads(own_threads)
     return torch.cat([tally.mean_loss for tally in tallies]), torch.cat([tally.correct for tally in tallies])
+
+
+LOSS_TOLERANCE = 1e-4
+
+
+def same_loss(recorded: float, loss: float) -> bool:
+    """Whether two losses agree to 1e-4 · max(1, |loss|); NaN equals NaN."""
+    if math.isfinite(recorded) and math.isfinite(loss):
+        return abs(recorded - loss) <= LOSS_TOLERANCE * max(1.0, abs(recorded))
+    return (math.isnan(recorded) and math.isnan(loss)) or recorded == loss

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from zoo_datasets.architectures import BatchNorm, Conv, Layer, Linear, build_layout, flat_layers
 from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.networks.layers import BatchNorm, Conv, Layer, Linear, build_layout, flat_layers
 from zoo_datasets.stacked.streams import INIT, normal, uniform
 
 BIAS = 0.01

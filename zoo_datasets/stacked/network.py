@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_datasets.architectures import (
+from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.networks.layers import (
     ACTIVATIONS,
     Activate,
     BatchNorm,
@@ -29,8 +30,7 @@ from zoo_datasets.architectures import (
     build_layout,
     flat_layers,
 )
-from zoo_datasets.errors import UnknownNameError
-from zoo_datasets.variational import EPSILON
+from zoo_datasets.networks.variational import EPSILON
 
 LANES = 16
 # Above so many weights members are computed one at a time: a stack of them would take gigabytes. Whether a small

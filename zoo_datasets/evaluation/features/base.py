@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 Matrix: TypeAlias = NDArray[np.float32]
 Transform: TypeAlias = Callable[[Matrix], Matrix]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zoo_datasets.evaluation.features.base import Feature, TrainingWeights, Transform, standardiser
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 COMPONENTS = 64
 # The kernel of all pairs: the cost grows with the square of the rows that it is fitted on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_datasets.evaluation.features.base import Feature, TrainingWeights, Transform, standardiser
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 COMPONENTS = 64
 

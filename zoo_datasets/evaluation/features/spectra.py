@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from zoo_datasets.evaluation.features.base import Feature, Matrix, TrainingWeights, Transform
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 # Of large layers the first ones; the rest of a spectrum changes little from one to the next.
 _KEPT = 64

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from zoo_datasets.evaluation.features.base import Feature, Matrix, TrainingWeights, Transform
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 PERCENTILES = (1, 25, 50, 75, 99)
 STATISTICS = ("mean", "variance", *(f"p{percent}" for percent in PERCENTILES))

@@ -6,7 +6,7 @@ import numpy as np
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.evaluation.features.base import Feature, Matrix, TrainingWeights, Transform, standardiser
-from zoo_datasets.layout import WeightLayout
+from zoo_datasets.networks.layout import WeightLayout
 
 COMPONENTS = 16
 _ROWS = 5000

@@ -1,0 +1,81 @@
+"""The same rows as a `datasets` builder: from a source into its Arrow cache, without a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
+from zoo_datasets.builders.sources.base import States
+from zoo_datasets.builders.sources.table import open_source
+from zoo_datasets.repository.row import SPLITS, features
+
+
+@dataclass
+class ZooConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """What to read. `fingerprint` stands for the source's content, so that a changed source has another cache."""
+
+    source_path: str = ""
+    keep_nonfinite: bool = False
+    fingerprint: str = ""
+
+
+class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+    """Rows of a source, in the order of the shards. `zoo_builder` makes one."""
+
+    BUILDER_CONFIG_CLASS = ZooConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        source = open_source(Path(self.config.source_path))
+        return datasets.DatasetInfo(features=features(source.layout, source.extras))
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        """A unit of work is one epoch of one block; `num_proc` and streaming divide the list of them."""
+        source = open_source(Path(self.config.source_path))
+        generators = []
+        for split in SPLITS:
+            units = [
+                (index, epoch)
+                for index, block in enumerate(source.blocks())
+                if block.of(split).models
+                for epoch in block.epochs
+            ]
+            if units:
+                generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"units": units, "split": split}))
+        return generators
+
+    def _generate_tables(self, units: list[tuple[int, int]], split: str) -> Iterator[tuple[Any, pa.Table]]:
+        source = open_source(Path(self.config.source_path))
+        rows = RowMaker(source, self.config.name)
+        blocks = [block.of(split) for block in source.blocks()]
+        for number, (index, epoch) in enumerate(units):
+            for part, states in enumerate(source.read(blocks[index].at(epoch))):
+                if not isinstance(states, States):
+                    continue
+                kept = states if self.config.keep_nonfinite else without_nonfinite(states)[0]
+                if kept.models:
+                    yield (number, part), pa.Table.from_batches([rows.batch(kept)])
+
+
+def zoo_builder(
+    source_path: Path, name: str | None = None, *, keep_nonfinite: bool = False, cache_dir: Path | None = None
+) -> ZooBuilder:
+    """A builder of a source's rows: `zoo_builder(path).download_and_prepare()`, then `.as_dataset()`.
+
+    Raises:
+        SourceError, RunError: where the source cannot be read.
+    """
+    source = open_source(source_path)
+    return ZooBuilder(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        dataset_name="zoo_datasets",
+        config_name=name or source.name,
+        source_path=str(source_path.resolve()),
+        keep_nonfinite=keep_nonfinite,
+        fingerprint=source.fingerprint(),
+    )

@@ -1,0 +1,1 @@
+"""Reading one checkpoint, without executing anything in it."""

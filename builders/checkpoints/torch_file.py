@@ -1,0 +1,306 @@
+"""Checkpoints of `torch.save`, read without torch and without running anything in them.
+
+A checkpoint is a zip archive of stored members: data.pkl describes the tensors, data/<key> hold their bytes.
+Members of one zoo differ only in those bytes (and their CRCs), so what a file describes is worked out once: a
+`Structure` recognises the next file of its kind by comparing all other bytes, and then tensors are slices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, load_pickle
+from zoo_datasets.builders.checkpoints.zips import (
+    CENTRAL_CRC,
+    ENCRYPTED,
+    LOCAL_CRC,
+    LOCAL_SIZE,
+    STORED,
+    Member,
+    data_start,
+    read_directory,
+    repeated,
+)
+from zoo_datasets.errors import CheckpointError
+
+MAX_CHECKPOINT = 1 << 30
+MAX_PICKLE = 1 << 24
+MAX_TENSORS = 10_000
+
+_KNOWN_PER_SIZE = 4
+_KNOWN_SIZES = 64
+_NO_CHECKSUMS = struct.Struct("<")
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name != "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a state dict: name, shape, and where its elements lie in the file.
+
+    Attributes:
+        start: byte of its first element.
+        stride: in elements, as torch has it; None where the elements follow each other in row-major order.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+    stride: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What files of one kind have in common.
+
+    Attributes:
+        length: of the file in bytes.
+        tensors: in the order of the state dict.
+    """
+
+    length: int
+    tensors: tuple[StoredTensor, ...]
+    _starts: tuple[int, ...]
+    _pieces: tuple[bytes, ...]
+    _storages: tuple[slice, ...] = ()
+    _places: tuple[int, ...] = ()
+    _checksums: struct.Struct = _NO_CHECKSUMS
+
+    @property
+    def pieces(self) -> list[tuple[int, bytes]]:
+        """All bytes that are the same in files of this structure, with their starts."""
+        return list(zip(self._starts, self._pieces, strict=True))
+
+    @property
+    def checksums(self) -> list[tuple[int, int, int]]:
+        """Start and length of bytes that a CRC is told of, and where that stands, 4 bytes little-endian."""
+        return [
+            (data.start, data.stop - data.start, place)
+            for data, place in zip(self._storages, self._places, strict=True)
+        ]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether a file describes the same tensors at the same places."""
+        return len(data) == self.length and all(map(data.startswith, self._pieces, self._starts))
+
+    def check(self, data: bytes) -> None:
+        """Compare the tensors' bytes with their checksums.
+
+        Raises:
+            CheckpointError: where they differ.
+        """
+        if tuple(map(crc32, map(memoryview(data).__getitem__, self._storages))) != self._checksums.unpack(data):
+            raise CheckpointError("the checksum of a tensor's bytes is wrong; the file is damaged")
+
+    def gather(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.float32]:
+        """One tensor of many files, as float32 [K, size], a view where it can be; `files` is uint8 [K, length]."""
+        if tensor.stride is None:
+            end = tensor.start + tensor.size * ITEM_SIZES[tensor.dtype]
+            return _as_float(files[:, tensor.start : end], tensor.dtype)
+        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) if tensor.size else 0
+        span = files[:, tensor.start : tensor.start + reach * ITEM_SIZES[tensor.dtype]]
+        flat = _as_float(np.ascontiguousarray(span), tensor.dtype)
+        strides = (flat.strides[0], *(4 * step for step in tensor.stride))
+        strided = np.lib.stride_tricks.as_strided(flat, (len(files), *tensor.shape), strides, writeable=False)
+        return strided.reshape(len(files), tensor.size)
+
+
+class CheckpointReader:
+    """Reads checkpoints; remembers the structures that it has met. Threads may use it at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Structure, ...]] = {}
+        self._lock = threading.Lock()
+
+    def structure(self, data: bytes) -> Structure:
+        """The structure of a file, its checksums verified.
+
+        Raises:
+            CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+        """
+        for known in self._known.get(len(data), ()):
+            if known.fits(data):
+                known.check(data)
+                return known
+        found = parse_structure(data)
+        found.check(data)
+        with self._lock:
+            if len(data) not in self._known and len(self._known) >= _KNOWN_SIZES:
+                self._known.pop(next(iter(self._known)))
+            self._known[len(data)] = (*self._known.get(len(data), ()), found)[-_KNOWN_PER_SIZE:]
+        return found
+
+
+def read_tensors(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """The tensors of one checkpoint by name, as float32 in their shapes.
+
+    Raises:
+        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+    """
+    structure = CheckpointReader().structure(data)
+    files = as_files([data])
+    return {tensor.name: structure.gather(files, tensor).reshape(tensor.shape) for tensor in structure.tensors}
+
+
+def as_files(files: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Files of one length as uint8 [K, length]."""
+    return np.frombuffer(files[0] if len(files) == 1 else b"".join(files), np.uint8).reshape(len(files), -1)
+
+
+def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Member], dict[str, int]]:
+    """The members of a torch archive by their names without the archive's folder, and where their bytes begin.
+
+    Raises:
+        CheckpointError: where this is no archive that torch writes.
+    """
+    if len(data) > limit:
+        raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
+    if data[:2] != b"PK":
+        found = "it is empty" if not len(data) else "it is no zip archive"
+        old = data[:4] == b"\x80\x02\x8a\x0a"
+        why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
+        raise CheckpointError(why if old else f"{found}, as torch.save writes; it is cut short or something else")
+    entries = read_directory(lambda start, count: data[start : start + count], len(data), "it")
+    folder = entries[0].name.split("/")[0] if entries else ""
+    members: dict[str, Member] = {}
+    for member in entries:
+        if member.method != STORED or member.size != member.compressed:
+            raise CheckpointError(f"its member {member.name[:80]!r} is compressed; torch stores members as they are")
+        if member.flags & ENCRYPTED:
+            raise CheckpointError(f"its member {member.name[:80]!r} is encrypted; torch stores members as they are")
+        members[member.name.removeprefix(f"{folder}/")] = member
+    # Beside the folder's data.pkl there may be no other that takes its place.
+    if twice := repeated(member.name.removeprefix(f"{folder}/") for member in entries):
+        raise CheckpointError(f"its member {min(twice)[:80]!r} is there twice")
+    starts = {name: _start_of(data, member) for name, member in members.items()}
+    if "data.pkl" not in members:
+        raise CheckpointError("it holds no data.pkl; this is a zip archive, but not one of torch.save")
+    order = members.get("byteorder")
+    if order is not None and data[starts["byteorder"] : starts["byteorder"] + order.size] != b"little":
+        raise CheckpointError("it was written on a big-endian machine, which is not read")
+    return members, starts
+
+
+def member_bytes(data: bytes, members: dict[str, Member], starts: dict[str, int], name: str) -> bytes:
+    """The bytes of a member, compared with its checksum."""
+    content = data[starts[name] : starts[name] + members[name].size]
+    if crc32(content) != members[name].crc:
+        raise CheckpointError(f"the checksum of {name} is wrong; the file is damaged")
+    return content
+
+
+def parse_structure(data: bytes) -> Structure:
+    """Work out the structure of a state dict's file.
+
+    Raises:
+        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+    """
+    members, starts = open_archive(data)
+    if members["data.pkl"].size > MAX_PICKLE:
+        raise CheckpointError(f"its data.pkl has {members['data.pkl'].size:,} bytes, at most {MAX_PICKLE:,} expected")
+    state = load_pickle(member_bytes(data, members, starts, "data.pkl"), CHECKPOINT)
+    tensors = state_tensors(state, members, starts)
+    used = {name for name in members if name.startswith("data/")}
+    begins, pieces = _pieces(data, members, starts)
+    storages, places, checksums = _checksums(len(data), members, starts, used)
+    return Structure(len(data), tensors, begins, pieces, storages, places, checksums)
+
+
+def state_tensors(state: object, members: dict[str, Member], starts: dict[str, int]) -> tuple[StoredTensor, ...]:
+    """The tensors of a state dict, each lying wholly in its storage, no two in the same place.
+
+    Raises:
+        CheckpointError: where it holds something else than tensors, or storages that are not there.
+    """
+    if not isinstance(state, dict) or not state:
+        raise CheckpointError(f"it holds a {type(state).__name__}, expected a state dict with tensors")
+    if len(state) > MAX_TENSORS:
+        raise CheckpointError(f"it holds {len(state):,} tensors, at most {MAX_TENSORS:,} expected")
+    tensors = []
+    spans: list[tuple[int, int, str]] = []
+    for name, stub in state.items():
+        if not isinstance(name, str) or not isinstance(stub, TensorStub):
+            raise CheckpointError(f"its entry {str(name)[:80]!r} is a {type(stub).__name__}, expected a tensor")
+        tensors.append(_stored(name, stub, members, starts))
+        reach = 1 + sum((n - 1) * s for n, s in zip(stub.shape, stub.stride, strict=True)) if stub.size else 0
+        if reach:
+            begin = tensors[-1].start
+            spans.append((begin, begin + reach * ITEM_SIZES[stub.storage.dtype], name))
+    spans.sort()
+    for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
+        if begin < end:
+            raise CheckpointError(f"its tensors {one[:80]!r} and {other[:80]!r} lie on each other")
+    return tuple(tensors)
+
+
+def _start_of(data: bytes, member: Member) -> int:
+    longest = member.header + LOCAL_SIZE + 2 * 0xFFFF
+    return data_start(data[member.header : min(member.end, longest)], member)
+
+
+def _stored(name: str, stub: TensorStub, members: dict[str, Member], starts: dict[str, int]) -> StoredTensor:
+    storage = stub.storage
+    key = f"data/{storage.key}"
+    if key not in members or PurePosixPath(key).name != storage.key:
+        raise CheckpointError(f"the storage of {name[:80]!r} is missing: there is no member {key[:80]}")
+    expected = storage.count * ITEM_SIZES[storage.dtype]
+    if members[key].size != expected:
+        raise CheckpointError(
+            f"the storage of {name[:80]!r} has {members[key].size:,} bytes, expected {expected:,} "
+            f"({storage.count:,} × {storage.dtype})"
+        )
+    start = starts[key] + stub.offset * ITEM_SIZES[storage.dtype]
+    return StoredTensor(
+        name, storage.dtype, stub.shape, start, stub.size, None if stub.contiguous or not stub.size else stub.stride
+    )
+
+
+def _pieces(
+    data: bytes, members: dict[str, Member], starts: dict[str, int]
+) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """All bytes that say what lies where: headers and directory without CRCs, data.pkl and byteorder."""
+    ranges: list[tuple[int, int]] = []
+    for name, member in members.items():
+        begin = member.header
+        ranges += [(begin, begin + LOCAL_CRC), (begin + LOCAL_CRC + 4, begin + LOCAL_SIZE + len(member.raw_name))]
+        if name in ("data.pkl", "byteorder"):
+            ranges.append((starts[name], starts[name] + member.size))
+    position = min(member.record for member in members.values())
+    for member in sorted(members.values(), key=lambda member: member.record):
+        ranges.append((position, member.record + CENTRAL_CRC))
+        position = member.record + CENTRAL_CRC + 4
+    ranges.append((position, len(data)))
+    return tuple(begin for begin, _ in ranges), tuple(data[begin:end] for begin, end in ranges)
+
+
+def _checksums(
+    length: int, members: dict[str, Member], starts: dict[str, int], used: set[str]
+) -> tuple[tuple[slice, ...], tuple[int, ...], struct.Struct]:
+    """Where storages and their checksums lie, and a struct that unpacks these from a file of `length` bytes."""
+    storages, places, layout, position = [], [], "<", 0
+    for name in sorted(used, key=lambda name: members[name].record):
+        place = members[name].record + CENTRAL_CRC
+        storages.append(slice(starts[name], starts[name] + members[name].size))
+        places.append(place)
+        layout += f"{place - position}xI"
+        position = place + 4
+    return tuple(storages), tuple(places), struct.Struct(f"{layout}{length - position}x")
+
+
+def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    """uint8 [K, bytes] as float32 [K, elements]; values that float32 cannot hold become infinite."""
+    if dtype == "bfloat16":
+        return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    values = stored.view(_DTYPES[dtype])
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32, copy=False)

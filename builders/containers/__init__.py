@@ -1,0 +1,1 @@
+"""Where the files of a source lie: folders, archives, remote trees."""

@@ -1,0 +1,202 @@
+"""Where a raw zoo lies: a container, which lists its entries and reads files; and folders as containers.
+
+Nothing is unpacked beside it, and a link or a device is listed as refused and never opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import stat
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
+from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike
+from zoo_datasets.errors import CheckpointError
+from zoo_datasets.storage.files import open_binary
+
+
+class Container(Protocol):
+    """A tree of files."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, or of the archive without its ending."""
+
+    @property
+    def entries(self) -> Sequence[str]:
+        """Relative paths in sorted order; those of folders end with a slash."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What cannot be read, each with its reason; names that are no paths stand here alone."""
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a file.
+
+        Raises:
+            CheckpointError: where it is larger than `limit` bytes, broken or cannot be read.
+        """
+
+    def prepare(self, paths: Iterable[str], limit: int) -> None:
+        """Make files ready that will be read, none of them larger than `limit` bytes: what is far away is fetched,
+        several at a time.
+
+        Raises:
+            DownloadError: where that fails; a file that is not there says so when it is read.
+        """
+
+    def read_alike(
+        self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files that should be of one structure; see `native_files.read_alike`. None where this container
+        does not do so."""
+
+    def fingerprint(self) -> str:
+        """Changes when the files change; cheap."""
+
+
+class AtHand:
+    """A container whose files need not be fetched."""
+
+    def prepare(self, paths: Iterable[str], limit: int) -> None:
+        """Nothing to do; see `Container`."""
+
+
+class OneByOne:
+    """A container that reads file by file."""
+
+    def read_alike(
+        self: Container, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files; see `Container`."""
+        if library() is None:
+            return None
+        here = np.zeros(len(paths), np.bool_)
+        view, length = memory.data, template.length
+        for row, path in enumerate(paths):
+            with contextlib.suppress(CheckpointError):  # it is read again to learn why
+                data = self.read(path, MAX_CHECKPOINT)
+                if len(data) == length:
+                    view[row * length : (row + 1) * length] = data
+                    here[row] = True
+        good = check_alike(memory, len(paths), template)
+        return None if good is None else here & good
+
+
+class Folder(AtHand):
+    """A folder on disk. Links are followed nowhere."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self.name = path.resolve().name
+        self._path = path
+        self._tree = list_tree(str(path), threads)
+        self.entries: Sequence[str]
+        self.refused: Mapping[str, str]
+        if self._tree is None:
+            self.entries, self.refused = _walk(path)
+        else:
+            told = self._tree.refused.items()
+            self.entries = self._tree.entries
+            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in told}
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a file; see `Container`."""
+        if path in self.refused:
+            raise CheckpointError(self.refused[path])
+        return read_file(f"{self._path}/{path}", limit)
+
+    def read_alike(
+        self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+    ) -> NDArray[np.bool_] | None:
+        """Read many files; see `Container`."""
+        if any(map(self.refused.__contains__, paths)):
+            return None
+        try:
+            return read_alike(self._descriptor, paths, template, memory)
+        except OSError:  # each file tells why
+            return None
+
+    def fingerprint(self) -> str:
+        """Digest of all names, and of the sizes and times of files whose names begin with no dot."""
+        if self._tree is not None:
+            stamps = self._tree.stamps
+        else:
+            files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
+            stamps = " ".join([_stamp(f"{self._path}/{entry}") for entry in files]).encode()
+        return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a file on disk, no link; see `Container.read`."""
+    descriptor = -1
+    try:
+        if not _UNFOLLOWED and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise CheckpointError(_NO_FILE)
+        descriptor = open_binary(Path(path), os.O_RDONLY | _UNFOLLOWED)
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
+        data = os.read(descriptor, size + 1)
+        while len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+    except OSError as error:
+        raise CheckpointError(f"it could not be read: {error.strerror or error}") from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return data
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = os.lstat(path)
+    except OSError:  # it vanished
+        return "-1 -1"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+# Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.
+_UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_FILE = "it is a link or a device, which are not followed"
+
+
+def _unlisted(number: int) -> str:
+    return f"it could not be listed: {os.strerror(number)}"
+
+
+def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
+    entries: list[str] = []
+    refused: dict[str, str] = {}
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        try:
+            with os.scandir(f"{root}/{prefix}") as listing:
+                for entry in listing:
+                    path = f"{prefix}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        entries.append(f"{path}/")
+                        folders.append(f"{path}/")
+                    else:
+                        entries.append(path)
+                        if not entry.is_file(follow_symlinks=False):
+                            refused[path] = _NO_FILE
+        except OSError as error:
+            refused[prefix] = _unlisted(error.errno or 0)
+    entries.sort()
+    return entries, refused

@@ -1,0 +1,152 @@
+"""From a path or a URL to a container: read in place, in parts, or fetched as a whole first."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from zoo_datasets.builders.checkpoints.zips import check_name
+from zoo_datasets.builders.containers.archives import ZipFile, is_archive, open_container, stem
+from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.remote_tree import FsspecTree, HttpTree, RemoteFolder
+from zoo_datasets.errors import MissingError, SourceError
+from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.storage.downloads import download
+from zoo_datasets.storage.files import cache_folder, file_name, fitting
+from zoo_datasets.storage.ranges import RangeCache
+from zoo_datasets.storage.remote import (
+    Fetched,
+    FsspecFile,
+    Http,
+    HttpFile,
+    RemoteFile,
+    asked_of_fsspec,
+    fsspec_of,
+    is_url,
+    moved,
+    shown,
+)
+
+_PREPROCESSED = ".pt"
+
+
+class RemoteZip(ZipFile):
+    """A zip archive of which only the directory and the members that are needed are fetched."""
+
+    def __init__(self, remote: RemoteFile, name: str, cache: RangeCache) -> None:
+        assert remote.size is not None
+        self._cache = cache
+        super().__init__(
+            stem(Path(name)), cache.read, remote.size, ["zip", remote.shown, remote.size, remote.version], remote.shown
+        )
+
+    def prepare(self, paths: Iterable[str], limit: int) -> None:
+        """Fetch members, neighbours together; see `Container`."""
+        self._cache.fetch(self.extents(paths, limit), f"parts of {self.name}.zip")
+
+
+def open_location(location: Path | str, fetched: Fetched | None = None) -> Container:
+    """The container at a path or behind a URL. Opening it again, in another process too, fetches nothing twice.
+
+    Raises:
+        SourceError: where there is none, or the archive is broken.
+        DownloadError, StorageError: where it cannot be fetched or kept.
+    """
+    found = locate(location, fetched=fetched)
+    return open_container(found) if isinstance(found, Path) else found
+
+
+def locate(location: Path | str, *, whole: bool = False, fetched: Fetched | None = None) -> Path | Container:
+    """Where to read from: a local path, fetched to the cache where that is better, or a remote container.
+
+    Args:
+        location: of a URL, `#md5=…` at its end is the file's known checksum, verified where it is fetched as a whole.
+        whole: whether all of it will be read.
+
+    Raises:
+        SourceError: where the URL names neither a folder nor an archive.
+        DownloadError, StorageError: where it cannot be fetched or kept.
+    """
+    if not isinstance(location, str) or not is_url(location):
+        return Path(location)
+    shown(location)  # refuses what is no URL
+    location, _, fragment = location.partition("#")
+    md5 = fragment.removeprefix("md5=").lower() if fragment.startswith("md5=") else None
+    scheme = urlsplit(location).scheme.lower()
+    if scheme in ("file", "local"):
+        return Path(url2pathname(urlsplit(location).path))
+    if scheme in ("http", "https"):
+        return _locate_http(location, whole, md5, fetched)
+    fs, path = fsspec_of(location)
+    if asked_of_fsspec(location, fs.isdir, path):
+        return _folder(FsspecTree(fs, path, location), location, path, fetched)
+    file = FsspecFile(fs, path, location)
+    return _locate_file(file, location, whole, md5, fetched)
+
+
+def remote_folder(url: str, mirror: Path, fetched: Fetched | None = None) -> RemoteFolder:
+    """A folder of a web server, with the files that are fetched in the folder `mirror`.
+
+    Raises:
+        DownloadError: where the server does not list it.
+    """
+    return RemoteFolder(HttpTree(Http(), url), mirror.name, mirror, fetched)
+
+
+def _locate_http(url: str, whole: bool, md5: str | None, fetched: Fetched | None) -> Path | Container:
+    http = Http()
+    path = urlsplit(url).path
+    file = HttpFile(http, url)
+    # Some servers redirect from a folder's name without its slash, others know only the one with it.
+    with contextlib.nullcontext() if _name(file) else contextlib.suppress(MissingError):
+        if not path.endswith("/") and _name(file := HttpFile.probe(http, url)):
+            return _locate_file(file, url, whole, md5, fetched)
+    return _folder(HttpTree(http, url), url, file.names[0] if file.names else "", fetched)
+
+
+def _locate_file(file: RemoteFile, url: str, whole: bool, md5: str | None, fetched: Fetched | None) -> Path | Container:
+    name = _name(file)
+    if name is None:
+        raise SourceError(
+            f"{file.shown} is neither a folder nor an archive; its name should end with .zip, .tar, .tar.gz or .pt"
+        )
+    folder = cache_folder() / "downloads" / _key(url, file.version, file.size)
+    target, parts = folder / name, folder / fitting(name, ".parts")
+    if not (file.version or md5):  # nothing tells whether what is there is still the same
+        target.unlink(missing_ok=True)
+    in_parts = file.ranges and file.size and name.lower().endswith(".zip") and not whole
+    if in_parts and not target.exists():
+        return RemoteZip(file, name, RangeCache(file, parts, fetched))
+    download(file, target, md5=md5, fetched=fetched)
+    shutil.rmtree(parts, ignore_errors=True)
+    return target
+
+
+def _folder(tree: HttpTree | FsspecTree, url: str, path: str, fetched: Fetched | None) -> RemoteFolder:
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / file_name(name)
+    return RemoteFolder(tree, name, mirror, fetched)
+
+
+def _name(file: RemoteFile) -> str | None:
+    """The name that tells what a file is; `…/files/zoo.zip/content` has it in the middle."""
+    return next((name for name in file.names if _known(name)), None)
+
+
+def _known(name: str) -> bool:
+    return (
+        check_name(name) is None
+        and "/" not in name
+        and (is_archive(Path(name)) or name.lower().endswith(_PREPROCESSED))
+    )
+
+
+def _key(url: str, version: str, size: int | None) -> str:
+    """A name in the cache. The query counts where nothing else tells two files apart; it may hold a token, so that it
+    counts only as a part of a hash."""
+    named: Sequence[object] = [shown(url), size, version] if version else [shown(url), size, urlsplit(url).query]
+    return digest_of(["download", *named])[:32]

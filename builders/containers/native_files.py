@@ -1,0 +1,225 @@
+"""Listing and reading many small files by functions that the system's C compiler makes at run time.
+
+A zoo has a folder and a file for each model and epoch: what Python adds to each of them takes longer than the
+system does. The functions release Python's lock, so that threads read at the same time. Without a compiler there
+are none, and the containers do the same in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints.torch_file import Structure
+from zoo_datasets.errors import NativeError
+from zoo_datasets.native.compiler import compile_library
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_int64), ("capacity", ctypes.c_int64)]
+
+
+class _Listing(ctypes.Structure):
+    _fields_ = [("entries", _Text), ("refused", _Text), ("stamps", _Text)]
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("length", "pieces", "checksums")),
+        *((name, ctypes.c_void_p) for name in ("piece", "checksum", "same")),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None where there is no compiler."""
+    try:
+        source = resources.files("zoo_datasets.builders.containers") / "files.c"
+        found = compile_library(source.read_text(encoding="utf-8"))
+    except (NativeError, OSError):
+        return None
+    pointer, number, text = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p
+    found.zoo_list.argtypes = [text, text, pointer]
+    found.zoo_read.argtypes = [ctypes.c_int, text, number, pointer, pointer, pointer]
+    found.zoo_check.argtypes = [number, pointer, pointer, pointer]
+    found.zoo_free.argtypes = [pointer]
+    found.zoo_crc32.argtypes = [text, number]
+    found.zoo_crc32.restype = ctypes.c_uint32
+    found.zoo_read.restype = found.zoo_check.restype = found.zoo_free.restype = None
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What lies below a folder.
+
+    Attributes:
+        entries: paths relative to it in sorted order, those of folders with a slash at the end.
+        refused: those that cannot be read: links and devices, and folders with the number of the system's error.
+        stamps: changes when the size of a file changes, or the time at which it was written; files whose names begin
+            with a dot do not count.
+    """
+
+    entries: list[str]
+    refused: dict[str, int | None]
+    stamps: bytes
+
+
+def list_tree(root: str, threads: int = 1) -> Tree | None:
+    """What lies below a folder, its folders listed by so many threads; None without a compiler."""
+    functions = library()
+    if functions is None:
+        return None
+    try:
+        # Once and here: what comes or goes meanwhile is in or out, and each folder is listed by one thread.
+        with os.scandir(root) as listing:
+            found = sorted(map(_own, listing), key=lambda entry: entry.path)
+    except OSError as error:
+        return Tree(entries=[], refused={"": error.errno}, stamps=b"")
+    folders = [entry.path for entry in found if entry.path.endswith("/")]
+    if threads <= 1:
+        below = {path: _list_below(functions, root, path) for path in folders}
+    else:
+        pool = ThreadPoolExecutor(threads)
+        try:
+            below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    trees = [below.get(entry.path) or entry.tree for entry in found]
+    return Tree(
+        entries=list(itertools.chain.from_iterable(tree.entries for tree in trees)),
+        refused={path: number for tree in trees for path, number in tree.refused.items()},
+        stamps=b"".join(tree.stamps for tree in trees),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """An entry of the root itself."""
+
+    path: str
+    tree: Tree
+
+
+def _own(entry: os.DirEntry[str]) -> _Own:
+    if entry.is_dir(follow_symlinks=False):
+        return _Own(f"{entry.name}/", Tree(entries=[], refused={}, stamps=b""))
+    stamp = b""
+    if not entry.name.startswith("."):
+        stamp = np.array(_stamp(entry), np.int64).tobytes()
+    refused: dict[str, int | None] = {} if entry.is_file(follow_symlinks=False) else {entry.name: None}
+    return _Own(entry.name, Tree(entries=[entry.name], refused=refused, stamps=stamp))
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:  # it vanished, as files.c has it
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:
+    listing = _Listing()
+    try:
+        fine = functions.zoo_list(os.fsencode(root), os.fsencode(name), ctypes.byref(listing))
+        entries, refused = _texts(listing.entries), _texts(listing.refused)
+        stamps = ctypes.string_at(listing.stamps.data, listing.stamps.size) if listing.stamps.size else b""
+    finally:
+        for text in (listing.entries, listing.refused, listing.stamps):
+            functions.zoo_free(text.data)
+    if not fine:
+        raise MemoryError(f"{root}/{name}: no memory left for the list of its files")
+    return Tree(entries=sorted(entries), refused=dict(map(_refused, refused)), stamps=stamps)
+
+
+def _texts(text: _Text) -> list[str]:
+    return os.fsdecode(ctypes.string_at(text.data, text.size - 1)).split("\0") if text.size else []
+
+
+def _refused(text: str) -> tuple[str, int | None]:
+    if not text.startswith("/"):
+        return text, None
+    number, _, path = text[1:].partition(":")
+    return path, int(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What files of one structure have in common, as the compiled functions take it."""
+
+    length: int
+    _told: _Structure
+    _kept: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, structure: Structure) -> Template:
+        """That of a structure."""
+        pieces = np.array([(start, len(same)) for start, same in structure.pieces], np.int64).reshape(-1, 2)
+        checksums = np.array(structure.checksums, np.int64).reshape(-1, 3)
+        ends = (pieces.sum(axis=1), checksums[:, :2].sum(axis=1), checksums[:, 2] + 4)
+        if any((end > structure.length).any() for end in ends) or any((p < 0).any() for p in (pieces, checksums)):
+            raise ValueError(f"a structure of {structure.length:,} bytes tells of places outside of them")
+        same = np.frombuffer(b"".join(same for _, same in structure.pieces), np.uint8)
+        told = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
+        return cls(structure.length, told, (pieces, checksums, same))
+
+
+def read_alike(
+    folder: int, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
+) -> NDArray[np.bool_] | None:
+    """Read files below an open folder into memory, one after another, each taking the template's length.
+
+    Args:
+        memory: uint8 [len(paths) · length + 1] or more.
+
+    Returns:
+        bool [len(paths)], whether a file is of the structure and undamaged; of the others nothing is told. None
+        without a compiler.
+    """
+    functions = library()
+    if functions is None:
+        return None
+    _check_memory(memory, len(paths) * template.length + 1)
+    good = np.zeros(len(paths), np.bool_)
+    told = ctypes.byref(template._told)
+    functions.zoo_read(folder, _joined(paths), len(paths), told, _at(memory), _at(good))
+    return good
+
+
+def check_alike(memory: NDArray[np.uint8], count: int, template: Template) -> NDArray[np.bool_] | None:
+    """Which of so many files in memory, one after another, are of the template's structure and undamaged.
+
+    Returns:
+        bool [count]; None without a compiler.
+    """
+    functions = library()
+    if functions is None:
+        return None
+    _check_memory(memory, count * template.length)
+    good = np.zeros(count, np.bool_)
+    functions.zoo_check(count, ctypes.byref(template._told), _at(memory), _at(good))
+    return good
+
+
+def _check_memory(memory: NDArray[np.uint8], size: int) -> None:
+    if memory.size < size or not memory.flags.c_contiguous:
+        raise ValueError(f"memory of {memory.size:,} bytes, expected {size:,} or more that lie together")
+
+
+def _joined(paths: Sequence[str]) -> bytes:
+    return os.fsencode("\0".join(paths))
+
+
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

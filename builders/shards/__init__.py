@@ -1,0 +1,1 @@
+"""From the states of a source to Parquet shards."""

@@ -1,0 +1,71 @@
+"""Which rows make which shard: known before anything is read, so that shards can be written in any order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from zoo_datasets.builders.shards import writer as shards
+from zoo_datasets.builders.sources.base import Block
+from zoo_datasets.repository.row import SPLITS
+
+SHARD_BYTES = 500_000_000
+# Threads share the work shard by shard, and a build that was killed loses those that it had begun: a split of a
+# block is cut in sixteen, but not for the sake of a few megabytes, as a reader afar fetches the footer of each.
+SMALL_SHARD_BYTES = 16_000_000
+SHARDS_OF_A_SPLIT = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What becomes one shard: models of one split at some epochs."""
+
+    split: str
+    block: Block
+
+
+def plan(blocks: Sequence[Block], row_bytes: int, states: int) -> list[Part]:
+    """The shards of a source, by block, split, epoch and model.
+
+    A split of a block is cut into shards of about equal size, whole epochs where they are small enough; none has
+    more than `SHARD_BYTES` of raw weights, but for one row that is larger. The cuts of a block depend on it alone
+    as long as a source has a state of each model at each epoch; where many are missing, shards span more.
+
+    Args:
+        row_bytes: of raw weights in a row.
+        states: of the source; fewer than models × epochs where some have none.
+    """
+    rectangles = sum(len(block.models) * len(block.epochs) for block in blocks)
+    share = min(states / max(rectangles, 1), 1.0)
+    return [
+        Part(split=split, block=part)
+        for block in blocks
+        for split in SPLITS
+        for part in _cut(block.of(split), row_bytes, share)
+    ]
+
+
+def _cut(block: Block, row_bytes: int, share: float) -> Iterator[Block]:
+    models, epochs = len(block.models), len(block.epochs)
+    if not models or not epochs:
+        return
+    expected = models * epochs * row_bytes * share
+    size = min(max(expected / SHARDS_OF_A_SPLIT, SMALL_SHARD_BYTES), SHARD_BYTES) / share
+    if models * row_bytes <= size:
+        for start, stop in _even(epochs, int(size // (models * row_bytes))):
+            yield dataclasses.replace(block, epochs=block.epochs[start:stop])
+        return
+    most = max(int(size // row_bytes), 1)
+    group = shards.rows_of_a_group(row_bytes)
+    most -= most % group if most > group else 0
+    for epoch in block.epochs:
+        for start in range(0, models, most):
+            yield Block(models=block.models[start : start + most], epochs=(epoch,))
+
+
+def _even(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about equal length, none longer than `most`."""
+    pieces = -(-count // most)
+    for index in range(pieces):
+        yield index * count // pieces, (index + 1) * count // pieces

@@ -1,0 +1,89 @@
+"""The rows of a shard: states of models with their metrics and hyperparameters as Arrow batches."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import torch
+
+from zoo_datasets.builders.sources.base import NOT_FINITE, Source, States
+from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.row import WEIGHTS, arrow_schema
+from zoo_datasets.runs.rows import NarrowRows
+
+
+def together(items: Iterable[States | LeftOut], most: int) -> Iterator[States | LeftOut]:
+    """The same with small pieces joined, as long as they have no more than `most` rows: a few large ones are written
+    faster than many small ones."""
+    held: list[States] = []
+    rows = 0
+    for item in items:
+        if isinstance(item, LeftOut):
+            yield item
+            continue
+        if held and (rows + len(item.models) > most or not _alike(held[0], item)):
+            yield _joined(held)
+            held, rows = [], 0
+        held.append(item)
+        rows += len(item.models)
+    if held:
+        yield _joined(held)
+
+
+def _alike(one: States, other: States) -> bool:
+    """Whether both have values for the same columns."""
+    return one.figures.keys() == other.figures.keys() and one.extras.keys() == other.extras.keys()
+
+
+def _joined(pieces: Sequence[States]) -> States:
+    if len(pieces) == 1:
+        return pieces[0]
+    first = pieces[0]
+    return States(
+        epochs=[epoch for piece in pieces for epoch in piece.epochs],
+        models=[model for piece in pieces for model in piece.models],
+        weights=torch.cat([piece.weights for piece in pieces]),
+        figures={name: pa.concat_arrays([piece.figures[name] for piece in pieces]) for name in first.figures},
+        extras={name: torch.cat([piece.extras[name] for piece in pieces]) for name in first.extras},
+        tallies=sum((Counter(piece.tallies) for piece in pieces), Counter()),
+    )
+
+
+def without_nonfinite(states: States) -> tuple[States, list[LeftOut]]:
+    """The states whose weights are all finite, and the others."""
+    # A finite sum has finite terms.
+    if math.isfinite(states.weights.sum().item()):
+        return states, []
+    finite = torch.isfinite(states.weights).all(dim=1).tolist()
+    left_out = [
+        LeftOut(model=model.name, epochs=(epoch,), reason=NOT_FINITE)
+        for model, epoch, good in zip(states.models, states.epochs, finite, strict=True)
+        if not good
+    ]
+    return states.select([position for position, good in enumerate(finite) if good]), left_out
+
+
+class RowMaker(NarrowRows):
+    """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
+
+    def __init__(self, source: Source, config: str) -> None:
+        super().__init__(
+            arrow_schema(source.layout, source.extras),
+            config,
+            architecture=source.architecture,
+            in_channels=source.in_channels,
+            classes=source.classes,
+        )
+
+    def batch(self, states: States) -> pa.RecordBatch:
+        """One row a state, in the order given; the weights are not copied where they are contiguous."""
+        columns = self.columns(states.models, states.epochs, states.figures)
+        for place, column in enumerate(self.schema):
+            if columns[place] is None:
+                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+                flat = pa.array(matrix.contiguous().view(-1).numpy())
+                columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)

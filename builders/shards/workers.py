@@ -1,0 +1,69 @@
+"""The parts of a build, one after another or several at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+import pyarrow as pa
+import torch
+
+from zoo_datasets.builders.shards.part import Job, Outcome, write_part
+from zoo_datasets.builders.shards.plan import Part
+from zoo_datasets.builders.shards.rows import RowMaker
+
+Finished = tuple[int, Outcome, pa.Table | None]
+
+
+class _StoppedError(Exception):
+    """Ends a thread whose result nobody wants any more."""
+
+
+def run_parts(
+    job: Job, parts: Mapping[int, Part], num_proc: int, progress: Callable[[int], None]
+) -> Generator[Finished, None, None]:
+    """Write the shards of parts; yields each part's number and what `write_part` gives, in any order.
+
+    What takes the time, reading files, copying, compressing and hashing, leaves Python's lock free.
+
+    Args:
+        num_proc: parts that are written at a time, each by a thread; with one, all are written by this thread, in
+            their order.
+        progress: called in this thread with the number of states done since the last call.
+    """
+    rows = RowMaker(job.source, job.config)
+    workers = min(num_proc, len(parts))
+    if workers <= 1:
+        for index, part in parts.items():
+            yield index, *write_part(job, rows, part, progress)
+        return
+    stop = threading.Event()
+    reports: SimpleQueue[int | Future[Finished]] = SimpleQueue()
+
+    def report(states: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        reports.put(states)
+
+    def write(index: int, part: Part) -> Finished:
+        return index, *write_part(job, rows, part, report)
+
+    own_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own_threads // workers or 1,))
+    try:
+        for index, part in parts.items():
+            pool.submit(write, index, part).add_done_callback(reports.put)
+        finished = 0
+        while finished < len(parts):
+            told = reports.get()
+            if isinstance(told, int):
+                progress(told)
+            else:
+                finished += 1
+                yield told.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(own_threads)  # a thread that sets it sets it for threads to come

@@ -1,0 +1,1 @@
+"""The kinds of source that a repository is built from."""

@@ -1,0 +1,194 @@
+"""What every kind of source gives: blocks of models × epochs, and their states read one piece at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.where import Condition
+from zoo_datasets.runs.rows import Model
+from zoo_datasets.specs.spec import Limits
+
+# Of weights that are read and written at a time, where one epoch has less.
+SMALL_PIECE_BYTES = 4_000_000
+
+
+NOT_FINITE = "weights are not finite (the model diverged)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Models × epochs that came into the source together. Shards never cross blocks, so that a source
+    that grew gives its earlier shards again, byte for byte."""
+
+    models: tuple[Model, ...]
+    epochs: tuple[int, ...]
+
+    def at(self, epoch: int) -> Block:
+        """The same models at one epoch."""
+        return dataclasses.replace(self, epochs=(epoch,))
+
+    def of(self, split: str) -> Block:
+        """The models of one split."""
+        return dataclasses.replace(self, models=tuple(model for model in self.models if model.split == split))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """Some models, each at an epoch: one row each.
+
+    Attributes:
+        epochs: of the rows, ascending; models come again at a later epoch.
+        weights: float32 [len(models), D].
+        figures: arrays of length len(models) by column, for columns that change with the epoch; a column
+            that is absent is null.
+        extras: by column, all of the source's `extras` that are as wide as the weights: float32 [len(models), D]; the
+            others are figures.
+        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
+    """
+
+    epochs: Sequence[int]
+    models: Sequence[Model]
+    weights: Tensor
+    figures: Mapping[str, pa.Array]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    tallies: Mapping[str, int] = field(default_factory=dict)
+
+    def select(self, chosen: Sequence[int]) -> States:
+        """The rows at these positions."""
+        if len(chosen) == len(self.models):
+            return self
+        indices = pa.array(chosen, pa.int64())
+        rows = torch.tensor(chosen, dtype=torch.int64)
+        return States(
+            epochs=[self.epochs[position] for position in chosen],
+            models=[self.models[position] for position in chosen],
+            weights=self.weights[rows],
+            figures={name: values.take(indices) for name, values in self.figures.items()},
+            extras={name: values[rows] for name, values in self.extras.items()},
+            tallies=self.tallies,
+        )
+
+
+_UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a source is to be read.
+
+    Attributes:
+        name: of the config, where the user gave one; also tells what a source's own name does not.
+        epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
+        limits: on the images, as in training; of sources that do not record them.
+        parents: where the parents of twins lie: a path or a URL.
+        keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
+        images: a folder with the images, to recompute losses that are recorded with something added to them.
+        num_proc: threads that list what there is.
+    """
+
+    name: str | None = None
+    epochs: frozenset[int] | None = None
+    models: int | None = None
+    where: Condition | None = None
+    limits: Limits = _UNLIMITED
+    parents: Path | str | None = None
+    keep_log_sigma2: bool = False
+    images: Path | None = None
+    num_proc: int = 1
+
+    @property
+    def everything(self) -> bool:
+        """Whether all states of the source are wanted."""
+        return self.epochs is None and self.models is None and self.where is None
+
+    def selection(self) -> dict[str, Any]:
+        """What is wanted, as a manifest records it; empty where it is all."""
+        chosen = {
+            "epochs": None if self.epochs is None else sorted(self.epochs),
+            "models": self.models,
+            "where": None if self.where is None else self.where.text,
+        }
+        return {key: value for key, value in chosen.items() if value is not None}
+
+
+class Source(Protocol):
+    """A population somewhere: the one thing a builder knows. Each kind of source is one file.
+
+    `models` and `states` count everything found, those that will be left out too; what `refused` gives, and `read`
+    over all blocks, states and left-out ones together, adds up to them.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the zoo, and of the config unless another is asked for."""
+
+    @property
+    def source_id(self) -> str:
+        """Equal for two sources if one may grow into the other."""
+
+    @property
+    def layout(self) -> WeightLayout:
+        """The layout of all its models."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input image."""
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+
+    @property
+    def extras(self) -> Sequence[str]:
+        """Columns of the weights' type beside them, of `schema.EXTRAS`."""
+
+    @property
+    def models(self) -> int:
+        """Number of models found."""
+
+    @property
+    def states(self) -> int:
+        """Number of states found."""
+
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """Fields of the zoo's spec, as far as they are known."""
+
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What the manifest records of the source, as JSON values; the same for the same content.
+
+        `tallies` are the sums of those of all states.
+        """
+
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+        """What was strange and yet did not keep a state out, for the user."""
+
+    def refused(self) -> Sequence[LeftOut]:
+        """What is known to be no model before any state is read."""
+
+    def fingerprint(self) -> str:
+        """Changes when the source's files change; cheap."""
+
+    def blocks(self) -> Sequence[Block]:
+        """All its models and epochs, oldest first."""
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
+
+        Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot
+        be read comes as `LeftOut` with its reason. Several threads may each read a block at a time.
+        """

@@ -1,0 +1,380 @@
+"""The preprocessed `.pt` datasets of the original authors as a source.
+
+They are pickles of the authors' own dataset class; a stand-in takes its place and nothing of it runs. Their
+properties are read off result.json by line and can be those of another epoch: they are matched by the
+`training_iteration` that they carry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from isal.isal_zlib import crc32
+from numpy.typing import NDArray
+
+from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
+from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
+from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.shards.rows import RowMaker
+from zoo_datasets.builders.sources.base import Block, Reading, States
+from zoo_datasets.builders.sources.raw.models import read_params
+from zoo_datasets.builders.sources.raw.names import raw_model_id, read_folder_name, zoo_name
+from zoo_datasets.builders.sources.raw.trials import columns_of, grid_of
+from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.images.table import get_image_spec
+from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.row import FIGURES
+from zoo_datasets.repository.where import Condition
+from zoo_datasets.runs.rows import Model, matching
+from zoo_datasets.specs.spec import GRID_FIELDS, MAX_EPOCH, digest_of
+from zoo_datasets.specs.zoos import get_zoo
+
+SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
+MAX_PT = 1 << 40
+
+
+def is_pt(path: Path) -> bool:
+    """Whether a path has the ending of a preprocessed dataset."""
+    return path.suffix == ".pt" and path.is_file()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sample:
+    """One state of one model: a state dict or a vector, as the file describes it."""
+
+    value: Any
+    figures: Mapping[str, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Found:
+    """One model of the file and its samples by epoch."""
+
+    zoo: str
+    trial: str
+    source_split: str
+    samples: dict[int, _Sample] = field(default_factory=dict)
+    model: Model | None = None
+    reason: str = ""
+
+
+class PtSource:
+    """A preprocessed dataset. Where the raw zoo lies beside it, its params.json tell the hyperparameters."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._reading = reading
+        self._path = path
+        self._notes: Counter[str] = Counter()
+        try:
+            with path.open("rb") as file:
+                # Mapped, because published files hold gigabytes; slices of a map are bytes.
+                self._data = cast(bytes, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._members, self._starts = open_archive(self._data, MAX_PT)
+            self._checked: set[str] = set()
+            content = load_pickle(member_bytes(self._data, self._members, self._starts, "data.pkl"), DATASET)
+            self._found = _models_of(content, self._notes)
+        except (CheckpointError, OSError, ValueError) as error:
+            raise SourceError(f"{path}: {error}") from error
+        self.extras: tuple[str, ...] = ()
+        self._zoo_folder = Counter(found.zoo for found in self._found).most_common(1)[0][0]
+        named = [read_folder_name(name) for name in (self._zoo_folder, path.stem, reading.name or "")]
+        self._images = next((name.images for name in named if name.images), None)
+        if self._images is None:
+            raise SourceError(f"{path}: nothing tells which images its models were trained on; give --name mnist_cnn_s")
+        kind = self._probe()
+        self._kind = kind
+        self.layout: WeightLayout = kind.layout
+        self.architecture = kind.architecture
+        self.in_channels = kind.in_channels
+        self.classes = kind.classes
+        self.name = zoo_name(self._images, kind.architecture, named[0].suffix, None, None)
+        self._describe_models()
+        self._found = self._select()
+        self.models = len(self._found)
+        self.states = sum(len(found.samples) for found in self._found)
+
+    @classmethod
+    def open(cls, path: Path, reading: Reading | None = None) -> PtSource:
+        """The dataset in a file.
+
+        Raises:
+            SourceError: where it is none, or is broken.
+        """
+        reading = reading or Reading()
+        if reading.keep_log_sigma2:
+            raise SourceError(f"{path}: preprocessed datasets hold no log_sigma2; build the raw zoo")
+        return cls(path, reading)
+
+    @property
+    def source_id(self) -> str:
+        """Digest of the zoo's name and of what decides which rows it can have."""
+        where = None if self._reading.where is None else self._reading.where.text
+        return digest_of(["pt", self._zoo_folder, where, dataclasses.asdict(self._reading.limits)])
+
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """What is known of the recipe."""
+        models = [found.model for found in self._found if found.model is not None]
+        try:
+            doi = get_zoo(self.name).doi
+        except UnknownNameError:
+            doi = None
+        value = {"name": self.name, "images": self._images, "architecture": self.architecture, "doi": doi}
+        return value | grid_of([model.columns for model in models])
+
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """Where it came from and what was strange about it."""
+        return {
+            "kind": "preprocessed dataset",
+            "folder": self._zoo_folder,
+            "images": {"name": self._images},
+            "limits": dataclasses.asdict(self._reading.limits),
+            "selection": self._reading.selection(),
+            "notes": dict(sorted(self._notes.items())),
+        }
+
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
+        """Notes for the user."""
+        return [f"{count:,} × {note}" for note, count in self._notes.most_common()]
+
+    def refused(self) -> list[LeftOut]:
+        """Models of which nothing tells the hyperparameters."""
+        return [
+            LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
+
+    def fingerprint(self) -> str:
+        """Changes when the file changes."""
+        found = self._path.stat()
+        return digest_of([found.st_size, found.st_mtime_ns, self.source_id])
+
+    @cached_property
+    def _epochs(self) -> tuple[int, ...]:
+        return tuple(sorted({epoch for found in self._found for epoch in found.samples}))
+
+    def blocks(self) -> Sequence[Block]:
+        """One block of all models and epochs."""
+        models = tuple(found.model for found in self._found if found.model is not None)
+        return [Block(models=models, epochs=self._epochs)] if models else []
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block, one at a time."""
+        wanted = {model.model_id for model in block.models}
+        for epoch in block.epochs:
+            for found in self._found:
+                if found.model is None or found.model.model_id not in wanted or epoch not in found.samples:
+                    continue
+                sample = found.samples[epoch]
+                try:
+                    weights = self._weights(sample.value)
+                except CheckpointError as error:
+                    yield LeftOut(model=found.trial, epochs=(epoch,), reason=str(error))
+                    continue
+                yield States(
+                    epochs=(epoch,),
+                    models=[found.model],
+                    weights=torch.from_numpy(weights),
+                    figures=_columns_of([sample]),
+                )
+
+    def _weights(self, value: Any) -> NDArray[np.float32]:
+        """float32 [1, D] of a state dict or a vector."""
+        found = self._recognise(value)
+        if found.layout != self.layout:
+            raise CheckpointError(f"it is a {found.architecture}, the others are {self.architecture}")
+        files = np.frombuffer(self._data, np.uint8).reshape(1, -1)
+        return acting_weights(found, files)[0]
+
+    def _recognise(self, value: Any) -> Recognised:
+        vector = isinstance(value, TensorStub)
+        tensors = state_tensors({"vector": value} if vector else value, self._members, self._starts)
+        for name in self._keys(value):
+            if name not in self._checked:
+                begin = self._starts[name]
+                if crc32(self._data[begin : begin + self._members[name].size]) != self._members[name].crc:
+                    raise CheckpointError(f"the checksum of {name} is wrong; the file is damaged")
+                self._checked.add(name)
+        if not vector:
+            return recognise(Structure(len(self._data), tensors, (), ()))
+        (whole,) = tensors
+        spec = get_image_spec(self._images or "")
+        for architecture in ARCHITECTURES:
+            layout = layout_of(architecture, spec.channels, spec.classes)
+            if len(whole.shape) == 1 and whole.stride is None and layout.size == whole.size:
+                item = ITEM_SIZES[whole.dtype]
+                pieces = tuple(
+                    dataclasses.replace(
+                        whole, name=one.name, shape=one.shape, size=one.size, start=whole.start + item * one.offset
+                    )
+                    for one in layout.tensors
+                )
+                return recognise(Structure(len(self._data), pieces, (), ()))
+        raise CheckpointError(f"its vector {list(whole.shape)} is that of no architecture on {self._images}")
+
+    def _keys(self, value: Any) -> set[str]:
+        stubs = [value] if isinstance(value, TensorStub) else value.values()
+        return {f"data/{stub.storage.key}" for stub in stubs}
+
+    def _probe(self) -> Recognised:
+        reason = "it holds no sample"
+        for found in self._found:
+            for sample in found.samples.values():
+                try:
+                    return self._recognise(sample.value)
+                except CheckpointError as error:
+                    reason = str(error)
+        raise SourceError(f"{self._path}: no sample of it could be read: {reason}")
+
+    def _describe_models(self) -> None:
+        """Hyperparameters: of the raw zoo beside the file, else in the trial's name, else the published zoo's."""
+        told = read_params(self._reading.parents, self._path.resolve().parent, {found.zoo for found in self._found})
+        try:
+            spec = get_zoo(self.name)
+        except UnknownNameError:
+            spec = None
+        common: dict[str, Any] = {}
+        if spec is not None:
+            common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
+            common |= {"momentum": spec.momentum, "batch_size": spec.batch_size}
+        for found in self._found:
+            try:
+                known = told.get((found.zoo, found.trial))
+                if known is None:
+                    self._notes["the raw zoo is not at hand; hyperparameters are those of the published zoo"] += 1
+                    known = columns_of({}, found.trial, common)
+                columns = known | {"images": self._images, "source_split": found.source_split}
+                found.model = Model(model_id=raw_model_id(found.zoo, found.trial), columns=columns, label=found.trial)
+            except CheckpointError as error:
+                found.reason = str(error)
+
+    def _select(self) -> list[_Found]:
+        reading = self._reading
+        chosen = sorted(self._found, key=lambda found: raw_model_id(found.zoo, found.trial))
+        for found in chosen:
+            if reading.epochs is not None:
+                found.samples = {epoch: found.samples[epoch] for epoch in found.samples if epoch in reading.epochs}
+        if reading.where is not None:
+            self._keep(reading.where, chosen)
+        kept = [found for found in chosen if found.samples]
+        if not kept:
+            raise SourceError(f"{self._path}: no state of it fits the selection")
+        return kept[: reading.models]
+
+    def _keep(self, where: Condition, chosen: Sequence[_Found]) -> None:
+        """Keep of each model the samples that a condition keeps; what is no model cannot be judged and stays."""
+        judged = [(found, found.model, epoch) for found in chosen if found.model for epoch in found.samples]
+        kept = matching(
+            where,
+            RowMaker(self, self._reading.name or self.name),
+            [(model, epoch) for _, model, epoch in judged],
+            lambda here: _columns_of([found.samples[epoch] for found, _, epoch in judged[here]]),
+        )
+        samples = [(found, epoch, found.samples[epoch]) for found, _, epoch in (judged[number] for number in kept)]
+        for found, _, _ in judged:
+            found.samples = {}
+        for found, epoch, sample in samples:
+            found.samples[epoch] = sample
+
+
+def _columns_of(samples: Sequence[_Sample]) -> dict[str, pa.Array]:
+    """The figures of some states, a column each."""
+    told = {name: [sample.figures.get(name) for sample in samples] for name in FIGURES}
+    return {name: pa.array(values, pa.float32()) for name, values in told.items()}
+
+
+def _models_of(content: Any, notes: Counter[str]) -> list[_Found]:
+    """The models of all splits.
+
+    Raises:
+        CheckpointError: where the content is not that of a preprocessed dataset.
+    """
+    if not isinstance(content, dict) or not set(SPLIT_OF_KEY) & set(content):
+        raise CheckpointError(
+            f"it holds a {type(content).__name__}, expected a dictionary with trainset, valset, testset"
+        )
+    models: dict[tuple[str, str], _Found] = {}
+    for key, split in SPLIT_OF_KEY.items():
+        part = content.get(key)
+        if part is None:
+            notes[f"{key} is missing"] += 1
+            continue
+        if not isinstance(part, StandIn):
+            raise CheckpointError(f"its {key} is a {type(part).__name__}, expected the authors' dataset")
+        _add_samples(models, part.attributes, key, split, notes)
+    if not models:
+        raise CheckpointError("it holds no sample")
+    return list(models.values())
+
+
+def _add_samples(
+    models: dict[tuple[str, str], _Found], attributes: Mapping[Any, Any], key: str, split: str, notes: Counter[str]
+) -> None:
+    data, paths, epochs = (attributes.get(name) for name in ("data_in", "paths", "epochs"))
+    if not (isinstance(data, list) and isinstance(paths, list) and isinstance(epochs, list)):
+        raise CheckpointError(f"its {key} lacks data_in, paths or epochs")
+    if not len(data) == len(paths) == len(epochs):
+        raise CheckpointError(f"its {key} has {len(data)} samples, {len(paths)} paths and {len(epochs)} epochs")
+    figures = _figures(attributes.get("properties"), paths, notes)
+    for value, path, epoch in zip(data, paths, epochs, strict=True):
+        parts = PurePosixPath(path).parts if isinstance(path, str) else ()
+        if len(parts) < 2 or type(epoch) is not int or not 0 <= epoch <= MAX_EPOCH:
+            raise CheckpointError(f"a sample of its {key} has no path to a trial, or no epoch")
+        if not isinstance(value, (dict, TensorStub)) or not _sound(value):
+            raise CheckpointError(f"a sample of its {key} is a {type(value).__name__}, expected tensors")
+        identity = (parts[-2], parts[-1])
+        found = models.setdefault(identity, _Found(zoo=parts[-2], trial=parts[-1], source_split=split))
+        if found.source_split != split:
+            notes["a model stands in two splits of the file; the first counts"] += 1
+        if epoch in found.samples:
+            notes["a sample stands in the file twice; the first counts"] += 1
+            continue
+        if (told := figures.get((path, epoch))) is None:
+            notes["no properties of its epoch; its figures are null"] += 1
+        found.samples[epoch] = _Sample(value=value, figures=told or {})
+
+
+def _sound(value: Any) -> bool:
+    """Whether a sample holds tensors under names and nothing else."""
+    return isinstance(value, TensorStub) or all(
+        isinstance(name, str) and isinstance(stub, TensorStub) for name, stub in value.items()
+    )
+
+
+def _figures(properties: Any, paths: Sequence[Any], notes: Counter[str]) -> dict[tuple[str, int], dict[str, float]]:
+    """The figures of each (path, training_iteration)."""
+    iterations = properties.get("training_iteration") if isinstance(properties, dict) else None
+    if not isinstance(iterations, list) or len(iterations) != len(paths):
+        notes["properties carry no training_iteration and cannot be trusted; figures are null"] += 1
+        return {}
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for index, (path, iteration) in enumerate(zip(paths, iterations, strict=True)):
+        # A path that is something else refuses the file later; tuples of tuples would take exponential time to hash.
+        if type(iteration) is not int or not isinstance(path, str):
+            continue
+        row = {}
+        for name in (*FIGURES, "ggap"):
+            values = properties.get(name)
+            if isinstance(values, list) and index < len(values) and isinstance(values[index], (int, float)):
+                row[name] = float(values[index])
+        gap = row.pop("ggap", math.nan)
+        if "train_acc" not in row and "test_acc" in row and math.isfinite(gap):
+            row["train_acc"] = row["test_acc"] + gap
+        found[path, iteration] = {
+            name: value for name, value in row.items() if name.endswith("loss") or 0 <= value <= 1
+        }
+    return found

@@ -1,0 +1,1 @@
+"""Raw zoos in the layout of the original code."""

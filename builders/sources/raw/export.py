@@ -1,0 +1,319 @@
+"""Rows written back as a raw zoo: the folders, names and files that the original authors' tools read.
+
+A trial's folder is named after its model alone, so that a twin's path to its parent is that of the parent's export.
+Only of models that would share a folder none has it: they get a hash at the end. The ids themselves are in params.json.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from zoo_datasets.builders.shards.rows import RowMaker
+from zoo_datasets.builders.sources.base import Source, States
+from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
+from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, read_folder_name
+from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
+from zoo_datasets.loading.exporting import LASTING, Progress, Rows, states_of
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
+from zoo_datasets.networks.variational import BETA
+from zoo_datasets.repository.row import FIGURES, KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED, WEIGHTS
+from zoo_datasets.specs.zoos import dense_name, get_zoo
+from zoo_datasets.storage.files import distinct_names, file_name, shortened, write_if_changed
+from zoo_datasets.storage.folders import check_output
+
+MODEL_TYPES = {"cnn_s": "CNN", "cnn_m": "CNN2", "cnn_l": "CNN3", "resnet18": "Resnet18"}
+# The authors' cnn_l has its dropout layers at a rate of 0 too.
+ALWAYS_DROPOUT = frozenset({"cnn_l"})
+KINDS = {"_hyp_fix": "hyperparameter_10_fixed_seeds", "_hyp_rand": "hyperparameter_10_random_seeds"}
+# Ray Tune ends the names of folders with the time; the same rows give the same folders here.
+DATE = "2022-01-01_00-00-00"
+ID_LENGTH = 16
+TEXT_LENGTH = 48  # of an id that is no digest, and of a text among the hyperparameters
+TRIAL_LENGTH = 250
+
+_SIZE_NAMES = {"cnn_s": "", "cnn_m": "_medium", "cnn_l": "_large", "resnet18": "_resnet18"}
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_NOISY = "noisy"  # of a state with log σ²
+_KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
+_NAMED = tuple(sorted(key for key in COLUMN_OF_KEY if key not in ("seed", "training::batchsize", "optim::momentum")))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawExport:
+    """What was written: the zoo's folder, and how many models and states it holds."""
+
+    folder: Path
+    models: int
+    states: int
+
+
+def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> Rows:
+    """All states of a source as rows of the config `name`; states that cannot be read are not among them."""
+    maker = RowMaker(source, name or source.name)
+    constants = {
+        "zoo": name or source.name, "architecture": source.architecture, "in_channels": source.in_channels,
+        "classes": source.classes,
+    }  # fmt: skip
+    models = {
+        model.model_id: dict.fromkeys(LASTING) | constants | dict(model.columns)
+        | {"model_id": model.model_id}
+        for block in source.blocks() for model in block.models
+    }  # fmt: skip
+
+    def tables() -> Iterator[pa.Table]:
+        for block in source.blocks():
+            for item in source.read(block):
+                if isinstance(item, States) and item.models:
+                    yield pa.Table.from_batches([maker.batch(item)])
+
+    return Rows(
+        config=name or source.name, models=models, total=source.states, tables=tables, selection=selection or {}
+    )
+
+
+def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawExport:
+    """Write rows as a raw zoo into a new folder of `out`: config.json, index_dict.json, and for each model a trial
+    with params.json, result.json and one checkpoint folder an epoch.
+
+    An export that was stopped goes on with the same call; files that are there with their content are kept. Twins by
+    variational dropout have log σ² in their checkpoints where the rows have it; else they are the plain networks that
+    act. Their losses are those recorded, with β·KL, and are left away where the rows do not have them.
+
+    Raises:
+        RepositoryError: where the folder holds another export or something else.
+        SpecError: where the rows are none or of several architectures.
+        StorageError: where a file cannot be written.
+    """
+    check_output(out)
+    zoo = _RawZoo.of(rows)
+    folder = out / zoo.folder
+    _begin(folder, zoo.config())
+    trials = distinct_names({model_id: zoo.trial(model) for model_id, model in rows.models.items()}, TRIAL_LENGTH)
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    done = 0
+    for row in states_of(rows):
+        model_id, epoch = row["model_id"], row["epoch"]
+        checkpoint = folder / trials[model_id] / f"checkpoint_{epoch:06d}"
+        write_if_changed(checkpoint / "checkpoints", _saved(state_dict(row, zoo.layout)))
+        write_if_changed(checkpoint / ".is_checkpoint", b"")
+        reports.setdefault(model_id, {})[epoch] = _figures(row)
+        done += 1
+        if progress is not None:
+            progress(done, rows.total)
+    for model_id, by_epoch in reports.items():
+        zoo.write_trial(folder / trials[model_id], rows.models[model_id], by_epoch)
+    write_if_changed(folder / "index_dict.json", json.dumps(index_dict(zoo.layers, zoo.dropout)).encode())
+    return RawExport(folder=folder, models=len(reports), states=done)
+
+
+def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str | None = None) -> str:
+    """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
+
+    Raises:
+        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
+    """
+    told = read_folder_name(config)
+    dense = dense_name(config)
+    try:
+        own = f"{images}{_SIZE_NAMES[architecture]}_{KINDS.get(told.suffix) or get_zoo(dense).init[0]}"
+    except UnknownNameError:
+        misleading = read_folder_name(f"_{dense}").images not in (images, None) or read_folder_name(dense).sparsifier
+        own = f"{images}{told.suffix}" if misleading else dense
+    if sparsifier == "magnitude" and told.percent is None:
+        raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
+    twin = {None: "", "variational_dropout": "_ard_vd", "magnitude": f"_magn_{told.percent}"}[sparsifier]
+    return file_name(f"tune_zoo_{own}{twin}")
+
+
+def state_dict(row: Mapping[str, Any], layout: WeightLayout) -> OrderedDict[str, Tensor]:
+    """A row's tensors under the names of the authors' modules, with log σ² where the row has it."""
+    noise = row.get(LOG_SIGMA2)
+    tensors = layout.unflatten(row[WEIGHTS] if noise is None else row.get(MEANS, row[WEIGHTS]))
+    noises = {} if noise is None else layout.unflatten(noise)
+    prefixes = _prefixes(row)
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        prefix = prefixes.get(layer, layer)
+        state[f"{prefix}.{part}"] = tensor.clone()
+        if part == "running_var":
+            state[f"{prefix}.{IGNORED_SUFFIX}"] = torch.tensor(0)
+        if part == "bias" and noises:
+            for own, beside in ((f"{layer}.weight", "log_sigma2"), (name, "log_sigma2_bias")):
+                # Linear biases have no noise; the authors' modules have the tensor all the same.
+                values = noises[own]
+                state[f"{prefix}.{beside}"] = torch.where(torch.isneginf(values), torch.zeros(()), values)
+    return state
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RawZoo:
+    """What all trials of an export have in common.
+
+    Attributes:
+        varied: keys of params.json whose values differ, with these.
+        dropout: whether all its models have dropout layers.
+    """
+
+    folder: str
+    parents: str
+    layers: tuple[Layer, ...]
+    layout: WeightLayout
+    params: Mapping[str, Any]
+    varied: Mapping[str, list[Any]]
+    dropout: bool
+    selection: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, rows: Rows) -> _RawZoo:
+        models = list(rows.models.values())
+        kinds = {tuple(row[name] for name in _KIND) for row in models}
+        if len(kinds) != 1:
+            raise SpecError(f"{rows.config}: models of {len(kinds)} kinds found ({', '.join(_KIND)}), expected one")
+        ((images, architecture, in_channels, classes, sparsifier),) = kinds
+        layers = get_architecture(architecture).layers(in_channels, classes)
+        values = {key: sorted({_param(key, row) for row in models}, key=str) for key in COLUMN_OF_KEY}
+        params = {
+            "model::type": MODEL_TYPES.get(architecture, architecture), "model::channels_in": in_channels,
+            "model::o_dim": classes, "model::use_bias": True, "training::start_epoch": 1, "training::output_epoch": 1,
+            "training::val_epochs": 1, "training::idx_out": 500, "training::checkpoint_dir": None, "cuda": False,
+            "dataset::dump": f"{images}/dataset.pt", **_scheduler(rows.config),
+        }  # fmt: skip
+        return cls(
+            folder=raw_folder_name(rows.config, images, architecture, sparsifier),
+            parents=raw_folder_name(dense_name(rows.config), images, architecture),
+            layers=layers,
+            layout=build_layout(layers),
+            params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
+            varied={key: found for key, found in values.items() if len(found) > 1},
+            dropout=architecture in ALWAYS_DROPOUT or all(row["dropout"] > 0 for row in models),
+            selection=rows.selection,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """config.json: what all trials share, and the values of what varies."""
+        searched = {key: {"grid_search": found} for key, found in self.varied.items()}
+        return {**self.params, **searched, "zoo_datasets::selection": dict(self.selection)}
+
+    def trial(self, row: Mapping[str, Any]) -> str:
+        """A model's folder."""
+        if row.get("parent_id") is None:
+            return trial_name(row["model_id"], row)
+        return f"NN_tune_trainable_from_checkpoint_{_id_in_name(row['model_id'])}_00000_0_seed={row['seed']}_{DATE}"
+
+    def write_trial(self, trial: Path, model: Mapping[str, Any], reports: Mapping[int, Mapping[str, Any]]) -> None:
+        """params.json and result.json of a model."""
+        params = {**self.params, **{key: _param(key, model) for key in COLUMN_OF_KEY}}
+        params["training::epochs_train"] = _epochs_trained(reports)
+        params["zoo_datasets::model_id"] = model["model_id"]
+        if model.get("parent_id") is not None:
+            parent = trial_name(model["parent_id"], model)
+            params["training::init_checkpoint_path"] = f"zoos/{self.parents}/{parent}"
+        if any(_NOISY in report for report in reports.values()):
+            params["model::type"] = f"{params['model::type']}_ARD"
+        lines = []
+        last = max(reports)
+        for epoch in sorted(reports):
+            figures = {name: value for name, value in reports[epoch].items() if name not in (KL_WEIGHT, _NOISY)}
+            report = figures | {"training_iteration": epoch, "done": epoch == last, "config": params}
+            lines.append(json.dumps(report | {"trial_id": f"{model['model_id'][:5]}_00000"}) + "\n")
+        write_if_changed(trial / "params.json", json.dumps(params, indent=2).encode())
+        write_if_changed(trial / "result.json", "".join(lines).encode())
+
+
+def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
+    """The folder of a dense model: its id, hyperparameters and seed, in Ray Tune's manner."""
+    told = [f"{key.replace('::', '__')}={_in_name(_param(key, row))}" for key in _NAMED]
+    values = ",".join([*told, f"seed={row['seed']}"])
+    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{values}_{DATE}", TRIAL_LENGTH)
+
+
+def _id_in_name(model_id: str) -> str:
+    """The first half of a digest; of another id all of it, as far as it can be in a name."""
+    return model_id[:ID_LENGTH] if _DIGEST.fullmatch(model_id) else file_name(model_id, TEXT_LENGTH)
+
+
+def _in_name(value: Any) -> Any:
+    return file_name(value, TEXT_LENGTH) if isinstance(value, str) else value
+
+
+def _scheduler(config: str) -> dict[str, str]:
+    try:
+        return {"optim::scheduler": "OneCycleLR"} if get_zoo(config).scheduler == "onecycle" else {}
+    except UnknownNameError:
+        return {}
+
+
+def _begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json, or find that an export of the same rows began here.
+
+    Raises:
+        RepositoryError: where something else lies here.
+    """
+    content = (json.dumps(config, indent=2) + "\n").encode()
+    file = folder / "config.json"
+    there = [] if not folder.is_dir() else [entry.name for entry in folder.iterdir() if entry.name[:1] != "."]
+    if there and (not file.is_file() or file.read_bytes() != content):
+        raise RepositoryError(
+            f"{folder} holds another export, or something else ({', '.join(sorted(there)[:3])}, …); choose another "
+            "--out, or remove it"
+        )
+    write_if_changed(file, content)
+
+
+def _param(key: str, row: Mapping[str, Any]) -> Any:
+    return row[COLUMN_OF_KEY[key]]
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What result.json reports of a state. Twins' losses are the recorded ones where the row has them."""
+    told = {name: row[name] for name in FIGURES}
+    if row["sparsifier"] == "variational_dropout":
+        told |= {name: row.get(column) for name, column in RECORDED.items()}
+        told["sparsity_ratio"] = row["sparsity"]
+        told |= {KL_WEIGHT: row.get(KL_WEIGHT), _NOISY: True if LOG_SIGMA2 in row else None}
+    elif row["sparsifier"] is not None:
+        told["sparsity_ratio"] = row["sparsity"]
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _epochs_trained(reports: Mapping[int, Mapping[str, Any]]) -> int:
+    """The last epoch; of twins, the number of epochs that β was made with, which a selection may have cut off."""
+    for epoch, report in reports.items():
+        if report.get(KL_WEIGHT):
+            epochs: int = round(BETA * (epoch - 1) / report[KL_WEIGHT])
+            return epochs
+    return max(reports)
+
+
+def _saved(state: OrderedDict[str, Tensor]) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def _prefixes(row: Mapping[str, Any]) -> Mapping[str, str]:
+    """The authors' names of the layers; those of ResNets are ours."""
+    architecture = row["architecture"]
+    dropout = architecture in ALWAYS_DROPOUT or row["dropout"] > 0
+    return _module_names(architecture, row["in_channels"], row["classes"], dropout)
+
+
+@lru_cache(maxsize=64)
+def _module_names(architecture: str, in_channels: int, classes: int, dropout: bool) -> Mapping[str, str]:
+    layers = get_architecture(architecture).layers(in_channels, classes)
+    return {name: f"module_list.{index}" for name, index in module_indices(layers, dropout).items()}

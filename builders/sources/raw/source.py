@@ -1,0 +1,316 @@
+"""The raw zoos of the original authors as a source: one folder a model, one torch file an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
+from zoo_datasets.builders.containers.archives import is_archive, open_container
+from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.shards.rows import RowMaker
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, States
+from zoo_datasets.builders.sources.raw.index import index_of
+from zoo_datasets.builders.sources.raw.losses import TwinLosses
+from zoo_datasets.builders.sources.raw.models import Found, RawModels
+from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
+from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
+from zoo_datasets.documents import MAX_JSON
+from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.sparsity import sparsity
+from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.row import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
+from zoo_datasets.repository.where import Condition
+from zoo_datasets.runs.rows import check_known, matching
+from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.specs.zoos import get_zoo
+
+CHUNK_BYTES = 32_000_000
+_SHOWN = 50
+_CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
+_UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
+
+
+def is_raw(path: Path) -> bool:
+    """Whether a raw zoo lies at a path: an archive, or a folder with trials in it."""
+    if not path.is_dir():
+        return path.is_file() and is_archive(path)
+    for child in path.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            # Two levels tell; the full listing of a large zoo is made once, by the source.
+            inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
+            if looks_raw(sorted([f"{child.name}/", *inside])):
+                return True
+    return False
+
+
+class RawSource:
+    """A raw zoo, in a folder or an archive. Its only block holds its models in the order of their ids."""
+
+    def __init__(self, container: Container, reading: Reading | None = None, beside: Path | None = None) -> None:
+        self._container = container
+        self._reading = reading or Reading()
+        self._folder = find_zoo(container)
+        self._checkpoints = RawCheckpoints(container, self._folder)
+        kind = self._checkpoints.kind
+        self.layout: WeightLayout = kind.layout
+        self.architecture = kind.architecture
+        self.in_channels = kind.in_channels
+        self.classes = kind.classes
+        self._models = RawModels(container, self._folder, kind, self._reading, beside)
+        self.name = self._models.name
+        self.extras = self._extras()
+        self._losses: TwinLosses | None = None
+        if self._models.sparsifier == "variational_dropout":
+            layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
+            self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
+        self._found = self._select(self._models.found())
+        self.models = len(self._found)
+        self.states = sum(len(found.epochs) for found in self._found)
+        container.prepare(self._paths(), MAX_CHECKPOINT)
+        self._check_index()
+
+    @classmethod
+    def open(cls, path: Path, reading: Reading | None = None) -> RawSource:
+        """The raw zoo in a folder or an archive.
+
+        Raises:
+            SourceError: where there is none, or nothing tells what it is.
+        """
+        threads = reading.num_proc if reading is not None else 1
+        return cls(open_container(path, threads), reading, path.resolve().parent)
+
+    @property
+    def source_id(self) -> str:
+        """Digest of the zoo folder's name and of what decides which columns and rows it can have."""
+        reading = self._reading
+        where = None if reading.where is None else reading.where.text
+        images = [] if self._losses is None or reading.images is None else ["losses recomputed"]
+        limits = dataclasses.asdict(reading.limits)
+        return digest_of(["raw", self._folder.name, where, limits, list(self.extras), *images])
+
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """What the trials tell of the recipe, in the fields of a zoo's spec."""
+        models = [found.model for found in self._found if found.model is not None]
+        value: dict[str, Any] = {
+            "name": self.name,
+            "images": self._models.images,
+            "architecture": self.architecture,
+            **grid_of([model.columns for model in models]),
+            "sparsifier": self._models.sparsifier,
+        }
+        if self._models.sparsifier is not None:
+            value["parent"] = ", ".join(sorted({model.columns["parent_zoo"] for model in models})) or None
+        try:
+            value["doi"] = get_zoo(self.name).doi
+        except UnknownNameError:
+            value["doi"] = None
+        return value
+
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """Where it came from and what was strange about it."""
+        reading = self._reading
+        value = {
+            "kind": "raw zoo",
+            "folder": self._folder.name,
+            "images": {"name": self._models.images},
+            "limits": dataclasses.asdict(reading.limits),
+            "selection": reading.selection(),
+            "converted_to_float32": _tallied(tallies, _CONVERTED),
+            "notes": dict(sorted(self._models.notes.items())),
+            "stray_files": [*self._folder.stray[:_SHOWN]],
+            "stray_files_count": len(self._folder.stray),
+        }
+        if self._models.sparsifier is not None:
+            value["sparsity"] = _tallied(tallies, _SPARSITY)
+            value["losses"] = {} if self._losses is None else self._losses.describe(_tallied(tallies, _LOSSES))
+            value["parents"] = "their params.json" if self._models.parents_read else "the names of their folders"
+        return value
+
+    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
+        """Notes for the user, the most frequent first."""
+        notes = [f"{count:,} × {note}" for note, count in self._models.notes.most_common()]
+        if differing := tallies.get(f"{_SPARSITY}/{_DIFFERS}"):
+            notes.append(f"the sparsity of {differing:,} states is not the recorded one; the tensors count")
+        if self._losses is not None:
+            notes += self._losses.warnings(_tallied(tallies, _LOSSES))
+        return notes
+
+    def fingerprint(self) -> str:
+        """Changes when the files change."""
+        return digest_of([self._container.fingerprint(), self.source_id])
+
+    @cached_property
+    def _epochs(self) -> tuple[int, ...]:
+        return tuple(sorted({epoch for found in self._found for epoch in found.epochs}))
+
+    def blocks(self) -> Sequence[Block]:
+        """One block of all models and epochs."""
+        models = tuple(found.model for found in self._found if found.model is not None)
+        return [Block(models=models, epochs=self._epochs)] if models else []
+
+    def refused(self) -> list[LeftOut]:
+        """Trials that are no model."""
+        return [
+            LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
+            for found in self._found
+            if found.model is None
+        ]
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block; see `Source`. Several small epochs come together."""
+        wanted = {model.model_id for model in block.models}
+        found = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
+        most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_PIECE_BYTES))
+        chosen: list[tuple[Found, int]] = []
+        for epoch in block.epochs:
+            here = [(entry, epoch) for entry in found if epoch in entry.epochs]
+            if len(chosen) + len(here) > few:
+                yield from self._read_chunk(chosen)
+                chosen = []
+            while len(here) > most:
+                yield from self._read_chunk(here[:most])
+                here = here[most:]
+            chosen += here
+        yield from self._read_chunk(chosen)
+
+    def _read_chunk(self, chosen: Sequence[tuple[Found, int]]) -> Iterator[States | LeftOut]:
+        if not chosen:
+            return
+        read = self._checkpoints.read([(found.trial, epoch) for found, epoch in chosen])
+        for position, reason in read.reasons.items():
+            found, epoch = chosen[position]
+            yield LeftOut(model=found.trial.name, epochs=(epoch,), reason=reason)
+        if read.good:
+            yield self._states([chosen[position] for position in read.good], read)
+
+    def _states(self, chosen: Sequence[tuple[Found, int]], read: Weights) -> States:
+        epochs = [epoch for _, epoch in chosen]
+        tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
+        columns = _reported(chosen)
+        figures = _figures(columns)
+        weights = torch.from_numpy(read.weights)
+        models = [found.model for found, _ in chosen if found.model is not None]
+        if self._models.sparsifier is not None:
+            shares = sparsity(torch.from_numpy(read.weights), self.layout).numpy()
+            figures["sparsity"] = pa.array(shares)
+            compared = map(_compared, shares.tolist(), columns[len(FIGURES)])
+            tallies.update(f"{_SPARSITY}/{verdict}" for verdict in compared)
+        extras: dict[str, Tensor] = {}
+        if self._losses is not None:
+            noise, means = (None if each is None else torch.from_numpy(each) for each in (read.noise, read.means))
+            losses, verdicts = self._losses.figures(epochs, models, figures, weights, noise, means)
+            figures |= losses
+            tallies.update({f"{_LOSSES}/{verdict}": count for verdict, count in verdicts.items()})
+            if self.extras and noise is not None and means is not None:
+                extras = {LOG_SIGMA2: noise, MEANS: means}
+        return States(epochs=epochs, models=models, weights=weights, figures=figures, extras=extras, tallies=tallies)
+
+    def _paths(self) -> Iterator[str]:
+        """The checkpoints that will be read."""
+        for found in self._found:
+            if found.model is not None:
+                paths = map(found.trial.checkpoint, found.epochs)
+                yield from (path for path in paths if path is not None)
+
+    def _extras(self) -> tuple[str, ...]:
+        if not self._reading.keep_log_sigma2:
+            return ()
+        if self._checkpoints.kind.sparsifier != "variational_dropout":
+            raise SourceError(
+                f"{self._folder.name} holds no log_sigma2: its models are no twins by variational dropout"
+            )
+        return EXTRAS
+
+    def _select(self, found: list[Found]) -> list[Found]:
+        """What the user asked for."""
+        reading = self._reading
+        for entry in found:
+            if reading.epochs is not None:
+                entry.epochs = tuple(epoch for epoch in entry.epochs if epoch in reading.epochs)
+        if reading.where is not None:
+            found = self._matching(reading.where, found)
+        found = found[: reading.models]
+        for entry in found:
+            if entry.model is not None and not entry.epochs:
+                entry.model, entry.reason = None, "it has no state of the epochs that were asked for"
+        if not any(entry.epochs for entry in found):
+            raise SourceError(f"{self._folder.name}: no state of it fits the selection")
+        return found
+
+    def _matching(self, where: Condition, found: Sequence[Found]) -> list[Found]:
+        """The trials of which a condition keeps a state; one that is no model cannot be judged and stays."""
+        judged = [(entry, entry.model, epoch) for entry in found if entry.model for epoch in entry.epochs]
+        states = [(entry, epoch) for entry, _, epoch in judged]
+        check_known(where, self._unknown(states), self._folder.name)
+        unrecorded = {} if self._losses is None else self._losses.unrecorded
+
+        def figures(here: slice) -> dict[str, pa.Array]:
+            told = _figures(_reported(states[here]))
+            return told | {name: pa.nulls(len(told[name]), pa.float32()) for name in unrecorded}
+
+        kept: dict[str, list[int]] = {}
+        rows = RowMaker(self, self._reading.name or self.name)
+        for number in matching(where, rows, [(model, epoch) for _, model, epoch in judged], figures):
+            entry, _, epoch = judged[number]
+            kept.setdefault(entry.trial.name, []).append(epoch)
+        for entry in found:
+            if entry.model is not None:
+                entry.epochs = tuple(kept.get(entry.trial.name, ()))
+        return [entry for entry in found if entry.model is None or entry.epochs]
+
+    def _unknown(self, states: Sequence[tuple[Found, int]]) -> set[str]:
+        """Columns that are computed from the weights."""
+        unknown = {"sparsity"} if self._models.sparsifier is not None else set()
+        if self._losses is not None:
+            reported = dict(zip(FIGURES, _reported(states), strict=False))
+            unknown |= self._losses.computed({name for name, values in reported.items() if None in values})
+        return unknown | ({"ggap"} if "test_acc" in unknown else set())
+
+    def _check_index(self) -> None:
+        """Compare index_dict.json, where there is one, with the layout."""
+        if "index_dict.json" not in self._folder.files:
+            return
+        notes = self._models.notes
+        try:
+            index = read_json(self._container.read(f"{self._folder.path}index_dict.json", MAX_JSON))
+        except CheckpointError as error:
+            notes[f"index_dict.json: {error}"] += 1
+            return
+        for key, expected in index_of(self.layout).items():
+            if index.get(key) != expected:
+                notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1
+
+
+def _reported(chosen: Sequence[tuple[Found, int]]) -> list[tuple[float | None, ...]]:
+    """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
+    told = [(found.results.epochs.get(epoch) if found.results else None) or _UNKNOWN for found, epoch in chosen]
+    return list(zip(*told, strict=True)) or [()] * len(_UNKNOWN)
+
+
+def _figures(reported: Sequence[Sequence[float | None]]) -> dict[str, pa.Array]:
+    """Columns of what result.json tells; NaN stays NaN."""
+    columns = zip(FIGURES, reported, strict=False)
+    return {name: pa.array(values, pa.float32(), from_pandas=False) for name, values in columns}
+
+
+def _tallied(tallies: Mapping[str, int], what: str) -> dict[str, int]:
+    """The tallies of one thing, by what follows its name."""
+    return {key.removeprefix(f"{what}/"): n for key, n in sorted(tallies.items()) if key.startswith(f"{what}/")}
+
+
+def _compared(value: float, said: float | None) -> str:
+    if said is None:
+        return "not recorded"
+    return "as recorded" if abs(value - said) < 1e-6 else _DIFFERS

@@ -1,0 +1,259 @@
+"""Our own runs as a source."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from zoo_datasets.builders.sources.base import Block, Reading, States
+from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.runs.cohort import LOG_SIGMA2, METRICS, UNCHECKED, Cohort
+from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.runs.rows import Model, RunRows, figures_of
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Limits, Member, digest_of
+
+NOT_TRAINED = "not trained yet"
+LOST = f"its figures are lost: {METRICS} has none of this epoch; the command that trained the run makes them again"
+
+_LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
+_PARENTS = "its members know their parents, so --parents is of no use"
+_IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
+_NONE: frozenset[int] = frozenset()
+_UNCHECKED = "without checksum"
+
+
+class RunSource:
+    """A run, finished or not. Its blocks are the rectangles by which it grew."""
+
+    def __init__(self, run: Run, reading: Reading | None = None) -> None:
+        manifest = run.manifest
+        self._metrics: dict[Path, pa.Table] = {}
+        self.run = run
+        self._reading = reading or Reading()
+        if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
+            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
+        self.name = manifest.zoo.name
+        self._rows = RunRows(run, self._reading.name)
+        self.layout: WeightLayout = manifest.layout
+        self.architecture = manifest.zoo.architecture
+        self.in_channels = manifest.images.channels
+        self.classes = manifest.images.classes
+        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
+        self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
+        self.models = len(self._chosen)
+        self.states = sum(map(len, self._chosen.values()))
+
+    @classmethod
+    def open(cls, path: Path, reading: Reading | None = None) -> RunSource:
+        """The run in a folder.
+
+        Raises:
+            RunError: where there is none, or it is broken.
+            SourceError: where no state fits the selection, or it is asked for what only raw zoos need.
+        """
+        reading = reading or Reading()
+        refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
+                                          (reading.images, _IMAGES)) if asked]  # fmt: skip
+        if refused:
+            raise SourceError(f"{path} is a run: {'; '.join(refused)}")
+        return cls(Run.open(path), reading)
+
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+        """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
+        told = [f"{name} is left out: {self._published(reason)}" for name, reason in self._odd.items()]
+        if count := tallies.get(_UNCHECKED):
+            told.append(f"{UNCHECKED} ({count:,} states)")
+        return told
+
+    def refused(self) -> Sequence[LeftOut]:
+        """None: members that are not trained are left out epoch by epoch."""
+        return ()
+
+    @property
+    def source_id(self) -> str:
+        """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
+        manifest = self.run.manifest
+        recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
+        where = [] if self._reading.where is None else [self._reading.where.text]
+        parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
+        return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
+
+    def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What the run records of itself, without the folder it lies in."""
+        value = self.run.manifest.to_dict()
+        parts = ("growth", "limits", "images", "engine", "versions", "parents")
+        recorded = {key: value[key] for key in parts if key in value}
+        chosen = self._reading.selection()
+        return {"kind": "run"} | recorded | ({"selection": chosen} if chosen else {})
+
+    def fingerprint(self) -> str:
+        """Digest of names, sizes and times of the files that rows are made of."""
+        files = [self.run.path / MANIFEST]
+        for pattern in ("members.json", "metrics.parquet", "epoch-*.safetensors"):
+            files += sorted(self.run.path.glob(f"cohort-*/{pattern}"))
+        stats = [(str(file.relative_to(self.run.path)), file.stat()) for file in files]
+        return digest_of([self.source_id, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
+
+    def blocks(self) -> Sequence[Block]:
+        """For each step of growth: the new members with all their epochs, then the new epochs of the others."""
+        by_step: list[list[Model]] = [[] for _ in self.run.manifest.growth]
+        for cohort, step in self._cohorts:
+            by_step[step] += [self._rows.models[member.model_id] for member in cohort.members]
+        for model_id in self._unbegun:
+            by_step[self._step_of[model_id]].append(self._rows.models[model_id])
+        blocks: list[Block] = []
+        older: list[Model] = []
+        reached = -1
+        for size, new in zip(self.run.manifest.growth, by_step, strict=True):
+            blocks.append(Block(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
+            blocks.append(Block(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
+            older += new
+            reached = size.epochs
+        return [part for block in blocks if (part := self._part(block)).models and part.epochs]
+
+    def _part(self, block: Block) -> Block:
+        """What was asked for of a block; `read` leaves out single states."""
+        models = tuple(m for m in block.models if not self._chosen.get(m.model_id, _NONE).isdisjoint(block.epochs))
+        epochs = frozenset[int]().union(*(self._chosen[model.model_id] for model in models))
+        return Block(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
+
+    def read(self, block: Block) -> Iterator[States | LeftOut]:
+        """The states of a block, one cohort and epoch at a time."""
+        wanted = {model.model_id: model for model in block.models}
+        readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]
+        odd = "; ".join(f"{name} ({self._published(why)})" for name, why in self._odd.items())
+        absent = f"{NOT_TRAINED}, or in a folder that cannot be used: {odd}" if odd else NOT_TRAINED
+        for epoch in block.epochs:
+            here = {model_id: model for model_id, model in wanted.items() if epoch in self._chosen[model_id]}
+            for reader in readers:
+                yield from reader.at(epoch, here)
+            unbegun = (model_id for model_id in here if model_id in self._unbegun)
+            yield from (LeftOut(model=model_id, epochs=(epoch,), reason=absent) for model_id in unbegun)
+
+    def _published(self, reason: str) -> str:
+        """A reason as it stands in the repository, where the folder on this machine means nothing."""
+        return reason.replace(f"{self.run.path}/", "")
+
+    @cached_property
+    def _chosen(self) -> dict[str, frozenset[int]]:
+        """The epochs wanted of each model of which any is, in the order of the zoo."""
+        reading = self._reading
+        epochs = range(self.run.epochs + 1)
+        asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
+        if reading.where is None:
+            chosen = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
+        else:
+            chosen = self._rows.matching(reading.where, asked)
+        chosen = dict(itertools.islice(chosen.items(), reading.models))
+        if not chosen:
+            held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
+            raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
+        return chosen
+
+    @cached_property
+    def _members(self) -> list[Member]:
+        return self.run.members
+
+    @cached_property
+    def _step_of(self) -> dict[str, int]:
+        """The step of growth that each member came with: members join in the order of the zoo."""
+        sizes = [step.models for step in self.run.manifest.growth]
+        return {member.model_id: bisect.bisect_right(sizes, index) for index, member in enumerate(self._members)}
+
+    @cached_property
+    def _cohorts(self) -> list[tuple[Cohort, int]]:
+        """The cohorts that were begun, each with its step of growth."""
+        return self._sound[0]
+
+    @property
+    def _odd(self) -> dict[str, str]:
+        """Of other folders, by name, why their members are not those of the run."""
+        return self._sound[1]
+
+    @cached_property
+    def _sound(self) -> tuple[list[tuple[Cohort, int]], dict[str, str]]:
+        cohorts, odd = self.run.sound_cohorts()
+        sound: list[tuple[Cohort, int]] = []
+        for cohort in cohorts:
+            steps = {self._step_of[member.model_id] for member in cohort.members}
+            if len(steps) == 1:
+                sound.append((cohort, steps.pop()))
+            else:
+                odd[cohort.path.name] = f"its members are of growth steps {sorted(steps)}, expected one step a cohort"
+        return sound, odd
+
+    @cached_property
+    def _unbegun(self) -> dict[str, None]:
+        """Ids of members whose cohort does not exist yet, in the order of the zoo."""
+        begun = {member.model_id for cohort, _ in self._cohorts for member in cohort.members}
+        return {member.model_id: None for member in self._members if member.model_id not in begun}
+
+
+class _Reader:
+    """One cohort, epoch by epoch; its metrics are read once and kept in `metrics`."""
+
+    def __init__(self, run: Run, cohort: Cohort, extras: Sequence[str], metrics: dict[Path, pa.Table]) -> None:
+        self._run = run
+        self._extras = extras
+        self._cohort = cohort
+        self._metrics = metrics
+        self._ids = [member.model_id for member in cohort.members]
+
+    def at(self, epoch: int, wanted: Mapping[str, Model]) -> Iterator[States | LeftOut]:
+        """The states of those of its members that are wanted, or the reason why there are none."""
+        positions = [position for position, model_id in enumerate(self._ids) if model_id in wanted]
+        models = [wanted[self._ids[position]] for position in positions]
+        if not models:
+            return
+        try:
+            if self._cohort.path not in self._metrics:
+                self._metrics[self._cohort.path] = self._cohort.metrics()
+            rows = self._cohort.figures_in(self._metrics[self._cohort.path], epoch)
+            weights = None if rows is None else self._cohort.weights(epoch, positions)
+            extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
+        except RunError as error:
+            # The reason is published with the data, where the folder on this machine means nothing.
+            reason = str(error).replace(f"{self._run.path}/", "")
+            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
+            return
+        if rows is None or weights is None:
+            reason = LOST if epoch in self._lost else NOT_TRAINED
+            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
+            return
+        chosen = pa.array(positions, pa.int64())
+        yield States(
+            epochs=[epoch] * len(models),
+            models=models,
+            weights=weights,
+            figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
+            extras={name: values[positions] for name, values in extras.items()},
+            tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
+        )
+
+    def _extra(self, name: str, epoch: int) -> Tensor:
+        values = self._cohort.log_sigma2(epoch)
+        if values is None:
+            raise RunError(f"{self._cohort.epoch_file(epoch)}: there is no {name} in it")
+        return values
+
+    def _is_unchecked(self, epoch: int) -> bool:
+        return not self._cohort.unchecked.isdisjoint((METRICS, self._cohort.epoch_file(epoch).name))
+
+    @cached_property
+    def _lost(self) -> Collection[int]:
+        try:
+            return self._cohort.without_figures()
+        except RunError:
+            return _NONE  # training will say what is the matter with it

@@ -1,0 +1,1 @@
+"""Where the cohorts of a run are trained."""

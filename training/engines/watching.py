@@ -1,0 +1,76 @@
+"""Following a training that other processes do: by looking at the metrics in its folder now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from zoo_datasets.errors import RunError
+from zoo_datasets.runs.cohort import Cohort
+from zoo_datasets.specs.spec import Member
+from zoo_datasets.training.steps.cohort import EpochReport
+
+_SECONDS = 2.0
+
+
+class Watch:
+    """Reports the epochs of cohorts that are finished after the watch was made, whoever trains them."""
+
+    def __init__(
+        self, cohorts: Sequence[tuple[Cohort, Sequence[Member]]], report: Callable[[EpochReport], None]
+    ) -> None:
+        self._cohorts = cohorts
+        self._report = report
+        self._stamps: dict[str, tuple[int, int]] = {}
+        self._last = [_last_epoch(cohort) for cohort, _ in cohorts]
+        self._looked = time.monotonic()
+
+    def tick(self) -> None:
+        """Look, if the last look is a while ago."""
+        if time.monotonic() - self._looked > _SECONDS:
+            self.look()
+
+    def look(self) -> None:
+        """Report what was finished since the last look, epoch by epoch."""
+        for number, (cohort, members) in enumerate(self._cohorts):
+            for epoch, rows in self._news(number, cohort):
+                self._report(_report_of(cohort, epoch, members, rows))
+                self._last[number] = epoch
+        self._looked = time.monotonic()
+
+    def _news(self, number: int, cohort: Cohort) -> list[tuple[int, pa.Table]]:
+        try:
+            status = (cohort.path / "metrics.parquet").stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if self._stamps.get(cohort.path.name) == stamp:
+                return []
+            metrics = cohort.metrics()
+        except (OSError, RunError):
+            # Not there yet, or replaced at this moment on a slow file system: there is a next look.
+            return []
+        self._stamps[cohort.path.name] = stamp
+        epochs = sorted(epoch for epoch in set(metrics["epoch"].to_pylist()) if epoch > self._last[number])
+        return [(epoch, metrics.filter(pc.equal(metrics["epoch"], epoch))) for epoch in epochs]
+
+
+def _last_epoch(cohort: Cohort) -> int:
+    try:
+        last = cohort.resume_epoch()
+    except RunError:
+        return -1  # who trains it says what is the matter
+    return -1 if last is None else last
+
+
+def _report_of(cohort: Cohort, epoch: int, members: Sequence[Member], rows: pa.Table) -> EpochReport:
+    column = "test_acc" if rows["val_acc"].null_count else "val_acc"
+    return EpochReport(
+        cohort=cohort.path.name,
+        epoch=epoch,
+        members=members,
+        accuracy=torch.tensor(rows[column].to_pylist(), dtype=torch.float64),
+        diverged=sum(rows["diverged"].to_pylist()),
+    )

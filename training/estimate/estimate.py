@@ -1,0 +1,292 @@
+"""The plan of a training before it begins: cohorts, states, time and disk. Nothing is written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
+from zoo_datasets.specs.spec import Member
+from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
+from zoo_datasets.storage.cores import cores
+from zoo_datasets.storage.files import TEMPORARY_SUFFIX
+from zoo_datasets.terminal import Terminal, say
+from zoo_datasets.text import json_text
+from zoo_datasets.training.estimate.pace import Pace, measure_pace
+from zoo_datasets.training.population.opening import Opening, existing
+from zoo_datasets.training.steps.recipes import block_recipe
+
+GroupKey = tuple[str, str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The cohorts of one activation, optimizer and batch size; `fill` is the share of lanes with a member."""
+
+    activation: str
+    optimizer: str
+    batch_size: int
+    cohorts: int
+    members: int
+    blocks: int
+    fill: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a training would do.
+
+    Attributes:
+        states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
+        pace: as measured on this machine; None where nothing is left to train.
+        seconds: estimated wall time on `threads` threads of this machine, without writing.
+        size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
+    """
+
+    zoo: str
+    folder: Path
+    new: bool
+    models: int
+    epochs: int
+    groups: Sequence[Group]
+    path: str
+    lanes: int
+    states: int
+    states_left: int
+    threads: int
+    pace: Pace | None
+    seconds: float
+    size: int
+    size_left: int
+    free: int
+
+
+def make_plan(opening: Opening, data: ImageData, threads: int | None = None) -> Plan:
+    """The plan of a training that would begin now; trains for a few seconds in memory to estimate its time.
+
+    Args:
+        opening: from `check_run`.
+        data: the images after limits.
+        threads: blocks that train at the same time; None means all cores.
+    """
+    threads = threads or cores()
+    run, lanes = opening.run, opening.path.lanes
+    left = [_epochs_left(cohort, run.epochs) for cohort, _ in opening.cohorts]
+    states_left = sum(len(members) * epochs for (_, members), epochs in zip(opening.cohorts, left, strict=True))
+    pace = None
+    seconds = 0.0
+    if states_left:
+        members = _typical_block([members for _, members in opening.cohorts], left, lanes)
+        layers = get_architecture(run.manifest.zoo.architecture).layers(data.channels, data.classes)
+        start = opening.population.start
+        pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
+        seconds = _seconds(opening, left, data, pace, threads)
+    size = run_size(opening)
+    there = _size_there(run.path)
+    return Plan(
+        zoo=run.manifest.zoo.name,
+        folder=run.path,
+        new=opening.new,
+        models=run.models,
+        epochs=run.epochs,
+        groups=_groups([members for _, members in opening.cohorts], lanes),
+        path=opening.path.name,
+        lanes=lanes,
+        states=run.models * (run.epochs + 1),
+        states_left=states_left,
+        threads=threads,
+        pace=pace,
+        seconds=seconds,
+        size=size,
+        size_left=max(size - there, 0),
+        free=shutil.disk_usage(existing(run.path)).free,
+    )
+
+
+def _epochs_left(cohort: Cohort, last: int) -> int:
+    """Epochs that a cohort has still to be trained for, epoch 0 included."""
+    done = cohort.resume_epoch()
+    return last + 1 if done is None else max(last - done, 0)
+
+
+def _key(members: Sequence[Member]) -> GroupKey:
+    point = members[0].hyperparameters
+    return point.activation, point.optimizer, point.batch_size
+
+
+def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[Group]:
+    groups = []
+    for key, parts in itertools.groupby(sorted(cohorts, key=_key), _key):
+        sizes = [len(members) for members in parts]
+        blocks = sum(-(-size // lanes) for size in sizes)
+        activation, optimizer, batch_size = key
+        groups.append(
+            Group(
+                activation=activation,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                cohorts=len(sizes),
+                members=sum(sizes),
+                blocks=blocks,
+                fill=sum(sizes) / (blocks * lanes),
+            )
+        )
+    return groups
+
+
+def _typical_block(cohorts: Sequence[Sequence[Member]], left: Sequence[int], lanes: int) -> Sequence[Member]:
+    """The first block of the largest cohort in the group with most to train."""
+    weights: dict[GroupKey, int] = {}
+    for members, epochs in zip(cohorts, left, strict=True):
+        weights[_key(members)] = weights.get(_key(members), 0) + len(members) * epochs
+    largest = max(weights, key=lambda key: weights[key])
+    return max((members for members in cohorts if _key(members) == largest), key=len)[:lanes]
+
+
+def _seconds(opening: Opening, left: Sequence[int], data: ImageData, pace: Pace, threads: int) -> float:
+    """Wall time: all blocks' work over the threads, or the longest cohort's, whose epochs follow each other."""
+    evaluated = sum(len(split) for role, split in data.splits().items() if role != "train")
+    epoch = pace.order + pace.train * len(data.train) + pace.evaluate * evaluated
+    start = pace.evaluate * (len(data.train) + evaluated)
+    total = longest = 0.0
+    for (_, members), epochs in zip(opening.cohorts, left, strict=True):
+        blocks = -(-len(members) // opening.path.lanes)
+        begins = int(epochs == opening.run.epochs + 1)
+        one = (epochs - begins) * epoch + begins * start
+        total += blocks * one
+        longest = max(longest, -(-blocks // threads) * one)
+    return max(total / threads, longest)
+
+
+def run_size(opening: Opening) -> int:
+    """Bytes of all files of the finished run: tensors to the byte, metrics as for figures that do not repeat."""
+    run = opening.run
+    names = {spec.name: spec.shape for spec in run.manifest.layout.tensors}
+    size = len(_json(run.manifest.to_dict()))
+    layers = get_architecture(run.manifest.zoo.architecture).layers(
+        run.manifest.images.channels, run.manifest.images.classes
+    )
+    sparsifier = run.manifest.zoo.sparsifier
+    if sparsifier is not None:
+        size += len(_json([member.to_dict() for member in opening.population.members]))
+    for _, members in opening.cohorts:
+        count = len(members)
+        parameters = run.manifest.layout.parameters
+        recipe = block_recipe(layers, run.manifest.zoo, members)
+        beside = (LOG_SIGMA2, TRAINED) if recipe.variational else (MASK,) if sparsifier is not None else ()
+        if recipe.variational:
+            names[LOG_SIGMA2] = (run.manifest.layout.size,)
+        state = (*recipe.state, *beside)
+        size += (run.epochs + 1) * _tensors_size(count, names.items(), {})
+        size += _tensors_size(count, [(name, (parameters,)) for name in state], {"epoch": str(run.epochs)})
+        size += _metrics_size(count, run.epochs)
+        size += len(_json([member.to_dict() for member in members]))
+    return size
+
+
+def _json(value: object) -> bytes:
+    return f"{json_text(value, indent=2)}\n".encode()
+
+
+def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> int:
+    """Bytes of a safetensors file of float32 tensors [count, …]: header length, header, numbers."""
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, shape in tensors:
+        begin = end
+        end += 4 * torch.Size((count, *shape)).numel()
+        header[name] = {"dtype": "F32", "shape": [count, *shape], "data_offsets": [begin, end]}
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + length + -length % 8 + end
+
+
+@cache
+def _metrics_size(count: int, epochs: int) -> int:
+    """Bytes of metrics.parquet, found by writing one in memory."""
+    generator = torch.Generator().manual_seed(0)
+    members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
+    rows = count * (epochs + 1)
+    columns: dict[str, object] = {
+        "model_id": members * (epochs + 1),
+        "epoch": [epoch for epoch in range(epochs + 1) for _ in members],
+        "diverged": [False] * rows,
+    }
+    for field in METRICS_SCHEMA:
+        if field.name not in columns:
+            columns[field.name] = torch.rand(rows, generator=generator).numpy()
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=METRICS_SCHEMA), sink)
+    return int(sink.getvalue().size)
+
+
+def _size_there(folder: Path) -> int:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(TEMPORARY_SUFFIX))
+    return sum(path.stat().st_size for path in files)
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print a plan: a table of the cohorts, then path, states, time and disk, a line each."""
+    console = console or Terminal()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    table = Table(title=f"{plan.zoo}: {plan.models:,} models to epoch {plan.epochs:,}", title_justify="left")
+    for title in ("activation", "optimizer"):
+        table.add_column(title)
+    for title in ("batch size", "cohorts", "members", "blocks", "lanes filled"):
+        table.add_column(title, justify="right")
+    for group in plan.groups:
+        numbers = (group.batch_size, group.cohorts, group.members, group.blocks)
+        table.add_row(group.activation, group.optimizer, *(f"{number:,}" for number in numbers), f"{group.fill:.0%}")
+    if len(plan.groups) > 1:
+        totals = [sum(getattr(group, name) for group in plan.groups) for name in ("cohorts", "members", "blocks")]
+        fill = plan.models / (totals[-1] * plan.lanes)
+        table.add_section()
+        table.add_row("all", "", "", *(f"{total:,}" for total in totals), f"{fill:.0%}")
+    console.print(table)
+    lines = {"run": f"{plan.folder} ({'new' if plan.new else 'goes on'})", "path": f"{plan.path}, {plan.lanes} lanes"}
+    there = plan.states - plan.states_left
+    lines["states"] = f"{plan.states_left:,} to train" + (f", {there:,} of {plan.states:,} are there" if there else "")
+    lines["time"] = _time_line(plan)
+    new = f", {plan.size_left / 1e6:,.1f} MB of it new" if there and plan.states_left else ""
+    lines["disk"] = f"{plan.size / 1e6:,.1f} MB{new}; {plan.free / 1e9:,.1f} GB are free"
+    for title, text in lines.items():
+        say(console, f"{title:8}{text}")
+    if plan.size_left > plan.free:
+        say(console, "warning: the disk is too small for this run")
+    say(console, "nothing was written; without --dry-run the training begins")
+
+
+def _time_line(plan: Plan) -> str:
+    if plan.pace is None:
+        return "none: nothing is left to train"
+    rate = plan.threads / plan.pace.train * plan.pace.members
+    rated = plan.threads / plan.pace.evaluate * plan.pace.members
+    return (
+        f"about {_duration(plan.seconds)} on {plan.threads} threads of this machine "
+        f"(measured: {rate:,.0f} samples/s in training, {rated:,.0f} in evaluation)"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units: `1.4 s`, `3 min 20 s`, `5 h 2 min`, `12 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for large, small, unit in ((86400, 3600, "d h"), (3600, 60, "h min"), (60, 1, "min s")):
+        if seconds >= large:
+            first, second = unit.split()
+            whole = round(seconds / small)
+            return f"{whole * small // large} {first} {whole % (large // small)} {second}"
+    raise AssertionError(seconds)

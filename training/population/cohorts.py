@@ -1,0 +1,36 @@
+"""Which members train together: the plan depends on the list of members alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zoo_datasets.runs.manifest import Growth
+from zoo_datasets.specs.spec import Member
+
+# A cohort is the unit that processes share out and that files hold; small enough to spread over
+# processes, large enough to keep the number of files low.
+COHORT_SIZE = 64
+_LARGE = 100_000
+
+
+def cohort_size(weights: int) -> int:
+    """Members in a full cohort of networks with so many weights: one where a checkpoint is tens of MB."""
+    return COHORT_SIZE if weights <= _LARGE else 1
+
+
+def plan_cohorts(members: Sequence[Member], growth: Sequence[Growth], size: int) -> list[list[Member]]:
+    """Cut members into cohorts of the same activation, optimizer and batch size.
+
+    Each step of growth has cohorts of its own, so that what was trained before keeps its place.
+    """
+    cohorts: list[list[Member]] = []
+    planned = 0
+    for step in growth:
+        groups: dict[tuple[str, str, int], list[Member]] = {}
+        for member in members[planned : step.models]:
+            point = member.hyperparameters
+            groups.setdefault((point.activation, point.optimizer, point.batch_size), []).append(member)
+        for _, group in sorted(groups.items()):
+            cohorts += [group[start : start + size] for start in range(0, len(group), size)]
+        planned = step.models
+    return cohorts

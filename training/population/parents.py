@@ -1,0 +1,247 @@
+"""The trained models that twins are made from: of a run, or of a config of a dataset repository."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import RunError, SpecError
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.row import SPLITS, WEIGHTS
+from zoo_datasets.repository.where import Condition, conditions_in
+from zoo_datasets.runs.rows import RunRows
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import GRID_FIELDS, HyperParameters, Limits, Member, ZooSpec
+from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
+
+NOT_TRAINED = "not trained to that epoch"
+DIVERGED = "diverged"
+_FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parents:
+    """Dense models at one epoch.
+
+    Attributes:
+        path: the run, or the repository.
+        config: of the repository; None for a run.
+        zoo: the spec that the models have in common.
+        limits: on the images that they were trained on.
+        fingerprint: of those images; None where it is not known.
+        members: the chosen ones, in the order of the source.
+        figures: at that epoch, by model_id, as far as they are known.
+        left_out: models that cannot be parents, each with the reason.
+        checked: whether all files that were read carry checksums, or are of a repository.
+    """
+
+    path: Path
+    config: str | None
+    epoch: int
+    zoo: ZooSpec
+    limits: Limits
+    fingerprint: str | None
+    members: tuple[Member, ...]
+    figures: Mapping[str, Mapping[str, float]] = field(repr=False)
+    left_out: Mapping[str, str]
+    checked: bool = True
+
+    def check_images(self, data: ImageData) -> None:
+        """Raise SpecError where these are not the images that the parents were trained on."""
+        if self.fingerprint is not None and self.fingerprint != data.fingerprint:
+            raise SpecError(
+                f"{self.path} was trained on other images: fingerprint {self.fingerprint} there, {data.fingerprint} "
+                "now. Pass the images it was trained on"
+            )
+
+
+def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequence[str]) -> Tensor:
+    """Weights of models of a run, or of a repository's config, at an epoch: float32 [K, D].
+
+    Raises:
+        RunError, RepositoryError: where they are not to be had.
+    """
+    found: dict[str, Tensor] = {}
+    if config is None:
+        for cohort in Run.open(path).sound_cohorts()[0]:
+            ids = [member.model_id for member in cohort.members]
+            if not set(ids).isdisjoint(model_ids):
+                found |= dict(zip(ids, cohort.weights(epoch), strict=True))
+    else:
+        for condition in conditions_in("model_id", model_ids):
+            for part in _load(path, config, epoch, ["model_id", WEIGHTS], condition):
+                weights = part.with_format("torch")[WEIGHTS][:]
+                found |= dict(zip(part["model_id"][:], weights, strict=True))
+    lost = [model_id for model_id in model_ids if model_id not in found]
+    if lost:
+        raise RunError(f"{path}: {len(lost)} parents are not in it any more, the first one is {lost[0]}")
+    return torch.stack([found[model_id] for model_id in model_ids])
+
+
+def open_parents(
+    source: Path,
+    config: str | None = None,
+    *,
+    epoch: int | None = None,
+    models: int | None = None,
+    where: Condition | None = None,
+) -> Parents:
+    """The models of a run, or of a repository's config, at an epoch, or the last one.
+
+    Args:
+        config: of a repository; needed unless it has one dense config only.
+        epoch: None means the last one.
+        models: the first so many of those that `where` keeps.
+        where: a condition on hyperparameters, seed and the figures at that epoch.
+
+    Raises:
+        RunError, RepositoryError: where neither lies at `source`, or it is broken.
+        SpecError: where the models are twins themselves, or none is left; where a run is given a config.
+    """
+    if config is not None and Run.exists(source):
+        raise SpecError(
+            f"{source} is a run, which has no configs: leave out --name {config}; --out names the twins' run"
+        )
+    parents = _of_run(source, epoch) if Run.exists(source) else _of_repository(source, config, epoch)
+    if parents.zoo.parent is not None:
+        raise SpecError(f"{source}: {parents.zoo.name} is a sparsified twin itself; give the dense zoo")
+    kept = {member.model_id for member in parents.members} if where is None else _kept(parents, where)
+    members = [one for one in parents.members if one.model_id in kept and one.model_id not in parents.left_out][:models]
+    if not members:
+        reasons = sorted(set(parents.left_out.values()))
+        raise SpecError(
+            f"{source}: none of {len(parents.members)} models is left to be a parent at epoch {parents.epoch}"
+            + (f" ({'; '.join(reasons)})" if reasons else "; the condition keeps none")
+        )
+    return dataclasses.replace(parents, members=tuple(members))
+
+
+def _kept(parents: Parents, where: Condition) -> Collection[str]:
+    """Ids of the models that a condition keeps, judged by the rows that are, or will be, built of them."""
+    if parents.config is None:
+        return RunRows(Run.open(parents.path)).matching(where, [parents.epoch]).keys()
+    columns = sorted(where.columns | {"model_id"})
+    tables = [part.data.table for part in _load(parents.path, parents.config, parents.epoch, columns)]
+    return {model_id for table in tables for model_id in table["model_id"].take(where.kept(table)).to_pylist()}
+
+
+def _of_run(path: Path, epoch: int | None) -> Parents:
+    run = Run.open(path)
+    chosen = run.epochs if epoch is None else epoch
+    figures: dict[str, Mapping[str, float]] = {}
+    cohorts, odd = run.sound_cohorts()
+    absent = "; ".join([NOT_TRAINED, *(f"or in {name}, which cannot be used: {why}" for name, why in odd.items())])
+    left_out = dict.fromkeys((member.model_id for member in run.members), absent)
+    for cohort in cohorts:
+        ids = [member.model_id for member in cohort.members]
+        try:
+            rows = cohort.figures(chosen)
+            if rows is None:
+                lost = cohort.setback()
+                left_out |= dict.fromkeys(ids, NOT_TRAINED if lost is None else f"{cohort.path}: {lost}")
+                continue
+            cohort.tensors(chosen)
+        except RunError as error:
+            left_out |= dict.fromkeys(ids, str(error))
+            continue
+        for row in rows.to_pylist():
+            del left_out[row["model_id"]]
+            figures[row["model_id"]] = {name: row[name] for name in _FIGURES}
+            if row["diverged"]:
+                left_out[row["model_id"]] = DIVERGED
+    return Parents(
+        path=path,
+        config=None,
+        epoch=chosen,
+        zoo=run.manifest.zoo,
+        limits=run.manifest.limits,
+        fingerprint=run.manifest.images.fingerprint,
+        members=tuple(run.members),
+        figures=figures,
+        left_out=left_out,
+        checked=run.checked and not any(cohort.unchecked for cohort in cohorts),
+    )
+
+
+def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents:
+    name = config or _only_config(path)
+    manifest = read_manifest(path, name)
+    if manifest is None:
+        raise SpecError(f"{path} is no run, and as a repository it has no config {name!r}; `zoo train` makes runs")
+    if not manifest.epochs:
+        raise SpecError(f"{path} {name} has no rows")
+    chosen = manifest.epochs[-1] if epoch is None else epoch
+    columns = ["model_id", "seed", *(entry.name for entry in dataclasses.fields(HyperParameters)), *_FIGURES]
+    rows = [row for part in _load(path, name, chosen, columns) for row in part.to_list()]
+    rows.sort(key=lambda row: row["model_id"])  # a hash: the first N spread over the grid
+    members = tuple(
+        Member(
+            model_id=row["model_id"],
+            seed=row["seed"],
+            hyperparameters=HyperParameters(
+                **{entry.name: row[entry.name] for entry in dataclasses.fields(HyperParameters)}
+            ),
+        )
+        for row in rows
+    )
+    images = manifest.source.get("images") or {}
+    return Parents(
+        path=path,
+        config=name,
+        epoch=chosen,
+        zoo=_zoo_of(manifest, members),
+        limits=Limits(**(manifest.source.get("limits") or {})),
+        fingerprint=images.get("fingerprint"),
+        members=members,
+        figures={row["model_id"]: {figure: row[figure] for figure in _FIGURES} for row in rows},
+        left_out={},
+    )
+
+
+def _only_config(path: Path) -> str:
+    names = sorted(entry.parent.name for entry in path.glob("*/manifest.json")) if path.is_dir() else []
+    dense = [name for name in names if (there := read_manifest(path, name)) and not there.zoo.get("parent")]
+    if len(dense) != 1:
+        if dense:
+            raise SpecError(f"{path}: its dense configs are {', '.join(dense)}; name the one to sparsify with --name")
+        held = f"it has sparsified twins only ({', '.join(names)})" if names else "it is neither a run nor a repository"
+        raise SpecError(f"{path}: {held}; twins are made of a run of dense models, or of a repository that has them")
+    return dense[0]
+
+
+def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
+    """The spec of the config's models; where its source tells a part only, the grid is that of its rows."""
+    fields = {entry.name for entry in dataclasses.fields(ZooSpec)}
+    told = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
+    if fields - told.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler"}:
+        return zoo_from_dict(told, manifest.config)
+    points = [dataclasses.asdict(member.hyperparameters) for member in members]
+    grid = {axis: sorted({point[axis] for point in points}) for axis in GRID_FIELDS}
+    momenta = {point["momentum"] for point in points} - {None}
+    try:
+        known = get_zoo(manifest.zoo.get("name", manifest.config)).to_dict()
+    except LookupError:
+        known = {}
+    return zoo_from_dict(
+        known
+        | {key: value for key, value in told.items() if key in ("images", "architecture", "augmentation", "parent")}
+        | grid
+        | {"name": manifest.config, "epochs": max(manifest.epochs[-1], 1), "seeds": len(members)}
+        | {"batch_size": points[0]["batch_size"], "momentum": min(momenta, default=0.9)},
+        manifest.config,
+    )
+
+
+def _load(path: Path, config: str | None, epoch: int, columns: Sequence[str], where: str | None = None) -> list[Any]:
+    """The rows of all splits at an epoch, a dataset each."""
+    assert config is not None
+    loaded = load_zoo(path, config, epochs=[epoch], columns=columns, where=where)
+    return [loaded[split] for split in SPLITS if split in loaded]

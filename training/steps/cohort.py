@@ -1,0 +1,205 @@
+"""Training of one cohort: epoch by epoch, block by block, from its last finished epoch on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import RunError
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.layers import Layer
+from zoo_datasets.networks.sparsity import sparsity
+from zoo_datasets.runs.cohort import LOG_SIGMA2, RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.stacked import Block, BlockRecipe, Tally
+from zoo_datasets.training.population.opening import Start
+from zoo_datasets.training.sparsifiers import SPARSIFIERS
+from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
+
+# Steps between two looks at whether the user wants to stop: a tenth to half a second of small networks; a large
+# one is looked after at each step. Fixed, because the sums of the metrics are rounded at these places.
+STEPS_AT_ONCE = 100
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Raised inside a worker after the stop event was set; nothing half-done is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What all cohorts of a run share.
+
+    Attributes:
+        data: the images after limits.
+        start: where members begin.
+        epochs_before: of the parents' training; random streams go on from there.
+        last_epoch: the epoch that every member trains to.
+        make_block: the engine path.
+        workers: where blocks run.
+        stop: set to ask all workers to stop.
+    """
+
+    zoo: ZooSpec
+    layers: tuple[Layer, ...]
+    data: ImageData
+    start: Start
+    epochs_before: int
+    last_epoch: int
+    lanes: int
+    make_block: Callable[[BlockRecipe, ImageData], Block]
+    workers: Executor
+    stop: threading.Event
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """One finished epoch of one cohort, for progress: `accuracy` float64 [K] on validation, or test without one."""
+
+    cohort: str
+    epoch: int
+    members: Sequence[Member]
+    accuracy: Tensor
+    diverged: int
+
+
+class CohortTrainer:
+    """Trains the members of one cohort from where their folder stands to the job's last epoch."""
+
+    def __init__(self, job: Job, cohort: Cohort, members: Sequence[Member]) -> None:
+        self._job = job
+        self._cohort = cohort
+        self._members = list(members)
+        self._slices = [
+            slice(start, min(start + job.lanes, len(members))) for start in range(0, len(members), job.lanes)
+        ]
+        recipes = [block_recipe(job.layers, job.zoo, members[part]) for part in self._slices]
+        self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
+        self._settings = [MemberSettings.of(members[part]) for part in self._slices]
+
+    def run(self, report: Callable[[EpochReport], None]) -> None:
+        """Train to the job's last epoch; `report` is called after each epoch that was written.
+
+        Raises:
+            Stopped: where the stop event was set; finished epochs are on disk.
+            RunError: where what lies on disk is broken or belongs to other members.
+        """
+        with self._cohort.locked():
+            self._cohort.begin(self._members)
+            done = self._restore()
+            if done is None:
+                done = 0
+                report(self._begin())
+            for epoch in range(done + 1, self._job.last_epoch + 1):
+                report(self._train(epoch))
+
+    def _restore(self) -> int | None:
+        resume = self._cohort.read_resume()
+        if resume is None:
+            return None
+        epoch, state = resume
+        if epoch < self._job.last_epoch:
+            weights = self._cohort.weights(epoch)
+            for block, part in zip(self._blocks, self._slices, strict=True):
+                own = {name: tensor[part] for name, tensor in state.items()}
+                block.load(weights[part], own)
+                if RESUME in self._cohort.unchecked and not own.keys() == block.store()[1].keys():
+                    raise RunError(
+                        f"{self._cohort.path / RESUME} holds {', '.join(own)[:80]!r}, which is another state"
+                    )
+        if epoch > self._job.last_epoch:
+            raise RunError(f"{self._cohort.path} is at epoch {epoch}, beyond the {self._job.last_epoch} asked for")
+        return epoch
+
+    def _begin(self) -> EpochReport:
+        """Epoch 0: measured on all splits before any step."""
+        weights, state = self._job.start(self._job.zoo, self._job.layers, self._members)
+        for block, part in zip(self._blocks, self._slices, strict=True):
+            block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
+
+        def measure(index: int) -> dict[str, Tally]:
+            self._check_stop()
+            return {"train": self._blocks[index].evaluate(self._job.data.train)} | self._evaluate(index)
+
+        return self._write(0, list(self._job.workers.map(measure, range(len(self._blocks)))))
+
+    def _train(self, epoch: int) -> EpochReport:
+        def train(index: int) -> dict[str, Tally]:
+            return {"train": self._train_block(index, epoch)} | self._evaluate(index)
+
+        return self._write(epoch, list(self._job.workers.map(train, range(len(self._blocks)))))
+
+    def _train_block(self, index: int, epoch: int) -> Tally:
+        """All steps of one epoch of one block; the metrics are running averages over the epoch."""
+        self._check_stop()
+        job, block = self._job, self._blocks[index]
+        images = len(job.data.train.labels)
+        stream = job.epochs_before + epoch
+        order = block.order(stream, images)
+        steps = -(-images // block.recipe.batch_size)
+        before = (epoch - 1) * steps
+        tally: Tally | None = None
+        sparsifier = None if job.zoo.sparsifier is None else SPARSIFIERS[job.zoo.sparsifier]
+        weight = 0.0 if sparsifier is None else sparsifier.kl_weight(epoch, job.last_epoch)
+        at_once = STEPS_AT_ONCE if job.lanes > 1 else 1
+        for first in range(0, steps, at_once):
+            self._check_stop()
+            settings = [
+                self._settings[index].at(job.zoo.scheduler, before + step, job.last_epoch * steps)
+                for step in range(first, min(first + at_once, steps))
+            ]
+            part = block.train(
+                job.data.train, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight
+            )
+            tally = part if tally is None else tally + part
+        assert tally is not None
+        return tally
+
+    def _evaluate(self, index: int) -> dict[str, Tally]:
+        splits = {"val": self._job.data.val, "test": self._job.data.test}
+        tallies = {}
+        for name, split in splits.items():
+            if split is not None:
+                self._check_stop()
+                tallies[name] = self._blocks[index].evaluate(split)
+        return tallies
+
+    def _write(self, epoch: int, tallies: Sequence[Mapping[str, Tally]]) -> EpochReport:
+        """Write the three files of an epoch in the order that makes it finished."""
+        self._check_stop()
+        stored = [block.store() for block in self._blocks]
+        weights = torch.cat([block_weights for block_weights, _ in stored])
+        figures: dict[str, Tensor | None] = {}
+        for split in tallies[0]:
+            figures[f"{split}_loss"] = torch.cat([tally[split].mean_loss for tally in tallies])
+            figures[f"{split}_acc"] = torch.cat([tally[split].accuracy for tally in tallies])
+        diverged = ~torch.isfinite(weights).all(dim=1)
+        layout = self._cohort.layout
+        state = {name: torch.cat([block_state[name] for _, block_state in stored]) for name in stored[0][1]}
+        tensors = layout.unflatten(weights)
+        if self._job.zoo.sparsifier is not None:
+            figures[SPARSITY] = sparsity(weights, layout)
+        if LOG_SIGMA2 in state:
+            tensors[LOG_SIGMA2] = layout.with_buffers(state[LOG_SIGMA2], -torch.inf)
+        table = metrics_table(self._members, epoch, figures, diverged)
+        self._cohort.write_epoch(epoch, tensors, table)
+        self._cohort.write_resume(epoch, state)
+        accuracy = figures.get("val_acc")
+        if accuracy is None:
+            accuracy = figures["test_acc"]
+        assert accuracy is not None
+        return EpochReport(
+            cohort=self._cohort.path.name,
+            epoch=epoch,
+            members=self._members,
+            accuracy=accuracy,
+            diverged=int(diverged.sum()),
+        )
+
+    def _check_stop(self) -> None:
+        if self._job.stop.is_set():
+            raise Stopped

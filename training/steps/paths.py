@@ -1,0 +1,144 @@
+"""The engine paths: which code steps a block of members, chosen automatically or by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from functools import partial
+
+from zoo_datasets.errors import RunError, UnknownNameError
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.native.compiler import SWITCH, instruction_sets
+from zoo_datasets.networks.layers import Layer
+from zoo_datasets.stacked import Block, BlockRecipe, NativeBlock, TorchBlock, lanes_of
+from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.network import subsamples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """What decides whether a path can be used: the networks, their images [C, H, W], where they compute."""
+
+    layers: tuple[Layer, ...]
+    in_shape: tuple[int, int, int]
+    augmentation: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePath:
+    """One way to compute: results are bit-identical within a path, equal up to rounding between them.
+
+    Attributes:
+        name: as the run records it.
+        lanes: members in a block.
+        make_block: the block of a recipe.
+    """
+
+    name: str
+    lanes: int
+    make_block: Callable[[BlockRecipe, ImageData], Block]
+
+
+@dataclass(frozen=True, slots=True)
+class PathEntry:
+    """A path in the table: why it cannot be used for a workload (None: it can), and the path itself."""
+
+    obstacle: Callable[[Workload], str | None]
+    make: Callable[[Workload], EnginePath]
+
+
+def _native_obstacle(work: Workload) -> str | None:
+    if work.device != "cpu":
+        return f"the native kernels run on the CPU, not on {work.device}"
+    if work.augmentation:
+        return f"the native kernels know no augmentation, but the zoo has {', '.join(work.augmentation)}"
+    return native.available(work.layers, work.in_shape)
+
+
+def _native_path(work: Workload) -> EnginePath:
+    # Other vector instructions round otherwise: a path of its own.
+    return EnginePath(f"native-{native.instructions()}", native.lanes(), NativeBlock)
+
+
+def _torch_path(work: Workload) -> EnginePath:
+    name = "torch" if work.device == "cpu" else f"torch-{work.device.split(':')[0]}"
+    if work.device == "cpu" and subsamples(work.layers):
+        name = "torch-subsampled"
+    return EnginePath(name, lanes_of(work.layers), partial(TorchBlock, device=work.device))
+
+
+# In the order in which `auto` tries them.
+PATHS: dict[str, PathEntry] = {
+    "native": PathEntry(_native_obstacle, _native_path),
+    "torch": PathEntry(lambda work: None, _torch_path),
+}
+
+
+def choose_path(asked: str, recorded: str | None, work: Workload) -> EnginePath:
+    """The path to use: the one asked for; with `auto` the run's own, or the fastest one for a new run.
+
+    Args:
+        asked: `auto`, a name of `PATHS`, or the full name of a path as runs record it (`native-avx2`).
+        recorded: the paths that an existing run was trained on, joined by `+`; None for a new run.
+
+    Warns:
+        UserWarning: a new run could be trained by the native kernels if this machine had a compiler.
+
+    Raises:
+        UnknownNameError: where there is no such path.
+        RunError: where the path cannot be used here.
+    """
+    if asked != "auto":
+        path = _path_named(asked, work, PATHS)
+        if isinstance(path, str):
+            raise RunError(f"the {asked} path cannot be used here: {path}; pass --path auto")
+        return path
+    if recorded is None:
+        _warn_of_the_plain_path(work)
+        return next(entry.make(work) for entry in PATHS.values() if entry.obstacle(work) is None)
+    last = recorded.split("+")[-1]
+    try:
+        path = _path_named(last, work)
+    except UnknownNameError:
+        path = "this version has no such path"
+    if not isinstance(path, str):
+        return path
+    others = [name for name, other in PATHS.items() if other.obstacle(work) is None and other.make(work).name != last]
+    raise RunError(
+        f"the run was trained on the {last} path, which is not available ({path}); on another one it would go on "
+        f"with other rounding. Pass --path {' or --path '.join(others)} if that is what you want"
+    )
+
+
+def _path_named(name: str, work: Workload, short: Container[str] = ()) -> EnginePath | str:
+    """The path of a full name, or of one of the short ones; or why it cannot be used for a workload.
+
+    Raises:
+        UnknownNameError: there is no such path.
+    """
+    kind = name.split("-")[0]
+    if kind not in PATHS:
+        raise UnknownNameError("engine path", name, [*PATHS, "auto"])
+    obstacle = PATHS[kind].obstacle(work)
+    if obstacle is not None:
+        return obstacle
+    path = PATHS[kind].make(work)
+    if name == path.name or name in short:
+        return path
+    wanted = name.removeprefix(f"{kind}-")
+    remedy = f", but {SWITCH}={wanted} makes it {name}" if kind == "native" and wanted in instruction_sets() else ""
+    return f"here it would be {path.name}{remedy}"
+
+
+def _warn_of_the_plain_path(work: Workload) -> None:
+    suited = work.device == "cpu" and not work.augmentation and native.supports(work.layers, work.in_shape) is None
+    reason = native.available() if suited else None
+    if reason is not None:
+        warnings.warn(
+            "training takes the plain torch path, which is about 7 to 28 times as slow as the native kernels on the "
+            f"CNNs of the zoos: {reason}",
+            UserWarning,
+            stacklevel=2,
+        )

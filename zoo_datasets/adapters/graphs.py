@@ -1,0 +1,219 @@
+"""Networks as graphs (Kofinas et al.: Graph neural networks for learning equivariant representations of neural
+networks, ICLR 2024): a node for each neuron or channel, an edge for each weight or kernel, and back bit for bit.
+
+What the paper leaves open, or what differs from it, is chosen so that every number stands at one place:
+
+- A linear layer is a convolution with a kernel of one number; where it reads flattened images of H · H pixels, one
+  with a kernel of H · H, which is what it computes. Kernels are padded around their middle to the largest one.
+- A normalisation belongs to the nodes whose outputs it normalises: its scale, shift, running mean and running
+  variance are features of these nodes, beside the bias.
+- A residual sum happens at the last nodes of the block's body. What comes along the shortcut arrives there by edges
+  of their own kind, one for each channel, that hold a 1 in the middle of the kernel: the identity as a convolution.
+  A shortcut with a convolution has nodes of its own, and such edges lead from these.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import LayoutError
+from zoo_datasets.networks.layers import BatchNorm, Conv, Layer, Linear, Residual, build_layout
+from zoo_datasets.networks.layout import WeightLayout
+
+NODE_FEATURES = ("bias", "norm_weight", "norm_bias", "norm_running_mean", "norm_running_var")
+WEIGHT, IDENTITY = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """A batch of networks of one architecture: they share everything but the features.
+
+    Attributes:
+        nodes: [B, N, F], the features `NODE_FEATURES`, of which networks without normalisation have the first alone.
+        edges: [B, E, K · K], kernels of the largest size K.
+        index: int64 [2, E]: the node that an edge comes from and the one that it leads to.
+        node_mask: bool [N, F], true where a weight is; the rest is 0.
+        edge_mask: bool [E, K · K]: the same.
+        layer: int64 [N], number of the layer that makes a node, in forward order; 0 is the images' channels.
+        kind: int64 [E]: 0 is a weight, 1 the identity of a residual sum.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    index: Tensor
+    node_mask: Tensor
+    edge_mask: Tensor
+    layer: Tensor
+    kind: Tensor
+
+    def dense_edges(self) -> Tensor:
+        """[B, N, N, K · K], row by the node an edge comes from; 0 where none is. For small networks: a ResNet-18
+        would take 1 GB each."""
+        count = self.nodes.shape[1]
+        made = self.edges.new_zeros(len(self.edges), count, count, self.edges.shape[2])
+        made[:, self.index[0], self.index[1]] = self.edges
+        return made
+
+
+def to_graphs(weights: Tensor, layers: Sequence[Layer]) -> Graphs:
+    """The graphs of weights [B, D] in the layout of the layers.
+
+    Raises:
+        LayoutError: where the weights have another shape, or a linear layer reads images that are not square.
+    """
+    plan = _plan(tuple(layers))
+    if weights.ndim != 2 or weights.shape[1] != plan.layout.size:
+        raise LayoutError(
+            f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
+        )
+    there = [tensor.to(weights.device) for tensor in (plan.index, plan.layer, plan.kind)]
+    nodes, node_mask = _taken(weights, plan.nodes)
+    edges, edge_mask = _taken(weights, plan.edges)
+    edges[:, there[2] == IDENTITY, edges.shape[2] // 2] = 1
+    return Graphs(nodes, edges, there[0], node_mask, edge_mask, there[1], there[2])
+
+
+def from_graphs(nodes: Tensor, edges: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The weights [B, D] of nodes [B, N, F] and edges [B, E, K · K]; what is no weight there is ignored.
+
+    Raises:
+        LayoutError: where the shapes are not those of these layers.
+    """
+    plan = _plan(tuple(layers))
+    weights = nodes.new_empty(len(nodes), plan.layout.size)
+    for name, found, source in (("nodes", nodes, plan.nodes), ("edges", edges, plan.edges)):
+        if found.ndim != 3 or len(found) != len(nodes) or found.shape[1:] != source.shape:
+            raise LayoutError(
+                f"{name} have shape {list(found.shape)}, expected [B, {', '.join(map(str, source.shape))}]"
+            )
+        source = source.to(found.device)
+        mask = source >= 0
+        weights[:, source[mask]] = found[:, mask]
+    return weights
+
+
+def _taken(weights: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights at places, 0 where a place is −1, and whether it is not."""
+    source = source.to(weights.device)
+    mask = source >= 0
+    values = weights[:, source.clamp(min=0).flatten()].view(len(weights), *source.shape)
+    return values.masked_fill_(~mask, 0) if not values.requires_grad else values.masked_fill(~mask, 0), mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where each feature lies in the flat vector: nodes [N, F] and edges [E, K · K], −1 where none is."""
+
+    layout: WeightLayout
+    nodes: Tensor
+    edges: Tensor
+    index: Tensor
+    layer: Tensor
+    kind: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """The nodes of one layer."""
+
+    start: int
+    count: int
+
+
+class _Walk:
+    """Follows the layers forward and collects nodes and edges."""
+
+    def __init__(self, layout: WeightLayout) -> None:
+        places = torch.arange(layout.size)
+        self.place = layout.unflatten(places)
+        self.nodes: list[Tensor] = []  # of each layer [count, F]
+        self.blocks: list[tuple[Tensor, Tensor, int]] = []  # index [2, e], places [e, k, k], kind
+        self.count = 0
+
+    def add_nodes(self, count: int) -> _Nodes:
+        made = _Nodes(self.count, count)
+        self.nodes.append(torch.full((count, len(NODE_FEATURES)), -1))
+        self.count += count
+        return made
+
+    def features_of(self, nodes: _Nodes) -> Tensor:
+        start = 0
+        for features in self.nodes:
+            if start == nodes.start:
+                return features
+            start += len(features)
+        raise AssertionError("nodes are those of a layer")
+
+    def follow(self, layers: Sequence[Layer], nodes: _Nodes) -> _Nodes:
+        for layer in layers:
+            match layer:
+                case Conv() | Linear():
+                    nodes = self._weighted(layer, nodes)
+                case BatchNorm():
+                    features = self.features_of(nodes)
+                    for column, part in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
+                        features[:, column] = self.place[f"{layer.name}.{part}"]
+                case Residual():
+                    made = self.follow(layer.body, nodes)
+                    self._identity(self.follow(layer.shortcut, nodes), made)
+                    nodes = made
+                case _:
+                    pass
+        return nodes
+
+    def _weighted(self, layer: Conv | Linear, nodes: _Nodes) -> _Nodes:
+        weight = self.place[f"{layer.name}.weight"]
+        side = math.isqrt(weight[0].numel() // nodes.count)
+        if side * side * nodes.count != weight[0].numel():
+            raise LayoutError(
+                f"layer {layer.name!r} reads {weight[0].numel()} numbers of {nodes.count} channels, no square images; "
+                "graphs are for networks whose linear layers read single numbers or square images"
+            )
+        kernels = weight.reshape(len(weight), nodes.count, side, side)
+        made = self.add_nodes(len(weight))
+        if not isinstance(layer, Conv) or layer.bias:
+            self.features_of(made)[:, 0] = self.place[f"{layer.name}.bias"]
+        # In the order of the weights: by the node an edge leads to, then by the one it comes from.
+        into = torch.arange(made.count).repeat_interleave(nodes.count) + made.start
+        out_of = torch.arange(nodes.count).repeat(made.count) + nodes.start
+        self.blocks.append((torch.stack([out_of, into]), kernels.flatten(0, 1), WEIGHT))
+        return made
+
+    def _identity(self, nodes: _Nodes, into: _Nodes) -> None:
+        channels = torch.arange(into.count)
+        none = torch.full((into.count, 1, 1), -1)
+        self.blocks.append((torch.stack([channels + nodes.start, channels + into.start]), none, IDENTITY))
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(layers: tuple[Layer, ...]) -> _Plan:
+    layout = build_layout(layers)
+    walk = _Walk(layout)
+    first = next(layer for layer in layers if isinstance(layer, (Conv, Linear)))
+    walk.follow(layers, walk.add_nodes(first.in_channels if isinstance(first, Conv) else first.in_features))
+    side = max(kernels.shape[1] for _, kernels, _ in walk.blocks)
+    edges = [_centred(kernels, side).flatten(1) for _, kernels, _ in walk.blocks]
+    nodes = torch.cat(walk.nodes)
+    if not (nodes[:, 1:] >= 0).any():
+        nodes = nodes[:, :1]
+    return _Plan(
+        layout,
+        nodes,
+        torch.cat(edges),
+        torch.cat([index for index, _, _ in walk.blocks], dim=1),
+        torch.cat([torch.full((len(made),), number) for number, made in enumerate(walk.nodes)]),
+        torch.cat([torch.full((len(kernels),), kind) for _, kernels, kind in walk.blocks]),
+    )
+
+
+def _centred(kernels: Tensor, side: int) -> Tensor:
+    """Kernels [e, k, k] in the middle of [e, side, side], −1 around."""
+    before = (side - kernels.shape[1]) // 2
+    after = side - kernels.shape[1] - before
+    return torch.nn.functional.pad(kernels, (before, after, before, after), value=-1)

@@ -1,0 +1,51 @@
+"""Weights as lists of weights and biases, as networks on weight spaces take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from zoo_datasets.adapters.matrices import _check, _layers
+from zoo_datasets.errors import LayoutError
+from zoo_datasets.networks.layout import WeightLayout
+
+
+def to_weight_lists(weights: Tensor, layout: WeightLayout) -> tuple[list[Tensor], list[Tensor]]:
+    """Neural functional networks' form (Zhou et al.: Permutation equivariant neural functionals, NeurIPS 2023): for
+    each layer its weights [B, 1, out, in, …] and its biases [B, 1, out]; views of `weights`.
+
+    Raises:
+        LayoutError: where the weights are not [B, D], or a layer is not one weight and one bias.
+    """
+    _check(weights, layout)
+    tensors = layout.unflatten(weights)
+    pairs = _pairs(layout)
+    return [tensors[weight][:, None] for weight, _ in pairs], [tensors[bias][:, None] for _, bias in pairs]
+
+
+def from_weight_lists(matrices: Sequence[Tensor], biases: Sequence[Tensor], layout: WeightLayout) -> Tensor:
+    """The weights [B, D] of such lists.
+
+    Raises:
+        LayoutError: where they do not fit the layout.
+    """
+    pairs = _pairs(layout)
+    if not len(matrices) == len(biases) == len(pairs):
+        raise LayoutError(f"found {len(matrices)} weights and {len(biases)} biases, expected {len(pairs)} of each")
+    state = {}
+    for (weight, bias), matrix, vector in zip(pairs, matrices, biases, strict=True):
+        state[weight], state[bias] = matrix[:, 0], vector[:, 0]
+    return layout.flatten(state)
+
+
+def _pairs(layout: WeightLayout) -> list[tuple[str, str]]:
+    pairs = []
+    for layer, specs in _layers(layout).items():
+        if [spec.name for spec in specs] != [f"{layer}.weight", f"{layer}.bias"] or len(specs[0].shape) < 2:
+            raise LayoutError(
+                f"layer {layer!r} holds {', '.join(spec.name for spec in specs)}; lists of weights and biases are for "
+                "networks of convolutions and linear layers with biases"
+            )
+        pairs.append((specs[0].name, specs[1].name))
+    return pairs

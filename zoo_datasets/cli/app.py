@@ -1,0 +1,40 @@
+"""The `zoo` command; nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from zoo_datasets.cli.benchmark import benchmark
+from zoo_datasets.cli.build import build
+from zoo_datasets.cli.download import download_command
+from zoo_datasets.cli.export import export
+from zoo_datasets.cli.info import info
+from zoo_datasets.cli.list import list_command
+from zoo_datasets.cli.push import push
+from zoo_datasets.cli.quickstart import quickstart_command
+from zoo_datasets.cli.report import report
+from zoo_datasets.cli.shell import make_app, run_app
+from zoo_datasets.cli.sparsify import sparsify
+from zoo_datasets.cli.train import train
+from zoo_datasets.cli.verify import verify
+
+app = make_app(
+    name="zoo",
+    help="Populations of neural networks as datasets: train, build, load, verify, publish.",
+    no_args_is_help=True,
+)
+app.command("list")(list_command)
+app.command()(train)
+app.command()(sparsify)
+app.command("download")(download_command)
+app.command()(build)
+app.command()(verify)
+app.command()(info)
+app.command()(push)
+app.command()(export)
+app.command()(benchmark)
+app.command()(report)
+app.command("quickstart")(quickstart_command)
+
+
+def main() -> None:
+    """Entry point of the `zoo` command."""
+    run_app(app)

@@ -1,0 +1,159 @@
+"""`zoo build`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo_datasets.cli.progress import transfer_bar
+from zoo_datasets.cli.shell import numbers, stoppable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo_datasets.builders import BuildResult
+    from zoo_datasets.repository.manifest import LeftOut
+
+# Rows of a table of things left out; the manifest has them all.
+_SHOWN = 20
+
+
+class OnBad(enum.StrEnum):
+    """What a bad state does to a build."""
+
+    leave_out = "leave-out"
+    fail = "fail"
+
+
+@stoppable("the repository is as it was before; the same command goes on from the shards that are finished")
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run made by `zoo train`; a raw zoo: its folder, a .zip or .tar of it, or a URL of either; "
+            "or the name of a published zoo."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
+    name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a config built from another source.")] = False,
+    keep_nonfinite: Annotated[
+        bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
+    ] = False,
+    on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
+        OnBad.leave_out
+    ),
+    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
+    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="""Only rows as 'activation == "relu" and lr < 0.01'.""")
+    ] = None,
+    limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
+    limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
+    limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
+    parents: Annotated[
+        str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+    ] = None,
+    keep_log_sigma2: Annotated[
+        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
+    ] = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
+    ] = False,
+    num_proc: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
+    ] = 1,
+) -> None:
+    """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
+    from zoo_datasets.builders import Reading, build_repository
+    from zoo_datasets.repository.where import parse_where
+    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.terminal import Terminal, say
+
+    reading = Reading(
+        epochs=None if epochs is None else frozenset(numbers(epochs)),
+        models=models,
+        where=None if where is None else parse_where(where),
+        limits=Limits(train=limit_train, val=limit_val, test=limit_test),
+        parents=parents,
+        keep_log_sigma2=keep_log_sigma2,
+        images=images,
+    )
+    console = Terminal(stderr=True)
+    location, name = _located(source, name)
+    with transfer_bar(console, "building", "states") as (fetched, advance):
+        result = build_repository(
+            location,
+            out,
+            name,
+            reading=reading,
+            replace=replace,
+            keep_nonfinite=keep_nonfinite,
+            on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            num_proc=num_proc,
+            progress=advance,
+            fetched=fetched,
+        )
+    _print_result(console, out, result)
+    if plots:
+        from zoo_datasets.repository.card_plots import draw_plots
+
+        draw_plots(out, result.config, lambda text: say(console, text))
+
+
+def _print_result(console: Console, out: Path, result: BuildResult) -> None:
+    from zoo_datasets.terminal import say
+
+    splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
+    epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
+    resumed = f" ({result.shards_resumed} by an interrupted build)" if result.shards_resumed else ""
+    say(
+        console,
+        f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
+        f"{result.shards_written} new shards, {result.shards_reused} kept{resumed}, {result.bytes / 1e6:,.1f} MB",
+    )
+    for warning in result.warnings:
+        say(console, f"warning: {warning}")
+    if result.left_out:
+        _print_left_out(console, result.left_out)
+    say(console, f'load it: datasets.load_dataset("{out}", "{result.config}")')
+
+
+def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
+    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo of that name lies."""
+    from zoo_datasets.builders.sources.raw.published import find_original
+    from zoo_datasets.errors import SourceError, UnknownNameError
+    from zoo_datasets.specs.spec import NAME
+    from zoo_datasets.storage.remote import is_url
+
+    path = Path(source)
+    if is_url(source):
+        return source, name
+    if path.exists() or path.suffix or not NAME.fullmatch(source):
+        return path, name
+    try:
+        return find_original(source).location, name or source
+    except UnknownNameError as error:
+        raise SourceError(f"{source} does not exist, and {error}") from error
+
+
+def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
+    from rich.table import Table
+
+    from zoo_datasets.specs.spec import ranges
+
+    table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
+    for title in ("model", "epochs", "reason"):
+        table.add_column(title, overflow="fold")
+    for entry in left_out[:_SHOWN]:
+        table.add_row(entry.model, ranges(sorted(entry.epochs)), entry.reason)
+    if len(left_out) > _SHOWN:
+        table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
+    console.print(table)

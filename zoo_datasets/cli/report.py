@@ -1,0 +1,79 @@
+"""`zoo report`."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.errors import RepositoryError
+
+# What needs neither a network nor a folder.
+_EMBEDDED = "digits"
+
+
+class Map(enum.StrEnum):
+    """How weights come into the plane."""
+
+    pca = "pca"
+    umap = "umap"
+
+
+@stoppable("no page was written; a benchmark's finished results are kept")
+def report(
+    repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
+    name: Annotated[str, typer.Argument(help="The config to report on.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(help="A folder for PNGs of the main plots.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A folder with the images, for agreement and representations.")
+    ] = None,
+    benchmark: Annotated[
+        Path | None, typer.Option(help="The file of `zoo benchmark --out`.", show_default="a benchmark of statistics")
+    ] = None,
+    models: Annotated[int, typer.Option(min=2, help="Models on the map.")] = 1000,
+    trajectories: Annotated[int, typer.Option(min=0, help="Models whose training is drawn.")] = 24,
+    pairs: Annotated[int, typer.Option(min=2, help="Models that are compared in pairs.")] = 128,
+    map_: Annotated[Map, typer.Option("--map", help="umap needs zoo-datasets[umap].")] = Map.pca,
+) -> None:
+    """One self-contained page: figures over epochs, a map, hyperparameters, trajectories, the benchmark."""
+    from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
+    from zoo_datasets.evaluation.benchmark.run import Settings
+    from zoo_datasets.evaluation.report.content import Extent, gather
+    from zoo_datasets.evaluation.report.page import write_report
+    from zoo_datasets.evaluation.report.plots import write_plots
+    from zoo_datasets.images.prepare import load_images
+    from zoo_datasets.repository.manifest import read_manifest
+    from zoo_datasets.terminal import Terminal, say, working
+
+    manifest = read_manifest(repo, name)
+    if manifest is None:
+        raise RepositoryError(f"{repo / name} holds no manifest.json; build the config with `zoo build`")
+    console = Terminal(stderr=True)
+    with working(console, "images") as show:
+        about = str(manifest.zoo.get("images"))
+        data = load_images(about, manifest.architecture, images) if images or about == _EMBEDDED else None
+        notes, record = [], None
+        try:
+            if benchmark is not None:
+                record = read_record(benchmark)
+            else:
+                show("benchmark of statistics")
+                record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
+        except RepositoryError as error:
+            if benchmark is not None:
+                raise
+            notes.append(f"No benchmark: {error}")
+        extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
+        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
+        content["notes"] += notes
+        show("page")
+        write_report(content, out)
+        files = [] if png is None else write_plots(content, png)
+    size = out.stat().st_size / 1e6
+    say(console, f"{out}: {size:,.1f} MB, one file for any browser")
+    if files:
+        say(console, f"{png}: {len(files)} PNGs")

@@ -1,0 +1,95 @@
+"""What every command shares: errors on one line, warnings on one line, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec
+
+import typer
+
+from zoo_datasets.documents import whole_number
+from zoo_datasets.errors import ZooError
+from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.storage.folders import check_text
+from zoo_datasets.text import one_line
+
+P = ParamSpec("P")
+_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+
+def stoppable(message: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Make a command say `message` on Ctrl-C and exit 130."""
+
+    def decorate(command: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(command)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt:
+                _print("stopped", message)
+                raise typer.Exit(_INTERRUPTED) from None
+
+        return run
+
+    return decorate
+
+
+def make_app(**options: Any) -> typer.Typer:
+    """An app of typer; its help shows text as it is: brackets are no markup."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run an app; a `ZooError` is printed on one line without a traceback and exits 1."""
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter is a reason to stop, whatever the locale
+    try:
+        for argument in sys.argv[1:]:
+            check_text(argument)
+        app()
+    except ZooError as error:
+        _print("error", str(error))
+    except UnicodeEncodeError as error:  # half a surrogate pair: how Python holds a byte of a path that is not UTF-8
+        _print("error", f"{error.object[:500]} is not valid UTF-8, which Parquet and safetensors need; rename it")
+    raise SystemExit(1)
+
+
+def run_command(command: Callable[..., None]) -> NoReturn:
+    """Run one function as a program."""
+    app = make_app()
+    app.command()(command)
+    run_app(app)
+
+
+def numbers(text: str) -> list[int]:
+    """`0,10,50` and `0-10,50`, as `--epochs` takes them; ascending, each once."""
+    spans = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        first, last = whole_number(low), whole_number(high if dash else low)
+        if first is None or last is None or last > MAX_EPOCH:
+            raise typer.BadParameter(
+                f"{text[:80]!r}: expected numbers as 0,10,50 or ranges as 0-10, at most {MAX_EPOCH:,}",
+                param_hint="--epochs",
+            )
+        spans.append((first, last))
+    found: list[int] = []
+    for first, last in sorted(spans):
+        found += range(max(first, found[-1] + 1 if found else 0), last + 1)
+    return found
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    # Of other packages' warnings only those meant for end users are shown.
+    if issubclass(category, UserWarning):
+        _print("warning", str(message))
+
+
+def _print(kind: str, text: str) -> None:
+    sys.stderr.write(f"{kind}: {one_line(text)}\n")

@@ -1,0 +1,155 @@
+"""The `zoo train` command; `python -m zoo_datasets.training` is the same under accelerate or torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo_datasets.cli.shell import stoppable
+
+if TYPE_CHECKING:
+    from zoo_datasets.images.prepare import ImageData
+    from zoo_datasets.runs.run import Run
+    from zoo_datasets.specs.spec import ZooSpec
+    from zoo_datasets.training.population.opening import Opening
+
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N images of this split.")]
+
+
+@stoppable("every finished epoch is on disk; the same command goes on from there")
+def train(
+    zoo: Annotated[str, typer.Argument(help="A zoo of `zoo list`, or a .yaml file with the fields of one.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<zoo>")] = None,
+    models: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The first N members; a larger N later adds members.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="The last epoch.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A local folder with the images instead of the Hub.", show_default="the Hub")
+    ] = None,
+    limit_train: Limit = None,
+    limit_val: Limit = None,
+    limit_test: Limit = None,
+    path: Annotated[str, typer.Option(help="The engine path: auto, native (or native-avx2, …) or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="Where to train: local, or ray (RAY_ADDRESS, else here).")] = "local",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
+) -> None:
+    """Train a zoo, many models at a time, into a run; the same command goes on where it was stopped."""
+    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.training.engines.table import get_engine
+    from zoo_datasets.training.population.opening import check_run
+
+    spec = _spec(zoo)
+    get_engine(engine)
+    folder = out or Path("runs") / spec.name
+    limits = Limits(train=limit_train, val=limit_val, test=limit_test)
+    launch = Launch(engine, threads)
+    data = launch.images(spec.images, spec.architecture, images)
+
+    def check() -> Opening:
+        return check_run(
+            spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=launch.device
+        )
+
+    launch.carry_out(check, data.limited(limits), dry_run)
+
+
+class Launch:
+    """What the commands that train share: the processes, the images, the training itself and what is said of it."""
+
+    def __init__(self, engine: str, threads: int | None) -> None:
+        from zoo_datasets.terminal import Terminal
+        from zoo_datasets.training.engines.processes import Processes
+
+        self._engine = engine
+        self._processes = Processes()
+        self._threads = threads
+        self.console = Terminal(stderr=True, quiet=not self.leads)
+        if not self.leads:
+            warnings.simplefilter("ignore")  # the first process says it
+
+    @property
+    def device(self) -> str:
+        """The torch device of this process."""
+        return self._processes.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return self._processes.share.index == 0
+
+    def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
+        """The images; the first process prepares them, the others find them."""
+
+        from zoo_datasets.images.prepare import load_images
+        from zoo_datasets.terminal import working
+
+        loaded: list[ImageData] = []
+        with working(self.console, f"images: {folder or name}"):
+            self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
+            return loaded[0] if loaded else load_images(name, architecture, folder)
+
+    def carry_out(self, check: Callable[[], Opening], data: ImageData, dry_run: bool) -> Run | None:
+        """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
+        from zoo_datasets.cli.training_progress import TrainingProgress
+        from zoo_datasets.training.estimate.estimate import make_plan, print_plan
+        from zoo_datasets.training.train import train_population
+
+        if dry_run:
+            if self.leads:
+                print_plan(make_plan(check(), data, self._threads))
+            return None
+        begun = time.monotonic()
+        with _sigterm_as_ctrl_c(), TrainingProgress(self.console) as progress:
+            run = train_population(
+                check,
+                data,
+                device=self.device,
+                threads=self._threads or (self._processes.threads if self._engine == "local" else None),
+                engine=self._engine,
+                share=self._processes.share,
+                observer=progress,
+                first=self._processes.first,
+            )
+        seconds = time.monotonic() - begun
+        diverged = f", {progress.diverged} diverged" if progress.diverged else ""
+        trained = progress.trained
+        done = f"trained {trained:,} states in {seconds:,.1f} s" if trained else "nothing was left to do"
+        again = f" (from epoch 0 again: {'; '.join(progress.setbacks)})" if progress.setbacks else ""
+        self.say(
+            f"{done}{again}: {run.models:,} models to epoch {run.epochs}, "
+            f"{progress.quartiles()}{diverged}. Next: zoo build {run.path} --out model-zoos"
+        )
+        return run
+
+    def say(self, text: str) -> None:
+        """Print a line, whatever the width of the terminal."""
+        from zoo_datasets.terminal import say
+
+        say(self.console, text)
+
+
+def _spec(zoo: str) -> ZooSpec:
+    from zoo_datasets.specs.zoos import get_zoo, read_zoo
+
+    return read_zoo(Path(zoo)) if zoo.endswith((".yaml", ".yml")) else get_zoo(zoo)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Launchers and batch systems stop a process by SIGTERM: as cleanly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

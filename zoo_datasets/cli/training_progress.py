@@ -1,0 +1,137 @@
+"""A progress bar for a training: models × epochs, accuracy quartiles and time left."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from zoo_datasets.errors import RunError
+from zoo_datasets.runs.cohort import UNCHECKED, Cohort
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Member
+from zoo_datasets.terminal import TaskText, say
+from zoo_datasets.training.steps.cohort import EpochReport
+
+# Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
+_LINE_SECONDS = 15.0
+
+
+class TrainingProgress:
+    """An observer that shows a training on the terminal; use it as a context manager.
+
+    Attributes:
+        setbacks: cohorts that begin again at epoch 0 although they were trained before, each with the reason.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._accuracy: dict[str, float] = {}
+        self._diverged: dict[str, int] = {}
+        self._total = 0
+        self._done = 0
+        self._resumed = 0
+        self.setbacks: list[str] = []
+        self._begun = self._last_line = time.monotonic()
+        self._progress = Progress(
+            TaskText("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskText("models × epochs  {task.fields[accuracy]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=None, accuracy="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    @property
+    def trained(self) -> int:
+        """States (models × epochs) that this process trained, without those it found on disk."""
+        return self._done - self._resumed
+
+    @property
+    def diverged(self) -> int:
+        """Members whose weights are not finite at their last epoch."""
+        return sum(self._diverged.values())
+
+    def quartiles(self) -> str:
+        """Quartiles of the members' last accuracies as text."""
+        if not self._accuracy:
+            return ""
+        values = torch.tensor(list(self._accuracy.values()), dtype=torch.float64)
+        low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+        return f"accuracy {low:.3f} · {middle:.3f} · {high:.3f}"
+
+    def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
+        """Count what is to be trained and what is there already."""
+        for cohort, members in cohorts:
+            self._total += len(members) * (run.epochs + 1)
+            try:
+                self._count(cohort, len(members))
+            except RunError:
+                continue  # who trains it says what is the matter
+        self._resumed = self._done
+        say(
+            self._console,
+            f"{run.manifest.zoo.name}: {run.models:,} models to epoch {run.epochs} in {len(cohorts)} cohorts, "
+            f"{run.manifest.engine} path → {run.path}",
+        )
+        if self._done:
+            say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")
+        for setback in self.setbacks:
+            say(self._console, f"{setback}: training from epoch 0 again")
+        if any(cohort.unchecked for cohort, _ in cohorts):
+            say(self._console, f"note: {UNCHECKED}")
+        self._progress.update(self._task, total=self._total, completed=self._done)
+
+    def _count(self, cohort: Cohort, members: int) -> None:
+        """Count what a cohort has on disk and goes on from."""
+        last = cohort.resume_epoch()
+        if last is not None:
+            self._done += (last + 1) * members
+            rows = cohort.figures(last)
+            self._remember(cohort.path.name, [] if rows is None else rows.to_pylist())
+        elif (setback := cohort.setback()) is not None:
+            self.setbacks.append(f"{cohort.path.name}: {setback}")
+
+    def _remember(self, cohort: str, rows: list[dict[str, Any]]) -> None:
+        """The figures of a cohort's last epoch on disk."""
+        for row in rows:
+            accuracy = row["test_acc"] if row["val_acc"] is None else row["val_acc"]
+            self._accuracy[row["model_id"]] = math.nan if accuracy is None else accuracy
+        self._diverged[cohort] = sum(row["diverged"] for row in rows)
+
+    def epoch(self, report: EpochReport) -> None:
+        """Count one finished epoch of one cohort."""
+        with self._lock:
+            for member, accuracy in zip(report.members, report.accuracy.tolist(), strict=True):
+                self._accuracy[member.model_id] = accuracy
+            self._diverged[report.cohort] = report.diverged
+            # Two processes may report the same epoch.
+            self._done = min(self._done + len(report.members), self._total)
+            self._progress.update(self._task, completed=self._done, accuracy=self.quartiles())
+            now = time.monotonic()
+            if not self._console.is_terminal and (now - self._last_line > _LINE_SECONDS):
+                self._last_line = now
+                left = (now - self._begun) / max(self.trained, 1) * (self._total - self._done)
+                say(
+                    self._console,
+                    f"{self._done:,}/{self._total:,} models × epochs, {self.quartiles()}, {left:,.0f} s left",
+                )

@@ -1,1 +1,0 @@
-"""One file a command: its options, what it calls, what it prints."""

@@ -1,0 +1,14 @@
+"""Benchmarks of properties predicted from weights."""
+
+from zoo_datasets.evaluation.benchmark.run import (
+    DEFAULT_FEATURES,
+    Advance,
+    Data,
+    Finished,
+    Result,
+    Settings,
+    benchmark,
+    read_data,
+)
+
+__all__ = ["DEFAULT_FEATURES", "Advance", "Data", "Finished", "Result", "Settings", "benchmark", "read_data"]

@@ -1,0 +1,380 @@
+"""Everything that a report shows, as JSON values; `report` makes a page of it and `plots` pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from torch import Tensor
+
+from zoo_datasets.errors import SpecError
+from zoo_datasets.evaluation import analysis, population
+from zoo_datasets.evaluation.benchmark.record import Record
+from zoo_datasets.evaluation.features.base import fences
+from zoo_datasets.evaluation.features.umap import fit_umap
+from zoo_datasets.evaluation.population import Box
+from zoo_datasets.evaluation.predictions import predictions, representations
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.loading.samples import Form, ZooReader
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.sparsity import layer_sparsity
+from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.repository.row import NAMES, WEIGHTS
+from zoo_datasets.repository.where import conditions_in
+from zoo_datasets.symmetries import canonicalize
+
+FIGURES = {
+    "test_acc": "test accuracy",
+    "ggap": "generalisation gap (train − test accuracy)",
+    "test_loss": "test loss",
+    "sparsity": "sparsity (share of prunable weights that are zero)",
+}
+MAP_COLUMNS = (
+    "test_acc", "ggap", "sparsity", "activation", "init", "optimizer", "dropout", "lr", "weight_decay", "seed", "split",
+)  # fmt: skip
+_BINS = 40
+_LISTED = 200
+_SAMPLE_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extent:
+    """How much of a zoo is looked at.
+
+    Attributes:
+        models: on the map, drawn at random where there are more.
+        trajectories: models whose whole training is shown; 0 leaves them out.
+        pairs: models that are compared in pairs.
+        method: of the map, pca or umap.
+    """
+
+    models: int = 1000
+    trajectories: int = 24
+    pairs: int = 128
+    method: str = "pca"
+
+    def __post_init__(self) -> None:
+        if self.method not in ("pca", "umap"):
+            raise SpecError(f"map by {self.method!r}: expected pca or umap")
+
+
+Step = Callable[[str], None]
+
+
+def gather(
+    repo: str | Path,
+    name: str,
+    manifest: Manifest,
+    *,
+    images: ImageData | None = None,
+    record: Record | None = None,
+    extent: Extent | None = None,
+    step: Step = lambda _: None,
+) -> dict[str, Any]:
+    """The content of a report.
+
+    Args:
+        images: for agreement and representations; None leaves these out.
+        record: a benchmark to show.
+        step: called with what is done next.
+    """
+    extent = extent or Extent()
+    step("figures of all models")
+    table = _metadata(repo, name)
+    last = population.at_epoch(table)
+    epochs = sorted(set(last["epoch"].to_pylist()))
+    step("weights of the last epoch")
+    rows = cast(DatasetDict, load_zoo(repo, name, epochs=epochs))
+    final = _last_rows(concatenate_datasets(list(rows.values())), last, extent.models)
+    weights = _weights(final)
+    finite = weights.isfinite().all(dim=1)
+    final, weights = final.select(np.flatnonzero(finite.numpy())), weights[finite]
+    content: dict[str, Any] = {
+        "name": name,
+        "facts": _facts(manifest, table, last),
+        "epochs": _epochs(table),
+        "effects": [asdict(effect) for effect in population.effects(last)],
+        "left_out": _left_out(manifest, int((~finite).sum())),
+        "benchmark": None if record is None else record.to_dict(),
+        "notes": [],
+    }
+    if images is None:
+        content["notes"].append("No images were given: agreement and representations were not computed.")
+    step("map")
+    content["map"] = _map(final, weights, table, extent.method)
+    step("trajectories")
+    content["trajectories"] = _trajectories(repo, name, final, table, extent.trajectories)
+    step("pairs of models")
+    content["alike"] = _alike(final, weights, images, extent.pairs)
+    if manifest.zoo.get("sparsifier"):
+        step("sparsity")
+        content["sparse"] = _sparse(repo, final, weights, manifest, images, extent.pairs)
+    return content
+
+
+def _metadata(repo: str | Path, name: str) -> pa.Table:
+    """All columns but the weights, of all splits, with the split as a column."""
+    loaded = cast(DatasetDict, load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS]))
+    tables = []
+    for split, part in loaded.items():
+        table = cast(pa.Table, part.with_format("arrow")[:])
+        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
+    return pa.concat_tables(tables)
+
+
+def _last_rows(rows: Dataset, last: pa.Table, limit: int) -> Dataset:
+    """The last row of each model, or of `limit` models drawn at random."""
+    wanted = set(zip(last["model_id"].to_pylist(), last["epoch"].to_pylist(), strict=True))
+    keys = zip(rows["model_id"][:], rows["epoch"][:], strict=True)
+    places = np.array([place for place, key in enumerate(keys) if key in wanted])
+    if len(places) > limit:
+        places = np.sort(np.random.default_rng(_SAMPLE_SEED).permutation(places)[:limit])
+    return rows.select(places)
+
+
+def _weights(rows: Dataset) -> Tensor:
+    return cast(Tensor, ZooReader(rows, [WEIGHTS]).read(slice(0, len(rows)), Form())[WEIGHTS])
+
+
+def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str]]:
+    """Headline figures as (what, how much)."""
+    models = pc.count_distinct(table["model_id"]).as_py()
+    facts = [["models", f"{models:,}"], ["states (models × epochs)", f"{table.num_rows:,}"]]
+    facts.append(["epochs", f"{pc.min(table['epoch']).as_py()} to {pc.max(table['epoch']).as_py()}"])
+    facts.append(["architecture", f"{manifest.architecture}, {manifest.layout.parameters:,} weights"])
+    facts.append(["images", str(table["images"][0].as_py())])
+    splits = last.group_by("split").aggregate([("model_id", "count")]).to_pylist()
+    facts.append(["models by split", ", ".join(f"{s['split']} {s['model_id_count']:,}" for s in splits)])
+    for column in ("test_acc", "ggap", "sparsity"):
+        found = population.box(last[column])
+        if found is not None:
+            text = f"{found.median:.3f} ({found.low:.3f} to {found.high:.3f})"
+            facts.append([f"{FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
+    known = table.filter(pc.fill_null(pc.is_finite(table["test_acc"]), False))
+    if known.num_rows:
+        best = known.take([pc.index(known["test_acc"], pc.max(known["test_acc"])).as_py()]).to_pylist()[0]
+        facts.append(["best model", f"{best['model_id']} at epoch {best['epoch']}: {best['test_acc']:.4f}"])
+    return facts
+
+
+def _epochs(table: pa.Table) -> dict[str, Any]:
+    """Boxes of each figure over epochs; figures that are not known are left out."""
+    found = {}
+    for column, label in FIGURES.items():
+        boxes = population.over_epochs(table, column)
+        if boxes:
+            found[column] = {"label": label, "boxes": {str(epoch): asdict(made) for epoch, made in boxes.items()}}
+    return found
+
+
+def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[str, Any]:
+    """Weights of the last epoch in the plane, with columns to colour them by."""
+    if method == "umap":
+        places = torch.from_numpy(fit_umap(weights.numpy(), 2)(weights.numpy()))
+        labels = ["UMAP 1", "UMAP 2"]
+    else:
+        places, shares = _plane(weights)
+        labels = [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)]
+    split_of = dict(zip(table["model_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in MAP_COLUMNS if name != "split"}
+    columns["split"] = [split_of[model] for model in final["model_id"][:]]
+    return {
+        "x": _rounded(places[:, 0]),
+        "y": _rounded(places[:, 1]),
+        "labels": labels,
+        "models": list(final["model_id"][:]),
+        "columns": {
+            name: [_json(value) for value in values]
+            for name, values in columns.items()
+            if len({value for value in values if value is not None}) > 1
+        },
+    }
+
+
+def _plane(weights: Tensor) -> tuple[Tensor, list[float]]:
+    """The first two principal components of rows, [K, 2], and their shares of the variance.
+
+    Weights are bounded by their `fences`: one diverged model would be the first component alone.
+    """
+    if len(weights) < 2:
+        return torch.zeros(len(weights), 2), [0.0, 0.0]
+    low, high = fences(weights.numpy())
+    weights = weights.clamp(torch.from_numpy(low), torch.from_numpy(high))
+    centred = weights - weights.mean(dim=0)
+    left, values, _ = torch.svd_lowrank(centred, q=min(8, *centred.shape), niter=8)
+    places = torch.zeros(len(weights), 2)
+    kept = min(2, len(values))
+    places[:, :kept] = left[:, :kept] * values[:kept]
+    total = float(centred.double().square().sum()) or 1.0
+    return places, [float(value) ** 2 / total for value in values[:2]]
+
+
+def _trajectories(repo: str | Path, name: str, final: Dataset, table: pa.Table, count: int) -> dict[str, Any] | None:
+    """Whole trainings of some models in the plane of their own principal components."""
+    epochs = pc.unique(table["epoch"]).sort().to_pylist()
+    models = list(final["model_id"][:])
+    chosen = [models[place] for place in np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int)]
+    if not chosen or len(epochs) < 3:
+        return None
+    rows = _rows_of(repo, name, chosen)
+    place = {key: at for at, key in enumerate(zip(rows["model_id"][:], rows["epoch"][:], strict=True))}
+    whole = [model for model in chosen if all((model, epoch) in place for epoch in epochs)]
+    weights = _weights(rows).view(len(rows), -1)
+    paths = weights[torch.tensor([[place[model, epoch] for epoch in epochs] for model in whole], dtype=torch.int64)]
+    finite = paths.isfinite().flatten(1).all(dim=1) if whole else torch.zeros(0, dtype=torch.bool)
+    if not finite.any():
+        return None
+    whole, paths = [model for model, kept in zip(whole, finite.tolist(), strict=True) if kept], paths[finite]
+    places, shares = _plane(paths.flatten(0, 1))
+    places = places.view(len(paths), len(epochs), 2)
+    measures = {
+        "length of the path": analysis.path_lengths(paths),
+        "straightness (distance from first to last / length)": analysis.straightness(paths),
+        "smoothness (mean cosine of successive steps)": analysis.smoothness(paths),
+    }
+    return {
+        "epochs": epochs,
+        "models": whole,
+        "x": [_rounded(path) for path in places[:, :, 0]],
+        "y": [_rounded(path) for path in places[:, :, 1]],
+        "labels": [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)],
+        "measures": {label: _box(values) for label, values in measures.items()},
+    }
+
+
+def _rows_of(repo: str | Path, name: str, models: Sequence[str]) -> Dataset:
+    """All rows of some models."""
+    conditions = conditions_in("model_id", models)
+    loaded = [cast(DatasetDict, load_zoo(repo, name, where=condition)) for condition in conditions]
+    return concatenate_datasets([split for part in loaded for split in part.values()])
+
+
+def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int) -> list[dict[str, Any]]:
+    """Histograms over pairs of models: weights, and with images what they say."""
+    chosen = np.linspace(0, len(final) - 1, min(limit, len(final))).round().astype(int)
+    rows, some = final.select(chosen), weights[torch.from_numpy(chosen)]
+    layers = _layers(rows)
+    ordered = canonicalize(some, layers)
+    found = {
+        "distance of weights": analysis.distances(some),
+        "distance of weights in canonical order of channels": analysis.distances(ordered),
+        "cosine of weights": analysis.cosines(some),
+        "cosine of weights in canonical order of channels": analysis.cosines(ordered),
+    }
+    if images is not None:
+        predicted = predict(rows, some, images)
+        found["agreement (share of test images with the same prediction)"] = analysis.agreement(predicted)
+        found["error agreement κ"] = analysis.error_agreement(predicted, images.test.labels)
+        found["linear CKA of what enters the last layer"] = analysis.linear_cka(represent(rows, some, images))
+    return [made for label, matrix in found.items() if (made := _histogram(label, analysis.pairs_of(matrix)))]
+
+
+def _sparse(
+    repo: str | Path, final: Dataset, weights: Tensor, manifest: Manifest, images: ImageData | None, limit: int
+) -> dict[str, Any]:
+    """What pruning did to twins."""
+    layers = layer_sparsity(weights, manifest.layout)
+    points = [[_json(value) for value in pair] for pair in zip(final["sparsity"][:], final["test_acc"][:], strict=True)]
+    content: dict[str, Any] = {
+        "layers": {name: _box(values) for name, values in layers.items()},
+        "points": [pair for pair in points if None not in pair],
+        "parents": None,
+    }
+    if images is not None:
+        content["parents"] = _with_parents(Path(repo), final, weights, manifest, images, limit)
+    return content
+
+
+def _with_parents(
+    repo: Path, final: Dataset, weights: Tensor, manifest: Manifest, images: ImageData, limit: int
+) -> dict[str, Any] | None:
+    """Agreement of twins with their parents' last states; None where no dense zoo of the repository holds these."""
+    parents = final["parent_id"][:]
+    for config in sorted(path.parent.name for path in repo.glob(f"*/{MANIFEST}")):
+        other = read_manifest(repo, config)
+        if other is None or other.zoo.get("sparsifier") or other.layout != manifest.layout:
+            continue
+        loaded = cast(DatasetDict, load_zoo(repo, config, columns=["model_id", "epoch"]))
+        states = pa.concat_tables([cast(pa.Table, part.with_format("arrow")[:]) for part in loaded.values()])
+        if not set(states["model_id"].to_pylist()) & set(parents):
+            continue
+        last = population.at_epoch(states)
+        epochs = sorted(set(last["epoch"].to_pylist()))
+        rows = concatenate_datasets(list(cast(DatasetDict, load_zoo(repo, config, epochs=epochs)).values()))
+        rows = _last_rows(rows, last, len(rows))
+        place = {model: at for at, model in enumerate(rows["model_id"][:])}
+        pairs = [(at, place[model]) for at, model in enumerate(parents) if model in place][:limit]
+        own, theirs = (list(side) for side in zip(*pairs, strict=True))
+        twins, dense = final.select(own), rows.select(theirs)
+        said, before = predict(twins, weights[own], images), predict(dense, _weights(dense), images)
+        return _histogram("agreement of twins with their parents", analysis.paired_agreement(said, before))
+    return None
+
+
+def predict(rows: Dataset, weights: Tensor, images: ImageData) -> Tensor:
+    """Predictions of rows for the test images, [K, N]; rows may differ in activation."""
+    return _by_activation(
+        rows, weights, lambda layers, kind, part: predictions(layers, kind, part, images, images.test)
+    )
+
+
+def represent(rows: Dataset, weights: Tensor, images: ImageData) -> Tensor:
+    """Representations of rows for the first test images, [K, images, F]; rows may differ in activation."""
+    return _by_activation(
+        rows, weights, lambda layers, kind, part: representations(layers, kind, part, images, images.test)
+    )
+
+
+def _by_activation(rows: Dataset, weights: Tensor, run: Callable[[Any, str, Tensor], Tensor]) -> Tensor:
+    layers = _layers(rows)
+    kinds = np.array(rows["activation"][:])
+    places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    parts = [run(layers, str(kinds[where[0]]), weights[torch.from_numpy(where)]) for where in places]
+    return torch.cat(parts)[torch.from_numpy(np.concatenate(places).argsort())]
+
+
+def _layers(rows: Dataset) -> Any:
+    row = rows.select_columns(["architecture", "in_channels", "classes"])[0]
+    return get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
+
+
+def _left_out(manifest: Manifest, nonfinite: int) -> dict[str, Any]:
+    entries = [[entry.model, list(entry.epochs), entry.reason] for entry in manifest.left_out]
+    return {
+        "models": asdict(manifest.models),
+        "states": asdict(manifest.states),
+        "entries": entries[:_LISTED],
+        "more": max(len(entries) - _LISTED, 0),
+        "nonfinite": nonfinite,
+    }
+
+
+def _histogram(label: str, values: Tensor) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    counts, edges = np.histogram(values.numpy(), _BINS)
+    return {"label": label, "counts": counts.tolist(), "edges": _rounded(edges), "box": _box(values)}
+
+
+def _box(values: Tensor) -> dict[str, Any] | None:
+    found: Box | None = population.box(values.double().tolist())
+    return None if found is None else asdict(found)
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{float(value):.5g}") for value in values]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,181 @@
+"""Checks of the files of one config and of the rows in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zoo_datasets.evaluation.verify.findings import Findings
+from zoo_datasets.repository.manifest import META, Manifest, Shard
+from zoo_datasets.repository.row import (
+    METADATA_KEY,
+    NAMES,
+    SPLITS,
+    WEIGHTS,
+    arrow_schema,
+    meta_schema,
+    split_of,
+    weights_matrix,
+)
+from zoo_datasets.storage.files import sha256_of
+
+Progress = Callable[[int, int], None]
+
+
+METADATA_COLUMNS = [name for name in NAMES if name != WEIGHTS]
+
+
+READ_ERRORS = (OSError, pa.ArrowException, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's identity and place."""
+
+    model_id: str
+    parent_id: str | None
+    epoch: int
+    shard: Shard
+    row_group: int
+    index: int
+    recorded: bool
+
+
+def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Progress) -> list[Row]:
+    """Each file and its rows. Gives the rows of those that can be read."""
+    rows: list[Row] = []
+    for number, shard in enumerate(manifest.shards):
+        if _check_file(repo, manifest.config, shard, findings):
+            try:
+                rows += _check_rows(repo, manifest, shard, findings)
+            except READ_ERRORS as error:
+                findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
+        progress(number + 1, len(manifest.shards))
+    _check_meta(repo, manifest, rows, findings)
+    files = (*manifest.shards, *manifest.meta)
+    findings.checked("checksums", f"of {len(files)} files, {sum(file.bytes for file in files):,} bytes")
+    findings.checked("schema", f"columns, types and a layout of {manifest.layout.size:,} weights")
+    findings.checked("rows", f"{len(rows):,} rows; row groups of one epoch each")
+    findings.checked("weights", "kept as they are" if manifest.keep_nonfinite else "all finite")
+    return rows
+
+
+def _check_meta(repo: Path, manifest: Manifest, rows: list[Row], findings: Findings) -> None:
+    """The files of the light config: theirs are the rows of the shards, in the same order."""
+    for shard in manifest.meta:
+        if not _check_file(repo, f"{manifest.config}{META}", shard, findings):
+            continue
+        expected = [(row.model_id, row.epoch) for row in rows if row.shard.split == shard.split]
+        try:
+            table = pq.read_table(repo / shard.path, partitioning=None)
+        except READ_ERRORS as error:
+            findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
+            continue
+        if not table.schema.equals(meta_schema()):
+            findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
+        elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
+            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
+
+
+def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bool:
+    """Whether the file is there and can be opened."""
+    file = repo / shard.path
+    if Path(shard.path).parts != (folder, file.name) or shard.split not in SPLITS:
+        findings.differs("checksums", f"{shard.path} ({shard.split}): expected a file in {folder}/ of a known split")
+        return False
+    try:
+        size, digest = file.stat().st_size, sha256_of(file)
+    except OSError as error:
+        findings.differs("checksums", f"{shard.path} could not be read: {error.strerror or error}")
+        return False
+    if size != shard.bytes:
+        findings.differs("checksums", f"{shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}")
+    if digest != shard.sha256 or file.name != f"{shard.split}-{digest[:16]}.parquet":
+        said = f"the manifest says {shard.sha256[:16]}…"
+        findings.differs("checksums", f"{shard.path}: its content hashes to {digest[:16]}…, {said}")
+    return True
+
+
+def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[Row]:
+    with pq.ParquetFile(repo / shard.path) as file:
+        expected = arrow_schema(manifest.layout, manifest.extras)
+        if not file.schema_arrow.equals(expected):
+            findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
+            return
+        if file.schema_arrow.metadata.get(METADATA_KEY) != expected.metadata[METADATA_KEY]:
+            findings.differs("schema", f"{shard.path}: the layout that it carries is not the manifest's")
+        models: set[str] = set()
+        epochs: set[int] = set()
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group, columns=METADATA_COLUMNS)
+            models.update(table["model_id"].to_pylist())
+            epochs.update(table["epoch"].to_pylist())
+            _check_group(manifest, shard, group, table, findings)
+            if not manifest.keep_nonfinite:
+                _check_finite(shard, table, file.read_row_group(group, columns=[WEIGHTS]), findings)
+            yield from _rows_of(shard, group, table)
+        for what, found, said in (
+            ("rows", file.metadata.num_rows, shard.rows),
+            ("models", len(models), shard.models),
+            ("epochs", sorted(epochs), list(shard.epochs)),
+        ):
+            if found != said:
+                findings.differs("rows", f"{shard.path}: {what} {found}, the manifest says {said}")
+
+
+def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, findings: Findings) -> None:
+    """One epoch, the manifest's constants, accuracies that can be, and splits."""
+    where = f"{shard.path}, row group {group}"
+    epochs = pc.unique(table["epoch"]).to_pylist()
+    if len(epochs) != 1:
+        findings.differs("rows", f"{where} mixes epochs {epochs}")
+    constants = {
+        "zoo": manifest.config,
+        "architecture": manifest.architecture,
+        "in_channels": manifest.in_channels,
+        "classes": manifest.classes,
+    }
+    for column, value in constants.items():
+        found = pc.unique(table[column]).to_pylist()
+        if found != [value]:
+            findings.differs("rows", f"{where}: {column} is {found}, the manifest says {value!r}")
+    for column in ("train_acc", "val_acc", "test_acc"):
+        low, high = pc.min_max(table[column]).as_py().values()
+        if low is not None and (low < 0 or high > 1):
+            findings.differs("rows", f"{where}: {column} reaches from {low} to {high}, expected [0, 1]")
+    gap = pc.subtract(table["train_acc"], table["test_acc"])
+    if not np.array_equal(gap.to_numpy(), table["ggap"].to_numpy(), equal_nan=True):
+        findings.differs("rows", f"{where}: ggap is not train_acc − test_acc")
+    parents = dict(zip(table["model_id"].to_pylist(), table["parent_id"].to_pylist(), strict=True))
+    findings.differ(
+        "splits",
+        [
+            f"{shard.path}: model {model_id} belongs to {split_of(parent or model_id)}, found in {shard.split}"
+            for model_id, parent in parents.items()
+            if split_of(parent or model_id) != shard.split
+        ],
+    )
+
+
+def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Findings) -> None:
+    matrix = weights_matrix(weights)
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    models, epochs = table["model_id"].to_pylist(), table["epoch"].to_pylist()
+    findings.differ(
+        "weights",
+        [f"{shard.path}: weights of model {models[row]} at epoch {epochs[row]} are not finite" for row in bad],
+    )
+
+
+def _rows_of(shard: Shard, group: int, table: pa.Table) -> Iterator[Row]:
+    recorded = [table[name].to_pylist() for name in ("val_loss", "val_acc", "test_loss", "test_acc")]
+    identity = (table[name].to_pylist() for name in ("model_id", "parent_id", "epoch"))
+    for index, (model_id, parent, epoch) in enumerate(zip(*identity, strict=True)):
+        known = any(column[index] is not None for column in recorded)
+        yield Row(model_id, parent, epoch, shard, group, index, known)

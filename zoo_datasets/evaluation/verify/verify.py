@@ -1,0 +1,264 @@
+"""Whether a dataset repository is what it says: files, rows, splits, and figures recomputed from weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard
+
+from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
+from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
+from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
+from zoo_datasets.evaluation.verify.shards import READ_ERRORS, Row, check_shards
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
+from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
+from zoo_datasets.repository.row import weights_matrix
+from zoo_datasets.specs.spec import Limits
+
+__all__ = ["Check", "Difference", "Verification", "verify_repository"]
+
+Progress = Callable[[int, int], None]
+
+
+def verify_repository(
+    repo: Path,
+    name: str,
+    *,
+    images: ImageData | None = None,
+    limits: Limits | None = None,
+    sample: int = 32,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check one config of a local repository; every fault becomes a difference, none stops the others.
+
+    Without images: card, manifest and files agree (names, sizes, checksums, rows), each shard carries the
+    manifest's layout and the architecture's, row groups hold one epoch each, a model is in the one split that
+    its id hashes to, no state is there twice, weights are finite unless the manifest keeps others. With
+    images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
+    epochs and models, come out again from the weights alone.
+
+    Args:
+        images: the whole dataset; limits are applied here.
+        limits: how many images of each split the figures are of, where the manifest does not say or is wrong (an
+            imported zoo does not record them); a limit of None is the manifest's.
+        sample: number of rows to recompute.
+        progress: called with (shards done, shards in all).
+
+    Raises:
+        RepositoryError: where `repo` is no dataset repository or its card cannot be read.
+        UnknownNameError: where it has no such config.
+    """
+    if not (repo / CARD).is_file():
+        raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+    findings = Findings()
+    card = _card(repo, findings)
+    if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
+        raise UnknownNameError("config", name, [] if card is None else configs_of(card))
+    if name.endswith(META) and not (repo / name / MANIFEST).is_file():
+        raise RepositoryError(f"{name} is a part of {name.removesuffix(META)}; verify that one")
+    manifest = _manifest(repo, name, findings)
+    if manifest is None:
+        return findings.verification(name, 0, 0)
+    if card is not None:
+        _check_card(card, manifest, findings)
+    _check_manifest(manifest, findings)
+    rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
+    _check_models(rows, findings)
+    recomputed = 0
+    limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
+    if limited is not None:
+        recomputed = _check_figures(repo, _sample(rows, sample), limited, findings)
+        told = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
+        unlimited = all(value is None for each in told for value in each.values())
+        if (
+            unlimited
+            and "fingerprint" not in _mapping(manifest.source.get("images"))
+            and not findings.passed("figures")
+        ):
+            findings.differs(
+                "figures",
+                "an imported zoo does not record how many images its figures are of; if they were the first few, "
+                "say so with --limit-val and --limit-test",
+            )
+    return findings.verification(name, manifest.rows(), recomputed)
+
+
+def _card(repo: Path, findings: Findings) -> DatasetCard | None:
+    try:
+        return read_card(repo)
+    except RepositoryError as error:
+        findings.differs("card", str(error))
+        findings.checked("card", "could not be read")
+        return None
+
+
+def _manifest(repo: Path, name: str, findings: Findings) -> Manifest | None:
+    manifest = None
+    try:
+        manifest = read_manifest(repo, name)
+        if manifest is None:
+            findings.differs("manifest", f"{repo / name / MANIFEST} is missing; build the config again")
+    except OutsideError as error:
+        findings.differs("checksums", str(error))
+        findings.checked("checksums", "no file was read")
+        return None
+    except RepositoryError as error:
+        findings.differs("manifest", str(error))
+    if manifest is None:
+        findings.checked("manifest", "could not be read")
+        return None
+    return manifest
+
+
+def _check_manifest(manifest: Manifest, findings: Findings) -> None:
+    """Its counts add up, and its layout is the architecture's."""
+    for what, count in (("models", manifest.models), ("states", manifest.states)):
+        if count.found != count.written + count.left_out:
+            findings.differs(
+                "manifest",
+                f"{what}: {count.found:,} found, but {count.written:,} written and {count.left_out:,} left out",
+            )
+    if manifest.states.written != manifest.rows():
+        findings.differs(
+            "manifest", f"{manifest.states.written:,} states written, but shards of {manifest.rows():,} rows"
+        )
+    listed = sum(len(entry.epochs) for entry in manifest.left_out)
+    if listed != manifest.states.left_out:
+        findings.differs(
+            "manifest", f"{manifest.states.left_out:,} states left out, but {listed:,} listed with a reason"
+        )
+    try:
+        expected = layout_of(manifest.architecture, manifest.in_channels, manifest.classes)
+    except UnknownNameError as error:
+        findings.differs("manifest", str(error))
+    else:
+        if expected != manifest.layout:
+            findings.differs(
+                "manifest", f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.architecture}"
+            )
+    findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
+
+
+def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
+    configs = configs_of(card)
+    names = (manifest.config, f"{manifest.config}{META}")
+    listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
+    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta))
+    for split, path in sorted(set(listed) ^ set(expected)):
+        where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
+        findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
+    for name in names[: 2 if manifest.meta else 1]:
+        splits = info_of(card, name).get("splits") or []
+        found = {entry.get("name"): entry.get("num_examples") for entry in splits}
+        if found != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
+    findings.checked("card", f"lists {len(listed)} files")
+
+
+def _check_models(rows: list[Row], findings: Findings) -> None:
+    splits: dict[str, set[str]] = {}
+    seen: set[tuple[str, int]] = set()
+    twice: list[str] = []
+    for row in rows:
+        splits.setdefault(row.model_id, set()).add(row.shard.split)
+        if (row.model_id, row.epoch) in seen:
+            twice.append(f"model {row.model_id} at epoch {row.epoch} is there more than once")
+        seen.add((row.model_id, row.epoch))
+    findings.differ(
+        "splits",
+        [
+            f"model {model_id} is in {' and '.join(sorted(found))}"
+            for model_id, found in splits.items()
+            if len(found) > 1
+        ],
+    )
+    findings.differ("duplicates", twice)
+    findings.checked("splits", f"of {len(splits):,} models, each in one")
+    findings.checked("duplicates", f"{len(seen):,} different states")
+
+
+def _check_images(manifest: Manifest, images: ImageData, given: Limits, findings: Findings) -> ImageData | None:
+    """The images as the models saw them; None where these are others, or the manifest does not say."""
+    recorded = _mapping(manifest.source.get("images"))
+    limited = None
+    # Imported zoos tell the images' name and nothing else.
+    same = (
+        recorded.get("name") == images.spec.name
+        if "fingerprint" not in recorded
+        else (recorded["fingerprint"] == images.fingerprint)
+    )
+    if not same:
+        findings.differs(
+            "images",
+            f"these are not the images of the manifest: {images.spec.name} with fingerprint {images.fingerprint[:16]}… "
+            f"found, {recorded.get('name')} with {str(recorded.get('fingerprint'))[:16]}… expected; "
+            "figures were not recomputed",
+        )
+    else:
+        try:
+            asked = {key: value for key, value in dataclasses.asdict(given).items() if value is not None}
+            limited = images.limited(Limits(**_mapping(manifest.source.get("limits")) | asked))
+        except (TypeError, ValueError) as error:
+            findings.differs("images", f"the manifest's limits on images make no sense: {error}")
+    findings.checked("images", f"{images.spec.name}, fingerprint {images.fingerprint[:16]}…")
+    return limited
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sample(rows: list[Row], count: int) -> list[Row]:
+    """Rows with figures, spread, in the order in which they are read."""
+    chosen = spread([row for row in rows if row.recorded], count)
+    return sorted(chosen, key=lambda row: (row.shard.path, row.row_group, row.index))
+
+
+def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, findings: Findings) -> int:
+    """Recompute the sampled rows; gives their number."""
+    done = size = 0
+    pending: list[tuple[Row, dict[str, Any]]] = []
+    for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
+        chosen = list(members)
+        try:
+            with pq.ParquetFile(repo / shard.path) as file:
+                table = file.read_row_group(group).take([row.index for row in chosen])
+            wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+            matrices = {name: weights_matrix(table, name) for name in wide}
+            values = table.drop_columns(wide).to_pylist()
+        except (*READ_ERRORS, ZooError) as error:
+            message = " ".join(str(error).split())[:200]
+            findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be read: {message}")
+            continue
+        pending += [
+            (row, value | {name: matrix[index] for name, matrix in matrices.items()})
+            for index, (row, value) in enumerate(zip(chosen, values, strict=True))
+        ]
+        size += sum(matrix.nbytes for matrix in matrices.values())
+        if size >= STACK_BYTES:
+            done += _recompute(pending, images, findings)
+            pending, size = [], 0
+    done += _recompute(pending, images, findings)
+    findings.checked("figures", f"of {done} rows recomputed from their weights")
+    return done
+
+
+def _recompute(pending: Sequence[tuple[Row, dict[str, Any]]], images: ImageData, findings: Findings) -> int:
+    """Rows of many row groups at once, so that they fill stacks; gives their number."""
+    try:
+        for position, problems in wrong_figures([values for _, values in pending], images):
+            row = pending[position][0]
+            findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])
+    except (ZooError, RuntimeError, ValueError) as error:
+        message = " ".join(str(error).split())[:200]
+        findings.differs("figures", f"{len(pending)} rows could not be recomputed: {message}")
+        return 0
+    return len(pending)

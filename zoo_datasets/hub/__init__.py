@@ -1,0 +1,1 @@
+"""The Hub: reading from it, and pushing to it."""

@@ -1,0 +1,196 @@
+"""A dataset repository on the Hub or in a folder, by its metadata alone; and the Hub's errors, told without secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, HfApi, get_token, hf_hub_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from zoo_datasets.documents import MAX_JSON, read_text
+from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
+from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
+from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.specs.spec import NAME
+from zoo_datasets.storage.files import is_full
+from zoo_datasets.storage.secrets import without_secrets
+
+DATASET = "dataset"
+
+
+# HTTPError is that of httpx or of its successor, whichever the Hub's client uses; uploads end in RuntimeError.
+_HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
+
+
+_AGAIN = "run the same command again: what has arrived is not sent again"
+
+
+_TOLD = {
+    401: "the token is missing or not valid; log in with `hf auth login`, or set HF_TOKEN",
+    403: "the token has no right to do this; use one that may write to {repo_id}",
+    404: "it does not exist, or the token may not see it",
+    409: f"others push to it all the time; {_AGAIN}",
+    412: f"others push to it all the time; {_AGAIN}",
+    413: "a file is too large for it",
+    429: f"it asks to slow down; wait some minutes, then {_AGAIN}",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holdings:
+    """What a repository holds, from its card and manifests.
+
+    Attributes:
+        commit: of a repository on the Hub; None of a folder.
+        manifests: by zoo; a zoo of the card that was not made by `zoo build` has none.
+    """
+
+    location: str
+    commit: str | None
+    card: DatasetCard
+    manifests: Mapping[str, Manifest]
+
+
+def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | None = None) -> Holdings:
+    """The card of a repository and the manifests of some of its zoos (all, if none is named); no data is read.
+
+    Args:
+        repo: a local folder or the id of a dataset on the Hub.
+        revision: branch, tag or commit, on the Hub.
+
+    Raises:
+        RepositoryError: where it is no dataset repository, or is broken.
+        UnknownNameError: where it has no such zoo.
+        HubError: where the Hub cannot be reached or refuses.
+    """
+    folder = Path(repo)
+    commit = None
+    if folder.is_dir():
+        if not (folder / CARD).is_file():
+            raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+        card = read_card(folder)
+    else:
+        with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
+            commit = str(HfApi().repo_info(str(repo), repo_type=DATASET, revision=revision).sha)
+            card = remote_card(str(repo), commit)
+    zoos = zoos_of(configs_of(card))
+    for name in names:
+        if name not in zoos:
+            raise UnknownNameError("config", name, zoos)
+    manifests = {}
+    for name in names or zoos:
+        manifest = read_manifest(folder, name) if commit is None else remote_manifest(str(repo), name, commit)
+        if manifest is not None:
+            manifests[name] = manifest
+    return Holdings(location=str(repo), commit=commit, card=card, manifests=manifests)
+
+
+def remote_card(repo_id: str, commit: str) -> DatasetCard:
+    """The card of a dataset on the Hub; an empty one where it has none."""
+    return parse_card(remote_text(repo_id, CARD, commit) or "", f"{repo_id}: {CARD}")
+
+
+def remote_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
+    """The manifest of a config on the Hub; None where there is none."""
+    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit) if NAME.fullmatch(name) else None
+    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}", name)
+
+
+def remote_text(repo_id: str, path: str, commit: str) -> str | None:
+    """A file of a dataset on the Hub; None where there is none.
+
+    Raises:
+        HubError, StorageError: where it cannot be had.
+        RepositoryError: where it is no text, or too long a one.
+    """
+    with hub_errors(f"{repo_id}: {path} could not be read", repo_id):
+        try:
+            file = hf_hub_download(repo_id, path, repo_type=DATASET, revision=commit)
+        except EntryNotFoundError as error:
+            # The same error, without a response, says that the Hub is out of reach.
+            if isinstance(error, HfHubHTTPError):
+                return None
+            raise
+        try:
+            return read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
+
+
+@contextlib.contextmanager
+def hub_errors(failed: str, repo_id: str) -> Iterator[None]:
+    """Errors of the Hub's client inside become ours, and no token or signed address is shown or logged.
+
+    Args:
+        failed: what could not be done; begins the message.
+
+    Raises:
+        HubError: what happened and what to do.
+        StorageError: where this machine's disk is the trouble.
+    """
+    with _quiet_secrets():
+        try:
+            yield
+        except _HUB_ERRORS as error:
+            if isinstance(error, ZooError):
+                raise
+            kind = StorageError if is_full(error) else HubError
+            # Not chained: the original's text and the frames below it may hold what must not be shown.
+            raise kind(f"{failed}: {_reason(error, repo_id)}") from None
+
+
+def _reason(error: BaseException, repo_id: str) -> str:
+    """What went wrong and what to do, on one line."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # which file it was is no matter: all that failed are sent again
+    if is_full(error):
+        return f"{without_secrets(str(error))[:200]}; free space on this machine (HF_HOME), then {_AGAIN}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, RevisionNotFoundError):
+        return "there is no such revision"
+    if isinstance(error, RepositoryNotFoundError) and (status != 401 or get_token()):
+        return _TOLD[404]
+    if status in _TOLD:
+        return _TOLD[status].format(repo_id=repo_id)
+    if status is not None and status >= 500:
+        return f"the Hub failed (status {status}); {_AGAIN}"
+    text = without_secrets(f"{type(error).__name__}: {error}")[:300]
+    if status is None and isinstance(error, (HTTPError, ConnectionError, TimeoutError, EntryNotFoundError)):
+        return f"the connection failed ({text}); {_AGAIN}"
+    return text
+
+
+class _Redacting(logging.Filter):
+    """Takes secrets out of what is logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        return True
+
+
+@contextlib.contextmanager
+def _quiet_secrets() -> Iterator[None]:
+    """The Hub's client logs the addresses it tries again, signatures and all."""
+    handlers = [handler for name in ("huggingface_hub", "") for handler in logging.getLogger(name).handlers]
+    handlers += [] if logging.lastResort is None else [logging.lastResort]
+    redacting = _Redacting()
+    for handler in handlers:
+        handler.addFilter(redacting)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(redacting)

@@ -1,0 +1,153 @@
+"""The local side of a push: zoos that are complete and right, compared with what the Hub holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.hf_api import RepoFile
+
+from zoo_datasets.errors import RepositoryError, UnknownNameError
+from zoo_datasets.evaluation.verify.verify import verify_repository
+from zoo_datasets.repository.card import CARD, configs_of, read_card, zoos_of
+from zoo_datasets.repository.card_plots import draw_plots
+from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.storage.files import check_files, sha256_of
+
+FILES_PER_FOLDER = 10_000  # the Hub's limit
+
+Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalZoo:
+    """A zoo of a local repository.
+
+    Attributes:
+        folder: of the repository.
+        files: SHA-256 of all its files, by path in the repository.
+    """
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    files: Mapping[str, str]
+
+    @classmethod
+    def read(cls, repo: Path, name: str) -> LocalZoo:
+        """The zoo of a name.
+
+        Raises:
+            RepositoryError: where a file is missing, or there are more than the Hub takes.
+        """
+        manifest = _checked_manifest(repo, name)
+        files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta)}
+        others = (f"{name}/{MANIFEST}", *manifest.plots)
+        missing = [path for path in (*files, *others) if not (repo / path).is_file()]
+        if missing:
+            raise RepositoryError(f"{repo / missing[0]} is missing; build {name} again")
+        if len(files) + len(others) > FILES_PER_FOLDER:
+            raise RepositoryError(f"{name} has {len(files):,} files; the Hub takes {FILES_PER_FOLDER:,} in a folder")
+        return cls(
+            name=name, folder=repo, manifest=manifest, files=files | {path: sha256_of(repo / path) for path in others}
+        )
+
+    @property
+    def data(self) -> set[str]:
+        """Paths of the files that are named by their content."""
+        return {shard.path for shard in (*self.manifest.shards, *self.manifest.meta)}
+
+    def verify(self, progress: Progress) -> None:
+        """See that it is what its manifest says, as far as that needs no images.
+
+        Raises:
+            RepositoryError: with the first difference.
+        """
+        found = verify_repository(self.folder, self.name, progress=progress)
+        if not found.ok:
+            first, count = found.differences[0].message, len(found.differences)
+            raise RepositoryError(
+                f"{self.folder}: {self.name} is not what its manifest says, so nothing was sent: {first}. "
+                f"`zoo verify {self.folder} {self.name} --files-only` shows all {count}; build it again"
+            )
+
+    def check_continues(self, theirs: Manifest | None, listed: bool, repo_id: str) -> None:
+        """Refuse to lose what the Hub holds.
+
+        Args:
+            theirs: the manifest that the Hub has.
+            listed: whether its card lists a config of this name.
+
+        Raises:
+            RepositoryError: saying what that is.
+        """
+        remedy = "push another --config, build it under another --name, or replace it with --replace"
+        if theirs is None:
+            if listed:
+                raise RepositoryError(f"{repo_id} has a config {self.name} that was not made by `zoo build`; {remedy}")
+            return
+        ours = self.manifest
+        kept = {shard.sha256 for shard in theirs.shards} <= {shard.sha256 for shard in ours.shards}
+        # A run that was not finished when it was pushed has other shards when it is; its rows are the same bits then.
+        same_source = (ours.source_id, ours.source.get("engine")) == (theirs.source_id, theirs.source.get("engine"))
+        grown = ours.states.written > theirs.states.written and ours.models.written >= theirs.models.written
+        if not kept and not (same_source and grown):
+            there, here = (f"{held.models.written:,} models, {held.rows():,} rows" for held in (theirs, ours))
+            raise RepositoryError(
+                f"{repo_id} holds other content as {self.name}: {there}, which the local one with {here} does not "
+                f"continue; {remedy}"
+            )
+
+    def same(self, path: str, there: RepoFile | None) -> bool:
+        """Whether the Hub has one of the files as it is here."""
+        if there is None:
+            return False
+        if there.lfs is not None:
+            return str(there.lfs.sha256) == self.files[path]
+        data = (self.folder / path).read_bytes()
+        return len(data) == there.size and str(there.blob_id) == _git_oid(data)
+
+
+def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) -> list[LocalZoo]:
+    """The zoos of a local repository of these names; of all, if none is given. Plots that are missing are drawn.
+
+    Raises:
+        RepositoryError: where it is no dataset repository, holds no zoo, or one that is not complete.
+        StorageError: where plots have to be drawn and the repository cannot be written to.
+        UnknownNameError: where it has no zoo of a name.
+    """
+    check_files(repo, [CARD], links=False)
+    if not (repo / CARD).is_file():
+        raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+    known = [name for name in zoos_of(configs_of(read_card(repo))) if (repo / name / MANIFEST).is_file()]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("config", name, known)
+    if not known:
+        raise RepositoryError(f"{repo} holds no zoo; `zoo build` makes one")
+    chosen = list(dict.fromkeys(names or known))
+    for name in chosen:
+        _checked_manifest(repo, name)
+        draw_plots(repo, name, tell)
+    return [LocalZoo.read(repo, name) for name in chosen]
+
+
+def _checked_manifest(repo: Path, name: str) -> Manifest:
+    manifest = read_manifest(repo, name)
+    if manifest is None or not manifest.meta:
+        raise RepositoryError(
+            f"{repo / name} was made by an earlier version of `zoo build`; build it again, its shards stay"
+        )
+    # Nothing but the repository's own files may be sent.
+    check_files(repo, [f"{name}/{MANIFEST}", *manifest.paths], links=False)
+    for path in manifest.plots:  # nothing else of this machine may pass for a picture
+        if Path(path).parts != (name, Path(path).name) or not path.endswith(".png"):
+            raise RepositoryError(f"{repo / name / MANIFEST}: plot {path!r}, expected a .png in {name}/")
+    return manifest
+
+
+def _git_oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

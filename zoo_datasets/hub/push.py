@@ -1,0 +1,328 @@
+"""Push a local dataset repository to the Hub, so that what is there loads at every moment of it.
+
+1. Check: plots that are missing are drawn, and every zoo to push is what its manifest says (the checks of `zoo verify`
+   that need no images).
+2. Plan: read the Hub's newest card, manifests and listings; merge the card; find the files that differ.
+3. Send: files whose names are hashes of their content first, which no card mentions yet.
+4. Commit: manifests, plots and the card, on condition that the repository is still the one that was read.
+   If it is not, begin again at 2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+
+from zoo_datasets.errors import RepositoryError
+from zoo_datasets.hub.client import DATASET, hub_errors, remote_card, remote_manifest, remote_text
+from zoo_datasets.hub.local_zoo import LocalZoo, Progress, Tell, local_zoos
+from zoo_datasets.repository.card import CARD, Entry, card_with, configs_of, entry_in, read_card
+from zoo_datasets.repository.card_text import SOMEWHERE, yours
+from zoo_datasets.repository.manifest import META
+
+FILES_PER_COMMIT = 100  # the Hub's advice
+_CONFLICTS = 8
+_FAILURES = 3
+_LONGEST_WAIT = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PushResult:
+    """What a push did.
+
+    Attributes:
+        commit: of the repository's state with everything in it; of a new pull request, that of its branch.
+        url: of the pull request, if one was made, else of the repository.
+        added, removed: paths of the files that were added or replaced, and of those that went. Neither: nothing to do.
+        bytes: of the files added; those that an earlier push had sent are not sent again.
+        warnings: what a person should know.
+    """
+
+    commit: str
+    url: str
+    configs: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    bytes: int
+    warnings: tuple[str, ...]
+
+
+def push_repository(
+    repo: Path,
+    repo_id: str,
+    names: Sequence[str] = (),
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    replace: bool = False,
+    progress: AbstractContextManager[Progress] | None = None,
+    tell: Tell | None = None,
+) -> PushResult:
+    """Push zoos of a local repository to a dataset on the Hub, which is made where there is none.
+
+    Plots of the local card that are missing are drawn first; a build drops those of a zoo whose figures it changes.
+    Zoos that the Hub has and that are not pushed stay as they are. What stands on the Hub's card between the marks,
+    its licence and its other keys stay too, unless `replace` is given.
+
+    Args:
+        repo: the local repository.
+        repo_id: the dataset's id, `organisation/name`.
+        names: the zoos to push; none means all.
+        private: whether a new dataset is private.
+        revision: branch to push to; made from the main one where it does not exist.
+        create_pr: open a pull request instead of writing to the branch.
+        replace: whether zoos of the same name with other content may be replaced.
+        progress: a bar that is shown while checking, called with (files checked, files in all) for each zoo.
+        tell: called with each step, a line of text.
+
+    Raises:
+        RepositoryError: where the local repository is not what it says, or the Hub holds other content.
+        StorageError: where plots have to be drawn and the local repository cannot be written to.
+        UnknownNameError: where it has no zoo of a name.
+        HubError: where the Hub cannot be reached or refuses; says what to do. Running again goes on.
+    """
+    if create_pr and revision not in (None, "main"):
+        raise RepositoryError("a pull request goes to the main branch: give either --create-pr or --revision")
+    tell = tell or (lambda text: None)
+    zoos = local_zoos(repo, names, tell)
+    # Closed before anything is sent: then the Hub's client shows bars of its own.
+    with progress or nullcontext(lambda done, total: None) as advance:
+        for zoo in zoos:
+            tell(f"checking {zoo.name}")
+            zoo.verify(advance)
+    pushing = _Pushing(
+        card=read_card(repo), zoos=zoos, repo_id=repo_id, revision=revision, create_pr=create_pr, replace=replace
+    )
+    with hub_errors(f"{repo_id} could not be opened", repo_id):
+        pushing.open(private, tell)
+    with hub_errors(f"{repo} could not be pushed to {repo_id}", repo_id):
+        return pushing.push(tell)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Plan:
+    """What one commit on top of `head` has to do."""
+
+    head: str
+    card: str | None
+    add: dict[str, LocalZoo] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return self.card is None and not self.add and not self.remove
+
+
+@dataclass(kw_only=True)
+class _Pushing:
+    """One push under way."""
+
+    card: DatasetCard
+    zoos: Sequence[LocalZoo]
+    repo_id: str
+    revision: str | None
+    create_pr: bool
+    replace: bool
+    api: HfApi = field(default_factory=HfApi)
+    url: str = ""
+    added: dict[str, int] = field(default_factory=dict)
+
+    def open(self, private: bool, tell: Tell) -> None:
+        """See that the repository and the branch are there."""
+        try:
+            info = self.api.repo_info(self.repo_id, repo_type=DATASET)
+            if private and not info.private:
+                raise RepositoryError(
+                    f"{self.repo_id} exists and is public; make it private in its settings, or push to another name"
+                )
+        except RepositoryNotFoundError:
+            # Out of reach or not there: making it tells.
+            made = self.api.create_repo(self.repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
+            self.repo_id = made.repo_id
+            tell(f"made {made}")
+        self.url = f"{self.api.endpoint}/datasets/{self.repo_id}"
+        if self.revision is not None:
+            try:
+                self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision)
+            except RevisionNotFoundError:
+                self.api.create_branch(self.repo_id, repo_type=DATASET, branch=self.revision, exist_ok=True)
+                tell(f"made branch {self.revision}")
+
+    def push(self, tell: Tell) -> PushResult:
+        """Plan, send and commit until it is done.
+
+        Raises:
+            The Hub's client's errors, where trying again does not help.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                plan = self._plan()
+                done = None if plan.empty else self._commit(plan, tell)
+            except HTTPError as error:
+                wait = self._wait(error, attempt)
+                if wait is None:
+                    raise
+                if _status(error) in (409, 412):
+                    tell("somebody else pushed meanwhile; merging with what is there now")
+                else:
+                    tell(f"the Hub does not answer as it should; trying again in {wait:.0f} s")
+                time.sleep(wait)
+                continue
+            return self._result(plan, done)
+
+    def _wait(self, error: HTTPError, attempt: int) -> float | None:
+        """Seconds until another try; None where that would not help."""
+        status = _status(error)
+        if status in (409, 412):
+            return 0.1 * attempt if attempt < _CONFLICTS else None
+        # Without an answer a pull request may have been opened, and another try would open a second one.
+        unanswered = (status is None or status >= 500) and not self.create_pr
+        if attempt >= _FAILURES or not (status == 429 or unanswered):
+            return None
+        asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+        wait = float(asked) if asked.isdecimal() else 2.0**attempt
+        return wait if wait <= _LONGEST_WAIT else None
+
+    def _plan(self) -> _Plan:
+        """Compare with the newest state of the branch.
+
+        Raises:
+            RepositoryError: where a zoo of the same name has other content.
+        """
+        head = str(self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision).sha)
+        there = remote_card(self.repo_id, head)
+        known = configs_of(there)
+        plan = _Plan(head=head, card=None)
+        for zoo in self.zoos:
+            theirs = remote_manifest(self.repo_id, zoo.name, head)
+            if not self.replace:
+                zoo.check_continues(theirs, zoo.name in known, self.repo_id)
+            listing = self._listing(zoo.name, head)
+            plan.add |= {path: zoo for path in zoo.files if not zoo.same(path, listing.get(path))}
+            if theirs is not None:
+                listed = [*(shard.path for shard in (*theirs.shards, *theirs.meta)), *theirs.plots]
+                plan.remove += [path for path in listed if path in listing and path not in zoo.files]
+        written, plan.warnings = _merge_written(there, self.card, self.replace)
+        text = card_with(there, [self._entry(zoo.name) for zoo in self.zoos], written)
+        plan.card = None if text == remote_text(self.repo_id, CARD, head) else text
+        return plan
+
+    def _entry(self, name: str) -> Entry:
+        entry = entry_in(self.card, name)
+        return Entry(
+            name=name,
+            configs=entry.configs,
+            infos=entry.infos,
+            section=entry.section.replace(SOMEWHERE, self.repo_id),
+        )
+
+    def _listing(self, name: str, head: str) -> dict[str, RepoFile]:
+        """The files of a zoo's folders by path."""
+        found: dict[str, RepoFile] = {}
+        for folder in (name, f"{name}{META}"):
+            try:
+                entries = list(self.api.list_repo_tree(self.repo_id, folder, revision=head, repo_type=DATASET))
+            except EntryNotFoundError:
+                continue
+            found |= {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        return found
+
+    def _commit(self, plan: _Plan, tell: Tell) -> CommitInfo:
+        """Send what the plan adds and commit it; more files than one commit should have go in several."""
+        data = sorted(path for path, zoo in plan.add.items() if path in zoo.data)
+        parts = [data[start : start + FILES_PER_COMMIT] for start in range(0, len(data), FILES_PER_COMMIT)]
+        size = sum((zoo.folder / path).stat().st_size for path, zoo in plan.add.items())
+        tell(f"to add: {len(plan.add):,} files, {size / 1e6:,.1f} MB; what has arrived before is not sent again")
+        head, names = plan.head, ", ".join(zoo.name for zoo in self.zoos)
+        for number, part in enumerate(parts[:-1]):
+            message = f"Add files of {names} (part {number + 1} of {len(parts)})"
+            head = self._send(self._additions(plan, part), message, head).oid
+        others = [path for path in plan.add if path not in set(data)]
+        operations = self._additions(plan, [*(parts[-1] if parts else ()), *others])
+        operations += [CommitOperationDelete(path_in_repo=path) for path in plan.remove]
+        if plan.card is not None:
+            operations.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=plan.card.encode()))
+            self.added[CARD] = len(plan.card.encode())
+        return self._send(operations, f"Push {names}", head)
+
+    def _additions(self, plan: _Plan, paths: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        for path in paths:
+            zoo = plan.add[path]
+            operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(zoo.folder / path))
+            operation.upload_info.sha256 = bytes.fromhex(zoo.files[path])  # known: no need to read it all again
+            self.added[path] = operation.upload_info.size
+            operations.append(operation)
+        return operations
+
+    def _send(
+        self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], message: str, head: str
+    ) -> CommitInfo:
+        """One commit on top of `head`. Large files are sent first, and those that have arrived are not sent again."""
+        made = self.api.create_commit(
+            self.repo_id,
+            operations,
+            commit_message=message,
+            repo_type=DATASET,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=head,
+        )
+        if self.create_pr:  # the rest goes to the pull request's own branch
+            self.create_pr, self.revision, self.url = False, made.pr_revision, str(made.pr_url)
+        return made
+
+    def _result(self, plan: _Plan, done: CommitInfo | None) -> PushResult:
+        return PushResult(
+            commit=plan.head if done is None else done.oid,
+            url=self.url,
+            configs=tuple(zoo.name for zoo in self.zoos),
+            added=tuple(sorted(self.added)),
+            removed=tuple(plan.remove),
+            bytes=sum(self.added.values()),
+            warnings=tuple(plan.warnings),
+        )
+
+
+def _merge_written(there: DatasetCard, ours: DatasetCard, replace: bool) -> tuple[str, list[str]]:
+    """Take what a person wrote in the local card where the Hub's has nothing, or `replace` is given.
+
+    Changes the keys of the Hub's card; gives the text between the marks, and what was not taken.
+    """
+    counted = {"configs", "dataset_info", "size_categories", "tags"}
+    warnings = []
+    for key, value in ours.data.to_dict().items():  # type: ignore[no-untyped-call]
+        if key in counted:
+            continue
+        if there.data.get(key) is None or replace:
+            there.data[key] = value
+        elif there.data[key] != value:
+            warnings.append(f"the Hub's card says {key}: {there.data[key]!r}, the local one {value!r}; the Hub's stays")
+    there.data["tags"] = sorted({*(there.data.get("tags") or ()), *(ours.data.get("tags") or ())})
+    written, local = yours(there.text), yours(ours.text)
+    if local and (replace or not written):
+        return local, warnings
+    if local and local != written:
+        warnings.append("the text between the marks is another one on the Hub, and stays; edit it there")
+    return written, warnings
+
+
+def _status(error: Exception) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None

@@ -1,0 +1,283 @@
+"""The image datasets: their table, and loading one into tensors that all members of a zoo share.
+
+`load_images` reads a source once, makes every image fit the architecture, cuts the splits and keeps the
+result as one safetensors file, so that later runs and other processes map it into memory. Pixels stay
+uint8 until `ImageData.normalise`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo_datasets.documents import parse_json
+from zoo_datasets.errors import ImagesError, StorageError
+from zoo_datasets.images.split import Progress, Role, Split, folder_digest
+from zoo_datasets.images.table import IMAGES, get_image_spec
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.specs.spec import ImageSpec, Limits, digest_of
+from zoo_datasets.storage.files import cache_folder, replacing
+from zoo_datasets.storage.locks import hold
+from zoo_datasets.text import one_line
+
+__all__ = ["IMAGES", "ImageData", "Progress", "Split", "cut", "get_image_spec", "load_images"]
+
+
+SPLIT_SEED = 42
+
+
+PREPARATION = 1  # raise it when the same source would be prepared differently
+
+
+FEWEST = 3
+
+
+ROLES: tuple[Role, ...] = ("train", "val", "test")
+
+
+if len({(spec.name, spec.architectures) for spec in IMAGES}) != len(IMAGES):
+    raise ValueError("the table of image datasets repeats an entry")
+
+
+if any(len(values) != spec.channels for spec in IMAGES for values in (spec.mean, spec.std)):
+    raise ValueError("the table of image datasets holds a mean or std that is not one number a channel")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageData:
+    """A prepared image dataset.
+
+    Attributes:
+        size: height and width of the images.
+        fingerprint: hash of the prepared tensors of all splits before any limit, and of the spec's mean,
+            std and number of classes; the Hub and a local copy give the same.
+        val: None where the dataset has no validation images.
+    """
+
+    spec: ImageSpec
+    size: int
+    fingerprint: str
+    train: Split
+    val: Split | None
+    test: Split
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.spec.channels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.spec.classes
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each channel, of pixels scaled to [0, 1]: float32 [C]."""
+        return torch.tensor(self.spec.mean, dtype=torch.float32)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of each channel, of pixels scaled to [0, 1]: float32 [C]."""
+        return torch.tensor(self.spec.std, dtype=torch.float32)
+
+    def splits(self) -> dict[Role, Split]:
+        """The splits that there are, by role."""
+        splits: dict[Role, Split | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return {role: split for role, split in splits.items() if split is not None}
+
+    def normalise(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(pixels / 255 − mean) / std, on the device of `pixels`: uint8 [..., C, H, W] to `dtype`, same shape.
+
+        In float32 it equals torchvision's ToTensor and Normalize bit for bit.
+        """
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=pixels.device).view(-1, 1, 1)
+            for values in (self.spec.mean, self.spec.std)
+        )
+        return pixels.to(dtype).div_(255).sub_(mean).div_(std)
+
+    def limited(self, limits: Limits) -> ImageData:
+        """The first so many images of each split (all where a limit is larger); the fingerprint stays."""
+
+        def first(split: Split, limit: int | None) -> Split:
+            return Split(split.images[:limit], split.labels[:limit])
+
+        return dataclasses.replace(
+            self,
+            train=first(self.train, limits.train),
+            val=None if self.val is None else first(self.val, limits.val),
+            test=first(self.test, limits.test),
+        )
+
+
+def load_images(
+    images: str,
+    architecture: str,
+    source: Path | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> ImageData:
+    """An image dataset, prepared for an architecture; read from its source once and then from the cache.
+
+    Args:
+        images: name in `IMAGES`.
+        architecture: name of the architecture, which decides the size.
+        source: a local folder in the layout of the Hub's dataset, or an image folder train/<class>/*.png;
+            None means the Hub.
+        cache_dir: folder for prepared images; None means the environment's ZOO_CACHE, else
+            ~/.cache/zoo-datasets.
+        progress: called while images are prepared, with the split, the images done and the images there are.
+
+    Raises:
+        UnknownNameError: where there is no such dataset or architecture.
+        ImagesError: where the source cannot be reached or read, or is not what the spec expects.
+        StorageError: where the cache cannot be written.
+
+    Warns:
+        UserWarning: where the source holds other numbers of images than the published dataset.
+    """
+    spec = get_image_spec(images, architecture)
+    size = get_architecture(architecture).input_size
+    if source is not None:
+        source = source.expanduser()
+    origin = str(source or spec.hub_id or spec.name)
+    identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
+    key = digest_of([PREPARATION, identity, dataclasses.asdict(spec), size])
+    file = (cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
+    cached = _read_cache(file, spec)
+    if cached is None:
+        with _locked(file):
+            cached = _read_cache(file, spec)  # another process may have written it meanwhile
+            if cached is None:
+                from zoo_datasets.images.sources import read_source
+
+                found = read_source(spec, source, size, progress)
+                splits, notice = cut(found, spec, origin)
+                _write_cache(file, splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice})
+                cached = _read_cache(file, spec)
+    if cached is None:
+        raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
+    data, notice = cached
+    if notice:
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=2)
+    return data
+
+
+def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
+    """All splits, those that are missing cut from the training images; and what differs from the published ones.
+
+    The cut is that of `torch.utils.data.random_split` in file order with a generator seeded 42. Where the
+    number of images is the published one so are the lengths; else they keep the published proportions.
+
+    Returns:
+        the splits, and a sentence with the numbers found and expected, empty where they agree.
+
+    Raises:
+        ImagesError: where there are fewer than three training images.
+    """
+    official = {"train": spec.train, "val": spec.val, "test": spec.test}
+    train = found["train"]
+    if len(train) < FEWEST:
+        raise ImagesError(
+            f"{origin}: {len(train)} training images found, at least {FEWEST} expected; "
+            f"{spec.name} has {sum(official.values()):,} in all"
+        )
+    roles: list[Role] = [role for role in ROLES if role == "train" or (role not in found and official[role])]
+    lengths = _lengths(len(train), [official[role] for role in roles])
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    splits = dict(found)
+    if len(roles) > 1:
+        for role, indices in zip(roles, torch.split(order, lengths), strict=True):
+            splits[role] = Split(train.images[indices], train.labels[indices])
+    splits = {role: splits[role] for role in ROLES if role in splits}
+    counts = {role: len(splits[role]) if role in splits else 0 for role in ROLES}
+    published: dict[Role, str | None] = {"val": spec.val_split, "test": spec.test_split}
+    missing = [name for role, name in published.items() if name is not None and role in roles]
+    if counts == official and not missing:
+        return splits, ""
+    notice = f"{_numbers(counts)} images found, {_numbers(official)} expected of {spec.name}"
+    if missing:
+        notice += f"; without a split named {' and '.join(missing)}, images were cut from the training images"
+    return splits, f"{notice}. Models trained on these cannot be compared with the published zoos"
+
+
+def _lengths(count: int, parts: list[int]) -> list[int]:
+    """`count` cut in the proportions of `parts`, at least one each; `parts` itself where it adds up."""
+    if count == sum(parts):
+        return parts
+    rest = [max(1, round(count * part / sum(parts))) for part in parts[1:]]
+    while sum(rest) >= count:
+        rest[rest.index(max(rest))] -= 1
+    return [count - sum(rest), *rest]
+
+
+def _numbers(counts: dict[Any, int]) -> str:
+    return " / ".join(f"{count:,}" for count in counts.values()) + f" ({' / '.join(counts)})"
+
+
+def _fingerprint(splits: dict[Role, Split], spec: ImageSpec) -> str:
+    digest = hashlib.sha256(json.dumps([spec.mean, spec.std, spec.classes]).encode())
+    for role, split in splits.items():
+        digest.update(json.dumps([role, list(split.images.shape)]).encode())
+        digest.update(split.images.contiguous().numpy().data)
+        digest.update(split.labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Let one process at a time prepare a dataset."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(file.with_suffix(".lock")))
+        except OSError as error:
+            raise StorageError(
+                f"prepared images cannot be kept in {file.parent}: {error}; set ZOO_CACHE to a folder to write to"
+            ) from error
+        yield
+
+
+def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, str]) -> None:
+    tensors = {f"{role}.images": split.images.contiguous() for role, split in splits.items()}
+    tensors |= {f"{role}.labels": split.labels.contiguous() for role, split in splits.items()}
+    with replacing(file) as temporary:
+        # One metadata key only: safetensors writes several in random order.
+        save_file(tensors, temporary, metadata={"description": json.dumps(description)})
+
+
+def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
+    """What `_write_cache` wrote, mapped into memory; None where there is no whole file."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            description = parse_json(opened.metadata()["description"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        splits = {
+            role: Split(tensors[f"{role}.images"], tensors[f"{role}.labels"])
+            for role in ROLES
+            if role != "val" or "val.images" in tensors
+        }
+        data = ImageData(
+            spec=spec,
+            size=splits["train"].images.shape[-1],
+            fingerprint=description["fingerprint"],
+            train=splits["train"],
+            val=splits.get("val"),
+            test=splits["test"],
+        )
+        return data, description["notice"]
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None

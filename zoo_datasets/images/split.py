@@ -1,0 +1,73 @@
+"""Images and labels as tensors, and the digest of a folder of them; light, where `image_sources` is not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from zoo_datasets.errors import ImagesError
+from zoo_datasets.storage.files import sha256_of
+
+Role = Literal["train", "val", "test"]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images and labels of one split.
+
+    Attributes:
+        images: uint8 [N, C, H, W], before normalisation.
+        labels: int64 [N].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the relative names and the contents of all files below `folder`, hidden ones left out.
+
+    Raises:
+        ImagesError: where `folder` is no folder, cannot be read or holds no file.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ImagesError(
+            f"{folder} {what}; --images expects a folder, in the layout of the Hub's dataset or train/<class>/*.png"
+        )
+    digest = hashlib.sha256()
+    files = 0
+    try:
+        for path in _files_below(folder):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+            files += 1
+    except OSError as error:
+        raise ImagesError(f"{folder} could not be read: {error}") from error
+    if not files:
+        raise ImagesError(f"{folder} holds no files; expected Parquet files or images in train/<class>/")
+    return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files, sorted by relative name; symbolic links are followed, each folder is entered once."""
+    entered: set[Path] = set()
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        if here.resolve() in entered:
+            folders.clear()
+            continue
+        entered.add(here.resolve())
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [here / name for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())

@@ -1,0 +1,147 @@
+"""Back from batches of weights to networks: modules, and their accuracy and loss in stacked passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_datasets.documents import brief
+from zoo_datasets.errors import (
+    LayoutError,
+    SpecError,
+    UnknownNameError,
+)
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
+from zoo_datasets.networks.module import build_module
+
+if TYPE_CHECKING:
+    pass
+from zoo_datasets.errors import ImagesError
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.loading.load import _dropout
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.layers import ACTIVATIONS, build_layout
+from zoo_datasets.repository.row import WEIGHTS
+from zoo_datasets.stacked import evaluate_stack
+
+_NEEDED = (WEIGHTS, "architecture", "in_channels", "classes", "activation", "dropout")
+
+
+def to_modules(batch: Mapping[str, Any]) -> list[nn.Module]:
+    """The networks of a batch of `batches`, in eval mode, each with a copy of its weights.
+
+    Raises:
+        SpecError: where the batch lacks a column.
+        LayoutError: where the weights do not fit.
+    """
+    columns = [name for name in _NEEDED if name in batch]
+    count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
+    return [to_module({name: _item(batch[name][index]) for name in columns}) for index in range(count)]
+
+
+def evaluate(
+    weights: Tensor, images: ImageData, architecture: str, activation: str, split: str = "test"
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy of weight vectors of one architecture and activation, in stacked passes.
+
+    Args:
+        weights: [B, D], of a zoo or generated.
+        images: as `load_images` gives them.
+        split: train, val or test.
+
+    Returns:
+        loss float64 [B], accuracy float64 [B] in [0, 1].
+
+    Raises:
+        UnknownNameError: where there is no such architecture, activation or split.
+        LayoutError: where the weights do not fit the architecture on these images.
+        ImagesError: where the images have no such split.
+    """
+    layers = get_architecture(architecture).layers(images.channels, images.classes)
+    if activation not in ACTIVATIONS:
+        raise UnknownNameError("activation", activation, ACTIVATIONS)
+    splits = {"train": images.train, "val": images.val, "test": images.test}
+    if split not in splits:
+        raise UnknownNameError("split", split, splits)
+    size = build_layout(layers).size
+    if weights.ndim != 2 or weights.shape[1] != size:
+        raise LayoutError(
+            f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
+            f"{images.channels} input channels and {images.classes} classes"
+        )
+    chosen = splits[split]
+    if chosen is None:
+        raise ImagesError(f"{images.spec.name} has no {split} images")
+    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, chosen)
+    return loss, correct.double() / len(chosen.labels)
+
+
+def _item(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and not value.ndim else value
+
+
+def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
+    """The layout of a row's weights, from its architecture, in_channels and classes.
+
+    Raises:
+        SpecError: where the row lacks one of these columns, or a number is out of its range.
+        UnknownNameError: where there is no such architecture.
+    """
+    _need(row, "architecture", "in_channels", "classes")
+    return layout_of(row["architecture"], row["in_channels"], row["classes"])
+
+
+def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a row's network by name, float32, as a copy.
+
+    `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
+
+    Raises:
+        SpecError: where the row lacks a column, or a number is out of its range.
+        LayoutError: where the weights are not one vector of the layout's length.
+    """
+    _need(row, "weights")
+    layout = layout_of_row(row)
+    given = row["weights"]
+    try:
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
+    if weights.ndim != 1 or len(weights) != layout.size:
+        raise LayoutError(
+            f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
+            f"{row['in_channels']} input channels and {row['classes']} classes; give one row, not a batch"
+        )
+    flat = weights.detach().to(torch.float32, copy=True)
+    return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
+
+
+def to_module(row: Mapping[str, Any]) -> nn.Module:
+    """The row's network with its weights, activation and dropout rate, in eval mode.
+
+    Raises:
+        SpecError: where the row lacks a column, or a number is out of its range.
+        LayoutError: where the weights do not fit.
+    """
+    _need(row, "activation", "dropout")
+    state = to_state_dict(row)
+    module = build_module(
+        row["architecture"], row["in_channels"], row["classes"], row["activation"], _dropout(row["dropout"])
+    )
+    counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
+    module.load_state_dict(state | counters)
+    return module.eval()
+
+
+def _need(row: Mapping[str, Any], *columns: str) -> None:
+    if not isinstance(row, Mapping):
+        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
+    if isinstance(row.get("architecture"), list):
+        raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
+    for column in columns:
+        if column not in row or row[column] is None:
+            raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")

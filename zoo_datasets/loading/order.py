@@ -1,0 +1,123 @@
+"""Which samples each batch of each process holds: the order of an epoch, and how ranks share it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from zoo_datasets.errors import SpecError
+from zoo_datasets.native.rows import Positions
+from zoo_datasets.specs.spec import digest_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """How samples become batches; see `batches`."""
+
+    batch_size: int = 256
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("buffer", self.buffer)):
+            if value is not None and value < 1:
+                raise SpecError(f"{name}={value}: expected at least 1")
+
+    def permutation(self, samples: int, epoch: int, *part: str | int) -> Positions | None:
+        """The order of an epoch, int64 [samples], or of a part of it; None where it is the stored one."""
+        if not self.shuffle:
+            return None
+        key = int(digest_of(["batches", self.seed, epoch, *part])[:15], 16)
+        order: Positions = torch.randperm(samples, generator=torch.Generator().manual_seed(key)).numpy()
+        return order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Which part of an epoch's order each batch of each rank is.
+
+    Every rank has the same number of batches, and every sample is in one of them. Rounds are full until
+    the last one, or the last two where fewer samples than ranks would be left: these are divided evenly.
+    """
+
+    samples: int
+    batch_size: int
+    ranks: int
+    drop_last: bool
+
+    def __post_init__(self) -> None:
+        if self._left and not self._tail:
+            raise SpecError(
+                f"{self.samples:,} samples in batches of {self.batch_size} cannot be shared out so that each of "
+                f"{self.ranks} processes has equally many batches; use drop_last=True or another batch_size"
+            )
+
+    @property
+    def _round(self) -> int:
+        return self.ranks * self.batch_size
+
+    @property
+    def _left(self) -> int:
+        return 0 if self.drop_last else self.samples % self._round
+
+    @property
+    def _tail(self) -> int:
+        """Number of rounds at the end that are divided evenly."""
+        if not self._left:
+            return 0
+        if self._left >= self.ranks:
+            return 1
+        return 2 if self.samples >= self._round and self.batch_size > 1 else 0
+
+    @property
+    def rounds(self) -> int:
+        """Batches of a rank."""
+        return self.samples // self._round + bool(self._left)
+
+    def bounds(self, number: int, rank: int) -> tuple[int, int]:
+        """Start and stop of a rank's batch in the order of the epoch."""
+        full = self.rounds - self._tail
+        if number < full:
+            start = number * self._round + rank * self.batch_size
+            return start, start + self.batch_size
+        rest, parts = self.samples - full * self._round, self._tail * self.ranks
+        part = (number - full) * self.ranks + rank
+        begin = full * self._round
+        return begin + rest * part // parts, begin + rest * (part + 1) // parts
+
+    def lengths(self, rank: int) -> list[int]:
+        """Samples in each of a rank's batches."""
+        full = self.rounds - self._tail
+        ends = [self.bounds(number, rank) for number in range(full, self.rounds)]
+        return [self.batch_size] * full + [stop - start for start, stop in ends]
+
+    def side_by_side(self, rank: int) -> list[tuple[int, int]]:
+        """Start and stop of a rank's batches where those of each rank lie in one piece, which is all it reads."""
+        first = sum(sum(self.lengths(other)) for other in range(rank))
+        ends = list(itertools.accumulate(self.lengths(rank), initial=first))
+        return list(itertools.pairwise(ends))
+
+
+def dispatches(batches: object) -> bool:
+    """Whether a loader of Accelerate is iterating over the batches that reads in one process for several."""
+    states, loaders = (sys.modules.get(f"accelerate.{name}") for name in ("state", "data_loader"))
+    if states is None or loaders is None or place()[1] == 1 or not states.GradientState._shared_state:
+        return False
+    active = states.GradientState().active_dataloader
+    return isinstance(active, loaders.DataLoaderDispatcher) and active.dataset is batches
+
+
+def place() -> tuple[int, int]:
+    """(rank, ranks) of this process: Accelerate's where it is initialised, else torch.distributed's, else (0, 1)."""
+    accelerate = sys.modules.get("accelerate.state")  # who initialised it has imported it
+    if accelerate is not None and accelerate.PartialState._shared_state:
+        state = accelerate.PartialState()
+        return int(state.process_index), int(state.num_processes)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -1,0 +1,341 @@
+"""Samples of a prepared zoo as tensors: which rows a sample is made of, and reading some of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.loading.order import Order
+from zoo_datasets.native.rows import MappedRows, Positions, Recycled, is_numbers_list
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.row import WEIGHTS
+
+Batch: TypeAlias = dict[str, Any]
+LAYERS = "layers"
+_LAYOUT_COLUMNS = ("architecture", "in_channels", "classes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """How values are given.
+
+    Attributes:
+        dtype: of everything that is a floating-point number; None leaves each column as it is.
+        device: where the tensors go; for CUDA they are read into pinned memory. None is the CPU.
+        layers: whether `weights` come layer by layer too, as `layers`.
+        copy: False gives weights in stored order as views of the read-only file where possible.
+    """
+
+    dtype: torch.dtype | None = torch.float32
+    device: torch.device | None = None
+    layers: bool = False
+    copy: bool = True
+
+    @property
+    def pinned(self) -> bool:
+        """Whether tensors start in pinned memory."""
+        return self.device is not None and self.device.type == "cuda"
+
+    def give(self, batch: Batch) -> Batch:
+        """A batch, or several of them by name, on the device and in the dtype."""
+
+        def given(values: Any) -> Any:
+            return self.give(values) if isinstance(values, dict) else values
+
+        return {name: self.place(v) if isinstance(v, Tensor) else given(v) for name, v in batch.items()}
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device, in the dtype."""
+        if self.device is not None:
+            if self.pinned and not tensor.is_pinned():
+                tensor = tensor.pin_memory()
+            tensor = tensor.to(self.device, non_blocking=self.pinned)
+        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+
+class Epoch(Protocol):
+    """The samples of one epoch in its order."""
+
+    def read(self, start: int, stop: int, form: Form) -> Batch:
+        """Samples start … stop − 1, in memory and as they are stored; starts never fall."""
+
+    def close(self) -> None:
+        """Give up what was read ahead."""
+
+
+class Reader(Protocol):
+    """Where samples come from.
+
+    Attributes:
+        in_pieces: whether neighbouring samples are cheaper to read than scattered ones, so that each process, and
+            each worker of a DataLoader, should have a piece of the epoch of its own.
+        row_bytes: bytes of a sample in memory, nearly.
+    """
+
+    in_pieces: bool
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    def __len__(self) -> int:
+        """Number of samples S."""
+
+    @property
+    def layout(self) -> WeightLayout:
+        """The layout of the weights."""
+
+    def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
+        """The samples of an epoch, of which those up to `stop` − 1 will be read."""
+
+
+class ZooReader:
+    """Columns of a map-style zoo, read at any samples.
+
+    A sample is one row, or T rows where `samples` is [S, T]: then tensors have the shape [B, T, …] and
+    texts come as lists of T.
+
+    Args:
+        zoo: as `load_zoo` gives it for one split; selections, filters and shuffles of it are followed.
+        columns: the columns wanted; None means all.
+        samples: rows of the zoo that each sample is made of, int64 [S] or [S, T]; None means each row.
+        layout: of the weights; None derives it from the columns of the zoo where it is needed.
+
+    Raises:
+        SpecError: where the zoo is no map-style dataset.
+        UnknownNameError: where it has no such column.
+        LayoutError: where weights are no lists of fixed length, or are null.
+    """
+
+    in_pieces = False
+
+    def __init__(
+        self,
+        zoo: Dataset,
+        columns: Sequence[str] | None = None,
+        samples: Positions | None = None,
+        layout: WeightLayout | None = None,
+    ) -> None:
+        if not isinstance(zoo, Dataset):
+            raise SpecError(
+                f"found a {type(zoo).__name__}, expected a datasets.Dataset; give load_zoo a split, or choose one by "
+                'zoo["train"]'
+            )
+        if isinstance(columns, str):
+            raise SpecError(f"columns={columns!r}: expected a list of names")
+        self.zoo = zoo
+        self.columns = list(zoo.column_names if columns is None else dict.fromkeys(columns))
+        self.samples = samples
+        self._layout = layout
+        for name in self.columns:
+            if name not in zoo.column_names:
+                raise UnknownNameError("column", name, zoo.column_names, "Was it left out of load_zoo's columns?")
+        # A selection is an index in front of the table; `datasets` has no public name for it.
+        index = zoo._indices
+        self._index: Positions | None = None if index is None else index.column(0).to_numpy().astype(np.int64)
+        self._table = Columns(zoo.data, self.columns, Recycled())
+
+    def __len__(self) -> int:
+        """Number of samples S."""
+        return len(self.zoo) if self.samples is None else len(self.samples)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the zoo's table."""
+        return self.zoo.data.schema
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a sample in memory, nearly."""
+        steps = 1 if self.samples is None or self.samples.ndim == 1 else self.samples.shape[1]
+        return steps * row_bytes(self.schema, self.columns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The matrices are views of mapped files: another process maps them anew.
+        return ZooReader, (self.zoo, self.columns, self.samples, self._layout)
+
+    @cached_property
+    def layout(self) -> WeightLayout:
+        """The layout of the weights.
+
+        Raises:
+            SpecError: where the zoo lacks the columns that tell it, or mixes architectures.
+        """
+        if self._layout is not None:
+            return self._layout
+        return layout_of_columns(self.zoo)
+
+    def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
+        """The samples in the order of an epoch."""
+        return _Permuted(self, order.permutation(len(self), epoch))
+
+    def read(self, samples: slice | Positions, form: Form) -> Batch:
+        """Some samples, in memory and as they are stored: `samples` is a slice with start and stop, or int64 [B]."""
+        where, steps = self._rows(samples)
+        return self._table.read(where, form, steps)
+
+    def _rows(self, samples: slice | Positions) -> tuple[slice | Positions, tuple[int, ...]]:
+        """Rows of the table, flat, and the lengths of the axes that follow B."""
+        steps: tuple[int, ...] = ()
+        rows = samples
+        if self.samples is not None:
+            chosen = self.samples[samples]
+            rows, steps = chosen.reshape(-1), chosen.shape[1:]
+        if self._index is not None:
+            rows = self._index[rows]
+        return rows, steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Permuted:
+    reader: ZooReader
+    order: Positions | None
+
+    def read(self, start: int, stop: int, form: Form) -> Batch:
+        return self.reader.read(slice(start, stop) if self.order is None else self.order[start:stop], form)
+
+    def close(self) -> None:
+        pass
+
+
+class Columns:
+    """Some columns of a table: a tensor for each column of numbers, a list for each column of texts.
+
+    Null is NaN in columns of floating-point numbers; a column of whole numbers with a null among them, and of
+    anything else, is a list.
+
+    Args:
+        memory: of the batches of weights.
+    """
+
+    def __init__(self, table: Any, names: Sequence[str], memory: Recycled) -> None:
+        self._memory = memory
+        self._sources = {name: _source(table.column(name), name) for name in names}
+
+    def read(self, where: slice | Positions, form: Form, steps: tuple[int, ...] = ()) -> Batch:
+        """Some rows, a slice with start and stop or int64 [B · steps]; tensors have the shape [B, *steps, …]."""
+        return {name: self._column(name, where, steps, form) for name in self._sources}
+
+    def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: Form) -> Any:
+        source = self._sources[name]
+        if isinstance(source, MappedRows):
+            rows = self._read_rows(source, where, form)
+            return rows.view(-1, *steps, source.width) if steps else rows
+        if isinstance(source, Tensor):
+            values = source[where].clone() if isinstance(where, slice) else source[torch.from_numpy(where)]
+            return values.view(-1, *steps) if steps else values
+        listed = source.read(where)
+        if not steps:
+            return listed
+        size = steps[0]
+        return [listed[start : start + size] for start in range(0, len(listed), size)]
+
+    def _read_rows(self, source: MappedRows, where: slice | Positions, form: Form) -> Tensor:
+        if isinstance(where, slice):
+            if not form.copy and not form.pinned:
+                seen = source.view(where.start, where.stop)
+                if seen is not None:
+                    return seen
+            out = self._empty(where.stop - where.start, source, form)
+            source.copy(where.start, where.stop, out)
+        else:
+            out = self._empty(len(where), source, form)
+            source.gather(where, out)
+        return out
+
+    def _empty(self, rows: int, source: MappedRows, form: Form) -> Tensor:
+        if form.pinned:  # torch itself uses pinned memory again
+            return torch.empty(rows, source.width, dtype=source.dtype, pin_memory=True)
+        return self._memory.empty(rows, source.width, source.dtype)
+
+
+def layout_of_columns(zoo: Dataset) -> WeightLayout:
+    """The layout that all rows of a zoo share, by their architecture, in_channels and classes.
+
+    Raises:
+        SpecError: where a column is missing, or the rows differ, or there is none.
+    """
+    constants: dict[str, Any] = {}
+    for name in _LAYOUT_COLUMNS:
+        if name not in zoo.column_names:
+            raise SpecError(
+                f"the zoo lacks column {name!r}, which its layout follows from; add it to load_zoo's columns"
+            )
+        found = pc.unique(zoo.data.column(name)).to_pylist()
+        if len(found) != 1:
+            raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
+        constants[name] = found[0]
+    return layout_of(constants["architecture"], constants["in_channels"], constants["classes"])
+
+
+class _Texts:
+    """A column of few different values: their numbers, so that a batch costs no decoding."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        self._values = [*encoded.dictionary.to_pylist(), None]
+        # Null is the last entry: what a number of −1 finds.
+        self._numbers: Positions = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+
+    def read(self, where: slice | Positions) -> list[Any]:
+        return [self._values[number] for number in self._numbers[where].tolist()]
+
+
+class _Others:
+    """A column of any other type, as Python's objects."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def read(self, where: slice | Positions) -> list[Any]:
+        if isinstance(where, slice):
+            return list(self._column.slice(where.start, where.stop - where.start).to_pylist())
+        return list(self._column.take(pa.array(where)).to_pylist())
+
+
+def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts | _Others:
+    type_ = column.type
+    if name == WEIGHTS or (is_numbers_list(type_) and not column.null_count):
+        return MappedRows(column, name)
+    if pa.types.is_floating(type_):
+        return torch.from_numpy(pc.fill_null(column, float("nan")).to_numpy().copy())
+    if (pa.types.is_integer(type_) or pa.types.is_boolean(type_)) and not column.null_count:
+        return torch.from_numpy(column.to_numpy().copy())
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return _Texts(column)
+    return _Others(column)
+
+
+def row_bytes(schema: pa.Schema, columns: Sequence[str]) -> int:
+    """Bytes of a row's columns in memory, nearly: of texts only their numbers are kept."""
+    kinds = [schema.field(name).type for name in columns]
+    return 8 + sum(4 * kind.list_size if is_numbers_list(kind) else 8 for kind in kinds)
+
+
+def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
+    """A whole column in the order of the zoo's rows.
+
+    Raises:
+        SpecError: where the zoo lacks it, or is streamed.
+    """
+    if not isinstance(zoo, Dataset):
+        raise SpecError(
+            f"found a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
+            "zoo of one split, load_zoo without streaming"
+        )
+    if name not in zoo.column_names:
+        raise SpecError(f"the zoo lacks column {name!r}; add it to load_zoo's columns")
+    column = zoo.data.column(name)
+    return column if zoo._indices is None else column.take(zoo._indices.column(0))

@@ -1,0 +1,155 @@
+"""The tasks of the model zoo paper (Schürholt et al., 2022, section 4), each as batches of one call.
+
+Every task takes a zoo as `load_zoo` gives it for one split, and the options of `batches` (batch_size, shuffle,
+seed, drop_last, device, dtype, layers, copy, buffer). A batch holds `weights`, what is given, and `target`, what is
+wanted. Reconstruction and property prediction take streamed zoos too; the others need rows that lie far apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+
+from zoo_datasets.errors import SpecError
+from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
+from zoo_datasets.loading.samples import Batch, ZooReader, values_of
+from zoo_datasets.native.rows import Positions
+from zoo_datasets.repository.row import WEIGHTS
+
+TARGET = "target"
+
+
+def reconstruction(zoo: Dataset | IterableDataset, columns: Sequence[str] = (), **options: Unpack[Options]) -> Batches:
+    """w → w: `target` is `weights` itself, float32 [B, D]; `columns` come with it."""
+    return batches_of(reader_of(zoo, [WEIGHTS, *columns]), lambda batch: batch | {TARGET: batch[WEIGHTS]}, **options)
+
+
+def property_prediction(zoo: Dataset | IterableDataset, targets: Sequence[str], **options: Unpack[Options]) -> Batches:
+    """w → properties: `target` [B, P] holds the columns `targets` in their order; a null is NaN.
+
+    Raises:
+        SpecError: where a target is no column of numbers.
+    """
+    if isinstance(targets, str) or not targets:
+        raise SpecError(f"targets={targets!r}: expected a list of at least one column")
+    reader = reader_of(zoo, [WEIGHTS, *targets])
+    for name in targets:
+        if not (pa.types.is_integer(kind := reader.schema.field(name).type) or pa.types.is_floating(kind)):
+            raise SpecError(f"target {name!r} is a column of {kind}, expected numbers")
+    dtype = options.get("dtype", torch.float32)
+
+    def finish(batch: Batch) -> Batch:
+        values = [batch[name] if dtype is None else batch[name].to(dtype) for name in targets]
+        return batch | {TARGET: torch.stack(values, dim=1)}
+
+    return batches_of(reader, finish, **options)
+
+
+def sequence_prediction(
+    zoo: Dataset, source: int, target: int, columns: Sequence[str] = (), **options: Unpack[Options]
+) -> Batches:
+    """w at epoch `source` → w at epoch `target` of the same model, each [B, D].
+
+    `columns` come for the source epoch under their names and for the target epoch as `target_…`. Models that lack
+    one of the epochs are left out.
+
+    Raises:
+        SpecError: where no model has both epochs.
+    """
+    _, rows = _grid(zoo, [source, target])
+    return batches_of(ZooReader(zoo, [WEIGHTS, *columns], rows), _pair, **options)
+
+
+def trajectories(
+    zoo: Dataset, epochs: Iterable[int] | None = None, columns: Sequence[str] = (), **options: Unpack[Options]
+) -> Batches:
+    """Whole trainings: `weights` [B, T, D] and `epoch` [B, T], one row of each batch a model.
+
+    Args:
+        epochs: T of them, in the order wanted; None means all that the zoo has. Models that lack one are left out.
+
+    Raises:
+        SpecError: where no model has all the epochs.
+    """
+    held = sorted(pc.unique(values_of(zoo, "epoch")).to_pylist())
+    _, rows = _grid(zoo, held if epochs is None else list(epochs))
+    return batches_of(ZooReader(zoo, [WEIGHTS, "epoch", *columns], rows), **options)
+
+
+def dense_sparse_pairs(
+    dense: Dataset,
+    sparse: Dataset,
+    columns: Sequence[str] = (),
+    dense_epoch: int | None = None,
+    sparse_epoch: int | None = None,
+    **options: Unpack[Options],
+) -> Batches:
+    """A dense model → its sparse twin: `weights` and `target`, each [B, D].
+
+    `columns` come for the dense model under their names and for the twin as `target_…`. Twins whose parent is not
+    in `dense` are left out.
+
+    Args:
+        dense_epoch, sparse_epoch: None means the last one of each zoo.
+
+    Raises:
+        SpecError: where no twin has its parent here.
+    """
+    parents, dense_rows = _grid(dense, [_last(dense) if dense_epoch is None else dense_epoch])
+    _, sparse_rows = _grid(sparse, [_last(sparse) if sparse_epoch is None else sparse_epoch])
+    wanted = values_of(sparse, "parent_id").take(pa.array(sparse_rows[:, 0]))
+    place = pc.index_in(wanted, value_set=parents).fill_null(-1).to_numpy()
+    found = place >= 0
+    if not found.any():
+        raise SpecError(f"none of the {len(place):,} twins has its parent among the {len(parents):,} dense models")
+    rows = np.stack([dense_rows[place[found], 0], sparse_rows[found, 0] + len(dense)], axis=1)
+    names = [WEIGHTS, *columns]
+    both = datasets.concatenate_datasets([part.select_columns(names) for part in (dense, sparse)])
+    layout = ZooReader(dense, []).layout if options.get("layers") else None
+    return batches_of(ZooReader(both, names, rows, layout), _pair, **options)
+
+
+def _pair(batch: Batch) -> Batch:
+    """Columns of two rows a sample as two columns."""
+    made: Batch = {}
+    for name, values in batch.items():
+        target = TARGET if name == WEIGHTS else f"{TARGET}_{name}"
+        made[name], made[target] = (_step(values, step) for step in (0, 1))
+    return made
+
+
+def _step(values: Any, step: int) -> Any:
+    if isinstance(values, Tensor):
+        return values[:, step]
+    if isinstance(values, dict):  # layers
+        return {name: tensor[:, step] for name, tensor in values.items()}
+    return [pair[step] for pair in values]
+
+
+def _grid(zoo: Dataset, epochs: Sequence[int]) -> tuple[pa.Array, Positions]:
+    """The models that have all the epochs, and their rows in the zoo, int64 [M, T]; in the order of first rows."""
+    models = values_of(zoo, "model_id").combine_chunks().dictionary_encode()
+    if isinstance(models, pa.ChunkedArray):
+        models = models.combine_chunks()
+    number = models.indices.to_numpy()
+    at = values_of(zoo, "epoch").to_numpy()
+    rows = np.full((len(models.dictionary), len(epochs)), -1, np.int64)
+    for step, epoch in enumerate(epochs):
+        chosen = np.flatnonzero(at == epoch)
+        rows[number[chosen], step] = chosen
+    complete = (rows >= 0).all(axis=1)
+    if not epochs or not complete.any():
+        raise SpecError(f"no model has all of the epochs {list(epochs)}; the zoo holds {sorted(set(at.tolist()))}")
+    return models.dictionary.filter(pa.array(complete)), rows[complete]
+
+
+def _last(zoo: Dataset) -> int:
+    return int(pc.max(values_of(zoo, "epoch")).as_py())

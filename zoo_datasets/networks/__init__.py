@@ -1,0 +1,1 @@
+"""Networks: kinds of layers, architectures, layouts, modules."""

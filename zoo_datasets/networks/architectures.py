@@ -1,0 +1,154 @@
+"""The architectures, each a declarative list of layers from which everything else derives.
+
+A layer is a frozen dataclass; `layers(in_channels, classes)` of an `Architecture` gives the list. The
+`nn.Module` (`build_module`), the weight layout (`build_layout`) and the stacked network
+(`zoo_datasets.stacked`) all interpret that list, so a new architecture is one entry of `ARCHITECTURES`.
+Names of layers do not depend on dropout.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_datasets.documents import brief
+from zoo_datasets.errors import SpecError, UnknownNameError
+
+if TYPE_CHECKING:
+    from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.layers import (
+    Activate,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Residual,
+    build_layout,
+)
+
+# Input channels, or classes, that a network may have.
+MAX_WIDTH = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A named family of networks.
+
+    Attributes:
+        input_size: height and width that the network needs; None where it takes any.
+        build: (in_channels, classes) to the list of layers, unchecked.
+    """
+
+    name: str
+    input_size: int | None
+    build: Callable[[int, int], tuple[Layer, ...]]
+
+    def layers(self, in_channels: int, classes: int) -> tuple[Layer, ...]:
+        """The list of layers for images of so many channels and classes.
+
+        Raises:
+            SpecError: where one is no whole number from 1 to `MAX_WIDTH`.
+        """
+        return self.build(_width("in_channels", in_channels), _width("classes", classes))
+
+
+def _cnn_small(channels: tuple[int, int, int]) -> Callable[[int, int], tuple[Layer, ...]]:
+    first, second, third = channels
+
+    def layers(in_channels: int, classes: int) -> tuple[Layer, ...]:
+        return (
+            Conv("conv1", in_channels, first, 5), MaxPool(), Activate(), Dropout(),
+            Conv("conv2", first, second, 5), MaxPool(), Activate(), Dropout(),
+            Conv("conv3", second, third, 2), Activate(), Flatten(),
+            Linear("fc1", third * 9, 20), Activate(), Dropout(),
+            Linear("fc2", 20, classes),
+        )  # fmt: skip
+
+    return layers
+
+
+def _cnn_large(in_channels: int, classes: int) -> tuple[Layer, ...]:
+    return (
+        Conv("conv1", in_channels, 16, 3), MaxPool(), Activate(), Dropout(),
+        Conv("conv2", 16, 32, 3), MaxPool(), Activate(), Dropout(),
+        Conv("conv3", 32, 15, 3), MaxPool(), Activate(), Dropout(), Flatten(),
+        Linear("fc1", 60, 20), Activate(), Dropout(),
+        Linear("fc2", 20, classes),
+    )  # fmt: skip
+
+
+def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
+    """torchvision's ResNet-18 with a 3 × 3 stride-1 first convolution and no max-pool (CIFAR stem).
+
+    `width` is the number of channels of the first stage; the published zoos have 64.
+    """
+
+    def block(name: str, inside: int, outside: int, stride: int) -> tuple[Layer, ...]:
+        body = (
+            Conv(f"{name}.conv1", inside, outside, 3, stride, 1, bias=False), BatchNorm(f"{name}.bn1", outside),
+            Activate(),
+            Conv(f"{name}.conv2", outside, outside, 3, 1, 1, bias=False), BatchNorm(f"{name}.bn2", outside),
+        )  # fmt: skip
+        shortcut: tuple[Layer, ...] = ()
+        if stride != 1 or inside != outside:
+            shortcut = (
+                Conv(f"{name}.downsample.0", inside, outside, 1, stride, bias=False),
+                BatchNorm(f"{name}.downsample.1", outside),
+            )
+        return (Residual(body, shortcut), Activate())
+
+    def layers(in_channels: int, classes: int) -> tuple[Layer, ...]:
+        stem = (Conv("conv1", in_channels, width, 3, 1, 1, bias=False), BatchNorm("bn1", width), Activate())
+        blocks: tuple[Layer, ...] = ()
+        inside = width
+        for stage in range(4):
+            outside = width * 2**stage
+            blocks += block(f"layer{stage + 1}.0", inside, outside, 1 if stage == 0 else 2)
+            blocks += block(f"layer{stage + 1}.1", outside, outside, 1)
+            inside = outside
+        return (*stem, *blocks, GlobalAveragePool(), Linear("fc", inside, classes))
+
+    return layers
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("cnn_s", 28, _cnn_small((8, 6, 4))),
+        Architecture("cnn_m", 28, _cnn_small((6, 9, 6))),
+        Architecture("cnn_l", 32, _cnn_large),
+        Architecture("resnet18", None, resnet18_layers()),
+    )
+}
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        UnknownNameError: with the names that are near.
+    """
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise UnknownNameError("architecture", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
+
+
+def layout_of(name: str, in_channels: int, classes: int) -> WeightLayout:
+    """The weight layout of an architecture: 2,464 entries for `cnn_s` with one channel, and so on."""
+    return build_layout(get_architecture(name).layers(in_channels, classes))
+
+
+def _width(what: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = int(value) if isinstance(value, float) and value.is_integer() else 0
+    if not 1 <= number <= MAX_WIDTH:
+        raise SpecError(f"{what}={brief(value)}: expected a whole number from 1 to {MAX_WIDTH:,}")
+    return number

@@ -1,0 +1,1 @@
+"""A dataset repository on disk: its rows, its manifest, its card."""

@@ -1,0 +1,172 @@
+"""The text of a card, below its YAML: what a person wrote, a section for each zoo, and the citation."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from zoo_datasets.repository.manifest import META, Manifest
+from zoo_datasets.specs.spec import ranges
+from zoo_datasets.text import markdown, markdown_cell, markdown_code
+
+YOURS = ("<!-- yours -->", "<!-- /yours -->")
+# Stands in the examples until the repository has a name.
+SOMEWHERE = "path/or/name/of/this/repository"
+
+_INVITATION = "<!-- What you write between these two marks is kept when the card is written again. -->"
+_YOURS_PATTERN = re.compile(re.escape(YOURS[0]) + r"(.*?)" + re.escape(YOURS[1]), re.DOTALL)
+_AXES = ("activation", "init", "optimizer", "lr", "weight_decay", "dropout", "batch_size")
+_DOI = re.compile(r"10\.\d{4,9}/[\w./;()-]+", re.ASCII)
+_ALT = {"accuracy": "Train and test accuracy over epochs", "sparsity": "Sparsity over epochs"}
+
+_CITATION = """## Citation
+
+The recipes are those of Schürholt et al., *Model Zoos: A Dataset of Diverse Populations of Neural Network Models*:
+
+```bibtex
+@inproceedings{schurholt2022model,
+  title     = {Model Zoos: A Dataset of Diverse Populations of Neural Network Models},
+  author    = {Sch{\\"u}rholt, Konstantin and Taskiran, Diyar and Knyazev, Boris and Gir{\\'o}-i-Nieto, Xavier
+               and Borth, Damian},
+  booktitle = {Advances in Neural Information Processing Systems, Datasets and Benchmarks Track},
+  year      = {2022}
+}
+```
+"""
+
+_ATTRIBUTION = (
+    "**Attribution.** The models of this zoo were trained and published by Konstantin Schürholt, Diyar Taskiran, "
+    "Boris Knyazev, Xavier Giró-i-Nieto and Damian Borth under [CC-BY 4.0]"
+    "(https://creativecommons.org/licenses/by/4.0/){where}. Changed here: checkpoints became rows of float32 vectors "
+    "with tensors in one order, and were cut into splits anew."
+)
+
+
+def yours(text: str) -> str:
+    """What a person wrote in a card; empty where nobody did."""
+    kept = _YOURS_PATTERN.search(text)
+    # Without marks the text is not ours, so all of it was written by a person.
+    written = kept[1].strip("\n") if kept else text.strip()
+    return "" if written.strip() == _INVITATION else written
+
+
+def sections_of(text: str, names: Iterable[str]) -> dict[str, str]:
+    """The sections of a card's text by zoo, of those zoos that have one."""
+    generated = _YOURS_PATTERN.sub("", text, count=1)
+    found = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", generated, re.DOTALL | re.MULTILINE))
+    return {name: f"## {name}\n{found[name]}".rstrip() + "\n" for name in names if name in found}
+
+
+def card_text(written: str, sections: Mapping[str, str]) -> str:
+    """The whole text: what a person wrote, then the zoos by name."""
+    head = (
+        "# Model zoos\n\n"
+        f"{YOURS[0]}\n{written or _INVITATION}\n{YOURS[1]}\n\n"
+        "Populations of neural networks as datasets. A row is one model at one epoch: its weights as one flat vector, "
+        "its hyperparameters, its losses and accuracies. A model is wholly in one split. The configs whose names end "
+        f"in `{META}` hold the same rows without the weights.\n"
+    )
+    return "\n".join([head, *(sections[name] for name in sorted(sections)), _CITATION])
+
+
+def section_of(manifest: Manifest) -> str:
+    """The section of a zoo: recipe, grid, counts, plots, how to load, what was left out."""
+    lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
+    lines += [
+        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {ranges(manifest.epochs)}; "
+        f"`weights` has {manifest.layout.size:,} entries.",
+        "",
+        "| split | models | rows | files |",
+        "|---|---|---|---|",
+        *(
+            f"| {markdown_cell(shard.split)} | {shard.models:,} | {shard.rows:,} | {_files(manifest, shard.split)} |"
+            for shard in manifest.meta
+        ),
+        "",
+        *_plots(manifest),
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        f'zoo = load_dataset("{SOMEWHERE}", "{manifest.config}")',
+        f'table = load_dataset("{SOMEWHERE}", "{manifest.config}{META}")  # without weights',
+        "",
+        "# a row back into a network, with pip install zoo-datasets",
+        "from zoo_datasets import to_module",
+        "",
+        f'network = to_module(zoo["{next(iter(manifest.splits), "train")}"][0])',
+        "```",
+        "",
+        *_left_out(manifest),
+    ]
+    return "\n".join(lines + _origin(manifest))
+
+
+def _files(manifest: Manifest, split: str) -> str:
+    sizes = [shard.bytes for shard in manifest.shards if shard.split == split]
+    return f"{len(sizes):,} of {sum(sizes) / 1e6:,.1f} MB in all"
+
+
+def _plots(manifest: Manifest) -> list[str]:
+    lines = []
+    for path in manifest.plots:
+        name = path.rpartition("/")[2].removesuffix(".png")
+        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path, errors='replace')})", ""]
+    return lines
+
+
+def _origin(manifest: Manifest) -> list[str]:
+    """Whose models these are, where they were not trained by this package, or whose recipe it is."""
+    doi = str(manifest.zoo.get("doi") or "")
+    address = f"https://doi.org/{doi}" if _DOI.fullmatch(doi) else markdown(doi)
+    if manifest.source.get("kind") != "run":
+        return [_ATTRIBUTION.format(where=f", {address}" if doi else ""), ""]
+    return [f"The published zoo of this recipe: {address}", ""] if doi else []
+
+
+def _recipe(manifest: Manifest) -> list[str]:
+    zoo = manifest.zoo
+    noun = "channel" if manifest.in_channels == 1 else "channels"
+    lines = [
+        f"{markdown_code(manifest.architecture)} ({manifest.in_channels} input {noun}, {manifest.classes} classes, "
+        f"{manifest.layout.parameters:,} parameters) on {markdown(zoo.get('images', 'images that are not recorded'))}."
+    ]
+    named = [(axis, zoo[axis]) for axis in (*_AXES, "scheduler", "augmentation") if zoo.get(axis)]
+    if named:
+        lines += ["", "| recipe | |", "|---|---|"]
+        for axis, value in named:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            lines.append(f"| {axis} | {markdown_cell(text)} |")
+    lengths = [len(zoo[axis]) for axis in _AXES if isinstance(zoo.get(axis), (list, tuple))]
+    if math.prod(lengths) > 1 or zoo.get("seeds"):
+        points = f"{' × '.join(str(n) for n in lengths if n > 1) or 1} points" if math.prod(lengths) > 1 else "1 point"
+        seeds = f" × {_count(zoo['seeds'])} seeds" if zoo.get("seeds") else ""
+        lines += ["", f"The grid of the recipe: {points}{seeds}."]
+    limits = manifest.source.get("limits") or {}
+    limited = ", ".join(f"{_count(limit)} {markdown(split)}" for split, limit in limits.items() if limit is not None)
+    if limited:
+        lines += ["", f"Only the first {limited} images were used."]
+    return lines
+
+
+def _left_out(manifest: Manifest) -> list[str]:
+    if not manifest.left_out:
+        return ["Nothing was left out.", ""]
+    models: dict[str, set[str]] = {}
+    states: dict[str, int] = {}
+    for entry in manifest.left_out:
+        models.setdefault(entry.reason, set()).add(entry.model)
+        states[entry.reason] = states.get(entry.reason, 0) + len(entry.epochs)
+    lines = [f"Left out (`{manifest.config}/manifest.json` names each):", ""]
+    lines += ["| reason | models | states |", "|---|---|---|"]
+    reasons = list(models)
+    lines += [f"| {markdown_cell(reason)} | {len(models[reason]):,} | {states[reason]:,} |" for reason in reasons[:20]]
+    if len(reasons) > 20:
+        lines.append(f"| {len(reasons) - 20} more reasons | | |")
+    return [*lines, ""]
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else markdown(value)

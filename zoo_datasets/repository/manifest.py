@@ -1,0 +1,299 @@
+"""manifest.json of one config of a dataset repository: what lies there, where it came from, what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
+
+from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
+from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
+from zoo_datasets.networks.architectures import MAX_WIDTH
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.row import EXTRAS, FORMAT, SPLITS
+from zoo_datasets.specs.spec import MAX_EPOCH, NAME
+from zoo_datasets.storage.files import check_files, write_json
+
+MANIFEST = "manifest.json"
+# `NAME-meta` is the config NAME without weights.
+META = "-meta"
+
+_T = TypeVar("_T")
+Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Limit = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One Parquet file; `path` is relative to the repository, `models` counts distinct ones."""
+
+    path: str
+    split: str
+    rows: Number
+    models: Number
+    epochs: tuple[Epoch, ...]
+    bytes: Number
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """States of a model that are no rows, and why. `model` is its id, or its name in the source."""
+
+    model: str
+    epochs: tuple[Epoch, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """found = written + left_out."""
+
+    found: Number
+    written: Number
+    left_out: Number
+
+
+class _Zoo(TypedDict, total=False):
+    """The fields of a zoo that are read one by one; its grid may be anything."""
+
+    name: str
+    images: str
+    architecture: str
+    parent: str | None
+    sparsifier: str | None
+    doi: str | None
+    epochs: Epoch | None
+    seeds: Number | None
+
+
+class _Source(TypedDict, total=False):
+    """The fields of a source that are read one by one."""
+
+    kind: str
+    engine: str | None
+    limits: dict[Literal["train", "val", "test"], Limit | None] | None
+    images: dict[str, Any] | None
+
+
+_ZOO: TypeAdapter[_Zoo] = TypeAdapter(_Zoo)
+_SOURCE: TypeAdapter[_Source] = TypeAdapter(_Source)
+_WIDTH: TypeAdapter[int] = TypeAdapter(Width)
+_TEXT: TypeAdapter[str] = TypeAdapter(str)
+_YES: TypeAdapter[bool] = TypeAdapter(bool)
+_TEXTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_COUNT: TypeAdapter[Count] = TypeAdapter(Count)
+_SHARDS: TypeAdapter[tuple[Shard, ...]] = TypeAdapter(tuple[Shard, ...])
+_LEFT_OUT: TypeAdapter[tuple[LeftOut, ...]] = TypeAdapter(tuple[LeftOut, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json.
+
+    Attributes:
+        source_id: equal for two sources if one may grow into the other.
+        zoo: the fields of the zoo's spec, as far as they are known.
+        source: what the source says about itself: kind, limits and fingerprint of the images, versions.
+        keep_nonfinite: whether states with NaN or infinite weights are rows too.
+        extras: columns that follow the weights, as `log_sigma2`.
+        models, states: counts; a model is written if any of its states is.
+        meta: the files of the light config, which has all columns but the weights.
+        plots: pictures for the card, drawn of these files when it is published; paths relative to the repository.
+    """
+
+    config: str
+    source_id: str
+    zoo: Mapping[str, Any]
+    source: Mapping[str, Any]
+    architecture: str
+    in_channels: int
+    classes: int
+    layout: WeightLayout
+    keep_nonfinite: bool
+    models: Count
+    states: Count
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...]
+    extras: tuple[str, ...] = ()
+    meta: tuple[Shard, ...] = ()
+    plots: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """All files that it lists, relative to the repository."""
+        return [*(shard.path for shard in (*self.shards, *self.meta)), *self.plots]
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs of which there is any row, ascending."""
+        return sorted({epoch for shard in self.shards for epoch in shard.epochs})
+
+    def rows(self, split: str | None = None) -> int:
+        """Number of rows of a split, or of all."""
+        return sum(shard.rows for shard in self.shards if split in (None, shard.split))
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of each split that has any, in the order train, validation, test."""
+        return {split: self.rows(split) for split in SPLITS if self.rows(split)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "source_id": self.source_id,
+            "zoo": dict(self.zoo),
+            "source": dict(self.source),
+            "architecture": self.architecture,
+            "in_channels": self.in_channels,
+            "classes": self.classes,
+            "layout": self.layout.to_list(),
+            "keep_nonfinite": self.keep_nonfinite,
+            "extra_columns": list(self.extras),
+            "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "meta": [dataclasses.asdict(shard) for shard in self.meta],
+            "plots": list(self.plots),
+            "left_out": [dataclasses.asdict(entry) for entry in self.left_out],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any, origin: str) -> Manifest:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RepositoryError: naming `origin` and what is wrong.
+        """
+        try:
+            if value["format"] != FORMAT:
+                raise RepositoryError(f"{origin}: format {brief(value['format'])} found, this version reads {FORMAT}")
+            _checked(_ZOO, value["zoo"], "zoo")
+            _checked(_SOURCE, value["source"], "source")
+            manifest = cls(
+                config=_checked(_TEXT, value["config"], "config"),
+                source_id=_checked(_TEXT, value["source_id"], "source_id"),
+                zoo=value["zoo"],
+                source=value["source"],
+                architecture=_checked(_TEXT, value["architecture"], "architecture"),
+                in_channels=_checked(_WIDTH, value["in_channels"], "in_channels"),
+                classes=_checked(_WIDTH, value["classes"], "classes"),
+                layout=WeightLayout.from_list(value["layout"]),
+                keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
+                models=_checked(_COUNT, value["counts"]["models"], "counts.models"),
+                states=_checked(_COUNT, value["counts"]["states"], "counts.states"),
+                shards=_checked(_SHARDS, value["shards"], "shards"),
+                left_out=_checked(_LEFT_OUT, value["left_out"], "left_out"),
+                extras=tuple(
+                    name for name in _checked(_TEXTS, value.get("extra_columns", ()), "extra_columns") if name in EXTRAS
+                ),
+                meta=_checked(_SHARDS, value.get("meta", ()), "meta"),
+                plots=_checked(_TEXTS, value.get("plots", ()), "plots"),
+            )
+        except KeyError as error:
+            raise RepositoryError(
+                f"{origin} is not a valid manifest: it lacks {error}; build the config again"
+            ) from error
+        except (TypeError, ValueError) as error:
+            if isinstance(error, RepositoryError):
+                raise
+            raise RepositoryError(f"{origin} is not a valid manifest: {error}; build the config again") from error
+        manifest._check_names(origin)
+        return manifest
+
+    def _check_names(self, origin: str) -> None:
+        """Every path is one of plain names below the repository, and every split one that there is.
+
+        Raises:
+            RepositoryError: naming `origin` and the first that is not.
+        """
+        kinds = ((self.shards, ""), (self.meta, META))
+        expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
+        expected += [(path, f"a .png in {self.config}/") for path in self.plots]
+        for path, what in expected:
+            if not is_plain(path):
+                raise OutsideError(
+                    f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected {what}"
+                )
+        for shard in (*self.shards, *self.meta):
+            if shard.split not in SPLITS:
+                raise RepositoryError(
+                    f"{origin}: split {shard.split[:200]!a} of {shard.path} found, expected {', '.join(SPLITS)}"
+                )
+
+    def save(self, repo: Path) -> None:
+        """Write manifest.json into the config's folder of a repository."""
+        write_json(repo / self.config / MANIFEST, self.to_dict())
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path of a manifest, or of a build's notes, is one of plain names below the repository's folder."""
+    return all(NAME.fullmatch(part) for part in path.split("/"))
+
+
+def parse_manifest(text: str, origin: str, config: str) -> Manifest:
+    """The manifest of a config that a text holds.
+
+    Raises:
+        RepositoryError: naming `origin` and what is wrong: it may be that of another config, or list a file that
+            lies outside of the repository.
+    """
+    try:
+        value = parse_json(text)
+    except DocumentError as error:
+        raise RepositoryError(f"{origin} could not be read: {error}; build the config again") from error
+    manifest = Manifest.from_dict(value, origin)
+    if manifest.config != config:  # it says where to write
+        raise RepositoryError(f"{origin} is that of config {manifest.config[:200]!a}; build {config} again")
+    return manifest
+
+
+def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
+    """A part of a manifest, its numbers within their ranges.
+
+    Raises:
+        DocumentError: naming the place, what was expected and what is there.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise DocumentError(problems_of(error, where)) from None
+
+
+def read_manifest(repo: Path, config: str) -> Manifest | None:
+    """The manifest of a config in a local repository; None where there is none.
+
+    Raises:
+        RepositoryError: where it is broken, or one of the files that it lists lies outside of the repository, be it
+            behind a link.
+    """
+    if not NAME.fullmatch(config):
+        return None
+    file = repo / config / MANIFEST
+    check_files(repo, [f"{config}/{MANIFEST}"])
+    try:
+        text = read_text(file, MAX_JSON)
+    except FileNotFoundError:
+        return None
+    except (OSError, DocumentError) as error:
+        raise RepositoryError(f"{file} could not be read: {error}") from error
+    manifest = parse_manifest(text, str(file), config)
+    check_files(repo, manifest.paths)
+    return manifest
+
+
+# The column without whose figures there is no such plot.
+PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
+
+
+def plots_there(repo: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The plots that a manifest lists, if the files of all of them are there; else none."""
+    return manifest.plots if all((repo / plot).is_file() for plot in manifest.plots) else ()

@@ -1,0 +1,191 @@
+"""The columns of a row, one row being one model at one epoch, and the split a model belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zoo_datasets.documents import brief, parse_json
+from zoo_datasets.errors import LayoutError
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.specs.spec import digest_of
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+FORMAT = 1
+METADATA_KEY = b"zoo_datasets"
+WEIGHTS = "weights"
+LOG_SIGMA2, MEANS, KL_WEIGHT = "log_sigma2", "means", "kl_weight"
+SPLITS = ("train", "validation", "test")
+
+# An id is free text: printable, and no longer than this.
+ID_BYTES = 512
+
+_SPLIT_SHARES = (70, 15, 15)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a row; `type` is None for the weights, whose type follows from the layout."""
+
+    name: str
+    type: pa.DataType | None
+    nullable: bool
+    doc: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("zoo", pa.string(), False, "name of the zoo, which is the name of the config"),
+    Column("model_id", pa.string(), False, "hash of the model's whole recipe, or of its source where it is imported"),
+    Column("epoch", pa.int32(), False, "0 is initialisation"),
+    Column("seed", pa.int64(), False, "seed of initialisation, data order and dropout"),
+    Column("images", pa.string(), False, "image dataset it was trained on"),
+    Column("architecture", pa.string(), False, "with in_channels and classes enough to make the module"),
+    Column("in_channels", pa.int32(), False, "channels of an input image"),
+    Column("classes", pa.int32(), False, "number of outputs"),
+    Column("activation", pa.string(), False, "tanh, relu, sigmoid or gelu"),
+    Column("init", pa.string(), False, "how the weights were initialised"),
+    Column("optimizer", pa.string(), False, "adam or sgd"),
+    Column("dropout", pa.float64(), False, "rate, 0 is none"),
+    Column("lr", pa.float64(), False, "learning rate; the highest one where it is scheduled"),
+    Column("weight_decay", pa.float64(), False, "L2 coefficient"),
+    Column("momentum", pa.float64(), True, "null for Adam"),
+    Column("batch_size", pa.int32(), False, "images a step"),
+    Column("train_loss", pa.float32(), True, "mean cross-entropy over the epoch while it was trained"),
+    Column("train_acc", pa.float32(), True, "share of correct answers in [0, 1], over the epoch while it was trained"),
+    Column("val_loss", pa.float32(), True, "mean cross-entropy of the validation images after the epoch"),
+    Column("val_acc", pa.float32(), True, "accuracy in [0, 1]"),
+    Column("test_loss", pa.float32(), True, "mean cross-entropy of the test images after the epoch"),
+    Column("test_acc", pa.float32(), True, "accuracy in [0, 1]"),
+    Column("ggap", pa.float32(), True, "generalisation gap: train_acc − test_acc"),
+    Column("parent_id", pa.string(), True, "model_id of the dense model a sparse twin was made from"),
+    Column("sparsifier", pa.string(), True, "how a twin was made sparse"),
+    Column("sparsity", pa.float32(), True, "share of prunable weights that are zero, in twins"),
+    Column("source_split", pa.string(), True, "split in which the original authors' file holds the model"),
+    Column(WEIGHTS, None, False, "parameters and BatchNorm's running statistics in the layout's order"),
+)
+
+NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+if len(set(NAMES)) != len(NAMES) or not set(FIGURES) <= set(NAMES):
+    raise ValueError(f"the table of columns is inconsistent: {NAMES}")
+
+
+# Columns of twins by variational dropout that follow the others where they were asked for.
+RECORDED = {"train_loss": "recorded_train_loss", "val_loss": "recorded_val_loss", "test_loss": "recorded_test_loss"}
+EXTRA_COLUMNS: tuple[Column, ...] = (
+    Column(LOG_SIGMA2, None, False, "log σ² of each weight; −∞ where a weight has no noise"),
+    Column(MEANS, None, False, "the weights before pruning: with log σ² all of the posterior"),
+    Column(KL_WEIGHT, pa.float64(), True, "β of the epoch's recorded losses"),
+    *(Column(name, pa.float32(), True, "as recorded: cross-entropy + kl_weight · KL") for name in RECORDED.values()),
+)
+EXTRAS: tuple[str, ...] = tuple(column.name for column in EXTRA_COLUMNS)
+
+
+def weights_type(layout: WeightLayout) -> pa.DataType:
+    """Arrow type of the weights: a list of D float32, none of which is null (that doubles reading speed)."""
+    return pa.list_(pa.field("element", pa.float32(), nullable=False), layout.size)
+
+
+def features(layout: WeightLayout, extras: Sequence[str] = ()) -> Features:
+    """The same columns as `datasets` describes them; weights are `List(Value("float32"), length=D)`."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(pa.schema(_fields(layout, extras)))
+
+
+def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
+    """The schema of every shard: the columns, and in its metadata the features and the layout.
+
+    `extras` are columns that follow the weights, of `EXTRAS`.
+
+    The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
+    JSON, so that a shard alone can be turned back into networks.
+    """
+    ours = {"format": FORMAT, "layout": layout.to_list()}
+    metadata = dict(features(layout, extras).arrow_schema.metadata)
+    return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
+
+
+def meta_schema() -> pa.Schema:
+    """The schema of a light config: all columns but the weights."""
+    from datasets import Features
+
+    fields = [pa.field(column.name, column.type, column.nullable) for column in COLUMNS if column.type is not None]
+    return pa.schema(fields, metadata=Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata)
+
+
+def layout_of_schema(schema: pa.Schema) -> WeightLayout:
+    """The layout that a shard's schema carries.
+
+    Raises:
+        LayoutError: where it carries none, or one of another format.
+    """
+    text = (schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise LayoutError("the schema carries no weight layout; this file was not written by zoo_datasets")
+    try:
+        value: Any = parse_json(text)
+        found, layout = value["format"], value["layout"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise LayoutError(f"the schema's weight layout could not be read: {error}") from error
+    if found != FORMAT:
+        raise LayoutError(f"shard format {brief(found)} found, this version reads {FORMAT}")
+    return WeightLayout.from_list(layout)
+
+
+def id_problem(model_id: object) -> str | None:
+    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
+    if model_id is None:
+        return None
+    if not isinstance(model_id, str):
+        return f"model id {str(model_id)[:80]!a} is no text"
+    shown = f"{model_id[:80]!a}{'' if len(model_id) <= 80 else '…'}"
+    if not model_id.isprintable():
+        return f"model id {shown} holds characters that cannot be printed; give the model another id"
+    size = len(model_id.encode())
+    return f"model id {shown} has {size:,} bytes, at most {ID_BYTES} expected" if size > ID_BYTES else None
+
+
+@lru_cache(maxsize=1 << 17)  # asked once a row
+def split_of(model_id: str) -> str:
+    """The split of a model: train, validation or test = 70 / 15 / 15, by a hash of its id alone."""
+    return _split_by(["split", model_id])
+
+
+def split_of_seed(seed: int) -> str:
+    """The same by seed, which keeps models that started from equal weights in one split."""
+    return _split_by(["split of seed", seed])
+
+
+def _split_by(key: Any) -> str:
+    position = int(digest_of(key), 16) % sum(_SPLIT_SHARES)
+    for split, share in zip(SPLITS, _SPLIT_SHARES, strict=True):
+        if position < share:
+            return split
+        position -= share
+    raise AssertionError("the shares of the splits cover every position")
+
+
+def _fields(layout: WeightLayout, extras: Sequence[str]) -> list[pa.Field]:
+    known = {column.name: column for column in EXTRA_COLUMNS}
+    return [
+        pa.field(column.name, weights_type(layout) if column.type is None else column.type, nullable=column.nullable)
+        for column in (*COLUMNS, *(known[name] for name in extras))
+    ]
+
+
+def weights_matrix(table: pa.Table, name: str = WEIGHTS) -> NDArray[np.float32]:
+    """The weights column, or another of its type, as float32 [rows, D]."""
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks)
+    return np.asarray(column.flatten()).reshape(len(column), -1)

@@ -1,0 +1,158 @@
+"""What `zoo.json` of a run says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
+
+from zoo_datasets.documents import MAX_COUNT, brief, problems_of
+from zoo_datasets.errors import RunError
+from zoo_datasets.networks.architectures import MAX_WIDTH
+from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.specs.spec import MAX_EPOCH, Limits, ZooSpec
+from zoo_datasets.specs.zoos import zoo_from_dict
+from zoo_datasets.storage.checksums import RECORD
+
+FORMAT = 1
+
+
+MANIFEST = "zoo.json"
+
+
+# Of a run: members times epochs.
+MAX_STATES = 20_000_000
+
+
+_Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+_Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+
+
+_Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """One size that a run was asked to have: so many members, each to that epoch. Sizes never shrink."""
+
+    models: _Count
+    epochs: _Epoch
+
+    def __post_init__(self) -> None:
+        if self.models * (self.epochs + 1) > MAX_STATES:
+            raise RunError(
+                f"{self.models:,} models to epoch {self.epochs:,}: at most {MAX_STATES:,} states of models expected; "
+                "ask for fewer models or epochs"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesRecord:
+    """What a run records of the images it was trained on, enough to verify it later.
+
+    Attributes:
+        fingerprint: hash of the prepared tensors of all splits, before any limit.
+        train, val, test: number of images used, after limits; 0 where there is no such split.
+    """
+
+    name: str
+    fingerprint: str
+    channels: _Width
+    classes: _Width
+    train: _Count
+    val: _Count
+    test: _Count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParentsRecord:
+    """What twins were made from: a zoo's models at one epoch."""
+
+    zoo: str
+    epoch: _Epoch
+
+
+class _Parts(TypedDict):
+    """The parts of zoo.json that only the form of this format tells."""
+
+    growth: Annotated[tuple[Growth, ...], Field(min_length=1)]
+    limits: Limits
+    images: ImagesRecord
+    engine: str
+    versions: dict[str, str]
+
+
+_PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
+
+
+_PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest:
+    """The content of zoo.json."""
+
+    zoo: ZooSpec
+    growth: tuple[Growth, ...]
+    limits: Limits
+    images: ImagesRecord
+    layout: WeightLayout
+    engine: str
+    versions: Mapping[str, str]
+    parents: ParentsRecord | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
+        return parents | {
+            "format": FORMAT,
+            "zoo": self.zoo.to_dict(),
+            "growth": [dataclasses.asdict(step) for step in self.growth],
+            "limits": dataclasses.asdict(self.limits),
+            "images": dataclasses.asdict(self.images),
+            "layout": self.layout.to_list(),
+            "engine": self.engine,
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any, origin: str) -> RunManifest:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RunError: naming `origin` and what is wrong.
+        """
+        if not isinstance(value, dict):
+            raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
+        if value.get("format") != FORMAT:
+            raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {FORMAT}")
+        surplus = sorted(value.keys() - {"format", RECORD, *(entry.name for entry in dataclasses.fields(cls))})
+        if surplus:
+            raise RunError(f"{origin}: not a valid run description: it has no place for {brief(surplus[0])}")
+        try:
+            zoo = zoo_from_dict(value["zoo"], origin)
+            parts = _PARTS.validate_python(value)
+            if zoo.parent is None and parts["growth"][-1].models > zoo.models:
+                raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
+            return cls(
+                zoo=zoo,
+                growth=parts["growth"],
+                limits=parts["limits"],
+                images=parts["images"],
+                layout=WeightLayout.from_list(value["layout"]),
+                engine=parts["engine"],
+                versions=parts["versions"],
+                parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
+            )
+        except ValidationError as error:
+            raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error
+        except KeyError as error:
+            raise RunError(f"{origin}: not a valid run description: it lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{origin}: not a valid run description: {error}") from error

@@ -1,0 +1,238 @@
+"""Rows without weights: what is known of states before these are read, and which of them a condition keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, meta_schema, split_of
+from zoo_datasets.repository.where import Condition
+from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import Member, ZooSpec
+
+# Batches of different models whose columns are remembered: some cohorts of each split.
+_KEPT = 64
+_CHANGING = frozenset({*EXTRAS, *FIGURES, "ggap", "epoch"})
+# Rows without weights that are made and judged at a time.
+_JUDGED = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source."""
+
+    model_id: str
+    columns: Mapping[str, Any]
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in a list of what was left out: its name in the source, else its id."""
+        return self.label or self.model_id
+
+    @property
+    def split(self) -> str:
+        """Its split; a twin is where its parent is."""
+        return split_of(self.columns.get("parent_id") or self.model_id)
+
+
+class NarrowRows:
+    """Makes the columns of rows that are not as wide as the weights. Threads may share it.
+
+    Attributes:
+        schema: of the rows.
+    """
+
+    def __init__(self, schema: pa.Schema, config: str, *, architecture: str, in_channels: int, classes: int) -> None:
+        self.schema = schema
+        self._places = {column.name: (place, column.type) for place, column in enumerate(schema)}
+        self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], list[pa.Array | None]]] = {}
+        self._lock = threading.Lock()
+        self._constants = {
+            "zoo": config,
+            "architecture": architecture,
+            "in_channels": in_channels,
+            "classes": classes,
+        }
+
+    def table(self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]) -> pa.Table:
+        """Rows without the columns as wide as the weights: what is known before weights are read."""
+        columns = zip(self.schema.names, self.columns(models, epochs, figures), strict=True)
+        return pa.table({name: values for name, values in columns if values is not None})
+
+    def columns(
+        self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]
+    ) -> list[pa.Array | None]:
+        """All columns of some models, each at an epoch; None in the place of those as wide as the weights."""
+        figures = dict(figures)
+        if "ggap" not in figures and {"train_acc", "test_acc"} <= figures.keys():
+            figures["ggap"] = pc.subtract(figures["train_acc"], figures["test_acc"])
+        with self._lock:
+            columns = list(self._lasting(models))
+        for name, values in figures.items():
+            place, kind = self._places[name]
+            columns[place] = values if values.type == kind else values.cast(kind)
+        columns[self._places["epoch"][0]] = pa.array(np.array(epochs, np.int32))
+        return columns
+
+    def _lasting(self, models: Sequence[Model]) -> Sequence[pa.Array | None]:
+        """The columns that are the same at every epoch, nulls in the others and None in the wide ones; the same models
+        come again at the next epoch."""
+        key = tuple(map(id, models))
+        kept = self._kept.get(key)
+        if kept is None:
+            columns = self._columns(models)
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            # The models are kept too: their ids must not be given to others.
+            kept = self._kept[key] = (tuple(models), columns)
+        return kept[1]
+
+    def _columns(self, models: Sequence[Model]) -> list[pa.Array | None]:
+        unique = {id(model): model for model in models}
+        if len(unique) == len(models):
+            return [self._column(column, models) for column in self.schema]
+        # The same models at several epochs.
+        places = {key: place for place, key in enumerate(unique)}
+        rows = pa.array([places[id(model)] for model in models])
+        return [None if column is None else column.take(rows) for column in self._lasting(list(unique.values()))]
+
+    def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
+        if pa.types.is_fixed_size_list(column.type):
+            return None
+        if column.name in _CHANGING:
+            return pa.nulls(len(models), column.type)
+        return pa.array([self._value(column.name, model) for model in models], column.type)
+
+    def _value(self, name: str, model: Model) -> Any:
+        if name == "model_id":
+            return model.model_id
+        return self._constants[name] if name in self._constants else model.columns.get(name)
+
+
+def matching(
+    where: Condition,
+    rows: NarrowRows,
+    states: Sequence[tuple[Model, int]],
+    figures: Callable[[slice], Mapping[str, pa.Array]],
+) -> list[int]:
+    """Numbers of the states, each a model at an epoch, whose rows a condition keeps: judged by what will be stored.
+
+    Args:
+        figures: gives those of the states of a slice, as `States` has them.
+    """
+    kept: list[int] = []
+    for start in range(0, len(states), _JUDGED):
+        here = slice(start, start + _JUDGED)
+        models, epochs = zip(*states[here], strict=True)
+        kept += (start + where.kept(rows.table(models, epochs, figures(here)))).tolist()
+    return kept
+
+
+def check_known(where: Condition, unknown: Collection[str], source: str) -> None:
+    """Refuse a condition on columns that are computed from the weights.
+
+    Raises:
+        SourceError: naming the columns, and those that can be used.
+    """
+    hidden = sorted(where.columns.intersection(unknown))
+    if hidden:
+        known = [name for name in NAMES if name != WEIGHTS and name not in unknown]
+        raise SourceError(
+            f"{source}: {', '.join(hidden)} will be computed from the weights, so that no condition can choose by it "
+            f"what is read; use {', '.join(known)}, or build all and load with a condition"
+        )
+
+
+class RunRows:
+    """The rows that are, or will be, built of a run, without their weights.
+
+    Args:
+        config: the name that they are built under; the zoo's unless given.
+    """
+
+    def __init__(self, run: Run, config: str | None = None) -> None:
+        self._run = run
+        zoo, images = run.manifest.zoo, run.manifest.images
+        self._rows = NarrowRows(
+            meta_schema(),
+            config or zoo.name,
+            architecture=zoo.architecture,
+            in_channels=images.channels,
+            classes=images.classes,
+        )
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """All members by their ids, in the order of the zoo."""
+        return {member.model_id: _model_of(self._run.manifest.zoo, member) for member in self._run.members}
+
+    def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
+        """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
+
+        Models that it keeps at none are missing; figures that are not there yet are null. States whose figures are
+        lost or damaged cannot be judged by them and are kept, so that who reads them says why.
+        """
+        states = [(model, epoch) for model in self.models.values() for epoch in epochs]
+        names = figures_of(self._run)
+        asked = not where.columns.isdisjoint({*names, "ggap"})
+
+        def figures(here: slice) -> dict[str, pa.Array]:
+            if not asked:  # broken metrics are told where they are needed
+                return {}
+            metrics, places = self._all_metrics
+            rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
+            return {name: metrics[name].combine_chunks().take(rows) for name in names}
+
+        chosen: dict[str, set[int]] = {}
+        for number in matching(where, self._rows, states, figures):
+            model, epoch = states[number]
+            chosen.setdefault(model.model_id, set()).add(epoch)
+        for model_id, lost in self._lost.items() if asked else ():
+            if unjudged := lost.intersection(epochs):
+                chosen.setdefault(model_id, set()).update(unjudged)
+        return {model_id: frozenset(chosen[model_id]) for model_id in self.models if model_id in chosen}
+
+    @property
+    def _lost(self) -> Mapping[str, frozenset[int]]:
+        """Of models, by id, the epochs whose figures are lost or damaged."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[list[pa.Table], dict[str, frozenset[int]]]:
+        tables: list[pa.Table] = []
+        lost: dict[str, frozenset[int]] = {}
+        for cohort in self._run.sound_cohorts()[0]:
+            try:
+                tables.append(cohort.metrics())
+                missing = frozenset(cohort.without_figures())
+            except RunError:
+                missing = frozenset(range(self._run.epochs + 1))
+            lost |= {member.model_id: missing for member in cohort.members if missing}
+        return tables, lost
+
+    @cached_property
+    def _all_metrics(self) -> tuple[pa.Table, dict[tuple[str, int], int]]:
+        """The metrics of all cohorts, and the place of each model at each epoch."""
+        metrics = pa.concat_tables([METRICS_SCHEMA.empty_table(), *self._read[0]])
+        keys = zip(metrics["model_id"].to_pylist(), metrics["epoch"].to_pylist(), strict=True)
+        return metrics, {key: place for place, key in enumerate(keys)}
+
+
+def figures_of(run: Run) -> tuple[str, ...]:
+    """The columns of rows that a run's metrics tell."""
+    return FIGURES if run.manifest.parents is None else (*FIGURES, SPARSITY)
+
+
+def _model_of(zoo: ZooSpec, member: Member) -> Model:
+    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
+    return Model(model_id=member.model_id, columns=asdict(member.hyperparameters) | own)

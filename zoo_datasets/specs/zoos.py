@@ -1,0 +1,227 @@
+"""The table of zoos: the 27 published ones, EuroSAT, our own, and the twins derived from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
+from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
+from zoo_datasets.specs.spec import GRID_FIELDS, Scope, Sparsifier, ZooSpec
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
+_PROBLEMS = 5  # of a spec that a message names
+MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
+
+_DOI = "10.5281/zenodo."
+_GRID: dict[str, Any] = {
+    "activation": ("tanh", "relu", "sigmoid", "gelu"),
+    "init": ("uniform", "normal", "kaiming_uniform", "kaiming_normal"),
+    "dropout": (0.0, 0.5),
+    "optimizer": ("adam", "sgd"),
+    "lr": (1e-3, 1e-4),
+    "weight_decay": (1e-2, 1e-3),
+}
+_SVHN_GRID = _GRID | {
+    "dropout": (0.0, 0.3, 0.5), "optimizer": ("sgd",), "lr": (1e-2, 1e-3, 1e-4), "weight_decay": (0.0, 1e-3, 1e-1),
+}  # fmt: skip
+
+
+def _family(
+    images: str,
+    architecture: str,
+    *,
+    seed: tuple[str, str, float, float],
+    grid: dict[str, Any] | None = None,
+    doi: int,
+) -> list[ZooSpec]:
+    """The seed zoo of one image dataset and architecture, and its two hyperparameter zoos."""
+    activation, init, lr, weight_decay = seed
+    name = f"{images}_{architecture}"
+    common: dict[str, Any] = {
+        "images": images, "architecture": architecture, "epochs": 50, "doi": f"{_DOI}{doi}", "published": True,
+    }  # fmt: skip
+    point: dict[str, Any] = {
+        "activation": (activation,), "init": (init,), "optimizer": ("adam",), "lr": (lr,),
+        "weight_decay": (weight_decay,),
+    }  # fmt: skip
+    zoos = [ZooSpec(name=name, seeds=1000, **point, **common)]
+    if grid is not None:
+        zoos.append(ZooSpec(name=f"{name}_hyp_fix", seeds=10, **grid, **common))
+        zoos.append(ZooSpec(name=f"{name}_hyp_rand", seeds=10, seed_kind="random", entropy=42, **grid, **common))
+    return zoos
+
+
+def _resnet(images: str, lr: float, batch_size: int, epochs: int, augmentation: Any, doi: int | None) -> ZooSpec:
+    return ZooSpec(
+        name=f"{images}_resnet18", images=images, architecture="resnet18", epochs=epochs,
+        activation=("relu",), init=("kaiming_uniform",), optimizer=("sgd",), lr=(lr,), weight_decay=(5e-4,),
+        batch_size=batch_size, scheduler="onecycle", augmentation=augmentation, seeds=1000, published=True,
+        doi=None if doi is None else f"{_DOI}{doi}",
+    )  # fmt: skip
+
+
+_GELU = ("gelu", "kaiming_uniform", 1e-4, 1e-2)
+_STL10 = ("tanh", "kaiming_uniform", 1e-4, 1e-3)
+_MILD = _GRID | {"weight_decay": (1e-3, 1e-4)}
+_CIFAR10_GRID = _GRID | {"lr": (1e-3,)}
+
+DENSE_ZOOS: tuple[ZooSpec, ...] = (
+    *_family("mnist", "cnn_s", seed=("tanh", "uniform", 3e-4, 0.0), grid=_MILD, doi=6632086),
+    *_family("fashion_mnist", "cnn_s", seed=("tanh", "uniform", 3e-4, 0.0), grid=_MILD, doi=6632104),
+    *_family("svhn", "cnn_s", seed=("tanh", "uniform", 3e-3, 0.0), grid=_SVHN_GRID, doi=6632120),
+    *_family("usps", "cnn_s", seed=("tanh", "uniform", 3e-4, 1e-3), grid=_GRID, doi=6633626),
+    *_family("cifar10", "cnn_s", seed=_GELU, grid=_CIFAR10_GRID, doi=6620868),
+    *_family("cifar10", "cnn_l", seed=_GELU, grid=_CIFAR10_GRID, doi=6620868),
+    *_family("stl10", "cnn_s", seed=_STL10, grid=_GRID, doi=6631783),
+    *_family("stl10", "cnn_l", seed=_STL10, grid=_GRID, doi=6631783),
+    _resnet("cifar10", 0.05, 256, 50, ("crop", "flip"), None),
+    _resnet("cifar100", 0.1, 128, 60, ("crop", "flip"), None),
+    _resnet("tiny_imagenet", 0.1, 128, 60, ("flip", "rotate"), None),
+    # Of EuroSAT only the initialisation, the counts and the epochs are published; the rest is CIFAR-10's.
+    ZooSpec(
+        name="eurosat_cnn_s", images="eurosat", architecture="cnn_s", epochs=50,
+        activation=("gelu",), init=("kaiming_uniform",), optimizer=("adam",), lr=(1e-4,), weight_decay=(1e-2,),
+        seeds=1000, doi=f"{_DOI}8141666",
+    ),
+    # Our own: real images that need no download, learnt in seconds.
+    ZooSpec(
+        name="digits_cnn_s", images="digits", architecture="cnn_s", epochs=50,
+        activation=("tanh",), init=("kaiming_uniform",), optimizer=("adam",), lr=(1e-3,), weight_decay=(0.0,),
+        seeds=1000,
+    ),
+)  # fmt: skip
+
+ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in DENSE_ZOOS}
+if len(ZOOS) != len(DENSE_ZOOS):
+    raise ValueError(f"the table of zoos repeats a name: {[zoo.name for zoo in DENSE_ZOOS]}")
+
+_TWIN_NAME = re.compile(r"(?P<parent>.+)_(?:sparse|magnitude(?P<percent>[1-9]\d?))")
+_TWIN_SUFFIX = re.compile(r"_(?:sparse|magnitude\d+(\.\d+)?)(?:_layer)?$")
+
+
+def twin_of(
+    parent: ZooSpec,
+    sparsifier: Sparsifier = "variational_dropout",
+    *,
+    epochs: int | None = None,
+    amount: float | None = None,
+    scope: Scope | None = None,
+) -> ZooSpec:
+    """The sparsified twin of a dense zoo; by pruning of a share of the weights where there is an `amount`.
+
+    Its learning rate is constant: the parent's schedule ended with the parent's training.
+    """
+    suffix = "sparse" if sparsifier == "variational_dropout" else sparsifier
+    suffix += "" if amount is None else f"{round(100 * amount, 6):g}"
+    suffix += "_layer" if scope == "layer" else ""
+    return dataclasses.replace(
+        parent,
+        name=f"{parent.name}_{suffix}",
+        epochs=epochs or TWIN_EPOCHS[sparsifier],
+        parent=parent.name,
+        sparsifier=sparsifier,
+        amount=amount,
+        scope=scope,
+        scheduler=None,
+        doi=None,
+        published=False,
+    )
+
+
+def _magnitude_twin(parent: ZooSpec, percent: int) -> ZooSpec:
+    return twin_of(parent, "magnitude", amount=percent / 100, scope="global")
+
+
+def dense_name(name: str) -> str:
+    """The name of a twin's parent zoo: `mnist_cnn_s` of `mnist_cnn_s_sparse`; other names are their own."""
+    return _TWIN_SUFFIX.sub("", name)
+
+
+def twins_of(zoo: ZooSpec) -> list[ZooSpec]:
+    """The twins that are listed beside a dense zoo; magnitude-pruned ones exist for EuroSAT only."""
+    percents = MAGNITUDE_PERCENTS if zoo.images == "eurosat" else ()
+    return [twin_of(zoo), *(_magnitude_twin(zoo, percent) for percent in percents)]
+
+
+def list_zoos() -> list[ZooSpec]:
+    """All dense zoos: the 27 published ones in the paper's order, then ours. `twins_of` gives their twins."""
+    return list(DENSE_ZOOS)
+
+
+def get_zoo(name: str) -> ZooSpec:
+    """The zoo of that name, dense or twin (`…_sparse`, `…_magnitude50`).
+
+    Raises:
+        UnknownNameError: with the names that are near.
+    """
+    if name in ZOOS:
+        return ZOOS[name]
+    twin = _TWIN_NAME.fullmatch(name)
+    if twin and twin["parent"] in ZOOS:
+        parent = ZOOS[twin["parent"]]
+        return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
+    known = [spec.name for zoo in DENSE_ZOOS for spec in (zoo, *twins_of(zoo))]
+    raise UnknownNameError("zoo", name, known, "`zoo list` shows all; a .yaml file describes a zoo of your own")
+
+
+def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
+    """A zoo from plain data (YAML, JSON), each field checked; a lone value stands for a list of one.
+
+    Raises:
+        SpecError: naming `origin` and each field that is missing, unknown or of a wrong value.
+    """
+    from pydantic import ValidationError
+
+    if not isinstance(value, dict):
+        raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
+    lists = (*GRID_FIELDS, "augmentation")
+    prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
+    try:
+        return _adapter().validate_python(prepared, extra="forbid")
+    except ValidationError as error:
+        raise SpecError(
+            f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
+        ) from error
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[ZooSpec]:
+    """Made once, and not before a spec is read: pydantic is slow to import."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ZooSpec)
+
+
+def read_zoo(path: Path) -> ZooSpec:
+    """A user's own zoo from a YAML file with the fields of `ZooSpec`.
+
+    Raises:
+        SpecError: naming the file and each field that is missing, unknown or of a wrong value.
+    """
+    try:
+        value = parse_yaml(read_text(path, MAX_YAML))
+    except (OSError, DocumentError) as error:
+        raise SpecError(f"{path} could not be read as YAML: {error}") from error
+    zoo = zoo_from_dict(value, str(path))
+    if zoo.parent or zoo.sparsifier:
+        raise SpecError(f"{path}: parent, sparsifier: a zoo of your own is dense; twins are made from its run")
+    return zoo
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part)[:40] for part in problem["loc"]) or "the zoo"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        fields = ", ".join(entry.name for entry in dataclasses.fields(ZooSpec))
+        return f"{field}: unknown field; known are {fields}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{field}: {problem['msg']}, found {brief(problem['input'])}"

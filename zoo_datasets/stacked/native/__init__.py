@@ -1,0 +1,1 @@
+"""The native path: a block of members in C, one member a vector lane."""

@@ -1,0 +1,361 @@
+"""The fast path: a block of members trained by kernels that the system's C compiler makes at run time.
+
+The kernels (`native.c` and the files that it names) hold members in the innermost dimension, one member a
+vector lane, so a block has as many members as a vector register has floats. They know networks without
+normalisation and residuals.
+`NativeBlock` has the interface of `TorchBlock`; calls run one thread and release Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import NativeError
+from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.native.compiler import Compiler, compile_library, find_compiler
+from zoo_datasets.networks.layers import Layer, Linear, build_layout
+from zoo_datasets.networks.variational import acting, noise_bounds
+from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED, BlockRecipe, Tally
+from zoo_datasets.stacked.native.codegen import defines, stages, variational_defines
+from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
+from zoo_datasets.stacked.streams import dropout_thresholds, permutations
+
+# Numbers of native.c.
+ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
+OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
+_GRADIENTS_ONLY: Final = 0
+_SOURCES: Final = ("layers.c", "math.c", "native.c")
+_VARIATIONAL: Final = "variational.c"
+_ALIGNMENT: Final = 64
+
+Shape = tuple[int, int, int]
+
+
+class _Job(ctypes.Structure):
+    """`Job` of native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("parameters", "first", "second", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("images", "labels", "normalised", "order")),
+        *((name, ctypes.c_int64) for name in ("length", "batch_size", "first_step", "steps", "steps_before")),
+        *((name, ctypes.c_void_p) for name in ("lr", "momentum", "weight_decay", "keys", "threshold", "scale")),
+        *((name, ctypes.c_void_p) for name in ("loss", "correct")),
+        *((name, ctypes.c_int32) for name in ("epoch", "activation", "optimizer", "dropout")),
+        *((name, ctypes.c_void_p) for name in ("mask", "log_sigma2", "log_sigma2_first", "log_sigma2_second")),
+        ("kl_weight", ctypes.c_double),
+    ]
+
+
+def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu") -> str | None:
+    """Why the native kernels do not compute such a network on images [C, H, W]; None where they do."""
+    if activation not in ACTIVATION_NUMBERS:
+        return f"the native kernels know the activations {', '.join(ACTIVATION_NUMBERS)}, not {activation}"
+    try:
+        stages(layers, in_shape)
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def available(layers: Sequence[Layer] | None = None, in_shape: Shape | None = None) -> str | None:
+    """Why the native kernels cannot be used on this machine; None where they can.
+
+    Compiles them for the network, or where none is given for a tiny one; afterwards they lie in the cache.
+    """
+    if layers is None or in_shape is None:
+        layers, in_shape = (Linear("probe", 1, 2),), (1, 1, 1)
+    reason = supports(layers, in_shape)
+    if reason is not None:
+        return reason
+    try:
+        load_kernels(layers, in_shape)
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def lanes() -> int:
+    """Members of a full block on this machine.
+
+    Raises:
+        NativeError: there is no compiler.
+    """
+    return find_compiler().lanes
+
+
+def instructions() -> str:
+    """The vector instructions that the kernels use: avx512, avx2, neon or portable.
+
+    Raises:
+        NativeError: there is no compiler.
+    """
+    return find_compiler().instructions
+
+
+def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = False) -> ctypes.CDLL:
+    """The compiled kernels of a network for images [C, H, W]; those of variational dropout where asked for.
+
+    Raises:
+        NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
+    """
+    compiler = find_compiler()
+    return _load(kernel_source(layers, in_shape, compiler, variational), variational)
+
+
+def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, variational: bool = False) -> str:
+    """The whole C source for a network: its constants, then the files of kernels."""
+
+    def text(name: str) -> str:
+        return (resources.files("zoo_datasets.stacked.native") / name).read_text(encoding="utf-8")
+
+    parts = [defines(layers, in_shape, compiler.lanes, compiler.registers), *map(text, _SOURCES)]
+    if variational:
+        parts += [variational_defines(layers, in_shape, compiler.registers), text(_VARIATIONAL)]
+    return "".join(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(source: str, variational: bool) -> ctypes.CDLL:
+    library = compile_library(source)
+    library.zoo_workspace_size.restype = ctypes.c_int64
+    library.zoo_parameters.restype = ctypes.c_int64
+    library.zoo_job_size.restype = ctypes.c_int64
+    library.zoo_train.restype = library.zoo_evaluate.restype = None
+    if variational:
+        library.zoo_noise_size.restype = ctypes.c_int64
+        library.zoo_train_noisy.restype = None
+    if library.zoo_job_size() != ctypes.sizeof(_Job):
+        raise NativeError("the compiled kernels do not fit this version of the package; empty the cache of kernels")
+    return library
+
+
+class NativeBlock:
+    """Up to `lanes()` members that train as one, by the native kernels on the CPU in float32.
+
+    The methods and the state are `TorchBlock`'s. A member's numbers do not depend on its place in the
+    block nor on the other members.
+    """
+
+    def __init__(self, recipe: BlockRecipe, data: ImageData) -> None:
+        """Compiles the kernels, or takes them from the cache.
+
+        Raises:
+            NativeError: there is no compiler or it fails; the kernels do not know such a network, activation or
+                augmentation; or there are more members than lanes.
+        """
+        if recipe.augmentation:
+            raise NativeError(f"the native kernels know no augmentation, but {', '.join(recipe.augmentation)}")
+        channels, height, width = data.train.images.shape[1:]
+        self.in_shape: Shape = (channels, height, width)
+        reason = supports(recipe.layers, self.in_shape, recipe.activation)
+        if reason is not None:
+            raise NativeError(reason)
+        self.recipe = recipe
+        self.lanes = lanes()
+        self._members = len(recipe.seeds)
+        if not 1 <= self._members <= self.lanes:
+            raise NativeError(f"a block has {self._members} members, expected 1 to {self.lanes} on this machine")
+        self._kernels = load_kernels(recipe.layers, self.in_shape, recipe.variational)
+        self._parameters = self._kernels.zoo_parameters()
+        self._noisy = self._noisy_rows(recipe)
+        # The last member fills the lanes that are left over; its copies are dropped again in `store`.
+        self._lanes = torch.arange(self.lanes).clamp(max=self._members - 1)
+        self._fixed = self._fixed_arrays(recipe, data)
+        self._weights = _aligned(torch.zeros(self._parameters, self.lanes))
+        self._state: State = {}
+
+    def _fixed_arrays(self, recipe: BlockRecipe, data: ImageData) -> dict[str, Tensor]:
+        rates = recipe.dropout.to(torch.float64)[self._lanes]
+        if not bool(((rates >= 0) & (rates < 1)).all()):
+            raise NativeError(f"dropout rates {recipe.dropout.tolist()}, expected all of them in [0, 1)")
+        seeds = recipe.seeds.to(torch.int64)[self._lanes]
+        keys = torch.stack((seeds & 0xFFFFFFFF, (seeds >> 32) & 0xFFFFFFFF))
+        channels = self.in_shape[0]
+        bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
+        size = self._kernels.zoo_workspace_size()
+        if recipe.variational:
+            size += self._kernels.zoo_noise_size()
+        arrays = {
+            "normalised": data.normalise(bytes_).view(256, channels).T.contiguous(),
+            "keys": _as_words(keys),
+            "threshold": _as_words(dropout_thresholds(rates)),
+            "scale": (1.0 / (1.0 - rates)).to(torch.float32),
+            "workspace": torch.empty(size, dtype=torch.uint8),
+        }
+        return {name: _aligned(array) for name, array in arrays.items()}
+
+    def _noisy_rows(self, recipe: BlockRecipe) -> Tensor:
+        """Which parameters have noise: bool [P, 1]."""
+        bounds = noise_bounds(recipe.layers)
+        tensors = build_layout(recipe.layers).tensors
+        return torch.cat([torch.full((spec.size, 1), spec.name in bounds) for spec in tensors])
+
+    def load(self, weights: Tensor, state: State | None = None) -> None:
+        """Take over weights [K, P] and the state, each [K, P]; without the optimizer's, it is that before any step."""
+        self._state = {name: self._inside(tensor) for name, tensor in (state or {}).items()}
+        trained = self._state.pop(TRAINED, None)
+        self._weights = self._inside(weights) if trained is None else trained
+        if not self._state.keys() & set(self.recipe.state):
+            self._state |= {name: _aligned(torch.zeros_like(self._weights)) for name in self.recipe.state}
+        if self.recipe.variational:
+            # The kernels step all rows; where there is no noise, zero without a gradient stays zero.
+            self._state[LOG_SIGMA2] = _aligned(torch.where(self._noisy, self._state[LOG_SIGMA2], 0.0))
+
+    def store(self) -> tuple[Tensor, State]:
+        """Weights [K, P], those that act, and the state [K, P]."""
+        state = self._state
+        if self.recipe.variational:
+            state = state | {TRAINED: self._weights, LOG_SIGMA2: self._log_sigma2()}
+        return self._outside(self._acting()), {name: self._outside(tensor) for name, tensor in state.items()}
+
+    def _log_sigma2(self) -> Tensor:
+        return torch.where(self._noisy, self._state[LOG_SIGMA2], -torch.inf)
+
+    def _acting(self) -> Tensor:
+        return _aligned(acting(self._weights, self._log_sigma2())) if self.recipe.variational else self._weights
+
+    def order(self, epoch: int, size: int) -> Tensor:
+        """The order of `size` images in an epoch: int32 [K, size]."""
+        return permutations(self.recipe.seeds, epoch, size).to(torch.int32)
+
+    def train(
+        self,
+        split: Split,
+        order: Tensor,
+        *,
+        epoch: int,
+        first_step: int,
+        settings: Sequence[StepSettings],
+        kl_weight: float = 0.0,
+    ) -> Tally:
+        """Take `len(settings)` steps from step `first_step` of an epoch; gives the running train metrics.
+
+        Args:
+            order: int [K, size], the images of the whole epoch; the last batch may be a shorter one.
+        """
+        size = self.recipe.batch_size
+        used = order[:, first_step * size : (first_step + len(settings)) * size]
+        if not settings or used.shape[1] <= (len(settings) - 1) * size:
+            raise ValueError(
+                f"{len(settings)} steps of {size} images from step {first_step} on, expected 1 or more that "
+                f"end within the order of {order.shape[1]} images"
+            )
+        own = OPTIMIZERS[self.recipe.optimizer].state
+        arrays = {
+            "lr": self._per_step([step.lr for step in settings], torch.float64),
+            "momentum": self._per_step([step.momentum for step in settings], torch.float32),
+            "weight_decay": self._per_step([step.weight_decay for step in settings], torch.float32),
+            "first": self._state[own[0]],
+            "second": self._state[own[-1]],
+        }
+        if MASK in self._state:
+            arrays["mask"] = self._state[MASK]
+        if self.recipe.variational:
+            arrays |= {
+                "log_sigma2_first": self._state[f"{LOG_SIGMA2}.{own[0]}"],
+                "log_sigma2_second": self._state[f"{LOG_SIGMA2}.{own[-1]}"],
+            }
+        numbers: dict[str, float] = {
+            "epoch": epoch,
+            "first_step": first_step,
+            "steps": len(settings),
+            "steps_before": settings[0].count,
+        }
+        numbers |= {"optimizer": OPTIMIZER_NUMBERS[self.recipe.optimizer], "kl_weight": kl_weight}
+        return self._pass(split, used, arrays, numbers)
+
+    def gradients(
+        self, split: Split, index: Tensor, *, epoch: int, step: int, kl_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass on images int [K, B]: mean cross-entropy [K], correct predictions [K], gradients [K, P].
+
+        In a variational block the gradients of log σ² follow those of the weights: [K, 2 P].
+        """
+        made = [torch.zeros_like(self._weights) for _ in range(1 + self.recipe.variational)]
+        numbers: dict[str, float] = {"epoch": epoch, "first_step": step, "steps": 1, "optimizer": _GRADIENTS_ONLY}
+        numbers |= {"batch_size": index.shape[1], "kl_weight": kl_weight}
+        tally = self._pass(split, index, dict(zip(("first", "second"), made, strict=False)), numbers)
+        gradients = torch.cat([self._outside(tensor) for tensor in made], dim=1)
+        return tally.mean_loss.to(torch.float32), tally.correct, gradients
+
+    def evaluate(self, split: Split) -> Tally:
+        """Loss and accuracy on all images of a split, without dropout and noise."""
+        numbers = {"length": len(split.labels)}
+        return self._call(self._kernels.zoo_evaluate, split, {"parameters": self._acting()}, numbers, len(split.labels))
+
+    def _pass(self, split: Split, used: Tensor, arrays: dict[str, Tensor], numbers: dict[str, float]) -> Tally:
+        if len(used) != self._members:
+            raise ValueError(f"an order for {len(used)} members, expected {self._members}")
+        lowest, highest = (int(bound) for bound in torch.aminmax(used))
+        if lowest < 0 or highest >= len(split.labels):
+            raise ValueError(f"the order names images {lowest} to {highest}, but there are {len(split.labels)}")
+        order = used.to(torch.int32)[self._lanes].contiguous()
+        numbers = {"length": order.shape[1], **numbers}
+        arrays = arrays | {"order": order, "parameters": self._weights}
+        entry = self._kernels.zoo_train
+        if self.recipe.variational:
+            entry, arrays = self._kernels.zoo_train_noisy, arrays | {"log_sigma2": self._state[LOG_SIGMA2]}
+        return self._call(entry, split, arrays, numbers, order.shape[1])
+
+    def _call(
+        self, entry: Any, split: Split, arrays: dict[str, Tensor], numbers: Mapping[str, float], images: int
+    ) -> Tally:
+        """Fill in a job, run it, and give what it added up."""
+        if tuple(split.images.shape[1:]) != self.in_shape or split.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images {split.images.dtype} {list(split.images.shape)}, expected torch.uint8 {['N', *self.in_shape]}"
+            )
+        arrays = {
+            **self._fixed,
+            **arrays,
+            "images": split.images.contiguous(),
+            "labels": split.labels.to(torch.int64).contiguous(),
+            "loss": torch.zeros(self.lanes, dtype=torch.float64),
+            "correct": torch.zeros(self.lanes, dtype=torch.int64),
+        }
+        job = _Job(
+            batch_size=self.recipe.batch_size,
+            activation=ACTIVATION_NUMBERS[self.recipe.activation],
+            dropout=int(bool((self.recipe.dropout > 0).any())),
+        )
+        for name, number in numbers.items():
+            setattr(job, name, number)
+        for name, tensor in arrays.items():
+            setattr(job, name, tensor.data_ptr())
+        entry(ctypes.byref(job))
+        return self._tally(arrays["loss"], arrays["correct"], images)
+
+    def _tally(self, loss: Tensor, correct: Tensor, images: int) -> Tally:
+        return Tally(loss[: self._members], correct[: self._members], images)
+
+    def _per_step(self, values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Settings [K] of each step as [steps, lanes]."""
+        return _aligned(torch.stack(tuple(values)).to(dtype)[:, self._lanes].contiguous())
+
+    def _inside(self, members: Tensor) -> Tensor:
+        """[K, P] to the kernels' [P, lanes]."""
+        if members.shape != (self._members, self._parameters):
+            raise ValueError(f"a tensor {list(members.shape)}, expected [{self._members}, {self._parameters}]")
+        return _aligned(members.to(torch.float32)[self._lanes].T.contiguous())
+
+    def _outside(self, tensor: Tensor) -> Tensor:
+        """The kernels' [P, lanes] to [K, P]."""
+        return tensor[:, : self._members].T.contiguous()
+
+
+def _as_words(values: Tensor) -> Tensor:
+    """Integers below 2^32 as int32 of the same bits."""
+    return torch.where(values >= 2**31, values - 2**32, values).to(torch.int32)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, which the kernels read a vector at a time; torch's allocator aligns new ones to 64 bytes."""
+    assert tensor.data_ptr() % _ALIGNMENT == 0
+    return tensor

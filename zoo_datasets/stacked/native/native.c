@@ -1,0 +1,270 @@
+/* Trains and evaluates a block of members of one cohort, one member a vector lane.
+ *
+ * Every array is members-innermost: element i of lane l lies at [i][l]. No instruction mixes lanes, so a
+ * member's result depends neither on its lane nor on what is in the others. A step goes through its batch
+ * sample by sample, forward and backward, because the activations of one sample fit the second-level cache.
+ *
+ * Compiled as one text: the definitions that zoo_datasets/stacked/codegen.py writes, layers.c (the
+ * layers, forward and backward), math.c (elementary functions, random numbers), this file, and for
+ * variational dropout variational.c.
+ */
+
+/* ---- one sample --------------------------------------------------------------------------------------- */
+
+typedef struct {
+  v *output[DEPTH], *slope[DEPTH], *gradient[DEPTH]; /* slope: derivative of the output by the value pooled */
+  int8_t *choice[DEPTH];
+  v *input, *strip, *gradients;
+} Workspace;
+
+typedef struct {
+  v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  char *workspace;                               /* workspace_size() bytes */
+  const uint8_t *images;                         /* [N, CHANNELS, PIXELS] */
+  const int64_t *labels;                         /* [N] */
+  const float *normalised;                       /* [CHANNELS, 256]: what each byte becomes */
+  const int32_t *order;                          /* [LANES, length], from the first step on */
+  int64_t length, batch_size, first_step, steps, steps_before; /* first_step: in the epoch; steps_before: in all */
+  const double *lr;                              /* [steps, LANES] */
+  const float *momentum, *weight_decay;          /* [steps, LANES] */
+  const uint32_t *keys, *threshold;              /* [2, LANES], [LANES] */
+  const float *scale;                            /* [LANES] 1 / (1 - rate) */
+  double *loss;                                  /* [LANES], added to */
+  int64_t *correct;                              /* [LANES], added to */
+  int32_t epoch, activation, optimizer, dropout; /* dropout: whether any lane drops */
+  const v *mask;                                 /* [PARAMETERS], or null: weights whose mask is 0 are held */
+  v *log_sigma2, *log_sigma2_first, *log_sigma2_second; /* [PARAMETERS], of variational.c */
+  double kl_weight;                              /* the divergence's share of the loss */
+} Job;
+
+static char *carve(char **at, int64_t bytes) {
+  char *start = *at;
+  *at += (bytes + 63) / 64 * 64;
+  return start;
+}
+
+static int64_t lay_out(char *start, Workspace *space) {
+  char *at = start;
+  space->input = (v *)carve(&at, (int64_t)sizeof(v) * CHANNELS * PIXELS);
+  for (int i = 0; i < DEPTH; i++) {
+    const int64_t n = units(LAYERS[i].stage);
+    space->output[i] = (v *)carve(&at, n * sizeof(v));
+    space->slope[i] = (v *)carve(&at, n * sizeof(v));
+    space->gradient[i] = (v *)carve(&at, n * sizeof(v));
+    space->choice[i] = (int8_t *)carve(&at, n * LANES);
+  }
+  space->strip = (v *)carve(&at, (int64_t)sizeof(v) * STRIP);
+  space->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
+  return at - start;
+}
+
+static void gather(const Job *job, const int64_t position, v *restrict x, vi *labels) {
+  const uint8_t *images[LANES];
+  for (int l = 0; l < LANES; l++) {
+    const int64_t index = job->order[l * job->length + position];
+    images[l] = job->images + index * CHANNELS * PIXELS;
+    (*labels)[l] = (int32_t)job->labels[index];
+  }
+  float *out = (float *)x;
+  for (int c = 0; c < CHANNELS; c++) {
+    const float *table = job->normalised + 256 * c;
+    for (int p = c * PIXELS; p < (c + 1) * PIXELS; p++)
+      for (int l = 0; l < LANES; l++) out[p * LANES + l] = table[images[l][p]];
+  }
+}
+
+INLINE void activate_with(const int kind, v *y, v *d, int n) {
+  for (int i = 0; i < n; i++) activation(kind, y[i], y + i, d + i);
+}
+
+NOINLINE void activate(int kind, v *y, v *d, int n) {
+  switch (kind) {
+    case TANH: activate_with(TANH, y, d, n); break;
+    case RELU: activate_with(RELU, y, d, n); break;
+    case SIGMOID: activate_with(SIGMOID, y, d, n); break;
+    default: activate_with(GELU, y, d, n);
+  }
+}
+
+/* Element `sample * n + unit` of the stream of this dropout layer decides about a unit. */
+NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample, v *y, v *d, int n) {
+  const vu *threshold = (const vu *)job->threshold;
+  const v scale = *(const v *)job->scale;
+  const int64_t start = sample * n, end = start + n;
+  for (int64_t block = start / 4; 4 * block < end; block++) {
+    const uint32_t counter[4] = {block, step, job->epoch, DROPOUT + 256 * s->dropout};
+    vu words[4];
+    philox((const vu *)job->keys, counter, words);
+    UNROLL for (int j = 0; j < 4; j++) {
+      const int64_t i = 4 * block + j - start;
+      if (i >= 0 && i < n) {
+        v factor = (v)((vi)scale & (vi)(words[j] >= *threshold));
+        y[i] *= factor;
+        d[i] *= factor;
+      }
+    }
+  }
+}
+
+/* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
+static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
+  if (s->activate) activate(job->activation, y, d, units(s));
+  else if (s->dropout >= 0)
+    for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
+  if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
+}
+
+static void forward_sample(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample) {
+  const v *x = w->input;
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i]);
+    finish(job, s, w->output[i], w->slope[i], training, step, sample);
+    x = w->output[i];
+  }
+}
+
+/* Cross-entropy of each lane; `gradient` [CLASSES] becomes that of the logits, divided by `images`. */
+static void cross_entropy(const Job *job, const v *logits, vi labels, v *gradient, int64_t images) {
+  v best = logits[0];
+  vi index = {0};
+  for (int c = 1; c < CLASSES; c++) {
+    vi better = (vi)(logits[c] > best) | ((vi)(logits[c] != logits[c]) & (vi)(best == best));
+    best = choose(better, logits[c], best);
+    index = choose_int(better, (vi){0} + c, index);
+  }
+  v sum = {0}, picked = {0};
+  for (int c = 0; c < CLASSES; c++) {
+    gradient[c] = exp_v(logits[c] - best);
+    sum += gradient[c];
+    picked = choose(labels == c, logits[c], picked);
+  }
+  for (int l = 0; l < LANES; l++) {
+    job->loss[l] += logf(sum[l]) - (picked[l] - best[l]);
+    job->correct[l] += index[l] == labels[l];
+  }
+  const float share = 1.f / images;
+  for (int c = 0; c < CLASSES; c++) {
+    v target = (v)((vi)splat(1.f) & (vi)(labels == c));
+    gradient[c] = (gradient[c] / sum - target) * share;
+  }
+}
+
+static void backward_sample(const Job *job, const Workspace *w) {
+  for (int i = DEPTH - 1; i >= 0; i--) {
+    const Stage *s = LAYERS[i].stage;
+    v *g = w->gradient[i];
+    if (s->activate || s->dropout >= 0)
+      for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
+    LAYERS[i].backward(job->parameters, w->gradients, i ? w->output[i - 1] : w->input, g, w->choice[i],
+                       i ? w->gradient[i - 1] : 0, w->strip);
+  }
+}
+
+/* ---- optimizers: torch.optim.Adam (L2 weight decay) and torch.optim.SGD ------------------------------- */
+
+typedef struct {
+  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  const v *gradients;
+} Group;
+
+static void adam(const Job *job, Group group, int64_t i) {
+  const int64_t count = job->steps_before + i + 1;
+  const double *lr = job->lr + i * LANES;
+  const float first_weight = (float)(1 - 0.9), second_weight = (float)(1 - 0.999);
+  const float scale = (float)(1 / sqrt(1 - pow(0.999, (double)count)));
+  const v decay = ((const v *)job->weight_decay)[i];
+  v step = splat(0.f);
+  for (int l = 0; l < LANES; l++) step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
+  for (int k = 0; k < PARAMETERS; k++) {
+    v p = group.parameters[k], m = group.first[k], u = group.second[k];
+    v g = group.gradients[k] + decay * p;
+    m += (g - m) * first_weight;
+    u = u * 0.999f + g * g * second_weight;
+    group.parameters[k] = p - step * m / (sqrt_v(u) * scale + 1e-8f);
+    group.first[k] = m;
+    group.second[k] = u;
+  }
+}
+
+static void sgd(const Job *job, Group group, int64_t i) {
+  const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i];
+  const double *lr = job->lr + i * LANES;
+  v step = splat(0.f);
+  for (int l = 0; l < LANES; l++) step[l] = (float)lr[l];
+  for (int k = 0; k < PARAMETERS; k++) {
+    v p = group.parameters[k];
+    v buffer = group.first[k] * keep + (group.gradients[k] + decay * p);
+    group.parameters[k] = p - step * buffer;
+    group.first[k] = buffer;
+  }
+}
+
+/* One step; with GRADIENTS_ONLY the gradients are copied to `first`. */
+static void optimize(const Job *job, Group group, int64_t i) {
+  if (job->optimizer == ADAM) adam(job, group, i);
+  else if (job->optimizer == SGD) sgd(job, group, i);
+  else memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
+}
+
+/* ---- entry points ------------------------------------------------------------------------------------- */
+
+int64_t zoo_job_size(void) { return sizeof(Job); }
+int64_t zoo_parameters(void) { return PARAMETERS; }
+int64_t zoo_workspace_size(void) {
+  Workspace space;
+  return lay_out(0, &space);
+}
+
+/* Takes `steps` steps; with GRADIENTS_ONLY one, whose gradients are copied to `first`. */
+void zoo_train(const Job *job) {
+  Workspace w;
+  lay_out(job->workspace, &w);
+  for (int64_t i = 0; i < job->steps; i++) {
+    const int64_t step = job->first_step + i, start = i * job->batch_size;
+    const int64_t images = MIN(job->batch_size, job->length - start);
+    memset(w.gradients, 0, sizeof(v) * PARAMETERS);
+    for (int64_t sample = 0; sample < images; sample++) {
+      vi labels;
+      gather(job, start + sample, w.input, &labels);
+      forward_sample(job, &w, 1, (uint32_t)step, sample);
+      cross_entropy(job, w.output[DEPTH - 1], labels, w.gradient[DEPTH - 1], images);
+      backward_sample(job, &w);
+    }
+    /* A held weight is zero, and so is its decay: without a gradient it stays. */
+    if (job->mask)
+      for (int k = 0; k < PARAMETERS; k++) w.gradients[k] *= job->mask[k];
+    optimize(job, (Group){job->parameters, job->first, job->second, w.gradients}, i);
+  }
+}
+
+/* Adds up loss and correct predictions on `length` images in file order, which all lanes share. */
+void zoo_evaluate(const Job *job) {
+  Workspace w;
+  lay_out(job->workspace, &w);
+  for (int64_t i = 0; i < job->length; i++) {
+    const uint8_t *image = job->images + i * CHANNELS * PIXELS;
+    for (int c = 0; c < CHANNELS; c++)
+      for (int p = c * PIXELS; p < (c + 1) * PIXELS; p++) w.input[p] = splat(job->normalised[256 * c + image[p]]);
+    forward_sample(job, &w, 0, 0, 0);
+    cross_entropy(job, w.output[DEPTH - 1], (vi){0} + (int32_t)job->labels[i], w.gradient[DEPTH - 1], 1);
+  }
+}
+
+/* Four words of a lane's Philox stream, for tests: key [2], counter [4], words [4]. */
+void zoo_philox(const uint32_t *key, const uint32_t *counter, uint32_t *words) {
+  vu keys[2] = {(vu){0} + key[0], (vu){0} + key[1]}, result[4];
+  philox(keys, counter, result);
+  for (int j = 0; j < 4; j++) words[j] = result[j][LANES - 1];
+}
+
+/* Value and derivative of an activation, for tests: n floats each, n a multiple of LANES. */
+void zoo_activation(int32_t kind, const float *x, float *y, float *d, int64_t n) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    v value, slope;
+    memcpy(&value, x + i, sizeof value);
+    activate(kind, &value, &slope, 1);
+    memcpy(y + i, &value, sizeof value);
+    memcpy(d + i, &slope, sizeof slope);
+  }
+}

@@ -1,0 +1,1 @@
+"""Files, locks and downloads: nothing here knows of zoos."""
