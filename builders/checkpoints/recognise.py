@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
-from zoo_datasets.errors import CheckpointError, LayoutError
+from zoo_datasets.errors import CheckpointError, LayoutError, SpecError
 from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import EPSILON, LOG_ALPHA_PRUNED
@@ -192,5 +192,5 @@ def _sparsifier(parts: Sequence[Part]) -> Sparsifier | None:
 def _layout(name: str, in_channels: int, classes: int) -> WeightLayout | None:
     try:
         return layout_of(name, in_channels, classes)
-    except LayoutError:
+    except (LayoutError, SpecError):  # no such network has so many channels or classes
         return None
