@@ -129,7 +129,7 @@ class StackedPass:
         return mean + deviation * self.arranged(drawn, mean)
 
     def arranged(self, values: Tensor, x: Tensor) -> Tensor:
-        """A value for each unit, K · B · units of them by member, in the arrangement of x: [B, K·C, H, W] or [K, B, F]."""
+        """K · B · units values, one member after the other, arranged as x is: [B, K·C, H, W] or [K, B, F]."""
         if x.ndim == 3:
             return values.view(x.shape)
         batch, channels, height, width = x.shape
