@@ -318,12 +318,12 @@ def test_a_kind_with_all_rules_is_nowhere_left_out():
 
 def test_a_kind_of_its_own_is_trained_and_built_and_loaded(tmp_path, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "mlp", Architecture("mlp", 28, lambda channels, classes: NORMED))
-    zoo = plain.tiny_zoo(name="mnist_mlp", architecture="mlp", activation=("relu",), seeds=2, epochs=1)
+    zoo = plain.tiny_zoo(architecture="mlp", activation=("relu",), seeds=2, epochs=1)
     run = train_zoo(zoo, tmp_path / "run", IMAGES)
     assert run.manifest.engine == "torch"
     norms = [cohort.weights(1)[:, build_layout(NORMED).slices()["norm.weight"]] for cohort in run.cohorts()]
     assert all((norm != 1).any() for norm in norms)
-    build_repository([tmp_path / "run"], tmp_path / "zoos")
+    build_repository(tmp_path / "run", tmp_path / "zoos")
     rows = [row for split in load_zoo(tmp_path / "zoos", zoo.name, epochs=[1]).values() for row in split]
     assert len(rows) == 2
     assert to_module(rows[0]).get_submodule("norm").weight.shape == (12,)
@@ -341,10 +341,10 @@ def test_a_kind_of_its_own_is_trained_and_built_and_loaded(tmp_path, monkeypatch
 )  # fmt: skip
 def test_who_misses_one_rule_names_this_one(rule, interpreter, monkeypatch):
     monkeypatch.setattr(LayerNorm, rule, getattr(Layer, rule))
-    monkeypatch.setattr(f"{__name__}.SIZE", SIZE + 24, raising=False)
+    monkeypatch.setitem(globals(), "SIZE", SIZE + 24)
     monkeypatch.setattr("zoo_datasets.stacked.network._LARGE", 0)
     with pytest.raises(LayerError, match=f"LayerNorm layers have no rule for {RULES[rule]}"):
-        INTERPRETERS[interpreter](NORMED)
+        INTERPRETERS[interpreter](around(LayerNorm("unseen", 12)))  # plans of other networks are remembered
 
 
 def test_layers_are_equal_hashed_and_pickled_by_their_fields():
@@ -363,3 +363,23 @@ def test_representations_are_there_for_networks_that_pool_at_the_end():
     layers, data = resnet18_layers(2)(3, 10), plain.tiny_images("cifar10", 32, test=4)
     weights = initialise(layers, torch.arange(2), ["kaiming_uniform"] * 2)
     assert representations(layers, "relu", weights, data, data.test).shape == (2, 4, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubled(Linear):
+    """A kind that takes its rules from another one, but for the arithmetic."""
+
+    def forward(self, x, modules):
+        return 2 * modules.module(self.name)(x)
+
+    def stacked(self, x, state):
+        return 2 * Linear.stacked(self, x, state)
+
+
+def test_the_kernels_do_not_take_a_kind_for_the_one_that_it_derives_from():
+    layers = (Flatten(), FIRST, Activate(), Doubled("fc2", 12, 10))
+    assert "Doubled is not computed by the native kernels" in native.supports(layers, (1, 28, 28))
+    weights = weights_of(layers)
+    images = IMAGES.normalise(IMAGES.test.images)
+    stack = StackedNetwork(layers, "relu")(named(layers, weights), images)
+    torch.testing.assert_close(stack, outputs(layers, weights, images))
