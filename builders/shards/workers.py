@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import SimpleQueue
 
 import pyarrow as pa
-import torch
 
 from zoo_datasets.builders.shards.part import Job, Outcome, write_part
 from zoo_datasets.builders.shards.plan import Part
 from zoo_datasets.builders.shards.rows import RowMaker
+from zoo_datasets.stacked.threads import torch_workers
 
 Finished = tuple[int, Outcome, pa.Table | None]
 
@@ -50,20 +50,17 @@ def run_parts(
     def write(index: int, part: Part) -> Finished:
         return index, *write_part(job, rows, part, report)
 
-    own_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own_threads // workers or 1,))
-    try:
-        for index, part in parts.items():
-            pool.submit(write, index, part).add_done_callback(reports.put)
-        finished = 0
-        while finished < len(parts):
-            told = reports.get()
-            if isinstance(told, int):
-                progress(told)
-            else:
-                finished += 1
-                yield told.result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(own_threads)  # a thread that sets it sets it for threads to come
+    with torch_workers(workers) as pool:
+        try:
+            for index, part in parts.items():
+                pool.submit(write, index, part).add_done_callback(reports.put)
+            finished = 0
+            while finished < len(parts):
+                report_or_future = reports.get()
+                if isinstance(report_or_future, int):
+                    progress(report_or_future)
+                else:
+                    finished += 1
+                    yield report_or_future.result()
+        finally:
+            stop.set()

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
-import torch
-
 from zoo_datasets.errors import CohortInUseError, RunError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.specs.spec import Member
+from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.work import Work, raise_broken
 from zoo_datasets.training.steps.cohort import CohortTrainer, EpochReport, Job, Stopped
@@ -37,61 +36,71 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
     """
     threads = work.threads or cores()
     stop = threading.Event()
-    own_threads = torch.get_num_threads()
+    broken: list[RunError] = []
     # Blocks are the unit of parallelism: each computes on one thread, which also fixes its rounding.
-    workers = ThreadPoolExecutor(threads, "block", initializer=torch.set_num_threads, initargs=(1,))
-    drivers = ThreadPoolExecutor(threads, "cohort", initializer=torch.set_num_threads, initargs=(1,))
-    zoo = work.run.manifest.zoo
-    job = Job(
+    with torch_workers(threads, "block", within=1) as workers, torch_workers(threads, "cohort", within=1) as drivers:
+        job = _job_of(work, workers, stop)
+
+        def train(entry: Entry) -> bool:
+            """Whether the cohort is finished; it is not where another process is at it."""
+            cohort, members = entry
+            if stop.is_set() or (work.patient and _in_use(cohort)):
+                return False
+            try:
+                # Those of others are as a rule finished: not worth making blocks for.
+                if not (work.patient and cohort.resume_epoch() == job.last_epoch):
+                    CohortTrainer(job, cohort, members).run(report)
+            except CohortInUseError:
+                if not work.patient:
+                    raise
+                return False
+            except RunError as error:
+                broken.append(error)
+            return True
+
+        try:
+            _train_all(_in_turn(work), train, drivers, tick)
+        finally:
+            stop.set()
+    raise_broken(broken)
+
+
+def _job_of(work: Work, workers: ThreadPoolExecutor, stop: threading.Event) -> Job:
+    zoo, parents = work.run.manifest.zoo, work.run.manifest.parents
+    return Job(
         zoo=zoo,
         layers=get_architecture(zoo.architecture).layers(work.data.channels, work.data.classes),
         data=work.data,
         start=work.start,
-        epochs_before=0 if work.run.manifest.parents is None else work.run.manifest.parents.epoch,
+        epochs_before=0 if parents is None else parents.epoch,
         last_epoch=work.run.epochs,
         lanes=work.path.lanes,
         make_block=work.path.make_block,
         workers=workers,
         stop=stop,
     )
-    broken: list[RunError] = []
+
+
+def _in_turn(work: Work) -> list[Entry]:
+    """The cohorts of this process, then those of others, from its own place on."""
     share, size = work.share, len(work.cohorts)
     own = range(share.index, size, share.count)
     rest = [] if share.count == 1 else [index for index in _from(share.index, size) if index not in own]
+    return [work.cohorts[index] for index in (*own, *rest)]
 
-    def train(entry: Entry) -> bool:
-        """Whether the cohort is finished; it is not where another process is at it."""
-        cohort, members = entry
-        if stop.is_set() or (work.patient and _in_use(cohort)):
-            return False
-        try:
-            # Those of others are as a rule finished: not worth making blocks for.
-            if not (work.patient and cohort.resume_epoch() == job.last_epoch):
-                CohortTrainer(job, cohort, members).run(report)
-        except CohortInUseError:
-            if not work.patient:
-                raise
-            return False
-        except RunError as error:
-            broken.append(error)
-        return True
 
-    left = [work.cohorts[index] for index in (*own, *rest)]
-    try:
-        while left:
-            futures = [drivers.submit(train, entry) for entry in left]
-            _follow(futures, tick)
-            left = [entry for entry, future in zip(left, futures, strict=True) if not future.result()]
-            until = time.monotonic() + _WAIT_SECONDS
-            while left and time.monotonic() < until:
-                time.sleep(0.2)
-                tick()
-    finally:
-        stop.set()
-        drivers.shutdown(cancel_futures=True)
-        workers.shutdown()
-        torch.set_num_threads(own_threads)
-    raise_broken(broken)
+def _train_all(
+    left: list[Entry], train: Callable[[Entry], bool], drivers: ThreadPoolExecutor, tick: Callable[[], None]
+) -> None:
+    """Train cohorts until all are finished, and look again from time to time at those that others hold."""
+    while left:
+        futures = [drivers.submit(train, entry) for entry in left]
+        _follow(futures, tick)
+        left = [entry for entry, future in zip(left, futures, strict=True) if not future.result()]
+        until = time.monotonic() + _WAIT_SECONDS
+        while left and time.monotonic() < until:
+            time.sleep(0.2)
+            tick()
 
 
 def _from(start: int, size: int) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import Block, BlockRecipe
+from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.training.population.opening import Start, initial_weights
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
@@ -73,10 +73,8 @@ def measure_pace(
         train = _time_training(block, order, data.train, zoo, members, together)
         return Pace(members=len(members), order=ordered, train=train, evaluate=_time_evaluation(block, data, together))
 
-    own_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, "pace", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with torch_workers(threads, "pace", within=1) as pool:
         paces = list(pool.map(measure, range(threads)))
-    torch.set_num_threads(own_threads)
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from zoo_datasets.errors import SpecError
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer, build_layout, checked
 from zoo_datasets.stacked import StackedNetwork, lanes_of
+from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 
 _BATCH = 100
@@ -73,12 +73,5 @@ def _outputs(
         return torch.cat(found, dim=1)
 
     # Blocks in parallel, each on one thread: faster than many threads in the small products of one block.
-    threads = torch.get_num_threads()
-    workers = cores() if lanes > 1 else 1
-    try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(threads // workers or 1,)
-        ) as pool:
-            return torch.cat(list(pool.map(run, torch.split(weights.float(), lanes))))
-    finally:
-        torch.set_num_threads(threads)
+    with torch_workers(cores() if lanes > 1 else 1) as pool:
+        return torch.cat(list(pool.map(run, torch.split(weights.float(), lanes))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked.block import Block, BlockRecipe, Tally, TorchBlock
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import lanes_of
+from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 
 
@@ -58,14 +58,8 @@ def evaluate_stack(
 
     # A large network fills all cores by itself.
     workers = (threads or cores()) if lanes > 1 else 1
-    own_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(own_threads // workers or 1,)
-        ) as pool:
-            tallies = list(pool.map(evaluate, torch.split(weights, lanes)))
-    finally:
-        torch.set_num_threads(own_threads)
+    with torch_workers(workers) as pool:
+        tallies = list(pool.map(evaluate, torch.split(weights, lanes)))
     return torch.cat([tally.mean_loss for tally in tallies]), torch.cat([tally.correct for tally in tallies])
 
 
