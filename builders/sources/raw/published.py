@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo_datasets.builders.containers.archives import is_archive, stem
 from zoo_datasets.builders.containers.locate import remote_folder
-from zoo_datasets.builders.sources.raw.names import read_folder_name
+from zoo_datasets.builders.sources.raw.names import raw_size, read_folder_name
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import DownloadError, MissingError, SourceError
 from zoo_datasets.specs.spec import ZooSpec
@@ -164,13 +164,11 @@ def _is_of(zoo: ZooSpec, key: str) -> bool:
     """Whether a file's name is that of a zoo's archive."""
     if not is_archive(Path(key)):
         return False
-    name = stem(Path(key))
-    told = read_folder_name(name)
+    told = read_folder_name(stem(Path(key)))
     suffix = (zoo.parent or zoo.name).removeprefix(f"{zoo.images}_{zoo.architecture}")
     percent = None if zoo.amount is None else round(zoo.amount * 100)
     return (
         told.images in (None, zoo.images)
-        and (told.suffix, told.sparsifier, told.percent) == (suffix, zoo.sparsifier, percent)
-        and ("large" in name.lower()) == (zoo.architecture == "cnn_l")
-        and ("resnet" in name.lower()) == zoo.architecture.startswith("resnet")
+        and (told.size, told.suffix) == (raw_size(zoo.architecture), suffix)
+        and (told.sparsifier, told.percent) == (zoo.sparsifier, percent)
     )
