@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from zoo_datasets.builders.sources.base import Block, Reading, States
+from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.cohort import LOG_SIGMA2, Cohort
 from zoo_datasets.runs.manifest import MANIFEST
@@ -31,8 +31,11 @@ _IMAGES = "its losses are cross-entropy already, so there is nothing to recomput
 _NONE: frozenset[int] = frozenset()
 
 
-class RunSource:
+class RunSource(Source):
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
+
+    kind = "run"
+    credit = TRAINED
 
     def __init__(self, run: Run, reading: Reading | None = None) -> None:
         manifest = run.manifest
@@ -43,12 +46,11 @@ class RunSource:
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
-        self.layout: WeightLayout = manifest.layout
+        self.layout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
-        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
-        self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
+        self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.models = len(self._chosen)
         self.states = sum(map(len, self._chosen.values()))
 
@@ -67,13 +69,10 @@ class RunSource:
             raise SourceError(f"{path} is a run: {'; '.join(refused)}")
         return cls(Run.open(path), reading)
 
-    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
-        """None: a run that reads at all is as it should be."""
-        return ()
-
-    def refused(self) -> Sequence[LeftOut]:
-        """None: members that are not trained are left out epoch by epoch."""
-        return ()
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """The recipe."""
+        return self.run.manifest.zoo.to_dict()
 
     @property
     def source_id(self) -> str:
@@ -90,7 +89,7 @@ class RunSource:
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
         recorded = {key: value[key] for key in parts if key in value}
         chosen = self._reading.selection()
-        return {"kind": "run"} | recorded | ({"selection": chosen} if chosen else {})
+        return recorded | ({"selection": chosen} if chosen else {})
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""

@@ -17,23 +17,22 @@ from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, States
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States
 from zoo_datasets.builders.sources.raw.index import index_of
 from zoo_datasets.builders.sources.raw.losses import TwinLosses
 from zoo_datasets.builders.sources.raw.models import Found, RawModels
+from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.documents import MAX_JSON
-from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import check_known, matching
 from zoo_datasets.specs.spec import digest_of
-from zoo_datasets.specs.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
@@ -54,8 +53,10 @@ def is_raw(path: Path) -> bool:
     return False
 
 
-class RawSource:
+class RawSource(Source):
     """A raw zoo, in a folder or an archive. Its only block holds its models in the order of their ids."""
+
+    kind = "raw zoo"
 
     def __init__(self, container: Container, reading: Reading | None = None, beside: Path | None = None) -> None:
         self._container = container
@@ -63,12 +64,13 @@ class RawSource:
         self._folder = find_zoo(container)
         self._checkpoints = RawCheckpoints(container, self._folder)
         kind = self._checkpoints.kind
-        self.layout: WeightLayout = kind.layout
+        self.layout = kind.layout
         self.architecture = kind.architecture
         self.in_channels = kind.in_channels
         self.classes = kind.classes
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
         self.name = self._models.name
+        self.credit = credit_of(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
         self.extras = self._extras()
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
@@ -109,20 +111,16 @@ class RawSource:
             "architecture": self.architecture,
             **grid_of([model.columns for model in models]),
             "sparsifier": self._models.sparsifier,
+            "doi": doi_of(self.name, self.credit),
         }
         if self._models.sparsifier is not None:
             value["parent"] = ", ".join(sorted({model.columns["parent_zoo"] for model in models})) or None
-        try:
-            value["doi"] = get_zoo(self.name).doi
-        except UnknownNameError:
-            value["doi"] = None
         return value
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
         value = {
-            "kind": "raw zoo",
             "folder": self._folder.name,
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),
