@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.builders.sources.raw.models import read_params
@@ -44,11 +45,12 @@ from zoo_datasets.specs.zoos import get_zoo
 
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
 MAX_PT = 1 << 40
+PREPROCESSED = ".pt"
 
 
-def is_pt(path: Path) -> bool:
-    """Whether a path has the ending of a preprocessed dataset."""
-    return path.suffix == ".pt" and path.is_file()
+def is_pt(place: Place) -> bool:
+    """Whether a file has the ending of a preprocessed dataset."""
+    return isinstance(place, Path) and place.suffix == PREPROCESSED and place.is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +112,15 @@ class PtSource(Source):
         self.states = sum(len(found.samples) for found in self._found)
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> PtSource:
-        """The dataset in a file.
+    def open(cls, path: Place, reading: Reading | None = None) -> PtSource:
+        """The dataset in a file, which lies here.
 
         Raises:
             SourceError: where it is none, or is broken.
         """
         reading = reading or Reading()
+        if not isinstance(path, Path):
+            raise SourceError(f"{path.name} is no single file; a preprocessed dataset is one {PREPROCESSED} file")
         if reading.keep_log_sigma2:
             raise SourceError(f"{path}: preprocessed datasets hold no log_sigma2; build the raw zoo")
         return cls(path, reading)

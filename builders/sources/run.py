@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
+from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
 from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.repository.credit import TRAINED
@@ -29,6 +30,11 @@ _LIMITS = "it records the limits on its images itself, so --limit-… would cont
 _PARENTS = "its members know their parents, so --parents is of no use"
 _IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
 _NONE: frozenset[int] = frozenset()
+
+
+def is_run(place: Place) -> bool:
+    """Whether a run lies in a folder, here or afar."""
+    return has_file(place, MANIFEST)
 
 
 class RunSource(Source):
@@ -55,8 +61,8 @@ class RunSource(Source):
         self.states = sum(map(len, self._chosen.values()))
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> RunSource:
-        """The run in a folder.
+    def open(cls, place: Place, reading: Reading | None = None) -> RunSource:
+        """The run in a folder; one that lies afar is fetched as a whole.
 
         Raises:
             RunError: where there is none, or it is broken.
@@ -66,8 +72,9 @@ class RunSource(Source):
         refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
                                           (reading.images, _IMAGES)) if asked]  # fmt: skip
         if refused:
-            raise SourceError(f"{path} is a run: {'; '.join(refused)}")
-        return cls(Run.open(path), reading)
+            shown = place if isinstance(place, Path) else place.name
+            raise SourceError(f"{shown} is a run: {'; '.join(refused)}")
+        return cls(Run.open(local_folder(place)), reading)
 
     @property
     def zoo(self) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.remote_tree import RemoteFolder
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States
 from zoo_datasets.builders.sources.raw.index import index_of
@@ -40,11 +42,13 @@ _CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
-def is_raw(path: Path) -> bool:
-    """Whether a raw zoo lies at a path: an archive, or a folder with trials in it."""
-    if not path.is_dir():
-        return path.is_file() and is_archive(path)
-    for child in path.iterdir():
+def is_raw(place: Place) -> bool:
+    """Whether a raw zoo lies there: in an archive, or in a folder with trials in it."""
+    if not isinstance(place, Path):
+        return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
+    if not place.is_dir():
+        return place.is_file() and is_archive(place)
+    for child in place.iterdir():
         if child.is_dir() and not child.is_symlink():
             # Two levels tell; the full listing of a large zoo is made once, by the source.
             inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
@@ -83,14 +87,16 @@ class RawSource(Source):
         self._check_index()
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> RawSource:
-        """The raw zoo in a folder or an archive.
+    def open(cls, place: Place, reading: Reading | None = None) -> RawSource:
+        """The raw zoo in a folder or an archive, here or afar.
 
         Raises:
             SourceError: where there is none, or nothing tells what it is.
         """
+        if not isinstance(place, Path):
+            return cls(place, reading)
         threads = reading.num_proc if reading is not None else 1
-        return cls(open_container(path, threads), reading, path.resolve().parent)
+        return cls(open_container(place, threads), reading, place.resolve().parent)
 
     @property
     def source_id(self) -> str:
