@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from zoo_datasets.errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:
-    from zoo_datasets.evaluation.features.base import Feature
+    from zoo_datasets.evaluation.features.base import Feature, Transform
+
+    FEATURES: dict[str, Feature]
 
 # The table: the file of this folder that holds each feature as FEATURE, and is called as it is. Their names alone,
 # which the command's help shows, are there at once; `FEATURES` has the features by name.
 NAMES = ("weights", "statistics", "spectra", "pca", "kernel_pca", "umap")
 
-__all__ = ["NAMES", "get_features"]
+__all__ = ["FEATURES", "NAMES", "Feature", "Transform", "get_features"]
 
 
 @functools.cache
@@ -27,6 +29,8 @@ def _features() -> dict[str, Feature]:
 def __getattr__(name: str) -> Any:
     if name == "FEATURES":
         return _features()
+    if name in ("Feature", "Transform"):
+        return getattr(importlib.import_module(f"{__name__}.base"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
