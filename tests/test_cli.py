@@ -18,7 +18,7 @@ TRAIN = ["train", "digits_cnn_s", "--models", "12", "--limit-train", "100", "--l
 
 
 def zoo(*arguments, cwd="."):
-    return subprocess.run([sys.executable, "-m", "zoo_datasets.cli.app", *map(str, arguments)], capture_output=True,
+    return subprocess.run([sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)], capture_output=True,
                           text=True, cwd=cwd, env=os.environ)  # fmt: skip
 
 

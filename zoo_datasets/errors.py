@@ -57,6 +57,10 @@ class RunError(ZooError, ValueError):
     """A run on disk that is broken, or that is asked to become another run."""
 
 
+class DamagedError(RunError):
+    """A file of a run that holds other bytes than were written, or stands in the place of another."""
+
+
 class CohortInUseError(RunError):
     """A cohort that another process is training at this moment."""
 

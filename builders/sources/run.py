@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,20 @@ from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.runs.cohort import LOG_SIGMA2, Cohort
+from zoo_datasets.runs.cohort import LOG_SIGMA2, METRICS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import MANIFEST
 from zoo_datasets.runs.rows import Model, RunRows, figures_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
 
 NOT_TRAINED = "not trained yet"
+LOST = f"its figures are lost: {METRICS} has none of this epoch; the command that trained the run makes them again"
 
 _LIMITS = "it records the limits on its images itself, so --limit-… would contradict them"
 _PARENTS = "its members know their parents, so --parents is of no use"
 _IMAGES = "its losses are cross-entropy already, so there is nothing to recompute with --images"
 _NONE: frozenset[int] = frozenset()
+_UNCHECKED = "without checksum"
 
 
 def is_run(place: Place) -> bool:
@@ -80,6 +83,13 @@ class RunSource(Source):
     def zoo(self) -> Mapping[str, Any]:
         """The recipe."""
         return self.run.manifest.zoo.to_dict()
+
+    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+        """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
+        told = [f"{name} is left out: {self._published(reason)}" for name, reason in self._odd.items()]
+        if count := tallies.get(_UNCHECKED):
+            told.append(f"{UNCHECKED} ({count:,} states)")
+        return told
 
     @property
     def source_id(self) -> str:
@@ -133,12 +143,18 @@ class RunSource(Source):
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
         readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]
+        odd = "; ".join(f"{name} ({self._published(why)})" for name, why in self._odd.items())
+        absent = f"{NOT_TRAINED}, or in a folder that cannot be used: {odd}" if odd else NOT_TRAINED
         for epoch in block.epochs:
             here = {model_id: model for model_id, model in wanted.items() if epoch in self._chosen[model_id]}
             for reader in readers:
                 yield from reader.at(epoch, here)
             unbegun = (model_id for model_id in here if model_id in self._unbegun)
-            yield from (LeftOut(model=model_id, epochs=(epoch,), reason=NOT_TRAINED) for model_id in unbegun)
+            yield from (LeftOut(model=model_id, epochs=(epoch,), reason=absent) for model_id in unbegun)
+
+    def _published(self, reason: str) -> str:
+        """A reason as it stands in the repository, where the folder on this machine means nothing."""
+        return reason.replace(f"{self.run.path}/", "")
 
     @cached_property
     def _chosen(self) -> dict[str, frozenset[int]]:
@@ -169,21 +185,24 @@ class RunSource(Source):
     @cached_property
     def _cohorts(self) -> list[tuple[Cohort, int]]:
         """The cohorts that were begun, each with its step of growth."""
-        found: list[tuple[Cohort, int]] = []
-        seen: set[str] = set()
-        for cohort in self.run.cohorts():
-            ids = [member.model_id for member in cohort.members]
-            unknown = [model_id for model_id in ids if model_id not in self._step_of]
-            if unknown:
-                raise RunError(f"{cohort.path}: model {unknown[0]} is no member of the run that {MANIFEST} describes")
-            if repeated := seen.intersection(ids):
-                raise RunError(f"{cohort.path}: model {min(repeated)} stands in another cohort too")
-            steps = {self._step_of[model_id] for model_id in ids}
-            if len(steps) != 1:
-                raise RunError(f"{cohort.path}: members of growth steps {sorted(steps)}, expected one step a cohort")
-            seen.update(ids)
-            found.append((cohort, steps.pop()))
-        return found
+        return self._sound[0]
+
+    @property
+    def _odd(self) -> dict[str, str]:
+        """Of other folders, by name, why their members are not those of the run."""
+        return self._sound[1]
+
+    @cached_property
+    def _sound(self) -> tuple[list[tuple[Cohort, int]], dict[str, str]]:
+        cohorts, odd = self.run.sound_cohorts()
+        sound: list[tuple[Cohort, int]] = []
+        for cohort in cohorts:
+            steps = {self._step_of[member.model_id] for member in cohort.members}
+            if len(steps) == 1:
+                sound.append((cohort, steps.pop()))
+            else:
+                odd[cohort.path.name] = f"its members are of growth steps {sorted(steps)}, expected one step a cohort"
+        return sound, odd
 
     @cached_property
     def _unbegun(self) -> dict[str, None]:
@@ -211,7 +230,7 @@ class _Reader:
         try:
             if self._cohort.path not in self._metrics:
                 self._metrics[self._cohort.path] = self._cohort.metrics()
-            rows = self._rows(self._metrics[self._cohort.path], epoch)
+            rows = self._cohort.figures_in(self._metrics[self._cohort.path], epoch)
             weights = None if rows is None else self._cohort.weights(epoch, positions)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
@@ -220,7 +239,8 @@ class _Reader:
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
         if rows is None or weights is None:
-            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=NOT_TRAINED) for model in models)
+            reason = LOST if epoch in self._lost else NOT_TRAINED
+            yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
         chosen = pa.array(positions, pa.int64())
         yield States(
@@ -229,6 +249,7 @@ class _Reader:
             weights=weights,
             figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
+            tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
 
     def _extra(self, name: str, epoch: int) -> Tensor:
@@ -237,13 +258,12 @@ class _Reader:
             raise RunError(f"{self._cohort.epoch_file(epoch)}: there is no {name} in it")
         return values
 
-    def _rows(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
-        """The rows of an epoch in the order of the stack; None where the epoch is not finished."""
-        rows = metrics.filter(pa.compute.equal(metrics["epoch"], epoch))
-        if not rows.num_rows:
-            return None
-        if rows["model_id"].to_pylist() != [member.model_id for member in self._cohort.members]:
-            raise RunError(
-                f"{self._cohort.path}: metrics.parquet lists other models at epoch {epoch} than members.json"
-            )
-        return rows
+    def _is_unchecked(self, epoch: int) -> bool:
+        return not self._cohort.unchecked.isdisjoint((METRICS, self._cohort.epoch_file(epoch).name))
+
+    @cached_property
+    def _lost(self) -> Collection[int]:
+        try:
+            return self._cohort.without_figures()
+        except RunError:
+            return _NONE  # training will say what is the matter with it

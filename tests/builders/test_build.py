@@ -28,7 +28,7 @@ from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources import run as from_run
 from zoo_datasets.builders.sources.base import States
 from zoo_datasets.builders.sources.run import RunSource
-from zoo_datasets.errors import RepositoryError, RunError, SourceError, StorageError
+from zoo_datasets.errors import RepositoryError, SourceError, StorageError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.card import zoos_of
 from zoo_datasets.repository.manifest import read_manifest
@@ -287,17 +287,21 @@ def test_what_is_no_source_is_refused(tmp_path):
     assert not (tmp_path / "repo").exists()
 
 
-def test_a_run_that_contradicts_itself_is_refused(tmp_path):
+def test_a_cohort_of_other_models_is_left_out_and_told(tmp_path):
     run = make_run(tmp_path / "run", ((4, 0), (8, 0)), cohort_size=4)
     file = run.cohort(1).path / "members.json"
     entries = json.loads(file.read_text())
     first = json.loads((run.cohort(0).path / "members.json").read_text())
-    file.write_text(json.dumps([first[0], *entries[1:]]))
-    with pytest.raises(RunError, match="stands in another cohort too"):
-        build_repository(tmp_path / "run", tmp_path / "repo")
-    file.write_text(json.dumps([entries[0] | {"model_id": "stranger"}, *entries[1:]]))
-    with pytest.raises(RunError, match="model stranger is no member of the run"):
-        build_repository(tmp_path / "run", tmp_path / "repo")
+    for odd, reason in (
+        (first[0], f"model {first[0]['model_id']} stands in another cohort too"),
+        (entries[0] | {"model_id": "stranger"}, "model stranger is no member of the run"),
+    ):
+        file.write_text(json.dumps([odd, *entries[1:]]))
+        result = build_repository(tmp_path / "run", tmp_path / "repo")
+        assert result.rows == 4
+        assert {entry.model for entry in result.left_out} == {entry["model_id"] for entry in entries}
+        assert all(reason in entry.reason for entry in result.left_out)
+        assert f"cohort-0001 is left out: cohort-0001/members.json: {reason}" in " ".join(result.warnings)
 
 
 def test_several_zoos_live_in_one_repository(tmp_path):

@@ -28,7 +28,8 @@ SMALL = 90_000  # nine rows
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from zoo_datasets.builders import build_repository, journal, parts, plan, repository, shards
+from zoo_datasets.builders import build as repository, build_repository
+from zoo_datasets.builders.shards import journal, part as parts, plan, writer as shards
 
 plan.SMALL_SHARD_BYTES = 90_000
 source, repo, where, number, when, num_proc = sys.argv[1:]

@@ -62,7 +62,7 @@ def test_a_run_goes_on_on_its_own_path_and_changes_it_only_when_told():
     work = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28))
     assert choose_path("auto", "torch", work).name == "torch"
     assert choose_path("auto", "native+torch", work).name == "torch"
-    with pytest.raises(RunError, match=r"trained on the abacus path, .*knows no abacus path.*Pass --path"):
+    with pytest.raises(RunError, match=r"trained on the abacus path, .*has no such path.*Pass --path"):
         choose_path("auto", "abacus", work)
     assert choose_path("torch", "abacus", work).name == "torch"
 
@@ -84,7 +84,7 @@ def test_without_a_compiler_the_plain_path_is_chosen(monkeypatch):
     work = Workload(layers=get_architecture("cnn_s").layers(1, 10), in_shape=(1, 28, 28))
     monkeypatch.setenv("CC", "no-such-compiler")
     assert choose_path("auto", None, work).name == "torch"
-    with pytest.raises(RunError, match="trained on the native path, which is not to be had .*Pass --path torch"):
+    with pytest.raises(RunError, match="trained on the native path, which is not available .*Pass --path torch"):
         choose_path("auto", "native", work)
 
 

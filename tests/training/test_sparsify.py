@@ -290,7 +290,7 @@ def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):
 @pytest.mark.slow
 def test_the_command_makes_twins_and_says_what_became_of_them(tmp_path, real_mnist):
     def zoo(*arguments):
-        command = [sys.executable, "-m", "zoo_datasets.cli.app", *map(str, arguments)]
+        command = [sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     limits = ("--limit-train", 200, "--limit-val", 50, "--limit-test", 50)

@@ -9,12 +9,12 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import torch
 
-from zoo_datasets.errors import CohortInUseError
+from zoo_datasets.errors import CohortInUseError, RunError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.storage.cores import cores
-from zoo_datasets.training.engines.work import Work
+from zoo_datasets.training.engines.work import Work, raise_broken
 from zoo_datasets.training.steps.cohort import CohortTrainer, EpochReport, Job, Stopped
 
 # Between two looks at cohorts that other processes hold.
@@ -31,6 +31,7 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
     need wait at a barrier for hours.
 
     Raises:
+        RunError: where cohorts are broken on disk, after all others were trained.
         CohortInUseError: where another process holds a cohort and the work is not patient.
         KeyboardInterrupt: after the workers have let go; finished epochs are on disk.
     """
@@ -53,6 +54,7 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
         workers=workers,
         stop=stop,
     )
+    broken: list[RunError] = []
     share, size = work.share, len(work.cohorts)
     own = range(share.index, size, share.count)
     rest = [] if share.count == 1 else [index for index in _from(share.index, size) if index not in own]
@@ -62,15 +64,16 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
         cohort, members = entry
         if stop.is_set() or (work.patient and _in_use(cohort)):
             return False
-        # Those of others are as a rule finished: not worth making blocks for.
-        if work.patient and cohort.resume_epoch() == job.last_epoch:
-            return True
         try:
-            CohortTrainer(job, cohort, members).run(report)
+            # Those of others are as a rule finished: not worth making blocks for.
+            if not (work.patient and cohort.resume_epoch() == job.last_epoch):
+                CohortTrainer(job, cohort, members).run(report)
         except CohortInUseError:
             if not work.patient:
                 raise
             return False
+        except RunError as error:
+            broken.append(error)
         return True
 
     left = [work.cohorts[index] for index in (*own, *rest)]
@@ -88,6 +91,7 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
         drivers.shutdown(cancel_futures=True)
         workers.shutdown()
         torch.set_num_threads(own_threads)
+    raise_broken(broken)
 
 
 def _from(start: int, size: int) -> list[int]:

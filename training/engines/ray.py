@@ -22,11 +22,12 @@ import torch
 from zoo_datasets.errors import RunError, ZooError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.split import Split
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.local import train_here
-from zoo_datasets.training.engines.work import Work
+from zoo_datasets.training.engines.work import Work, raise_broken
 from zoo_datasets.training.population.opening import Start, workload
 from zoo_datasets.training.steps.paths import choose_path
 
@@ -48,7 +49,7 @@ def train_on_ray(work: Work, tick: Callable[[], None]) -> None:
         ZooError: that a task met; it is not tried again.
     """
     ray = _import_ray()
-    left = [number for number, (cohort, _) in enumerate(work.cohorts) if cohort.resume_epoch() != work.run.epochs]
+    left = [number for number, (cohort, _) in enumerate(work.cohorts) if not _is_finished(cohort, work.run.epochs)]
     if not left:
         return
     arrays = _to_arrays(work.data)
@@ -108,13 +109,22 @@ def _train_cohort(
     return None
 
 
+def _is_finished(cohort: Cohort, last: int) -> bool:
+    try:
+        return cohort.resume_epoch() == last
+    except RunError:
+        return False  # its task says what is the matter
+
+
 def _follow(
     ray: Any, work: Work, tasks: dict[Any, int], submit: Callable[[int], Any], tick: Callable[[], None]
 ) -> None:
     """Wait until `tasks` (reference to number of the cohort) is empty, or raise the first error.
 
-    A task whose worker died is submitted again, so many times.
+    A task whose worker died is submitted again, so many times; a cohort that is broken on disk does not keep others
+    from being trained.
     """
+    broken: list[RunError] = []
     tries = dict.fromkeys(tasks.values(), 1)
     while tasks:
         done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_POLL_SECONDS)
@@ -134,8 +144,11 @@ def _follow(
                     f"{work.cohorts[number][0].path}: its workers died or were lost {_TRIES} times, at last with: "
                     f"{failure}. Finished epochs are on disk; the same command goes on"
                 ) from failure
-            if error is not None:
+            if isinstance(error, RunError):
+                broken.append(error)
+            elif error is not None:
                 raise error
+    raise_broken(broken)
 
 
 def _stop(ray: Any, references: Sequence[Any]) -> None:

@@ -26,7 +26,7 @@ class Watch:
         self._cohorts = cohorts
         self._report = report
         self._stamps: dict[str, tuple[int, int]] = {}
-        self._last = [max(cohort.epochs(), default=-1) for cohort, _ in cohorts]
+        self._last = [_last_epoch(cohort) for cohort, _ in cohorts]
         self._looked = time.monotonic()
 
     def tick(self) -> None:
@@ -55,6 +55,14 @@ class Watch:
         self._stamps[cohort.path.name] = stamp
         epochs = sorted(epoch for epoch in set(metrics["epoch"].to_pylist()) if epoch > self._last[number])
         return [(epoch, metrics.filter(pc.equal(metrics["epoch"], epoch))) for epoch in epochs]
+
+
+def _last_epoch(cohort: Cohort) -> int:
+    try:
+        last = cohort.resume_epoch()
+    except RunError:
+        return -1  # who trains it says what is the matter
+    return -1 if last is None else last
 
 
 def _report_of(cohort: Cohort, epoch: int, members: Sequence[Member], rows: pa.Table) -> EpochReport:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from zoo_datasets.errors import RunError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
@@ -57,3 +58,11 @@ class Train(Protocol):
     """
 
     def __call__(self, work: Work, report: Callable[[EpochReport], None], tick: Callable[[], None]) -> None: ...
+
+
+def raise_broken(errors: Sequence[RunError]) -> None:
+    """Raise what kept cohorts from being trained, after all others were."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise RunError(f"{len(errors)} cohorts could not be trained, the others were: {'; '.join(map(str, errors))}")

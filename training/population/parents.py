@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -41,6 +40,7 @@ class Parents:
         members: the chosen ones, in the order of the source.
         figures: at that epoch, by model_id, as far as they are known.
         left_out: models that cannot be parents, each with the reason.
+        checked: whether all files that were read carry checksums, or are of a repository.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Parents:
     members: tuple[Member, ...]
     figures: Mapping[str, Mapping[str, float]] = field(repr=False)
     left_out: Mapping[str, str]
+    checked: bool = True
 
     def check_images(self, data: ImageData) -> None:
         """Raise SpecError where these are not the images that the parents were trained on."""
@@ -70,7 +71,7 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
     """
     found: dict[str, Tensor] = {}
     if config is None:
-        for cohort in Run.open(path).cohorts():
+        for cohort in Run.open(path).sound_cohorts()[0]:
             ids = [member.model_id for member in cohort.members]
             if not set(ids).isdisjoint(model_ids):
                 found |= dict(zip(ids, cohort.weights(epoch), strict=True))
@@ -136,11 +137,23 @@ def _of_run(path: Path, epoch: int | None) -> Parents:
     run = Run.open(path)
     chosen = run.epochs if epoch is None else epoch
     figures: dict[str, Mapping[str, float]] = {}
-    left_out = dict.fromkeys((member.model_id for member in run.members), NOT_TRAINED)
-    for cohort in run.cohorts():
-        metrics = cohort.metrics()
-        for row in metrics.filter(pa.compute.equal(metrics["epoch"], chosen)).to_pylist():
-            left_out.pop(row["model_id"], None)
+    cohorts, odd = run.sound_cohorts()
+    absent = "; ".join([NOT_TRAINED, *(f"or in {name}, which cannot be used: {why}" for name, why in odd.items())])
+    left_out = dict.fromkeys((member.model_id for member in run.members), absent)
+    for cohort in cohorts:
+        ids = [member.model_id for member in cohort.members]
+        try:
+            rows = cohort.figures(chosen)
+            if rows is None:
+                lost = cohort.setback()
+                left_out |= dict.fromkeys(ids, NOT_TRAINED if lost is None else f"{cohort.path}: {lost}")
+                continue
+            cohort.tensors(chosen)
+        except RunError as error:
+            left_out |= dict.fromkeys(ids, str(error))
+            continue
+        for row in rows.to_pylist():
+            del left_out[row["model_id"]]
             figures[row["model_id"]] = {name: row[name] for name in _FIGURES}
             if row["diverged"]:
                 left_out[row["model_id"]] = DIVERGED
@@ -154,6 +167,7 @@ def _of_run(path: Path, epoch: int | None) -> Parents:
         members=tuple(run.members),
         figures=figures,
         left_out=left_out,
+        checked=run.checked and not any(cohort.unchecked for cohort in cohorts),
     )
 
 

@@ -14,7 +14,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
-from zoo_datasets.runs.cohort import LOG_SIGMA2, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.cohort import LOG_SIGMA2, RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import Block, BlockRecipe, Tally
 from zoo_datasets.training.population.opening import Start
@@ -105,7 +105,12 @@ class CohortTrainer:
         if epoch < self._job.last_epoch:
             weights = self._cohort.weights(epoch)
             for block, part in zip(self._blocks, self._slices, strict=True):
-                block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
+                own = {name: tensor[part] for name, tensor in state.items()}
+                block.load(weights[part], own)
+                if RESUME in self._cohort.unchecked and not own.keys() == block.store()[1].keys():
+                    raise RunError(
+                        f"{self._cohort.path / RESUME} holds {', '.join(own)[:80]!r}, which is another state"
+                    )
         if epoch > self._job.last_epoch:
             raise RunError(f"{self._cohort.path} is at epoch {epoch}, beyond the {self._job.last_epoch} asked for")
         return epoch

@@ -147,22 +147,13 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
     from rich.table import Table
 
+    from zoo_datasets.specs.spec import ranges
+
     table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
     for title in ("model", "epochs", "reason"):
         table.add_column(title, overflow="fold")
     for entry in left_out[:_SHOWN]:
-        table.add_row(entry.model, _ranges(entry.epochs), entry.reason)
+        table.add_row(entry.model, ranges(sorted(entry.epochs)), entry.reason)
     if len(left_out) > _SHOWN:
         table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
     console.print(table)
-
-
-def _ranges(epochs: Sequence[int]) -> str:
-    """1, 2, 3, 7 as `1–3, 7`."""
-    spans: list[list[int]] = []
-    for epoch in sorted(epochs):
-        if spans and epoch == spans[-1][1] + 1:
-            spans[-1][1] = epoch
-        else:
-            spans.append([epoch, epoch])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)

@@ -56,6 +56,7 @@ def sparsify(
 ) -> None:
     """Make the sparsified twin of every model of a zoo, many at a time; the same command goes on where it stopped."""
     from zoo_datasets.repository.where import parse_where
+    from zoo_datasets.runs.cohort import UNCHECKED
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import open_run
     from zoo_datasets.training.population.parents import open_parents
@@ -77,6 +78,8 @@ def sparsify(
 
     for reason, count in Counter(parents.left_out.values()).items():
         launch.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
+    if not parents.checked:
+        launch.say(f"note: {source}: {UNCHECKED}")
     run = launch.carry_out(check, data.limited(parents.limits), dry_run)
     if run is not None and launch.leads:
         _tell(launch, run, parents)

@@ -125,8 +125,9 @@ class Launch:
         diverged = f", {progress.diverged} diverged" if progress.diverged else ""
         trained = progress.trained
         done = f"trained {trained:,} states in {seconds:,.1f} s" if trained else "nothing was left to do"
+        again = f" (from epoch 0 again: {'; '.join(progress.setbacks)})" if progress.setbacks else ""
         self.say(
-            f"{done}: {run.models:,} models to epoch {run.epochs}, "
+            f"{done}{again}: {run.models:,} models to epoch {run.epochs}, "
             f"{progress.quartiles()}{diverged}. Next: zoo build {run.path} --out model-zoos"
         )
         return run

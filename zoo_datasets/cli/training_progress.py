@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from zoo_datasets.runs.cohort import Cohort
+from zoo_datasets.errors import RunError
+from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.terminal import TaskText, say
@@ -24,7 +25,11 @@ _LINE_SECONDS = 15.0
 
 
 class TrainingProgress:
-    """An observer that shows a training on the terminal; use it as a context manager."""
+    """An observer that shows a training on the terminal; use it as a context manager.
+
+    Attributes:
+        setbacks: cohorts that begin again at epoch 0 although they were trained before, each with the reason.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -34,6 +39,7 @@ class TrainingProgress:
         self._total = 0
         self._done = 0
         self._resumed = 0
+        self.setbacks: list[str] = []
         self._begun = self._last_line = time.monotonic()
         self._progress = Progress(
             TaskText("{task.description}"),
@@ -77,11 +83,10 @@ class TrainingProgress:
         """Count what is to be trained and what is there already."""
         for cohort, members in cohorts:
             self._total += len(members) * (run.epochs + 1)
-            metrics = cohort.metrics()
-            reached = metrics.num_rows // len(members)
-            self._done += metrics.num_rows
-            if reached:
-                self._remember(cohort.path.name, metrics.slice((reached - 1) * len(members)).to_pylist())
+            try:
+                self._count(cohort, len(members))
+            except RunError:
+                continue  # who trains it says what is the matter
         self._resumed = self._done
         say(
             self._console,
@@ -90,7 +95,21 @@ class TrainingProgress:
         )
         if self._done:
             say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")
+        for setback in self.setbacks:
+            say(self._console, f"{setback}: training from epoch 0 again")
+        if any(cohort.unchecked for cohort, _ in cohorts):
+            say(self._console, f"note: {UNCHECKED}")
         self._progress.update(self._task, total=self._total, completed=self._done)
+
+    def _count(self, cohort: Cohort, members: int) -> None:
+        """Count what a cohort has on disk and goes on from."""
+        last = cohort.resume_epoch()
+        if last is not None:
+            self._done += (last + 1) * members
+            rows = cohort.figures(last)
+            self._remember(cohort.path.name, [] if rows is None else rows.to_pylist())
+        elif (setback := cohort.setback()) is not None:
+            self.setbacks.append(f"{cohort.path.name}: {setback}")
 
     def _remember(self, cohort: str, rows: list[dict[str, Any]]) -> None:
         """The figures of a cohort's last epoch on disk."""
@@ -105,7 +124,7 @@ class TrainingProgress:
             for member, accuracy in zip(report.members, report.accuracy.tolist(), strict=True):
                 self._accuracy[member.model_id] = accuracy
             self._diverged[report.cohort] = report.diverged
-            # An epoch whose metrics were written, but which was not finished, counts once.
+            # Two processes may report the same epoch.
             self._done = min(self._done + len(report.members), self._total)
             self._progress.update(self._task, completed=self._done, accuracy=self.quartiles())
             now = time.monotonic()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoo_datasets.cli.progress import progress_bar
 from zoo_datasets.cli.shell import stoppable
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import RepositoryError, SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo_datasets.evaluation.verify.findings import Verification
+    from zoo_datasets.images.prepare import ImageData
+    from zoo_datasets.specs.spec import Limits
+
+_SHOWN = 5
 
 
 @stoppable("nothing was changed")
 def verify(
-    repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
-    name: Annotated[str, typer.Argument(help="The config to verify.")],
+    path: Annotated[Path, typer.Argument(help="A local dataset repository, or a run.", metavar="REPO|RUN")],
+    name: Annotated[
+        str | None, typer.Argument(help="The config of the repository to verify.", show_default="its only one")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="A local folder with the images instead of the Hub.", show_default="the Hub")
     ] = None,
@@ -26,30 +37,107 @@ def verify(
     ] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
 ) -> None:
-    """Check a config: checksums, splits, layouts, and figures recomputed from the weights alone."""
-    from zoo_datasets.evaluation.verify.verify import verify_repository
-    from zoo_datasets.images.prepare import load_images
-    from zoo_datasets.repository.manifest import read_manifest
+    """Check a config, or a run: checksums, splits, layouts, and figures recomputed from the weights alone."""
+    from zoo_datasets.repository.card import CARD
+    from zoo_datasets.runs.run import Run
     from zoo_datasets.specs.spec import Limits
-    from zoo_datasets.terminal import Terminal, say, working
+    from zoo_datasets.terminal import Terminal
 
     console = Terminal(stderr=True)
+    limits = Limits(val=limit_val, test=limit_test)
+    if Run.exists(path):
+        if name is not None or limits != Limits():
+            surplus = f"{name!r:.80}" if name is not None else "--limit-…"
+            raise SpecError(f"{path} is a run, which has one zoo and records its limits: leave out {surplus}")
+        result, unit = _verify_run(console, path, images, sample, files_only), "states"
+    elif (path / CARD).is_file():
+        result, unit = _verify_config(console, path, name, images, limits, sample, files_only), "rows"
+    else:
+        raise RepositoryError(
+            f"{path} is neither a run (there is no zoo.json in it) nor a dataset repository (there is no {CARD} in "
+            f"it): {_description(path)}"
+        )
+    _print(console, result, unit)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _verify_run(console: Console, path: Path, images: Path | None, sample: int, files_only: bool) -> Verification:
+    from zoo_datasets.errors import RunError
+    from zoo_datasets.evaluation.verify.run import verify_run
+    from zoo_datasets.runs.run import Run
+
     data = None
-    if not files_only and (repo / name).is_dir():
-        manifest = read_manifest(repo, name)
+    if not files_only:
+        try:
+            zoo = Run.open(path).manifest.zoo
+        except RunError:
+            pass  # it is what the verification finds first
+        else:
+            data = _load(console, zoo.images, zoo.architecture, images)
+    with progress_bar(console, "verifying", "cohorts") as advance:
+        return verify_run(path, images=data, sample=sample, progress=advance)
+
+
+def _verify_config(
+    console: Console, repo: Path, name: str | None, images: Path | None, limits: Limits, sample: int, files_only: bool
+) -> Verification:
+    from zoo_datasets.evaluation.verify.verify import verify_repository
+    from zoo_datasets.repository.manifest import read_manifest
+
+    config = name or _only_config(repo)
+    data = None
+    if not files_only and (repo / config).is_dir():
+        manifest = read_manifest(repo, config)
         if manifest is None:
-            raise RepositoryError(f"{repo / name} holds no manifest.json; build the config again with `zoo build`")
-        with working(console, f"images: {images or manifest.zoo['images']}"):
-            data = load_images(manifest.zoo["images"], manifest.architecture, images)
+            raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
+        data = _load(console, manifest.zoo["images"], manifest.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
-        limits = Limits(val=limit_val, test=limit_test)
-        result = verify_repository(repo, name, images=data, limits=limits, sample=sample, progress=advance)
+        return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
+
+
+def _load(console: Console, name: str, architecture: str, folder: Path | None) -> ImageData:
+    from zoo_datasets.images.prepare import load_images
+    from zoo_datasets.terminal import working
+
+    with working(console, f"images: {folder or name}"):
+        return load_images(name, architecture, folder)
+
+
+def _only_config(repo: Path) -> str:
+    from zoo_datasets.repository.manifest import MANIFEST
+
+    names = sorted(file.parent.name for file in repo.glob(f"*/{MANIFEST}"))
+    if len(names) != 1:
+        held = f"has the configs {', '.join(names)}; name the one to verify" if names else "has no config"
+        raise RepositoryError(f"{repo} {held}")
+    return names[0]
+
+
+def _description(path: Path) -> str:
+    """What lies at a path that is neither, in few words."""
+    from zoo_datasets.builders.sources.raw.source import is_raw
+
+    if not path.exists():
+        return "it does not exist; what is on the Hub has to be fetched first"
+    if not path.is_dir():
+        return f"it is a file of {path.stat().st_size:,} bytes"
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
+        return "it is an empty folder"
+    if is_raw(path):
+        return "it is a raw zoo, of which `zoo build` makes a repository"
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"it is a folder that holds {', '.join(f'{each[:60]!r}' for each in names[:_SHOWN])}{more}"
+
+
+def _print(console: Console, result: Verification, unit: str) -> None:
+    from zoo_datasets.terminal import say
+
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
         say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
         say(console, f"     {difference.check}: {difference.message}")
     verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
-    say(console, f"{result.config}: {result.rows:,} rows, {result.recomputed} recomputed: {verdict}")
-    if not result.ok:
-        raise typer.Exit(1)
+    say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")

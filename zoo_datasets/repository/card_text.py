@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from zoo_datasets.repository.credit import credit_of
 from zoo_datasets.repository.manifest import META, Manifest
+from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
 
 YOURS = ("<!-- yours -->", "<!-- /yours -->")
@@ -87,7 +88,7 @@ def section_of(manifest: Manifest) -> str:
     """The section of a zoo: recipe, grid, counts, plots, how to load, what was left out."""
     lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
     lines += [
-        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {_ranges(manifest.epochs)}; "
+        f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {ranges(manifest.epochs)}; "
         f"`weights` has {manifest.layout.size:,} entries.",
         "",
         "| split | models | rows | files |",
@@ -186,14 +187,3 @@ def _left_out(manifest: Manifest) -> list[str]:
 
 def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else markdown(value)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0–10, 20, 30` of ascending numbers."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], number]
-        else:
-            parts.append([number])
-    return ", ".join("–".join(map(str, part)) for part in parts)

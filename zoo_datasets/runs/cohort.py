@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
 import torch
@@ -17,40 +19,50 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zoo_datasets.documents import brief, problems_of, read_json, whole_number
-from zoo_datasets.errors import CohortInUseError, DocumentError, LayoutError, RunError, StorageError
+from zoo_datasets.errors import CohortInUseError, DamagedError, DocumentError, LayoutError, RunError, StorageError
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.specs.spec import MAX_EPOCH, Member
-from zoo_datasets.storage.files import remove_temporaries, replacing, write_bytes, write_json
+from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.specs.spec import MAX_EPOCH, Member, digest_of, ranges
+from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
+from zoo_datasets.storage.files import remove_temporaries, write_json
 from zoo_datasets.storage.locks import hold_folder
+from zoo_datasets.text import one_line
 
 _T = TypeVar("_T")
 
-
 MEMBERS = "members.json"
-
-
+METRICS = "metrics.parquet"
+RESUME = "resume.safetensors"
 SPARSITY = "sparsity"
-
-
 LOG_SIGMA2 = "log_sigma2"
-
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
     + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
     + [pa.field("diverged", pa.bool_(), nullable=False), pa.field(SPARSITY, pa.float32())]
 )
-
-
+UNCHECKED = "files of this run carry no checksums, as earlier versions wrote them: damage in these cannot be seen"
+_AGAIN = "the command that trained the run then trains these models again from epoch 0, to the same weights"
+# What readers raise of a file that is not what it should be.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError, AttributeError,
+    pa.ArrowException, safetensors.SafetensorError,
+)  # fmt: skip
 _MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 
 
 class Cohort:
-    """The folder of one cohort: members that train as one stack."""
+    """The folder of one cohort: members that train as one stack.
+
+    Attributes:
+        unchecked: names of the files read so far that carry no checksum.
+    """
 
     def __init__(self, path: Path, layout: WeightLayout) -> None:
         self.path = path
         self.layout = layout
+        self.unchecked: set[str] = set()
+        self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
 
     @cached_property
     def members(self) -> list[Member]:
@@ -59,7 +71,7 @@ class Cohort:
         Raises:
             RunError: where members.json is missing or broken.
         """
-        return _read_members(self.path / MEMBERS)
+        return read_members(self.path / MEMBERS)
 
     def begin(self, members: Sequence[Member]) -> None:
         """Write members.json, or check that it lists these very members.
@@ -70,7 +82,10 @@ class Cohort:
         file = self.path / MEMBERS
         if file.is_file():
             if self.members != list(members):
-                raise RunError(f"{file} lists other members than planned; this folder belongs to another run")
+                raise RunError(
+                    f"{file} lists other members than planned; this folder belongs to another run, or the file is "
+                    "damaged: then delete it, and the same command writes it again"
+                )
         else:
             write_json(file, [member.to_dict() for member in members])
         remove_temporaries(self.path)
@@ -103,22 +118,98 @@ class Cohort:
                 ) from error
             yield
 
+    def check_members(self, known: Mapping[str, Member], seen: Collection[str] = ()) -> None:
+        """Compare members.json with the members of the run by id, and with those that stand in other cohorts.
+
+        Raises:
+            RunError: naming the first one that differs.
+        """
+        file = self.path / MEMBERS
+        for member in self.members:
+            name = f"{file}: model {member.model_id:.64}"
+            if member.model_id not in known:
+                raise RunError(f"{name} is no member of the run that {MANIFEST} describes")
+            if member.model_id in seen:
+                raise RunError(f"{name} stands in another cohort too")
+            if member != known[member.model_id]:
+                raise RunError(
+                    f"{name} is not as the run has it; delete the file, and the command that trained the run writes it "
+                    "again"
+                )
+
     def epochs(self) -> list[int]:
         """The finished epochs, ascending."""
         return sorted(set(self.metrics()["epoch"].to_pylist()))
 
     def metrics(self) -> pa.Table:
         """All rows of metrics.parquet (`METRICS_SCHEMA`), by epoch, then in the order of the stack."""
-        file = self.path / "metrics.parquet"
+        file = self.path / METRICS
         if not file.is_file():
             return METRICS_SCHEMA.empty_table()
-        try:
-            table = pq.read_table(file)
+        with _reading(file, f"delete it: {_AGAIN}"):
+            self._check(file)
+            with pq.ParquetFile(file) as opened:
+                table = opened.read()
             if SPARSITY not in table.column_names:
                 table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
-            return table.cast(METRICS_SCHEMA)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise RunError(f"{file} could not be read: {error}") from error
+            table = table.cast(METRICS_SCHEMA)
+            table.validate(full=True)
+            _check_ranges(table)
+            return table
+
+    def figures(self, epoch: int) -> pa.Table | None:
+        """The rows of an epoch in the order of the stack; None where the epoch is not finished.
+
+        Raises:
+            RunError: where the metrics are broken, or of other models.
+        """
+        return self.figures_in(self.metrics(), epoch)
+
+    def figures_in(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
+        """As `figures`, of metrics that were read already."""
+        rows = metrics.filter(pc.equal(metrics["epoch"], epoch))
+        if not rows.num_rows:
+            return None
+        if rows["model_id"].to_pylist() != [member.model_id for member in self.members]:
+            raise RunError(f"{self.path}: {METRICS} lists other models at epoch {epoch} than {MEMBERS}")
+        return rows
+
+    def setback(self) -> str | None:
+        """Why training begins again at epoch 0 although later epochs were finished; None where it does not.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        if lost := self.lost_figures():
+            return f"{METRICS} has lost the figures of epochs {ranges(lost)}"
+        if self._finished_epoch() is None and (max(self.epochs(), default=0) > 0 or self.without_figures()):
+            return f"{RESUME} is missing"
+        return None
+
+    def without_figures(self) -> list[int]:
+        """Epochs that were finished, as far as any file tells, but whose figures are not in the metrics.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        names = [file.stem.removeprefix("epoch-") for file in self.path.glob("epoch-*.safetensors")]
+        written = [int(name) for name in names if name.isascii() and name.isdecimal() and int(name) <= MAX_EPOCH]
+        # The last one may have been interrupted before its figures were written.
+        before = set(range(max(written, default=0))).difference(self.epochs())
+        return sorted(before.union(self.lost_figures()))
+
+    def lost_figures(self) -> list[int]:
+        """Epochs up to the one that training would go on from, whose figures are not in the metrics.
+
+        Raises:
+            RunError: where a file is broken.
+        """
+        last = self._finished_epoch()
+        if last is None:
+            return []
+        rows = np.bincount(self.metrics()["epoch"].to_numpy(), minlength=last + 1)
+        lost: list[int] = np.flatnonzero(rows[: last + 1] != len(self.members)).tolist()
+        return lost
 
     def epoch_file(self, epoch: int) -> Path:
         """Where the tensors of an epoch lie."""
@@ -132,14 +223,11 @@ class Cohort:
         """
         file = self.epoch_file(epoch)
         if not file.is_file():  # opening a pipe would wait forever
-            raise RunError(f"{file} could not be read: there is no such file; train its cohort again")
-        try:
+            raise RunError(f"{file} could not be read: there is no such file; delete {RESUME} beside it: {_AGAIN}")
+        with _reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
+            self._check(file, epoch)
             tensors: dict[str, Tensor] = load_file(file)
             return tensors
-        except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(
-                f"{file} could not be read: {error}; delete the cohort's folder and train it again"
-            ) from error
 
     def weights(self, epoch: int, positions: Sequence[int] | None = None) -> Tensor:
         """The weights at an epoch of all members, or of those at some positions of the stack: float32 [K, D].
@@ -180,63 +268,155 @@ class Cohort:
 
         `metrics` are the rows of this epoch alone; rows of this and later epochs that an interrupted
         process wrote are replaced.
+
+        Raises:
+            RunError: where the metrics of earlier epochs are lost; nothing is written then.
         """
-        write_bytes(self.epoch_file(epoch), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         earlier = self.metrics()
-        earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
+        earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
+        lost = sorted(set(range(epoch)).difference(earlier["epoch"].to_pylist()))
+        if lost:
+            raise RunError(
+                f"{self.path / METRICS} has no figures of epochs {ranges(lost)} any more; nothing was written over it. "
+                "Run the same command again"
+            )
+        record = self._record(epoch)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=record)
+        write_checked(self.epoch_file(epoch), data)
         table = pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]).combine_chunks()
-        with replacing(self.path / "metrics.parquet") as temporary:
-            pq.write_table(table, temporary)
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata(record)
+        write_checked(self.path / METRICS, sink.getvalue().to_pybytes())
 
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
         """Write the optimizer state after `epoch`, which finishes the epoch."""
-        # One metadata key only: safetensors writes several in random order.
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_bytes(self.path / "resume.safetensors", save(tensors, metadata={"epoch": str(epoch)}))
+        write_checked(self.path / RESUME, save(tensors, metadata=self._record(epoch)))
+
+    def _record(self, epoch: int) -> dict[str, str]:
+        # One metadata key only: safetensors writes several in random order.
+        return {RECORD: Record(epoch, self._digest).line()}
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of_members(self.members)
+
+    def _check(self, file: Path, epoch: int | None = None) -> Record | None:
+        """The record of a file that holds what was written, of this cohort and of `epoch` where one is given.
+
+        Raises:
+            DamagedError: where it does not.
+            OSError: where it cannot be read.
+        """
+        status = file.stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        before, record = self._records.get(file.name, ((), None))
+        if before != stamp:
+            record = read_record(file)
+            self._records[file.name] = stamp, record
+        if record is None:
+            self.unchecked.add(file.name)
+            return None
+        if record.members != self._digest:
+            raise DamagedError(f"{file} is of other models than {MEMBERS} beside it lists")
+        if epoch is not None and record.epoch != epoch:
+            raise DamagedError(f"{file} was written after epoch {record.epoch}, expected epoch {epoch}")
+        return record
 
     def resume_epoch(self) -> int | None:
-        """The last epoch finished by training, without reading the state; None if there is none.
+        """The epoch that training goes on from, without reading the state; None where it begins at epoch 0.
+
+        It begins anew where figures of a finished epoch are lost (`lost_figures`): running averages of training
+        are in no other file, and the state of no earlier epoch is kept.
 
         Raises:
-            RunError: where the file is broken.
+            RunError: where the file, or the metrics, are broken.
         """
-        return self._open_resume(lambda epoch, opened: epoch)
+        return self._resumable(lambda epoch, opened: epoch)
 
     def read_resume(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The last epoch finished by training and the optimizer state after it; None if there is none.
+        """As `resume_epoch`, with the optimizer state [K, …] after the epoch.
 
         Raises:
-            RunError: where the file is broken.
+            RunError: where the file, or the metrics, are broken.
         """
-        return self._open_resume(
+        resume = self._resumable(
             lambda epoch, opened: (epoch, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
         )
+        count = len(self.members)
+        for name, tensor in ({} if resume is None else resume[1]).items():
+            if tensor.ndim == 0 or len(tensor) != count:
+                raise RunError(
+                    f"{self.path / RESUME}: {brief(name)} has shape {list(tensor.shape)}, expected [{count}, …]; "
+                    f"delete it: {_AGAIN}"
+                )
+        return resume
+
+    def _resumable(self, read: Callable[[int, Any], _T]) -> _T | None:
+        return None if self.lost_figures() else self._open_resume(read)
+
+    def _finished_epoch(self) -> int | None:
+        """The epoch that the resume file was written after; None if there is none."""
+        return self._open_resume(lambda epoch, opened: epoch)
 
     def _open_resume(self, read: Callable[[int, Any], _T]) -> _T | None:
-        file = self.path / "resume.safetensors"
+        file = self.path / RESUME
         if not file.is_file():
             return None
-        try:
+        with _reading(file, f"delete it: {_AGAIN}"):
+            record = self._check(file)
             with safetensors.safe_open(file, framework="pt") as opened:
-                text = (opened.metadata() or {})["epoch"]
+                text = (opened.metadata() or {})["epoch"] if record is None else str(record.epoch)
                 epoch = whole_number(text)
                 if epoch is None or epoch > MAX_EPOCH:
                     raise DocumentError(f"its epoch is {brief(text)}, expected 0 to {MAX_EPOCH:,}")
                 return read(epoch, opened)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-            raise RunError(f"{file} could not be read: {error}; delete the cohort's folder to train it anew") from error
 
 
-def _read_members(file: Path) -> list[Member]:
+@contextlib.contextmanager
+def _reading(file: Path, remedy: str) -> Iterator[None]:
+    """Make an error of ours of whatever reading a file raises, with what to do about it."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {remedy}") from error
+    except RunError:
+        raise
+    except _UNREADABLE as error:
+        raise RunError(f"{file} could not be read: {one_line(error)[:200]}; {remedy}") from error
+
+
+def read_members(file: Path) -> list[Member]:
     try:
         members = _MEMBERS.validate_python(read_json(file))
+        if not members:
+            raise ValueError("it lists no models")
         for member in members:
             member.check()
         return members
     except ValidationError as error:
-        raise RunError(f"{file} is no list of members: {problems_of(error)}") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} could not be read: {error}") from error
+        problem = f"is no list of members: {problems_of(error)}"
+    except _UNREADABLE as error:
+        problem = f"could not be read: {one_line(error)}"
+    raise RunError(f"{file} {problem}; delete it, and the command that trained the run writes it again")
+
+
+def digest_of_members(members: Sequence[Member]) -> str:
+    """What records say of their models: a hash of the ids, in order."""
+    return digest_of([member.model_id for member in members])[:16]
+
+
+def _check_ranges(table: pa.Table) -> None:
+    """Raise ValueError where a figure or an epoch is none."""
+    limits: dict[str, tuple[float, float]] = {"epoch": (0, MAX_EPOCH), SPARSITY: (0, 1)}
+    limits |= {f"{split}_acc": (0, 1) for split in ("train", "val", "test")}
+    limits |= {f"{split}_loss": (0, np.inf) for split in ("train", "val", "test")}
+    for name, (low, high) in limits.items():
+        smallest, largest = pc.min_max(table[name]).as_py().values()
+        if smallest is not None and (smallest < low or largest > high):
+            raise ValueError(f"{name} reaches from {smallest} to {largest}, expected {low} to {high}")
 
 
 def metrics_table(

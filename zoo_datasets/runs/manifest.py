@@ -16,6 +16,7 @@ from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.specs.spec import MAX_EPOCH, Limits, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
+from zoo_datasets.storage.checksums import RECORD
 
 FORMAT = 1
 
@@ -131,6 +132,9 @@ class RunManifest:
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
         if value.get("format") != FORMAT:
             raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {FORMAT}")
+        surplus = sorted(value.keys() - {"format", RECORD, *(entry.name for entry in dataclasses.fields(cls))})
+        if surplus:
+            raise RunError(f"{origin}: not a valid run description: it has no place for {brief(surplus[0])}")
         try:
             zoo = zoo_from_dict(value["zoo"], origin)
             parts = _PARTS.validate_python(value)

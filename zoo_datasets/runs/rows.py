@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zoo_datasets.errors import SourceError
+from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, meta_schema, split_of
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
@@ -179,7 +179,8 @@ class RunRows:
     def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
         """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
 
-        Models that it keeps at none are missing; figures that are not there yet are null.
+        Models that it keeps at none are missing; figures that are not there yet are null. States whose figures are
+        lost or damaged cannot be judged by them and are kept, so that who reads them says why.
         """
         states = [(model, epoch) for model in self.models.values() for epoch in epochs]
         names = figures_of(self._run)
@@ -192,17 +193,37 @@ class RunRows:
             rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
             return {name: metrics[name].combine_chunks().take(rows) for name in names}
 
-        chosen: dict[str, list[int]] = {}
+        chosen: dict[str, set[int]] = {}
         for number in matching(where, self._rows, states, figures):
             model, epoch = states[number]
-            chosen.setdefault(model.model_id, []).append(epoch)
-        return {model_id: frozenset(kept) for model_id, kept in chosen.items()}
+            chosen.setdefault(model.model_id, set()).add(epoch)
+        for model_id, lost in self._lost.items() if asked else ():
+            if unjudged := lost.intersection(epochs):
+                chosen.setdefault(model_id, set()).update(unjudged)
+        return {model_id: frozenset(chosen[model_id]) for model_id in self.models if model_id in chosen}
+
+    @property
+    def _lost(self) -> Mapping[str, frozenset[int]]:
+        """Of models, by id, the epochs whose figures are lost or damaged."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[list[pa.Table], dict[str, frozenset[int]]]:
+        tables: list[pa.Table] = []
+        lost: dict[str, frozenset[int]] = {}
+        for cohort in self._run.sound_cohorts()[0]:
+            try:
+                tables.append(cohort.metrics())
+                missing = frozenset(cohort.without_figures())
+            except RunError:
+                missing = frozenset(range(self._run.epochs + 1))
+            lost |= {member.model_id: missing for member in cohort.members if missing}
+        return tables, lost
 
     @cached_property
     def _all_metrics(self) -> tuple[pa.Table, dict[tuple[str, int], int]]:
         """The metrics of all cohorts, and the place of each model at each epoch."""
-        tables = [METRICS_SCHEMA.empty_table(), *(cohort.metrics() for cohort in self._run.cohorts())]
-        metrics = pa.concat_tables(tables)
+        metrics = pa.concat_tables([METRICS_SCHEMA.empty_table(), *self._read[0]])
         keys = zip(metrics["model_id"].to_pylist(), metrics["epoch"].to_pylist(), strict=True)
         return metrics, {key: place for place, key in enumerate(keys)}
 

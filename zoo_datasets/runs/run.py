@@ -13,6 +13,10 @@
 Per epoch the three files are written in that order, each atomically: an epoch is finished for a reader
 when it stands in the metrics, and for training when it stands in the resume file. Nothing in a run
 depends on when or how often it was interrupted, so there are no times in it.
+
+These three and zoo.json carry a checksum in themselves (`storage.checksums`), with the epoch they were written after
+and a digest of their models; a members.json is compared with the models that zoo.json describes. Runs of earlier
+versions carry none and are read all the same.
 """
 
 from __future__ import annotations
@@ -22,19 +26,22 @@ from functools import cached_property
 from pathlib import Path
 
 from zoo_datasets.documents import read_json
-from zoo_datasets.errors import DocumentError, RunError
-from zoo_datasets.runs.cohort import MEMBERS, Cohort, _read_members
+from zoo_datasets.errors import DamagedError, DocumentError, RunError
+from zoo_datasets.runs.cohort import MEMBERS, Cohort, digest_of_members, read_members
 from zoo_datasets.runs.manifest import MANIFEST, RunManifest
 from zoo_datasets.specs.spec import Member, members_of
+from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import write_json
+from zoo_datasets.text import json_text
 
 
 class Run:
     """A run folder. `Run.open` reads one, `Run.save` writes its zoo.json."""
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, record: Record | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self._record = record
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -47,6 +54,7 @@ class Run:
 
         Raises:
             RunError: where there is none, or its zoo.json is broken.
+            DamagedError: where zoo.json holds other bytes than were written.
         """
         file = path / MANIFEST
         if not file.is_file():
@@ -55,11 +63,17 @@ class Run:
             value = read_json(file)
         except (OSError, DocumentError) as error:
             raise RunError(f"{file} could not be read: {error}") from error
-        return cls(path, RunManifest.from_dict(value, str(file)))
+        manifest = RunManifest.from_dict(value, str(file))
+        try:
+            return cls(path, manifest, read_record(file))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; write it again as it was, or train into another folder") from error
 
     def save(self) -> None:
         """Write zoo.json."""
-        write_json(self.path / MANIFEST, self.manifest.to_dict())
+        record = Record(self.epochs, digest_of_members(self.members))
+        value = self.manifest.to_dict() | {RECORD: record.line()}
+        write_checked(self.path / MANIFEST, f"{json_text(value, indent=2)}\n".encode())
 
     def save_twins(self, members: Sequence[Member]) -> None:
         """Write zoo.json, and before it the list of members, which a twin's spec does not tell."""
@@ -74,11 +88,19 @@ class Run:
             RunError: where those of twins cannot be read.
         """
         if self.manifest.parents is None:
-            return members_of(self.manifest.zoo, self.manifest.limits, self.models)
-        members = _read_members(self.path / MEMBERS)
+            file = self.path / MANIFEST
+            try:
+                members = members_of(self.manifest.zoo, self.manifest.limits, self.models)
+            except ValueError as error:
+                raise RunError(f"{file}: {error}") from error
+        else:
+            file = self.path / MEMBERS
+            members = read_members(file)[: self.models]
         if len(members) < self.models:
-            raise RunError(f"{self.path / MEMBERS} lists {len(members)} members, expected {self.models}")
-        return members[: self.models]
+            raise RunError(f"{file} lists {len(members)} members, expected {self.models}")
+        if self._record is not None and self._record.members != digest_of_members(members):
+            raise DamagedError(f"{file} describes other models than those that the run was begun with")
+        return members
 
     @property
     def epochs(self) -> int:
@@ -98,3 +120,25 @@ class Run:
         """All cohorts that were begun, in order."""
         folders = sorted(path for path in self.path.glob("cohort-*") if (path / MEMBERS).is_file())
         return [Cohort(path, self.manifest.layout) for path in folders]
+
+    @property
+    def checked(self) -> bool:
+        """Whether zoo.json carried a checksum when it was read: earlier versions wrote none."""
+        return self._record is not None
+
+    def sound_cohorts(self) -> tuple[list[Cohort], dict[str, str]]:
+        """The cohorts whose members are those of the run, and of other folders, by name, why theirs are not."""
+        known = {member.model_id: member for member in self.members}
+        seen: set[str] = set()
+        sound: list[Cohort] = []
+        odd: dict[str, str] = {}
+        for path in sorted(path for path in self.path.glob("cohort-*") if any(path.glob("[!.]*"))):
+            cohort = Cohort(path, self.manifest.layout)
+            try:
+                cohort.check_members(known, seen)
+            except RunError as error:
+                odd[path.name] = str(error)
+            else:
+                seen.update(member.model_id for member in cohort.members)
+                sound.append(cohort)
+        return sound, odd

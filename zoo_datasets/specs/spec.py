@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -311,6 +312,17 @@ def digest_of(value: Any) -> str:
     """BLAKE2b (128 bit, hexadecimal) of the canonical JSON of `value`: the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: 0, 1, 2, 5 as `0–2, 5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in parts)
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Benchmarks of properties predicted from weights."""
 
+from zoo_datasets.evaluation.benchmark.record import Record, run_benchmark
 from zoo_datasets.evaluation.benchmark.run import (
     DEFAULT_FEATURES,
     Advance,
@@ -11,4 +12,15 @@ from zoo_datasets.evaluation.benchmark.run import (
     read_data,
 )
 
-__all__ = ["DEFAULT_FEATURES", "Advance", "Data", "Finished", "Result", "Settings", "benchmark", "read_data"]
+__all__ = [
+    "DEFAULT_FEATURES",
+    "Advance",
+    "Data",
+    "Finished",
+    "Record",
+    "Result",
+    "Settings",
+    "benchmark",
+    "read_data",
+    "run_benchmark",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.variational import total_kl
 from zoo_datasets.repository.row import KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.stacked import evaluate_stack
 from zoo_datasets.stacked.evaluate import same_loss
 
@@ -19,6 +20,32 @@ STACK_BYTES = 200_000_000
 
 
 _SHARED = ("architecture", "in_channels", "classes", "activation")
+
+
+class State(Protocol):
+    """A model at an epoch."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=State)
+
+
+def spread(states: Sequence[_S], count: int) -> list[_S]:
+    """So many states, about equally many of each epoch, the models of an epoch in hashed order."""
+    by_epoch: dict[int, list[_S]] = {}
+    for state in states:
+        by_epoch.setdefault(state.epoch, []).append(state)
+    for epoch, group in by_epoch.items():
+        group.sort(key=lambda state: digest_of(["sample", state.model_id, epoch]))
+    # Epochs, too, in hashed order: with fewer rows than epochs they should not all be early ones.
+    epochs = sorted(by_epoch, key=lambda epoch: digest_of(["sample", epoch]))
+    ranks = max(map(len, by_epoch.values()), default=0)
+    return [by_epoch[epoch][rank] for rank in range(ranks) for epoch in epochs if rank < len(by_epoch[epoch])][:count]
 
 
 def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Iterator[tuple[int, list[str]]]:

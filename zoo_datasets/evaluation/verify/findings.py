@@ -26,7 +26,8 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What `verify_repository` found. `recomputed` counts the rows whose figures were computed anew."""
+    """What a verification found. `rows` counts those of a repository, or the states of a run; `recomputed` those whose
+    figures were computed anew."""
 
     config: str
     rows: int

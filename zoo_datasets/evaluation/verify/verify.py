@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
 from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
-from zoo_datasets.evaluation.verify.figures import STACK_BYTES, wrong_figures
+from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, Row, check_shards
 from zoo_datasets.images.prepare import ImageData
@@ -21,7 +21,7 @@ from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.repository.row import weights_matrix
-from zoo_datasets.specs.spec import Limits, digest_of
+from zoo_datasets.specs.spec import Limits
 
 __all__ = ["Check", "Difference", "Verification", "verify_repository"]
 
@@ -217,18 +217,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _sample(rows: list[Row], count: int) -> list[Row]:
-    """Rows with figures, about equally many of each epoch, the models of an epoch in hashed order."""
-    by_epoch: dict[int, list[Row]] = {}
-    for row in rows:
-        if row.recorded:
-            by_epoch.setdefault(row.epoch, []).append(row)
-    for epoch, group in by_epoch.items():
-        group.sort(key=lambda row: digest_of(["sample", row.model_id, epoch]))
-    # Epochs, too, in hashed order: with fewer rows than epochs they should not all be early ones.
-    epochs = sorted(by_epoch, key=lambda epoch: digest_of(["sample", epoch]))
-    ranks = max(map(len, by_epoch.values()), default=0)
-    chosen = [by_epoch[epoch][rank] for rank in range(ranks) for epoch in epochs if rank < len(by_epoch[epoch])]
-    return sorted(chosen[:count], key=lambda row: (row.shard.path, row.row_group, row.index))
+    """Rows with figures, spread, in the order in which they are read."""
+    chosen = spread([row for row in rows if row.recorded], count)
+    return sorted(chosen, key=lambda row: (row.shard.path, row.row_group, row.index))
 
 
 def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, findings: Findings) -> int:

@@ -1,0 +1,229 @@
+"""Whether a run is what it says: bytes, members, epochs, weights, and figures recomputed from weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_datasets.errors import DamagedError, RunError, ZooError
+from zoo_datasets.evaluation.verify.figures import spread, wrong_figures
+from zoo_datasets.evaluation.verify.findings import Findings, Verification
+from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.sparsity import sparsity
+from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
+from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.spec import ranges
+
+Progress = Callable[[int, int], None]
+_SPARSITY_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A model at an epoch, its place in the stack and its row of the metrics."""
+
+    cohort: Cohort
+    position: int
+    figures: dict[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        return str(self.figures["model_id"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.figures["epoch"])
+
+
+def verify_run(
+    path: Path, *, images: ImageData | None = None, sample: int = 32, progress: Progress | None = None
+) -> Verification:
+    """Check a run, finished or not; every fault becomes a difference, none stops the others.
+
+    Without images: each file holds the bytes that were written, members and epochs are those of zoo.json, tensors
+    have the layout's shapes and dtypes, weights are finite unless the metrics say `diverged`, figures can be. With
+    images also: they are those of the run, and validation and test figures of `sample` states come out again.
+
+    Args:
+        images: the whole dataset; the run's limits are applied here.
+        sample: number of states to recompute.
+        progress: called with (cohorts done, cohorts in all).
+    """
+    findings = Findings()
+    try:
+        run = Run.open(path)
+        members = run.members
+    except RunError as error:
+        findings.differs("manifest", str(error))
+        findings.checked("manifest", "could not be read")
+        return findings.verification(path.name, 0, 0)
+    _check_manifest(run, findings)
+    cohorts, odd = run.sound_cohorts()
+    findings.differ("members", list(odd.values()))
+    begun = sum(len(cohort.members) for cohort in cohorts)
+    findings.checked("members", f"{begun:,} of {len(members):,} models are begun, in {len(cohorts)} cohorts")
+    states: list[_State] = []
+    for number, cohort in enumerate(cohorts):
+        states += _check_cohort(run, cohort, findings)
+        if progress is not None:
+            progress(number + 1, len(cohorts))
+    _close(run, cohorts, len(states), findings)
+    recomputed = 0
+    limited = None if images is None else _limited(run, images, findings)
+    if limited is not None:
+        chosen = spread([state for state in states if _is_recorded(state)], sample)
+        recomputed = _recompute(run, chosen, limited, findings)
+    return findings.verification(run.manifest.zoo.name, len(states), recomputed)
+
+
+def _check_manifest(run: Run, findings: Findings) -> None:
+    manifest = run.manifest
+    try:
+        expected = layout_of(manifest.zoo.architecture, manifest.images.channels, manifest.images.classes)
+    except ZooError as error:
+        findings.differs("manifest", str(error))
+    else:
+        if expected != manifest.layout:
+            findings.differs("manifest", f"the layout in {MANIFEST} is not that of {manifest.zoo.architecture}")
+    findings.checked("manifest", f"{run.models:,} models to epoch {run.epochs}")
+
+
+def _close(run: Run, cohorts: Sequence[Cohort], states: int, findings: Findings) -> None:
+    files = [file for cohort in cohorts for file in _files_of(cohort)]
+    unchecked = sum(len(cohort.unchecked) for cohort in cohorts) + (not run.checked)
+    size = sum(file.stat().st_size for file in files)
+    without = f"; {unchecked} carry none, as earlier versions wrote them" if unchecked else ""
+    findings.checked("checksums", f"of {len(files) + 1} files, {size:,} bytes{without}")
+    findings.checked("epochs", f"{states:,} of {run.models * (run.epochs + 1):,} states are trained")
+    findings.checked("schema", f"shapes and dtypes of a layout of {run.manifest.layout.size:,} weights")
+    findings.checked("weights", "all finite where the metrics do not say diverged")
+    findings.checked("metrics", f"{states:,} rows, accuracies in [0, 1] and losses from 0 on")
+
+
+def _files_of(cohort: Cohort) -> list[Path]:
+    return [path for path in sorted(cohort.path.iterdir()) if path.is_file() and not path.name.startswith(".")]
+
+
+def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_State]:
+    """Each file of a cohort; gives the states of which weights and figures can be read."""
+    try:
+        metrics = cohort.metrics()
+    except RunError as error:
+        findings.differs("checksums" if isinstance(error, DamagedError) else "metrics", str(error))
+        return
+    try:
+        setback, lost = cohort.setback(), cohort.without_figures()
+        cohort.read_resume()
+    except RunError as error:
+        findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
+    else:
+        if setback is not None:
+            findings.differs("epochs", f"{cohort.path}: {setback}; training begins from epoch 0 again")
+        if lost:
+            findings.differs("epochs", f"{cohort.path}: {METRICS} has no figures of epochs {ranges(lost)}")
+    for epoch in cohort.epochs():
+        if epoch > run.epochs:
+            findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, the run ends at {run.epochs}")
+        if not cohort.epoch_file(epoch).is_file():
+            findings.differs("epochs", f"{cohort.epoch_file(epoch)} is missing")
+            continue
+        try:
+            rows = cohort.figures_in(metrics, epoch)
+            weights = cohort.weights(epoch)
+            noise = cohort.log_sigma2(epoch)
+        except RunError as error:
+            findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
+            continue
+        figures = [] if rows is None else rows.to_pylist()
+        findings.differ("weights", list(_wrong_weights(cohort, weights, noise, figures)))
+        findings.differ("metrics", list(_wrong_rows(run, weights, figures)))
+        yield from (_State(cohort, position, row) for position, row in enumerate(figures))
+
+
+def _wrong_weights(
+    cohort: Cohort, weights: Tensor, noise: Tensor | None, figures: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    finite = torch.isfinite(weights).all(dim=1).tolist()
+    odd = [False] * len(finite) if noise is None else torch.isnan(noise).any(dim=1).tolist()
+    for row, good, nan in zip(figures, finite, odd, strict=True):
+        where = f"{cohort.path.name}: model {row['model_id']} at epoch {row['epoch']}"
+        if good == row["diverged"]:
+            yield f"{where}: weights are {'' if good else 'not '}finite, diverged is {row['diverged']}"
+        if nan and good:
+            yield f"{where}: log_sigma2 holds NaN"
+
+
+def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+    images, zoo = run.manifest.images, run.manifest.zoo
+    splits = [name for name, count in (("train", images.train), ("val", images.val), ("test", images.test)) if count]
+    names = [f"{split}_{what}" for split in splits for what in ("loss", "acc")]
+    shares = None if zoo.sparsifier is None else sparsity(weights, run.manifest.layout).tolist()
+    for position, row in enumerate(figures):
+        where = f"model {row['model_id']} at epoch {row['epoch']}"
+        missing = [name for name in names if row[name] is None]
+        if missing:
+            yield f"{where}: there is no {', '.join(missing)}"
+        if shares is None or row[SPARSITY] is None or row["diverged"]:
+            continue
+        if abs(shares[position] - row[SPARSITY]) > _SPARSITY_TOLERANCE:
+            yield f"{where}: sparsity is {row[SPARSITY]:.6f}, its weights have {shares[position]:.6f}"
+
+
+def _limited(run: Run, images: ImageData, findings: Findings) -> ImageData | None:
+    """The images as the models saw them; None where these are others."""
+    recorded = run.manifest.images
+    limited = None
+    if recorded.fingerprint == images.fingerprint:
+        limited = images.limited(run.manifest.limits)
+        for name, split in (("train", limited.train), ("val", limited.val), ("test", limited.test)):
+            count = 0 if split is None else len(split.labels)
+            if count != getattr(recorded, name):
+                findings.differs("images", f"{count} images of {name}, {MANIFEST} says {getattr(recorded, name)}")
+    else:
+        findings.differs(
+            "images",
+            f"these are not the images of the run: {images.spec.name} with fingerprint {images.fingerprint[:16]}… "
+            f"found, {recorded.name} with {recorded.fingerprint[:16]}… expected; figures were not recomputed",
+        )
+    findings.checked("images", f"{images.spec.name}, fingerprint {images.fingerprint[:16]}…")
+    return limited
+
+
+def _is_recorded(state: _State) -> bool:
+    """Whether there is anything to compare; what came out of weights that are not finite is no property of them."""
+    return not state.figures["diverged"] and any(state.figures[f"{split}_acc"] is not None for split in ("val", "test"))
+
+
+def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
+    """Recompute the sampled states; gives their number."""
+    manifest = run.manifest
+    common = {
+        "architecture": manifest.zoo.architecture,
+        "in_channels": manifest.images.channels,
+        "classes": manifest.images.classes,
+    }
+    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
+    rows: list[dict[str, Any]] = []
+    for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):
+        chosen = list(group)
+        weights = chosen[0].cohort.weights(epoch, [state.position for state in chosen]).numpy()
+        for state, vector in zip(chosen, weights, strict=True):
+            member = state.cohort.members[state.position]
+            rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
+    try:
+        for position, problems in wrong_figures(rows, images):
+            state = ordered[position]
+            findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
+    except (ZooError, RuntimeError, ValueError) as error:
+        findings.differs("figures", f"{len(rows)} states could not be recomputed: {' '.join(str(error).split())[:200]}")
+    findings.checked("figures", f"of {len(rows)} states recomputed from their weights")
+    return len(rows)
