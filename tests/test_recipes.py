@@ -37,6 +37,7 @@ from zoo_datasets.training import train_zoo
 from zoo_datasets.training.population.parents import open_parents
 from zoo_datasets.training.population.twins import twins_of_parents
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
+from zoo_datasets.training.train import train_population
 
 LIKE = ("epoch", "seed", "images", "architecture", "in_channels", "classes", "activation", "init", "dropout", "lr",
         "optimizer", "weight_decay", "batch_size", "train_loss", "train_acc", "val_loss", "val_acc", "test_loss",
@@ -185,11 +186,15 @@ def test_a_run_afar_is_built_as_one(tmp_path, monkeypatch):
     assert rows_of(tmp_path / "afar", afar) == rows_of(tmp_path / "here", here)
 
 
-def test_a_sparsifier_trains_as_long_as_it_says(tmp_path, monkeypatch):
+def test_a_sparsifier(tmp_path, monkeypatch):
     toy = dataclasses.replace(SPARSIFIERS["magnitude"], epochs=1)
-    monkeypatch.setitem(SPARSIFIERS, "toy", toy)
-    population = twins_of_parents(open_parents(trained(tmp_path, seeds=2)), "toy", amount=0.5)
-    assert (population.zoo.name, population.zoo.epochs) == ("toy_toy50", 1)
+    monkeypatch.setitem(SPARSIFIERS, "sparse_toy", toy)
+    parents = trained(tmp_path, seeds=2)
+    population = twins_of_parents(open_parents(parents), "sparse_toy", amount=0.5)
+    assert population.zoo.epochs == 1
+    run = train_population(population, tmp_path / "twins", plain.tiny_images()).path
+    _, again = check_all_the_way(run, tmp_path)
+    assert again.config == "mnist_cnn_s_sparse_toy"
 
 
 def test_licences_of_a_card_are_those_of_its_zoos(tmp_path):

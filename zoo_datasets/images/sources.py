@@ -48,7 +48,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 # `datasets` calls a split by the first of these names when it finds the others in file names.
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 # For errors: the first zoo of the table for images of a mode.
-ZOO_OF_MODE = {get_image_spec(zoo.images, zoo.architecture).mode: zoo.name for zoo in reversed(list_zoos())}
+ZOO_OF_MODE: dict[str, str] = {
+    get_image_spec(zoo.images, zoo.architecture).mode: zoo.name for zoo in reversed(list_zoos())
+}
 
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException, HTTPError, yaml.YAMLError)

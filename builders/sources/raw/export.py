@@ -23,7 +23,7 @@ from torch import Tensor
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
-from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, raw_folder_name
+from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KEY, raw_folder_name
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import LASTING, Progress, Rows, states_of
 from zoo_datasets.networks.architectures import get_architecture
@@ -199,6 +199,7 @@ class _RawZoo:
         if model.get("parent_id") is not None:
             parent = trial_name(model["parent_id"], model)
             params["training::init_checkpoint_path"] = f"zoos/{self.parents}/{parent}"
+            params[SPARSIFIER_KEY] = model["sparsifier"]
         if any(_NOISY in report for report in reports.values()):
             params["model::type"] = f"{params['model::type']}_ARD"
         lines = []

@@ -65,6 +65,8 @@ COLUMN_OF_KEY: dict[str, str] = {
     "training::batchsize": "batch_size",
     "seed": "seed",
 }
+# Of zoos that this package exports: what neither the tensors nor the authors' keys tell.
+SPARSIFIER_KEY = "zoo_datasets::sparsifier"
 WHOLE_COLUMNS = ("seed", "batch_size")
 TEXT_COLUMNS = ("activation", "init", "optimizer")
 
@@ -104,8 +106,7 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
     """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
 
     Raises:
-        SpecError: where it is pruned by magnitude, and nothing tells how many percent; or its twins are of a kind that
-            raw zoos do not know.
+        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
     """
     told = read_folder_name(config)
     dense = dense_name(config)
@@ -129,8 +130,7 @@ def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> st
         return ""
     twin = next((twin for twin in TWINS if twin.sparsifier == sparsifier), None)
     if twin is None:
-        known = ", ".join(twin.sparsifier for twin in TWINS)
-        raise SpecError(f"{config}: raw zoos know twins by {known}, not by {sparsifier[:80]}; choose another --format")
+        return f"_{sparsifier}"
     if "{percent}" in twin.folder and percent is None:
         raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
     return twin.folder.format(percent=percent)
@@ -138,7 +138,8 @@ def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> st
 
 def zoo_name(images: str, architecture: str, suffix: str, sparsifier: Sparsifier | None, percent: int | None) -> str:
     """The config's name: `mnist_cnn_s`, `mnist_cnn_s_hyp_rand_sparse`, `eurosat_cnn_s_magnitude50`."""
-    twin = next((twin.suffix.format(percent=percent) for twin in TWINS if twin.sparsifier == sparsifier), "")
+    own = "" if sparsifier is None else f"_{sparsifier}"
+    twin = next((twin.suffix.format(percent=percent) for twin in TWINS if twin.sparsifier == sparsifier), own)
     return f"{images}_{architecture}{suffix}{twin}"
 
 
