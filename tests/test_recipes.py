@@ -34,6 +34,7 @@ from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import Manifest, read_manifest
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.training import train_zoo
+from zoo_datasets.training.population.opening import open_run
 from zoo_datasets.training.population.parents import open_parents
 from zoo_datasets.training.population.twins import twins_of_parents
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
@@ -192,7 +193,8 @@ def test_a_sparsifier(tmp_path, monkeypatch):
     parents = trained(tmp_path, seeds=2)
     population = twins_of_parents(open_parents(parents), "sparse_toy", amount=0.5)
     assert population.zoo.epochs == 1
-    run = train_population(population, tmp_path / "twins", plain.tiny_images()).path
+    data = plain.tiny_images()
+    run = train_population(lambda: open_run(population, tmp_path / "twins", data), data).path
     _, again = check_all_the_way(run, tmp_path)
     assert again.config == "mnist_cnn_s_sparse_toy"
 
