@@ -18,7 +18,7 @@ for name in ("sched_getaffinity", "pread", "pwrite", "preadv", "fork", "O_DIRECT
 for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM"):
     if hasattr(signal, name):
         delattr(signal, name)
-warnings.filterwarnings("ignore", "only soft file lock")
+warnings.filterwarnings("ignore", "only soft file lock|training takes the plain torch path")
 """
 _IMPORTS = """
 import importlib, pkgutil

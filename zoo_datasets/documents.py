@@ -46,6 +46,10 @@ def brief(value: Any) -> str:
     return _brief.repr(value)
 
 
+# Opening a pipe without this would wait for somebody to write into it. Windows has no such pipes, and a text mode.
+_UNWAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file.
 
@@ -53,8 +57,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         OSError: where it cannot be read.
         DocumentError: where it is none, or has more than `limit` bytes.
     """
-    # Opening a pipe without this would wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | _UNWAITING)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DocumentError("it is no regular file")
@@ -84,8 +87,11 @@ def read_json(path: Path) -> Any:
     return parse_json(read_bytes(path, MAX_JSON))
 
 
-def parse_json(data: bytes | bytearray | str) -> Any:
+def parse_json(data: bytes | bytearray | str, depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text; halves of surrogate pairs, which no file can hold, become U+FFFD.
+
+    Args:
+        depth: the most lists and objects within each other that are taken.
 
     Raises:
         DocumentError: where it is no JSON, or one beyond the bounds: of size, depth, values, or 64 bits a number.
@@ -102,7 +108,7 @@ def parse_json(data: bytes | bytearray | str) -> Any:
         raise _too_deep("JSON") from None
     except ValueError as error:
         raise error if isinstance(error, DocumentError) else DocumentError(f"it is not valid JSON: {error}") from None
-    if opened > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+    if opened > depth and _depth_exceeds(value, depth):
         raise _too_deep("JSON")
     if _HALF_PAIR.search(text):
         whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -53,6 +53,10 @@ class LayoutError(ZooError, ValueError):
     """Tensors that do not fit a weight layout; the message names the tensor."""
 
 
+class LayerError(ZooError, NotImplementedError):
+    """A layer of a kind that has no rule for what is asked of it; the message names the kind and the rule."""
+
+
 class RunError(ZooError, ValueError):
     """A run on disk that is broken, or that is asked to become another run."""
 

@@ -14,8 +14,9 @@ from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
 from zoo_datasets.errors import CheckpointError, LayoutError, SpecError
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture
 from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.layers.passes import EPSILON
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
-from zoo_datasets.networks.variational import EPSILON, LOG_ALPHA_PRUNED
+from zoo_datasets.networks.variational import LOG_ALPHA_PRUNED
 from zoo_datasets.specs.spec import Sparsifier
 
 # Parts beside weights and biases, and the part that each belongs to.

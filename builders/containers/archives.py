@@ -116,7 +116,7 @@ class TarFile(AtHand, OneByOne):
 
     def _check_end(self, position: int) -> None:
         """`tarfile` takes a broken header for the end, and would lose all that follows it without a word."""
-        end = os.pread(self._descriptor, 2 * tarfile.BLOCKSIZE, position)
+        end = read_at(self._descriptor, 2 * tarfile.BLOCKSIZE, position)
         if len(end) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("the mark of its end is missing")
         if end.strip(b"\0"):

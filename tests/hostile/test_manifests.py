@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zoo_datasets.builders import build_repository
 from zoo_datasets.builders.shards.journal import _parse
 from zoo_datasets.cli.app import app
-from zoo_datasets.errors import LayoutError, RepositoryError, RunError, ZooError
+from zoo_datasets.errors import LayoutError, RepositoryError, RunError, SourceError, ZooError
 from zoo_datasets.evaluation.benchmark.record import read_record
 from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.networks.layout import WeightLayout
@@ -113,7 +113,7 @@ def test_a_manifest_that_is_a_pipe_is_refused(repo, written):
     file.unlink()
     os.mkfifo(file)
     try:
-        with pytest.raises(RepositoryError, match="no regular file"):
+        with pytest.raises(RepositoryError, match="neither a file nor a folder"):
             read_manifest(repo, "z")
     finally:
         file.unlink()
@@ -188,7 +188,7 @@ def test_a_run_of_too_many_states_is_none():
 def test_members_that_are_none_are_refused(tmp_path, text):
     run = make_run(tmp_path / "run", ((4, 1),))
     (run.cohort(0).path / "members.json").write_text(text)
-    with pytest.raises(RunError, match=r"members\.json"):
+    with pytest.raises(SourceError, match=r"members\.json"):
         build_repository(tmp_path / "run", tmp_path / "repo")
 
 
@@ -202,7 +202,7 @@ def test_members_out_of_range_are_refused(tmp_path, change):
     for key, value in change.items():
         (members[0] if key == "seed" else members[0]["hyperparameters"])[key] = value
     file.write_text(json.dumps(members))
-    with pytest.raises(RunError, match=r"members\.json"):
+    with pytest.raises(SourceError, match=r"members\.json"):
         build_repository(tmp_path / "run", tmp_path / "repo")
 
 

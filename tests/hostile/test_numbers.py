@@ -85,7 +85,6 @@ def test_mutated_rows_are_networks_or_refused():
         'activation == "\ud800"',
         "(" * 2000 + "seed == 1" + ")" * 2000,
         "not " * 1000 + "seed == 1",
-        "not " * 60 + "seed == 1",
         "-" * 3000 + "1 == seed",
         f"seed in ({'1,' * 3000})",
         "seed == 1j",
@@ -102,9 +101,8 @@ def test_conditions_beyond_the_bounds_are_refused(text):
 
 def test_conditions_within_the_bounds_still_work():
     deep = parse_where("not " * 20 + "seed == 1")
-    assert deep.matches({"seed": 1})
+    assert pa.table({"seed": [1, 2]}).filter(deep.expression()).num_rows == 1
     edges = parse_where(f"seed <= {2**63 - 1} and seed >= -{2**63} and lr < 1e300")
-    assert edges.matches({"seed": 2**63 - 1, "lr": 0.1})
     table = pa.table({"seed": [2**63 - 1, 0], "lr": [0.1, 1.0]})
     assert table.filter(edges.expression()).num_rows == 2
     wide = parse_where(f"seed in ({'1,' * 1900})")

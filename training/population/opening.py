@@ -19,6 +19,7 @@ from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
 from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.names import check_names
 from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
 from zoo_datasets.stacked import initialise
 from zoo_datasets.stacked.optimizers import State
@@ -106,6 +107,8 @@ def check_run(
 
     Raises:
         SpecError: where the zoo cannot be trained, or not on these images.
+        UnknownNameError: where it names an activation, initialisation, optimizer, augmentation, schedule or path that
+            there is not.
         RunError: where `out` holds something else, another run, or a larger one.
         StorageError: where `out` can be seen not to be writable.
     """
@@ -119,6 +122,7 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
     """As `check_run`, for any population."""
     check_output(out)
     zoo, members = population.zoo, population.members
+    check_names(zoo)
     _check_size(zoo, data)
     size = Growth(models=len(members), epochs=zoo.epochs)
     work = workload(zoo, data, device)
@@ -158,6 +162,8 @@ def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     return Workload(
         layers=get_architecture(zoo.architecture).layers(data.channels, data.classes),
         in_shape=(data.channels, data.size, data.size),
+        activations=zoo.activation,
+        optimizers=zoo.optimizer,
         augmentation=zoo.augmentation,
         device=device,
     )

@@ -18,10 +18,20 @@ from zoo_datasets.stacked.network import subsamples
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What decides whether a path can be used: the networks, their images [C, H, W], where they compute."""
+    """What decides whether a path can be used: all that a block's computation depends on, and where it happens.
+
+    A schedule does not: it comes to a block as the numbers of each step.
+
+    Attributes:
+        in_shape: of the images, [C, H, W].
+        activations, optimizers: those of all members of the zoo, trained now or later.
+        augmentation: of the training images.
+    """
 
     layers: tuple[Layer, ...]
     in_shape: tuple[int, int, int]
+    activations: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
     augmentation: tuple[str, ...] = ()
     device: str = "cpu"
 
@@ -49,12 +59,16 @@ class PathEntry:
     make: Callable[[Workload], EnginePath]
 
 
-def _native_obstacle(work: Workload) -> str | None:
+def _kernels_lack(work: Workload) -> str | None:
+    """Why the native kernels compute no such workload on any machine; None where they do."""
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
-    if work.augmentation:
-        return f"the native kernels know no augmentation, but the zoo has {', '.join(work.augmentation)}"
-    return native.available(work.layers, work.in_shape)
+    unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
+    return unknown or native.supports(work.layers, work.in_shape)
+
+
+def _native_obstacle(work: Workload) -> str | None:
+    return _kernels_lack(work) or native.available(work.layers, work.in_shape)
 
 
 def _native_path(work: Workload) -> EnginePath:
@@ -133,8 +147,7 @@ def _path_named(name: str, work: Workload, short: Container[str] = ()) -> Engine
 
 
 def _warn_of_the_plain_path(work: Workload) -> None:
-    suited = work.device == "cpu" and not work.augmentation and native.supports(work.layers, work.in_shape) is None
-    reason = native.available() if suited else None
+    reason = native.available() if _kernels_lack(work) is None else None
     if reason is not None:
         warnings.warn(
             "training takes the plain torch path, which is about 7 to 28 times as slow as the native kernels on the "

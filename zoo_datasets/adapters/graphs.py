@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zoo_datasets.errors import LayoutError
-from zoo_datasets.networks.layers import BatchNorm, Conv, Layer, Linear, Residual, build_layout
+from zoo_datasets.networks.layers import Layer, build_layout, checked
+from zoo_datasets.networks.layers.chain import follow_graph, inputs_of
+from zoo_datasets.networks.layers.walks import GraphNodes
 from zoo_datasets.networks.layout import WeightLayout
 
 NODE_FEATURES = ("bias", "norm_weight", "norm_bias", "norm_running_mean", "norm_running_var")
@@ -118,16 +120,8 @@ class _Plan:
     kind: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    """The nodes of one layer."""
-
-    start: int
-    count: int
-
-
 class _Walk:
-    """Follows the layers forward and collects nodes and edges."""
+    """Collects nodes and edges: a `GraphWalk`."""
 
     def __init__(self, layout: WeightLayout) -> None:
         places = torch.arange(layout.size)
@@ -136,13 +130,41 @@ class _Walk:
         self.blocks: list[tuple[Tensor, Tensor, int]] = []  # index [2, e], places [e, k, k], kind
         self.count = 0
 
-    def add_nodes(self, count: int) -> _Nodes:
-        made = _Nodes(self.count, count)
+    def add_nodes(self, count: int) -> GraphNodes:
+        nodes = GraphNodes(self.count, count)
         self.nodes.append(torch.full((count, len(NODE_FEATURES)), -1))
         self.count += count
-        return made
+        return nodes
 
-    def features_of(self, nodes: _Nodes) -> Tensor:
+    def add_features(self, nodes: GraphNodes, features: Mapping[str, str]) -> None:
+        rows = self._features_of(nodes)
+        for feature, tensor in features.items():
+            rows[:, NODE_FEATURES.index(feature)] = self.place[tensor]
+
+    def add_weights(self, name: str, bias: bool, nodes: GraphNodes) -> GraphNodes:
+        weight = self.place[f"{name}.weight"]
+        side = math.isqrt(weight[0].numel() // nodes.count)
+        if side * side * nodes.count != weight[0].numel():
+            raise LayoutError(
+                f"layer {name!r} reads {weight[0].numel()} numbers of {nodes.count} channels, no square images; "
+                "graphs are for networks whose linear layers read single numbers or square images"
+            )
+        kernels = weight.reshape(len(weight), nodes.count, side, side)
+        outputs = self.add_nodes(len(weight))
+        if bias:
+            self.add_features(outputs, {"bias": f"{name}.bias"})
+        # In the order of the weights: by the node an edge leads to, then by the one it comes from.
+        into = torch.arange(outputs.count).repeat_interleave(nodes.count) + outputs.start
+        out_of = torch.arange(nodes.count).repeat(outputs.count) + nodes.start
+        self.blocks.append((torch.stack([out_of, into]), kernels.flatten(0, 1), WEIGHT))
+        return outputs
+
+    def add_identity(self, nodes: GraphNodes, into: GraphNodes) -> None:
+        channels = torch.arange(into.count)
+        none = torch.full((into.count, 1, 1), -1)
+        self.blocks.append((torch.stack([channels + nodes.start, channels + into.start]), none, IDENTITY))
+
+    def _features_of(self, nodes: GraphNodes) -> Tensor:
         start = 0
         for features in self.nodes:
             if start == nodes.start:
@@ -150,53 +172,15 @@ class _Walk:
             start += len(features)
         raise AssertionError("nodes are those of a layer")
 
-    def follow(self, layers: Sequence[Layer], nodes: _Nodes) -> _Nodes:
-        for layer in layers:
-            match layer:
-                case Conv() | Linear():
-                    nodes = self._weighted(layer, nodes)
-                case BatchNorm():
-                    features = self.features_of(nodes)
-                    for column, part in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
-                        features[:, column] = self.place[f"{layer.name}.{part}"]
-                case Residual():
-                    made = self.follow(layer.body, nodes)
-                    self._identity(self.follow(layer.shortcut, nodes), made)
-                    nodes = made
-                case _:
-                    pass
-        return nodes
-
-    def _weighted(self, layer: Conv | Linear, nodes: _Nodes) -> _Nodes:
-        weight = self.place[f"{layer.name}.weight"]
-        side = math.isqrt(weight[0].numel() // nodes.count)
-        if side * side * nodes.count != weight[0].numel():
-            raise LayoutError(
-                f"layer {layer.name!r} reads {weight[0].numel()} numbers of {nodes.count} channels, no square images; "
-                "graphs are for networks whose linear layers read single numbers or square images"
-            )
-        kernels = weight.reshape(len(weight), nodes.count, side, side)
-        made = self.add_nodes(len(weight))
-        if not isinstance(layer, Conv) or layer.bias:
-            self.features_of(made)[:, 0] = self.place[f"{layer.name}.bias"]
-        # In the order of the weights: by the node an edge leads to, then by the one it comes from.
-        into = torch.arange(made.count).repeat_interleave(nodes.count) + made.start
-        out_of = torch.arange(nodes.count).repeat(made.count) + nodes.start
-        self.blocks.append((torch.stack([out_of, into]), kernels.flatten(0, 1), WEIGHT))
-        return made
-
-    def _identity(self, nodes: _Nodes, into: _Nodes) -> None:
-        channels = torch.arange(into.count)
-        none = torch.full((into.count, 1, 1), -1)
-        self.blocks.append((torch.stack([channels + nodes.start, channels + into.start]), none, IDENTITY))
-
 
 @functools.lru_cache(maxsize=8)
 def _plan(layers: tuple[Layer, ...]) -> _Plan:
+    inputs = inputs_of(checked(layers))
+    if inputs is None:
+        raise LayoutError("graphs are for networks with weights; found no layer that has any")
     layout = build_layout(layers)
     walk = _Walk(layout)
-    first = next(layer for layer in layers if isinstance(layer, (Conv, Linear)))
-    walk.follow(layers, walk.add_nodes(first.in_channels if isinstance(first, Conv) else first.in_features))
+    follow_graph(layers, walk, walk.add_nodes(inputs))
     side = max(kernels.shape[1] for _, kernels, _ in walk.blocks)
     edges = [_centred(kernels, side).flatten(1) for _, kernels, _ in walk.blocks]
     nodes = torch.cat(walk.nodes)

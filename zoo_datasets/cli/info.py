@@ -30,11 +30,11 @@ def info(
     holdings = read_holdings(repo, () if name is None else (name,), revision)
     described = _described(holdings, name)
     if as_json:
-        typer.echo(json.dumps(described[0] if name else described, indent=2))
+        typer.echo(json.dumps(described if name is None else described[0], indent=2))
         return
     console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
-    if name:
+    if name is not None:
         _print_one(console, f"{repo}{at}: {name}", described[0])
     else:
         _print_all(console, f"{repo}{at}, {holdings.card.data.get('license')}", described)
@@ -44,10 +44,10 @@ def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
     from zoo_datasets.repository.card import configs_of, info_of, zoos_of
 
     described = []
-    for zoo in [name] if name else zoos_of(configs_of(holdings.card)):
+    for zoo in zoos_of(configs_of(holdings.card)) if name is None else [name]:
         manifest = holdings.manifests.get(zoo)
         if manifest is not None:
-            described.append(_facts(manifest) | (_details(manifest) if name else {}))
+            described.append(_facts(manifest) | ({} if name is None else _details(manifest)))
         else:
             splits = {
                 s.get("name", ""): s.get("num_examples") or 0 for s in info_of(holdings.card, zoo).get("splits") or []

@@ -85,7 +85,7 @@ def _verify_config(
     from zoo_datasets.evaluation.verify.verify import verify_repository
     from zoo_datasets.repository.manifest import read_manifest
 
-    config = name or _only_config(repo)
+    config = _only_config(repo) if name is None else name
     data = None
     if not files_only and (repo / config).is_dir():
         manifest = read_manifest(repo, config)

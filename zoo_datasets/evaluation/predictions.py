@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from zoo_datasets.errors import SpecError
 from zoo_datasets.images.prepare import ImageData, Split
-from zoo_datasets.networks.layers import Flatten, Layer, Linear, build_layout
+from zoo_datasets.networks.layers import Layer, build_layout, checked
 from zoo_datasets.stacked import StackedNetwork, lanes_of
 from zoo_datasets.storage.cores import cores
 
@@ -31,10 +32,22 @@ def predictions(layers: Sequence[Layer], activation: str, weights: Tensor, data:
 def representations(
     layers: Sequence[Layer], activation: str, weights: Tensor, data: ImageData, split: Split, images: int = 256
 ) -> Tensor:
-    """What enters the last linear layer, for the first images of a split: float32 [K, images, F]."""
-    last = max(number for number, layer in enumerate(layers) if isinstance(layer, Linear))
+    """What enters the last linear layer, for the first images of a split: float32 [K, images, F].
+
+    Raises:
+        SpecError: where there is no such layer.
+    """
+    last = _readout(layers)
     first = Split(split.images[:images], split.labels[:images])
     return _outputs(layers[:last], activation, weights, data, first, lambda x: x, full=layers)
+
+
+def _readout(layers: Sequence[Layer]) -> int:
+    """The number of the last layer that reads logits out of a representation."""
+    numbers = [number for number, layer in enumerate(checked(layers)) if layer.reads_out()]
+    if not numbers:
+        raise SpecError("representations are what enters the last linear layer; found none in the network")
+    return numbers[-1]
 
 
 def _outputs(
@@ -47,7 +60,6 @@ def _outputs(
     full: Sequence[Layer] | None = None,
 ) -> Tensor:
     """`keep` of the outputs [K, B, F] of some layers, for all images."""
-    assert isinstance(layers[-1], Linear) or Flatten() in layers
     network, layout = StackedNetwork(layers, activation), build_layout(full or layers)
     lanes = lanes_of(full or layers)
 

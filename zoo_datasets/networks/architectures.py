@@ -1,8 +1,8 @@
 """The architectures, each a declarative list of layers from which everything else derives.
 
-A layer is a frozen dataclass; `layers(in_channels, classes)` of an `Architecture` gives the list. The
-`nn.Module` (`build_module`), the weight layout (`build_layout`) and the stacked network
-(`zoo_datasets.stacked`) all interpret that list, so a new architecture is one entry of `ARCHITECTURES`.
+A layer is a frozen dataclass with rules (`zoo_datasets.networks.layers`); `layers(in_channels, classes)` of an
+`Architecture` gives the list. The `nn.Module` (`build_module`), the weight layout (`build_layout`) and the stacked
+network (`zoo_datasets.stacked`) all ask that list, so a new architecture is one entry of `ARCHITECTURES`.
 Names of layers do not depend on dropout.
 """
 
@@ -11,13 +11,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
-
-if TYPE_CHECKING:
-    from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.layers import (
     Activate,
     BatchNorm,
@@ -31,6 +28,7 @@ from zoo_datasets.networks.layers import (
     Residual,
     build_layout,
 )
+from zoo_datasets.networks.layout import WeightLayout
 
 # Input channels, or classes, that a network may have.
 MAX_WIDTH = 100_000

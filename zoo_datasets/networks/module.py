@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zoo_datasets.errors import UnknownNameError
-
-if TYPE_CHECKING:
-    pass
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layers import (
-    ACTIVATIONS,
-    Activate,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    Linear,
-    MaxPool,
-    Residual,
-    flat_layers,
-)
+from zoo_datasets.networks.layers import ACTIVATIONS, Layer, flat_layers
+from zoo_datasets.networks.layers.chain import follow_forward
+from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass
 
 
 class Network(nn.Module):
@@ -42,62 +26,16 @@ class Network(nn.Module):
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.layers = tuple(layers)
         self.activation = ACTIVATIONS[activation]
-        dropouts = 0
+        modules = ModuleBuild(self, dropout)
         for layer in flat_layers(layers):
-            if isinstance(layer, Dropout):
-                self.add_module(f"dropout{dropouts}", nn.Dropout(dropout))
-                dropouts += 1
-            elif isinstance(layer, (Conv, Linear, BatchNorm)):
-                _add_at(self, layer.name, _module_of(layer))
+            layer.build(modules)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
         dropouts = iter([module for name, module in self.named_children() if name.startswith("dropout")])
-        return self._run(self.layers, images, dropouts)
-
-    def _run(self, layers: Sequence[Layer], x: Tensor, dropouts: Any) -> Tensor:
-        for layer in layers:
-            match layer:
-                case Conv() | Linear() | BatchNorm():
-                    x = self.get_submodule(layer.name)(x)
-                case MaxPool():
-                    x = functional.max_pool2d(x, layer.kernel)
-                case Activate():
-                    x = self.activation(x)
-                case Dropout():
-                    x = next(dropouts)(x)
-                case Flatten():
-                    x = x.flatten(1)
-                case GlobalAveragePool():
-                    x = x.mean(dim=(2, 3))
-                case Residual():
-                    shortcut = self._run(layer.shortcut, x, dropouts)
-                    x = self._run(layer.body, x, dropouts) + shortcut
-        return x
+        return follow_forward(self.layers, images, ModulePass(self.get_submodule, self.activation, dropouts))
 
 
 def build_module(name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0) -> Network:
     """A freshly built module of an architecture (torch's own initialisation; load weights into it)."""
     return Network(get_architecture(name).layers(in_channels, classes), activation, dropout)
-
-
-def _module_of(layer: Conv | Linear | BatchNorm) -> nn.Module:
-    match layer:
-        case Conv():
-            return nn.Conv2d(
-                layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding, bias=layer.bias
-            )
-        case Linear():
-            return nn.Linear(layer.in_features, layer.out_features)
-        case BatchNorm():
-            return nn.BatchNorm2d(layer.channels)
-
-
-def _add_at(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Register `module` at a dotted path, making the modules on the way."""
-    *parents, last = path.split(".")
-    for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = cast(nn.Module, root._modules[parent])
-    root.add_module(last, module)

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_datasets.networks.layers import Conv, Layer, Linear, build_layout, flat_layers
+from zoo_datasets.networks.layers import Layer, build_layout, flat_layers
+from zoo_datasets.networks.layers.passes import EPSILON
 
 LOG_SIGMA2_START: Final = -10.0
 LOG_ALPHA_PRUNED: Final = 3.0
-EPSILON: Final = 1e-15
-# log α is clamped to ± these.
-CONV_BOUND: Final = 8.0
-LINEAR_BOUND: Final = 10.0
 # The approximation of the divergence, eq. 14.
 K1: Final = 0.63576
 K2: Final = 1.8732
@@ -32,14 +29,7 @@ BETA: Final = 0.01
 
 def noise_bounds(layers: Sequence[Layer]) -> dict[str, float]:
     """The tensors that have noise, in the order of the layers, each with the bound that clamps its log α."""
-    bounds: dict[str, float] = {}
-    for layer in flat_layers(layers):
-        if isinstance(layer, Conv):
-            parts = ("weight", "bias") if layer.bias else ("weight",)
-            bounds |= {f"{layer.name}.{part}": CONV_BOUND for part in parts}
-        elif isinstance(layer, Linear):
-            bounds[f"{layer.name}.weight"] = LINEAR_BOUND
-    return bounds
+    return {name: bound for layer in flat_layers(layers) for name, bound in layer.noise_bounds().items()}
 
 
 def log_alpha(weight: Tensor, log_sigma2: Tensor, bound: Tensor | float) -> Tensor:

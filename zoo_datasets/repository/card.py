@@ -39,6 +39,7 @@ __all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of"
            "parse_card", "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
+_HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F]..")
 # Licences that a build writes into a card: one that a person has put in their place stays.
 LICENCES = (TRAINED.licence, UNKNOWN_LICENCE)
 TAGS = ("model-zoo", "neural-network-weights", "weight-space-learning")
@@ -276,12 +277,13 @@ def write_section(repo: Path, manifest: Manifest) -> None:
 
 
 def _yaml(block: DatasetCardData, order: list[str]) -> str:
-    """The YAML of a card; in ASCII where any character of it could not be seen."""
+    """The YAML of a card; in ASCII where any character of it could not be seen. Halves of surrogate pairs, which no
+    reader of YAML need take, become U+FFFD."""
     text = block.to_yaml(original_order=order)
     if all(line == printable(line) for line in text.split("\n")):
         return text
     data = block.to_dict()  # type: ignore[no-untyped-call]
-    return str(yaml.safe_dump(data, sort_keys=False)).strip()
+    return _HALF_PAIR.sub(r"\1\\uFFFD", yaml.safe_dump(data, sort_keys=False)).strip()
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Activation = Literal["tanh", "relu", "sigmoid", "gelu"]
-Init = Literal["uniform", "normal", "kaiming_uniform", "kaiming_normal"]
-Optimizer = Literal["adam", "sgd"]
-Scheduler = Literal["onecycle"]
-Augmentation = Literal["crop", "flip", "rotate"]
+# Names of tables, which zoo_datasets.specs.names looks up.
+Activation = str
+Init = str
+Optimizer = str
+Scheduler = str
+Augmentation = str
 Sparsifier = str  # a name of the table in zoo_datasets.training.sparsifiers
 Scope = Literal["global", "layer"]
 SeedKind = Literal["range", "random"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
+from zoo_datasets.specs.names import known_names, unknown_names
 from zoo_datasets.specs.spec import GRID_FIELDS, Scope, Sparsifier, ZooSpec
 
 if TYPE_CHECKING:
@@ -184,11 +186,19 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     lists = (*GRID_FIELDS, "augmentation")
     prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
     try:
-        return _adapter().validate_python(prepared, extra="forbid")
+        zoo = _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
         raise SpecError(
             f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
         ) from error
+    unknown = itertools.islice(unknown_names(zoo), _PROBLEMS)
+    problems = [
+        f"{place}: expected one of {', '.join(map(repr, known_names(place.split('.')[0])))}, found {brief(name)}"
+        for place, name in unknown
+    ]
+    if problems:
+        raise SpecError(f"{origin}: " + "; ".join(problems))
+    return zoo
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def evaluate_stack(
     if not len(weights):
         return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     in_shape = (data.channels, data.size, data.size)
-    fast = kernels and native.available(layers, in_shape) is None
+    fast = kernels and native.available(layers, in_shape, activation) is None
     lanes = native.lanes() if fast else lanes_of(layers)
 
     def evaluate(rows: Tensor) -> Tally:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import UnknownNameError
-from zoo_datasets.networks.layers import BatchNorm, Conv, Layer, Linear, build_layout, flat_layers
+from zoo_datasets.networks.layers import DRAWN, Layer, build_layout, tensors_of
 from zoo_datasets.stacked.streams import INIT, normal, uniform
-
-BIAS = 0.01
 
 Draw = Callable[[Tensor, int, int, int], Tensor]
 
@@ -44,7 +42,7 @@ INITS: dict[str, Draw] = {
 def initialise(layers: Sequence[Layer], seeds: Tensor, inits: Sequence[str]) -> Tensor:
     """The flat weights of K members at epoch 0: float32 [K, D] in the order of `build_layout(layers)`.
 
-    Conv and linear weights follow the member's init, biases start at 0.01, BatchNorm at 1 and 0.
+    Conv and linear weights follow the member's init, biases start at 0.01, BatchNorm at 1 and 0: as the layers say.
 
     Args:
         seeds: int64 [K].
@@ -54,21 +52,14 @@ def initialise(layers: Sequence[Layer], seeds: Tensor, inits: Sequence[str]) -> 
         if init not in INITS:
             raise UnknownNameError("initialisation", init, INITS)
     layout = build_layout(layers)
-    weighted = {layer.name for layer in flat_layers(layers) if isinstance(layer, (Conv, Linear))}
-    normed = {layer.name for layer in flat_layers(layers) if isinstance(layer, BatchNorm)}
-    constants = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
     weights = torch.empty((len(seeds), layout.size), dtype=torch.float32)
-    for number, spec in enumerate(layout.tensors):
-        owner, part = spec.name.rsplit(".", 1)
+    for number, (spec, tensor) in enumerate(zip(layout.tensors, tensors_of(layers), strict=True)):
         columns = weights[:, spec.offset : spec.offset + spec.size]
-        if owner in normed:
-            columns.fill_(constants[part])
-        elif part == "bias":
-            columns.fill_(BIAS)
-        else:
-            assert owner in weighted
-            fan_in = math.prod(spec.shape[1:])
-            for init in sorted(set(inits)):
-                rows = torch.tensor([index for index, name in enumerate(inits) if name == init])
-                columns[rows] = INITS[init](seeds[rows], spec.size, number, fan_in).to(torch.float32)
+        if tensor.start is not DRAWN:
+            columns.fill_(tensor.start)
+            continue
+        fan_in = math.prod(spec.shape[1:])
+        for init in sorted(set(inits)):
+            rows = torch.tensor([index for index, name in enumerate(inits) if name == init])
+            columns[rows] = INITS[init](seeds[rows], spec.size, number, fan_in).to(torch.float32)
     return weights

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo_datasets.networks.layers import BatchNorm, Conv, Dropout, Layer, Linear, build_layout, flat_layers
+from zoo_datasets.networks.layers import Layer, build_layout, checked
 from zoo_datasets.networks.layout import WeightLayout
 
 
 def module_indices(layers: Sequence[Layer], dropout: bool) -> dict[str, int]:
     """Where each layer with weights stands in the authors' module list, by its name: with dropout layers the
-    later ones stand further back. Networks with BatchNorm are no such list and have none."""
-    if any(isinstance(layer, BatchNorm) for layer in flat_layers(layers)):
+    later ones stand further back. Networks with normalisation or blocks are no such list and have none.
+
+    Raises:
+        LayerError: where a layer has no rule for it.
+    """
+    places = [layer.raw_places(dropout) for layer in checked(layers)]
+    if None in places:
         return {}
-    kept = [layer for layer in layers if dropout or not isinstance(layer, Dropout)]
-    return {layer.name: index for index, layer in enumerate(kept) if isinstance(layer, Conv | Linear)}
+    names = [name for place in places for name in place or ()]
+    return {name: index for index, name in enumerate(names) if name is not None}
 
 
 def index_dict(layers: Sequence[Layer], dropout: bool) -> dict[str, list[Any]]:

@@ -257,10 +257,14 @@ def parse_results(data: bytes) -> Results:
     return Results(epochs=epochs, repeated=repeated, broken=broken, strange=strange)
 
 
+# Of a config in a line of result.json, which is not looked at.
+_DEEPEST_CONFIG = 500
+
+
 def _parsed_by_python(line: bytes) -> dict[str, Any]:
     """A line that the faster parser refuses, as for half a surrogate pair in a path; empty where it is no object."""
     try:
-        value = parse_json(line)
+        value = parse_json(line, depth=_DEEPEST_CONFIG)
     except DocumentError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -53,10 +53,27 @@ class _Job(ctypes.Structure):
     ]
 
 
+def unknown_settings(
+    activations: Iterable[str] = (), optimizers: Iterable[str] = (), augmentation: Sequence[str] = ()
+) -> str | None:
+    """Which of the settings of some members the native kernels do not know; None where they know all."""
+    for what, names, known in (
+        ("activations", activations, ACTIVATION_NUMBERS),
+        ("optimizers", optimizers, OPTIMIZER_NUMBERS),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            return f"the native kernels know the {what} {', '.join(known)}, not {', '.join(unknown)}"
+    if augmentation:
+        return f"the native kernels know no augmentation, but the zoo has {', '.join(augmentation)}"
+    return None
+
+
 def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu") -> str | None:
     """Why the native kernels do not compute such a network on images [C, H, W]; None where they do."""
-    if activation not in ACTIVATION_NUMBERS:
-        return f"the native kernels know the activations {', '.join(ACTIVATION_NUMBERS)}, not {activation}"
+    unknown = unknown_settings((activation,))
+    if unknown is not None:
+        return unknown
     try:
         stages(layers, in_shape)
     except NativeError as error:
@@ -64,14 +81,16 @@ def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu")
     return None
 
 
-def available(layers: Sequence[Layer] | None = None, in_shape: Shape | None = None) -> str | None:
+def available(
+    layers: Sequence[Layer] | None = None, in_shape: Shape | None = None, activation: str = "relu"
+) -> str | None:
     """Why the native kernels cannot be used on this machine; None where they can.
 
     Compiles them for the network, or where none is given for a tiny one; afterwards they lie in the cache.
     """
     if layers is None or in_shape is None:
         layers, in_shape = (Linear("probe", 1, 2),), (1, 1, 1)
-    reason = supports(layers, in_shape)
+    reason = supports(layers, in_shape, activation)
     if reason is not None:
         return reason
     try:
@@ -147,14 +166,13 @@ class NativeBlock:
         """Compiles the kernels, or takes them from the cache.
 
         Raises:
-            NativeError: there is no compiler or it fails; the kernels do not know such a network, activation or
-                augmentation; or there are more members than lanes.
+            NativeError: there is no compiler or it fails; the kernels do not know such a network, activation, optimizer
+                or augmentation; or there are more members than lanes.
         """
-        if recipe.augmentation:
-            raise NativeError(f"the native kernels know no augmentation, but {', '.join(recipe.augmentation)}")
         channels, height, width = data.train.images.shape[1:]
         self.in_shape: Shape = (channels, height, width)
-        reason = supports(recipe.layers, self.in_shape, recipe.activation)
+        reason = unknown_settings((recipe.activation,), (recipe.optimizer,), recipe.augmentation)
+        reason = reason or supports(recipe.layers, self.in_shape)
         if reason is not None:
             raise NativeError(reason)
         self.recipe = recipe

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 
 from zoo_datasets.errors import NativeError
 from zoo_datasets.networks.layers import Activate, Conv, Dropout, Flatten, Layer, Linear, MaxPool
-from zoo_datasets.networks.variational import CONV_BOUND, EPSILON, K1, K2, K3, LINEAR_BOUND
+from zoo_datasets.networks.layers.affine import CONV_BOUND, LINEAR_BOUND
+from zoo_datasets.networks.layers.passes import EPSILON
+from zoo_datasets.networks.variational import K1, K2, K3
 
 # The gradient before pooling of this many vectors is made at a time: half of a first-level cache.
 _STRIP_VECTORS = 384
@@ -73,12 +75,14 @@ def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stag
     found: list[Stage] = []
     while remaining:
         layer = remaining.pop(0)
-        if isinstance(layer, Flatten):
+        if type(layer) is Flatten:
             channels, height, width = chain.shape
             chain.shape = (channels * height * width, 1, 1)
             continue
-        if not isinstance(layer, (Conv, Linear)):
+        # Exactly these kinds: one that derives from them may have other rules.
+        if type(layer) not in (Conv, Linear):
             raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
+        assert isinstance(layer, Conv | Linear)
         found.append(_stage(layer, remaining, chain))
         chain.shape = found[-1].output_shape
     if not found or chain.shape[1:] != (1, 1) or found[-1].activate or found[-1].dropout >= 0:
@@ -99,7 +103,7 @@ def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage
     if inputs != channels:
         raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {chain.shape}")
     rows, columns, pool = height - kernel + 1, width - kernel + 1, 1
-    if remaining and isinstance(remaining[0], MaxPool):
+    if remaining and type(remaining[0]) is MaxPool:
         pool = remaining[0].kernel
         if pool != 2:
             raise NativeError(f"the native kernels pool by 2, not by {pool}")
@@ -108,10 +112,10 @@ def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage
     if rows < 1 or columns < 1:
         raise NativeError(f"{layer.name}: nothing is left of an input of {height} × {width}")
     activate, dropout = 0, -1
-    if remaining and isinstance(remaining[0], Activate):
+    if remaining and type(remaining[0]) is Activate:
         remaining.pop(0)
         activate = 1
-    if remaining and isinstance(remaining[0], Dropout):
+    if remaining and type(remaining[0]) is Dropout:
         remaining.pop(0)
         dropout = chain.dropouts
         chain.dropouts += 1

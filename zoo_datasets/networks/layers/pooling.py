@@ -1,0 +1,73 @@
+"""Layers that pool images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from zoo_datasets.networks.layers.base import Weightless
+from zoo_datasets.networks.layers.passes import ModulePass, StackedPass, as_vectors
+from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWalk, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool(Weightless):
+    """Max-pooling, stride equal to the kernel."""
+
+    kernel: int = 2
+
+    def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
+        """[B, C, H, W] to [B, C, H // kernel, W // kernel]."""
+        return functional.max_pool2d(x, self.kernel)
+
+    def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
+        """The same of all members' channels."""
+        return functional.max_pool2d(x, self.kernel)
+
+    def subsamples(self) -> bool:
+        """No."""
+        return False
+
+    def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
+        """Channels go on one by one, with their signs."""
+        stream.root().pooled = True
+        return stream
+
+    def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
+        """The same nodes."""
+        return nodes
+
+    def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
+        """One."""
+        return (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalAveragePool(Weightless):
+    """[…, C, H, W] to […, C]."""
+
+    def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
+        """[B, C, H, W] to [B, C]."""
+        return x.mean(dim=(2, 3))
+
+    def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
+        """[B, K·C, H, W] to [K, B, C]."""
+        return as_vectors(x.mean(dim=(2, 3)), state.members)
+
+    def subsamples(self) -> bool:
+        """No."""
+        return False
+
+    def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
+        """Channels go on one by one."""
+        return stream
+
+    def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
+        """The same nodes."""
+        return nodes
+
+    def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
+        """One."""
+        return (None,)

@@ -1,0 +1,123 @@
+"""What layers are handed by those who follow the channels of a network: symmetries and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An axis of a tensor that runs over the channels of a group.
+
+    Attributes:
+        axis: 0 or 1.
+        block: entries of the axis for each channel: height · width where a linear layer reads flattened images.
+        power: if a channel is multiplied by a, then these weights by a to this power: 1 where they make the
+            channel, −1 where they read it, 0 where a normalisation follows or statistics are meant.
+    """
+
+    tensor: str
+    axis: int
+    block: int
+    power: int
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """The channels that flow between layers, while these are walked through.
+
+    Attributes:
+        name: the first layer that makes them.
+        channels: how many; 0 for the images'.
+        pooled: whether they are max-pooled, which a change of sign does not survive.
+        fixed: whether they must keep their order, as the network's inputs and outputs must.
+        joined: the stream that this one became part of at a residual sum.
+    """
+
+    name: str
+    channels: int
+    uses: list[Use] = field(default_factory=list)
+    pooled: bool = False
+    fixed: bool = False
+    joined: Stream | None = None
+
+    def root(self) -> Stream:
+        """The stream that it is part of by now; what is noted of the channels is noted there."""
+        return self if self.joined is None else self.joined.root()
+
+
+@dataclass(slots=True)
+class ChannelWalk:
+    """All streams of a network.
+
+    Attributes:
+        makers: places in the current stream's uses of the tensors of the layer that made it last, on this branch: a
+            normalisation takes their scale away.
+    """
+
+    streams: list[Stream] = field(default_factory=list)
+    makers: list[int] = field(default_factory=list)
+
+    def weights(self, name: str, channels: int, inputs: int, bias: bool, stream: Stream) -> Stream:
+        """A layer with a weight [channels, inputs, …], and a bias [channels] or none, reads a stream; returns what it
+        makes."""
+        source = stream.root()
+        block = 1 if source.fixed else inputs // source.channels
+        source.uses.append(Use(f"{name}.weight", 1, block, -1))
+        made = Stream(name, channels)
+        self.streams.append(made)
+        made.uses += [Use(f"{name}.{part}", 0, 1, 1) for part in (("weight", "bias") if bias else ("weight",))]
+        self.makers = list(range(len(made.uses)))
+        return made
+
+    def normalise(self, stream: Stream, scaling: list[str], statistics: list[str]) -> None:
+        """Channels are normalised one by one, then scaled and shifted by some tensors; others are their statistics."""
+        uses = stream.root().uses
+        for index in self.makers:
+            uses[index] = Use(uses[index].tensor, uses[index].axis, uses[index].block, 0)
+        self.makers = list(range(len(uses), len(uses) + len(scaling)))
+        uses += [Use(tensor, 0, 1, 1) for tensor in scaling]
+        uses += [Use(tensor, 0, 1, 0) for tensor in statistics]
+
+    def branch(self) -> None:
+        """Another branch begins, or one ends: what made the channels lies on none or on both."""
+        self.makers = []
+
+    def join(self, first: Stream, second: Stream) -> Stream:
+        """A sum needs the same order on both sides: two streams become one."""
+        first, second = first.root(), second.root()
+        self.branch()
+        if first is not second:
+            first.uses += second.uses
+            first.pooled |= second.pooled
+            first.fixed |= second.fixed
+            second.joined = first
+        return first
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNodes:
+    """The nodes of one layer: `count` of them from number `start` on."""
+
+    start: int
+    count: int
+
+
+class GraphWalk(Protocol):
+    """The nodes and edges of a network's graph, while its layers are walked through."""
+
+    def add_weights(self, name: str, bias: bool, nodes: GraphNodes) -> GraphNodes:
+        """A node for each output of a layer with the tensors `name.weight` [outputs, inputs, …] and `name.bias`, and
+        an edge to it from each of `nodes`.
+
+        Raises:
+            LayoutError: where the inputs are neither numbers nor square images of the nodes.
+        """
+
+    def add_features(self, nodes: GraphNodes, features: Mapping[str, str]) -> None:
+        """Tensors, one number a node, as further features of nodes: the feature's name to the tensor's."""
+
+    def add_identity(self, nodes: GraphNodes, into: GraphNodes) -> None:
+        """An edge from each node to its counterpart that passes its value on, for a sum."""

@@ -1,0 +1,47 @@
+"""Names that fields of a zoo may have: the keys of the tables that carry them out.
+
+The tables lie above the specs and import torch, so they are looked up when a name is checked, not before; a further
+activation, initialisation, optimizer, augmentation or schedule is an entry of its table alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.specs.spec import ZooSpec
+
+# Field of a zoo to what its names are of, and the module and name of their table.
+TABLES: Final[dict[str, tuple[str, str, str]]] = {
+    "activation": ("activation", "zoo_datasets.networks.layers", "ACTIVATIONS"),
+    "init": ("initialisation", "zoo_datasets.stacked.initialise", "INITS"),
+    "optimizer": ("optimizer", "zoo_datasets.stacked.optimizers", "OPTIMIZERS"),
+    "augmentation": ("augmentation", "zoo_datasets.stacked.augmentation", "AUGMENTATIONS"),
+    "scheduler": ("scheduler", "zoo_datasets.training.steps.schedules", "SCHEDULES"),
+}
+
+
+def known_names(field: str) -> Collection[str]:
+    """The names that a field of `TABLES` may have, in the order of the table."""
+    _, module, table = TABLES[field]
+    return [name for name in getattr(importlib.import_module(module), table) if name is not None]
+
+
+def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
+    """Each name of a zoo that stands in no table: the field, as `activation.0` or `scheduler`, and the name."""
+    for field in TABLES:
+        value = getattr(zoo, field)
+        if value is None or value == ():
+            continue
+        known = known_names(field)
+        names = [(field, value)] if isinstance(value, str) else [(f"{field}.{n}", name) for n, name in enumerate(value)]
+        yield from ((place, name) for place, name in names if name not in known)
+
+
+def check_names(zoo: ZooSpec) -> None:
+    """Raise UnknownNameError, with the names that are near, where one of the zoo's names stands in no table."""
+    for place, name in unknown_names(zoo):
+        field = place.split(".")[0]
+        raise UnknownNameError(TABLES[field][0], name, known_names(field))
