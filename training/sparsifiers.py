@@ -15,6 +15,7 @@ from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import prunable
 from zoo_datasets.networks.variational import LOG_SIGMA2_START, kl_weight, noise_bounds
 from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.specs.zoos import TWIN_EPOCHS
 from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
 from zoo_datasets.stacked.optimizers import State
 
@@ -36,6 +37,7 @@ class Sparsifier:
         variational: whether weights have noise that is trained with them.
         pruning: whether it takes an amount and a scope.
         whole: whether a twin's weights depend on how many epochs there are in all.
+        epochs: for which twins are trained unless told otherwise.
     """
 
     begin: Begin
@@ -43,6 +45,7 @@ class Sparsifier:
     variational: bool = False
     pruning: bool = False
     whole: bool = False
+    epochs: int = 25
 
 
 def _with_noise(zoo: ZooSpec, layers: Sequence[Layer], weights: Tensor) -> tuple[Tensor, State]:
@@ -82,8 +85,10 @@ def _parts(layout: WeightLayout, scope: str) -> list[Tensor]:
 
 
 SPARSIFIERS: dict[str, Sparsifier] = {
-    "variational_dropout": Sparsifier(begin=_with_noise, kl_weight=kl_weight, variational=True, whole=True),
-    "magnitude": Sparsifier(begin=_by_magnitude, pruning=True),
+    "variational_dropout": Sparsifier(
+        begin=_with_noise, kl_weight=kl_weight, variational=True, whole=True, epochs=TWIN_EPOCHS["variational_dropout"]
+    ),
+    "magnitude": Sparsifier(begin=_by_magnitude, pruning=True, epochs=TWIN_EPOCHS["magnitude"]),
 }
 
 

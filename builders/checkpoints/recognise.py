@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
 from zoo_datasets.errors import CheckpointError, LayoutError, SpecError
-from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
+from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture
+from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.layers.passes import EPSILON
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import LOG_ALPHA_PRUNED
@@ -64,14 +65,13 @@ def recognise(structure: Structure) -> Recognised:
     parts = _parts(structure.tensors)
     if not parts:
         raise CheckpointError("it holds no weights")
-    in_channels = next((part.tensor.shape[1] for part in parts if len(part.tensor.shape) == 4), 0)
-    classes = parts[-1].tensor.shape[0] if parts[-1].tensor.shape else 0
-    for name in ARCHITECTURES:
-        layout = _layout(name, in_channels, classes)
-        if layout is not None and difference(layout, parts) is None:
+    for architecture in ARCHITECTURES.values():
+        kind = _kind_of(architecture, parts)
+        if kind is not None:
+            in_channels, classes, layout = kind
             return Recognised(
                 structure=structure,
-                architecture=name,
+                architecture=architecture.name,
                 in_channels=in_channels,
                 classes=classes,
                 layout=layout,
@@ -189,9 +189,36 @@ def _sparsifier(parts: Sequence[Part]) -> Sparsifier | None:
     return "magnitude" if any(part.mask is not None for part in parts) else None
 
 
+def _kind_of(architecture: Architecture, parts: Sequence[Part]) -> tuple[int, int, WeightLayout] | None:
+    """Input channels, classes and layout of the architecture's network with these tensors; None where there is none.
+
+    Its layouts for few channels and classes tell which sizes of tensors grow with them, and by how much.
+    """
+    shapes = [part.tensor.shape for part in parts]
+    in_channels = _solved(shapes, _layout(architecture, 1, 1), _layout(architecture, 2, 1))
+    classes = _solved(shapes, _layout(architecture, 1, 1), _layout(architecture, 1, 2))
+    if in_channels is None or classes is None:
+        return None
+    layout = _layout(architecture, in_channels, classes)
+    return None if layout is None or difference(layout, parts) is not None else (in_channels, classes, layout)
+
+
+def _solved(shapes: Sequence[tuple[int, ...]], one: WeightLayout | None, two: WeightLayout | None) -> int | None:
+    """The number with which an architecture has these shapes, from its layouts with one and with two: the first size
+    in which these differ grows evenly. 1 where they are equal; None where there is no such number."""
+    if one is None or two is None or not len(shapes) == len(one.tensors) == len(two.tensors):
+        return None
+    for shape, first, second in zip(shapes, one.tensors, two.tensors, strict=True):
+        for size, at_one, at_two in zip(shape, first.shape, second.shape, strict=False):
+            if at_one != at_two:
+                steps, rest = divmod(size - at_one, at_two - at_one)
+                return None if rest else 1 + steps
+    return 1
+
+
 @lru_cache(maxsize=256)
-def _layout(name: str, in_channels: int, classes: int) -> WeightLayout | None:
+def _layout(architecture: Architecture, in_channels: int, classes: int) -> WeightLayout | None:
     try:
-        return layout_of(name, in_channels, classes)
-    except (LayoutError, SpecError):  # no such network has so many channels or classes
+        return build_layout(architecture.layers(in_channels, classes))
+    except (LayoutError, SpecError):
         return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from zoo_datasets.builders.checkpoints.zips import check_name
-from zoo_datasets.builders.containers.archives import ZipFile, is_archive, open_container, stem
+from zoo_datasets.builders.containers.archives import ARCHIVES, ZipFile, is_archive, open_container, stem
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.remote_tree import FsspecTree, HttpTree, RemoteFolder
 from zoo_datasets.errors import MissingError, SourceError
@@ -31,7 +32,8 @@ from zoo_datasets.storage.remote import (
     shown,
 )
 
-_PREPROCESSED = ".pt"
+# Where a source lies: at a path of this machine, or in a container that is read from afar.
+Place = Path | Container
 
 
 class RemoteZip(ZipFile):
@@ -60,11 +62,34 @@ def open_location(location: Path | str, fetched: Fetched | None = None) -> Conta
     return open_container(found) if isinstance(found, Path) else found
 
 
-def locate(location: Path | str, *, whole: bool = False, fetched: Fetched | None = None) -> Path | Container:
+def has_file(place: Place, name: str) -> bool:
+    """Whether a file of that name stands in a folder itself, here or afar."""
+    return (place / name).is_file() if isinstance(place, Path) else name in place.entries
+
+
+def local_folder(place: Place) -> Path:
+    """The folder at a path; of one that lies afar, a copy of all that it holds.
+
+    Raises:
+        SourceError: where it is an archive.
+        DownloadError, StorageError: where it cannot be fetched or kept.
+    """
+    if isinstance(place, Path):
+        return place
+    if not isinstance(place, RemoteFolder):
+        raise SourceError(f"{place.name} is an archive; unpack it first")
+    place.prepare_all()
+    return place.mirror
+
+
+def locate(
+    location: Path | str, *, endings: Sequence[str] = (), whole: bool = False, fetched: Fetched | None = None
+) -> Place:
     """Where to read from: a local path, fetched to the cache where that is better, or a remote container.
 
     Args:
         location: of a URL, `#md5=…` at its end is the file's known checksum, verified where it is fetched as a whole.
+        endings: of names of single files that are taken besides archives.
         whole: whether all of it will be read.
 
     Raises:
@@ -76,16 +101,16 @@ def locate(location: Path | str, *, whole: bool = False, fetched: Fetched | None
     shown(location)  # refuses what is no URL
     location, _, fragment = location.partition("#")
     md5 = fragment.removeprefix("md5=").lower() if fragment.startswith("md5=") else None
+    asked = _Asked(endings=tuple(endings), whole=whole, md5=md5, fetched=fetched)
     scheme = urlsplit(location).scheme.lower()
     if scheme in ("file", "local"):
         return Path(url2pathname(urlsplit(location).path))
     if scheme in ("http", "https"):
-        return _locate_http(location, whole, md5, fetched)
+        return _locate_http(location, asked)
     fs, path = fsspec_of(location)
     if asked_of_fsspec(location, fs.isdir, path):
         return _folder(FsspecTree(fs, path, location), location, path, fetched)
-    file = FsspecFile(fs, path, location)
-    return _locate_file(file, location, whole, md5, fetched)
+    return _locate_file(FsspecFile(fs, path, location), location, asked)
 
 
 def remote_folder(url: str, mirror: Path, fetched: Fetched | None = None) -> RemoteFolder:
@@ -97,31 +122,54 @@ def remote_folder(url: str, mirror: Path, fetched: Fetched | None = None) -> Rem
     return RemoteFolder(HttpTree(Http(), url), mirror.name, mirror, fetched)
 
 
-def _locate_http(url: str, whole: bool, md5: str | None, fetched: Fetched | None) -> Path | Container:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What `locate` was asked for, besides where."""
+
+    endings: tuple[str, ...]
+    whole: bool
+    md5: str | None
+    fetched: Fetched | None
+
+    def name(self, file: RemoteFile) -> str | None:
+        """The name that tells what a file is; `…/files/zoo.zip/content` has it in the middle."""
+        return next((name for name in file.names if self._known(name)), None)
+
+    def _known(self, name: str) -> bool:
+        return (
+            check_name(name) is None
+            and "/" not in name
+            and (is_archive(Path(name)) or name.lower().endswith(self.endings))
+        )
+
+
+def _locate_http(url: str, asked: _Asked) -> Place:
     http = Http()
     path = urlsplit(url).path
     file = HttpFile(http, url)
     # Some servers redirect from a folder's name without its slash, others know only the one with it.
-    with contextlib.nullcontext() if _name(file) else contextlib.suppress(MissingError):
-        if not path.endswith("/") and _name(file := HttpFile.probe(http, url)):
-            return _locate_file(file, url, whole, md5, fetched)
-    return _folder(HttpTree(http, url), url, file.names[0] if file.names else "", fetched)
+    with contextlib.nullcontext() if asked.name(file) else contextlib.suppress(MissingError):
+        if not path.endswith("/") and asked.name(file := HttpFile.probe(http, url)):
+            return _locate_file(file, url, asked)
+    return _folder(HttpTree(http, url), url, file.names[0] if file.names else "", asked.fetched)
 
 
-def _locate_file(file: RemoteFile, url: str, whole: bool, md5: str | None, fetched: Fetched | None) -> Path | Container:
-    name = _name(file)
+def _locate_file(file: RemoteFile, url: str, asked: _Asked) -> Place:
+    name = asked.name(file)
     if name is None:
+        endings = [*(ending for kind in ARCHIVES for ending in kind.endings), *asked.endings]
         raise SourceError(
-            f"{file.shown} is neither a folder nor an archive; its name should end with .zip, .tar, .tar.gz or .pt"
+            f"{file.shown} is neither a folder nor an archive; its name should end with "
+            f"{', '.join(endings[:-1])} or {endings[-1]}"
         )
     folder = cache_folder() / "downloads" / _key(url, file.version, file.size)
     target, parts = folder / name, folder / fitting(name, ".parts")
-    if not (file.version or md5):  # nothing tells whether what is there is still the same
+    if not (file.version or asked.md5):  # nothing tells whether what is there is still the same
         target.unlink(missing_ok=True)
-    in_parts = file.ranges and file.size and name.lower().endswith(".zip") and not whole
+    in_parts = file.ranges and file.size and name.lower().endswith(".zip") and not asked.whole
     if in_parts and not target.exists():
-        return RemoteZip(file, name, RangeCache(file, parts, fetched))
-    download(file, target, md5=md5, fetched=fetched)
+        return RemoteZip(file, name, RangeCache(file, parts, asked.fetched))
+    download(file, target, md5=asked.md5, fetched=asked.fetched)
     shutil.rmtree(parts, ignore_errors=True)
     return target
 
@@ -130,19 +178,6 @@ def _folder(tree: HttpTree | FsspecTree, url: str, path: str, fetched: Fetched |
     name = path.rstrip("/").rsplit("/", 1)[-1]
     mirror = cache_folder() / "downloads" / _key(moved(url, ""), "", None) / file_name(name)
     return RemoteFolder(tree, name, mirror, fetched)
-
-
-def _name(file: RemoteFile) -> str | None:
-    """The name that tells what a file is; `…/files/zoo.zip/content` has it in the middle."""
-    return next((name for name in file.names if _known(name)), None)
-
-
-def _known(name: str) -> bool:
-    return (
-        check_name(name) is None
-        and "/" not in name
-        and (is_archive(Path(name)) or name.lower().endswith(_PREPROCESSED))
-    )
 
 
 def _key(url: str, version: str, size: int | None) -> str:

@@ -147,7 +147,7 @@ class RemoteFolder(OneByOne):
     def __init__(self, tree: Tree, name: str, mirror: Path, fetched: Fetched | None = None) -> None:
         self.name = name
         self._tree = tree
-        self._mirror = mirror
+        self.mirror = mirror
         self._fetched = fetched or (lambda what, done, total: None)
         self._listed: dict[str, Listed] = {}
         self._missing: set[str] = set()
@@ -169,7 +169,7 @@ class RemoteFolder(OneByOne):
             if path.endswith(f"/{_CHECKPOINT}"):
                 raise CheckpointError("its checkpoint folder holds no file named checkpoints")
             raise CheckpointError("it is listed, but the server does not have it")
-        return read_file(str(self._mirror / path), limit)
+        return read_file(str(self.mirror / path), limit)
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
         """Fetch files; see `Container`."""
@@ -185,7 +185,7 @@ class RemoteFolder(OneByOne):
                 count += 1
                 self._fetched("files", count, len(wanted))
 
-        with only_one(self._mirror), storing(self._mirror):
+        with only_one(self.mirror), storing(self.mirror):
             in_parallel(fetch, [path for path in wanted if not self._is_here(path)])
 
     def prepare_all(self) -> None:
@@ -207,7 +207,7 @@ class RemoteFolder(OneByOne):
         """Whether the mirror has the file that is listed: of that size, with the mark of that version."""
         listed = self._listed[path]
         try:
-            found = os.lstat(self._mirror / path)
+            found = os.lstat(self.mirror / path)
         except OSError:
             return False
         return found.st_size == (found.st_size if listed.size is None else listed.size) and (
@@ -215,7 +215,7 @@ class RemoteFolder(OneByOne):
         )
 
     def _fetch(self, path: str, limit: int, halt: Halt) -> None:
-        target = self._mirror / path
+        target = self.mirror / path
         try:
             remote = self._tree.file(path)
             with replacing(target) as temporary:

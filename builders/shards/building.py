@@ -170,7 +170,7 @@ class Building:
             config=self.job.config,
             source_id=source.source_id,
             zoo=source.zoo,
-            source=source.describe(self.tallies),
+            source=source.record(self.tallies),
             architecture=source.architecture,
             in_channels=source.in_channels,
             classes=source.classes,

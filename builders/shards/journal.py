@@ -32,7 +32,7 @@ def key_of(job: Job, parts: Sequence[Part]) -> str:
     return digest_of(
         {
             "versions": [FORMAT, __version__, pa.__version__],
-            "source": [source.source_id, source.fingerprint(), source.describe({})],
+            "source": [source.source_id, source.fingerprint(), source.record({})],
             "config": [job.config, job.keep_nonfinite],
             "models": [
                 [model.model_id, dict(model.columns)] for block in source.blocks() for model in block.models

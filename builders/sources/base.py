@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
@@ -121,71 +123,72 @@ class Reading:
         return {key: value for key, value in chosen.items() if value is not None}
 
 
-class Source(Protocol):
-    """A population somewhere: the one thing a builder knows. Each kind of source is one file.
+class Source(ABC):
+    """A population somewhere: the one thing a builder knows. Each kind of source is one file, and writes what it has:
+    the attributes without a value, and the methods that are abstract.
 
     `models` and `states` count everything found, those that will be left out too; what `refused` gives, and `read`
     over all blocks, states and left-out ones together, adds up to them.
+
+    Attributes:
+        name: of the zoo, and of the config unless another is asked for.
+        layout, architecture, in_channels, classes: of all its models.
+        models, states: how many were found.
+        kind: what a manifest calls this kind of source.
+        credit: whose the models are.
+        extras: columns of the weights' type beside them, of `schema.EXTRAS`.
     """
 
-    @property
-    def name(self) -> str:
-        """Name of the zoo, and of the config unless another is asked for."""
+    name: str
+    layout: WeightLayout
+    architecture: str
+    in_channels: int
+    classes: int
+    models: int
+    states: int
+    kind: str
+    credit: Credit = Credit()
+    extras: tuple[str, ...] = ()
 
     @property
+    @abstractmethod
     def source_id(self) -> str:
         """Equal for two sources if one may grow into the other."""
 
     @property
-    def layout(self) -> WeightLayout:
-        """The layout of all its models."""
-
-    @property
-    def architecture(self) -> str:
-        """Name of the architecture."""
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an input image."""
-
-    @property
-    def classes(self) -> int:
-        """Number of outputs."""
-
-    @property
-    def extras(self) -> Sequence[str]:
-        """Columns of the weights' type beside them, of `schema.EXTRAS`."""
-
-    @property
-    def models(self) -> int:
-        """Number of models found."""
-
-    @property
-    def states(self) -> int:
-        """Number of states found."""
-
-    @property
     def zoo(self) -> Mapping[str, Any]:
         """Fields of the zoo's spec, as far as they are known."""
+        return {"name": self.name, "architecture": self.architecture}
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """What the manifest records of the source, as JSON values; the same for the same content.
+        """What the manifest records of the source besides kind and credit, as JSON values; the same for the same
+        content.
 
         `tallies` are the sums of those of all states.
         """
+        return {}
+
+    def record(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """All that the manifest records of the source."""
+        return {"kind": self.kind, "credit": self.credit.to_dict()} | self.describe(tallies)
 
     def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
         """What was strange and yet did not keep a state out, for the user."""
+        return ()
 
     def refused(self) -> Sequence[LeftOut]:
         """What is known to be no model before any state is read."""
+        return ()
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the source's files change; cheap."""
 
+    @abstractmethod
     def blocks(self) -> Sequence[Block]:
         """All its models and epochs, oldest first."""
 
+    @abstractmethod
     def read(self, block: Block) -> Iterator[States | LeftOut]:
         """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
 

@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import Block, Reading, States
+from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.builders.sources.raw.models import read_params
 from zoo_datasets.builders.sources.raw.names import raw_model_id, read_folder_name, zoo_name
+from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.trials import columns_of, grid_of
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
-from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
@@ -44,11 +45,12 @@ from zoo_datasets.specs.zoos import get_zoo
 
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
 MAX_PT = 1 << 40
+PREPROCESSED = ".pt"
 
 
-def is_pt(path: Path) -> bool:
-    """Whether a path has the ending of a preprocessed dataset."""
-    return path.suffix == ".pt" and path.is_file()
+def is_pt(place: Place) -> bool:
+    """Whether a file has the ending of a preprocessed dataset."""
+    return isinstance(place, Path) and place.suffix == PREPROCESSED and place.is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +73,10 @@ class _Found:
     reason: str = ""
 
 
-class PtSource:
+class PtSource(Source):
     """A preprocessed dataset. Where the raw zoo lies beside it, its params.json tell the hyperparameters."""
+
+    kind = "preprocessed dataset"
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
@@ -88,7 +92,6 @@ class PtSource:
             self._found = _models_of(content, self._notes)
         except (CheckpointError, OSError, ValueError) as error:
             raise SourceError(f"{path}: {error}") from error
-        self.extras: tuple[str, ...] = ()
         self._zoo_folder = Counter(found.zoo for found in self._found).most_common(1)[0][0]
         named = [read_folder_name(name) for name in (self._zoo_folder, path.stem, reading.name or "")]
         self._images = next((name.images for name in named if name.images), None)
@@ -96,24 +99,28 @@ class PtSource:
             raise SourceError(f"{path}: nothing tells which images its models were trained on; give --name mnist_cnn_s")
         kind = self._probe()
         self._kind = kind
-        self.layout: WeightLayout = kind.layout
+        self.layout = kind.layout
         self.architecture = kind.architecture
         self.in_channels = kind.in_channels
         self.classes = kind.classes
         self.name = zoo_name(self._images, kind.architecture, named[0].suffix, None, None)
+        trials = [found.trial for found in self._found if found.zoo == self._zoo_folder]
+        self.credit = credit_of(self.name, self._zoo_folder, trials)
         self._describe_models()
         self._found = self._select()
         self.models = len(self._found)
         self.states = sum(len(found.samples) for found in self._found)
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> PtSource:
-        """The dataset in a file.
+    def open(cls, path: Place, reading: Reading | None = None) -> PtSource:
+        """The dataset in a file, which lies here.
 
         Raises:
             SourceError: where it is none, or is broken.
         """
         reading = reading or Reading()
+        if not isinstance(path, Path):
+            raise SourceError(f"{path.name} is no single file; a preprocessed dataset is one {PREPROCESSED} file")
         if reading.keep_log_sigma2:
             raise SourceError(f"{path}: preprocessed datasets hold no log_sigma2; build the raw zoo")
         return cls(path, reading)
@@ -128,17 +135,13 @@ class PtSource:
     def zoo(self) -> Mapping[str, Any]:
         """What is known of the recipe."""
         models = [found.model for found in self._found if found.model is not None]
-        try:
-            doi = get_zoo(self.name).doi
-        except UnknownNameError:
-            doi = None
-        value = {"name": self.name, "images": self._images, "architecture": self.architecture, "doi": doi}
+        value = {"name": self.name, "images": self._images, "architecture": self.architecture}
+        value["doi"] = doi_of(self.name, self.credit)
         return value | grid_of([model.columns for model in models])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         return {
-            "kind": "preprocessed dataset",
             "folder": self._zoo_folder,
             "images": {"name": self._images},
             "limits": dataclasses.asdict(self._reading.limits),

@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from zoo_datasets.builders.sources.base import Block, Reading, States
+from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
+from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.cohort import LOG_SIGMA2, METRICS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import MANIFEST
@@ -34,8 +35,16 @@ _NONE: frozenset[int] = frozenset()
 _UNCHECKED = "without checksum"
 
 
-class RunSource:
+def is_run(place: Place) -> bool:
+    """Whether a run lies in a folder, here or afar."""
+    return has_file(place, MANIFEST)
+
+
+class RunSource(Source):
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
+
+    kind = "run"
+    credit = TRAINED
 
     def __init__(self, run: Run, reading: Reading | None = None) -> None:
         manifest = run.manifest
@@ -46,18 +55,17 @@ class RunSource:
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
-        self.layout: WeightLayout = manifest.layout
+        self.layout = manifest.layout
         self.architecture = manifest.zoo.architecture
         self.in_channels = manifest.images.channels
         self.classes = manifest.images.classes
-        self.extras: tuple[str, ...] = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
-        self.zoo: Mapping[str, Any] = manifest.zoo.to_dict()
+        self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.models = len(self._chosen)
         self.states = sum(map(len, self._chosen.values()))
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> RunSource:
-        """The run in a folder.
+    def open(cls, place: Place, reading: Reading | None = None) -> RunSource:
+        """The run in a folder; one that lies afar is fetched as a whole.
 
         Raises:
             RunError: where there is none, or it is broken.
@@ -67,8 +75,14 @@ class RunSource:
         refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
                                           (reading.images, _IMAGES)) if asked]  # fmt: skip
         if refused:
-            raise SourceError(f"{path} is a run: {'; '.join(refused)}")
-        return cls(Run.open(path), reading)
+            shown = place if isinstance(place, Path) else place.name
+            raise SourceError(f"{shown} is a run: {'; '.join(refused)}")
+        return cls(Run.open(local_folder(place)), reading)
+
+    @property
+    def zoo(self) -> Mapping[str, Any]:
+        """The recipe."""
+        return self.run.manifest.zoo.to_dict()
 
     def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
         """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
@@ -76,10 +90,6 @@ class RunSource:
         if count := tallies.get(_UNCHECKED):
             told.append(f"{UNCHECKED} ({count:,} states)")
         return told
-
-    def refused(self) -> Sequence[LeftOut]:
-        """None: members that are not trained are left out epoch by epoch."""
-        return ()
 
     @property
     def source_id(self) -> str:
@@ -96,7 +106,7 @@ class RunSource:
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
         recorded = {key: value[key] for key in parts if key in value}
         chosen = self._reading.selection()
-        return {"kind": "run"} | recorded | ({"selection": chosen} if chosen else {})
+        return recorded | ({"selection": chosen} if chosen else {})
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""

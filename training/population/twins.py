@@ -62,7 +62,7 @@ def twins_of_parents(
     found = get_sparsifier(sparsifier, amount, scope)
     if found.pruning:
         scope = scope or "global"
-    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs, amount=amount, scope=scope)
+    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs or found.epochs, amount=amount, scope=scope)
     members = [_twin(zoo, parent, parents.epoch, found.whole) for parent in parents.members]
     start = TwinStart(path=parents.path.resolve(), config=parents.config, epoch=parents.epoch)
     record = ParentsRecord(zoo=parents.zoo.name, epoch=parents.epoch)

@@ -11,6 +11,7 @@ import typer
 
 from zoo_datasets.cli.progress import progress_bar
 from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.evaluation.features import NAMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,9 +34,7 @@ class SplitBy(enum.StrEnum):
 def benchmark(
     repo: Annotated[str, typer.Argument(help="A local dataset repository, or the id of one on the Hub.")],
     name: Annotated[str | None, typer.Argument(help="The config to learn from and to test on.")] = None,
-    features: Annotated[
-        str, typer.Option(help="Of weights, statistics, spectra, pca, kernel_pca, umap.")
-    ] = "weights,statistics",
+    features: Annotated[str, typer.Option(help=f"Of {', '.join(NAMES)}.")] = "weights,statistics",
     targets: Annotated[str | None, typer.Option(help="Columns to predict.", show_default="the paper's")] = None,
     train: Annotated[str | None, typer.Option(metavar="A", help="Learn from this config.")] = None,
     test: Annotated[str | None, typer.Option(metavar="B,C", help="Test on these configs.")] = None,

@@ -11,6 +11,7 @@ import typer
 
 from zoo_datasets.cli.shell import stoppable
 from zoo_datasets.cli.train import Launch
+from zoo_datasets.specs.zoos import TWIN_EPOCHS
 
 if TYPE_CHECKING:
     from zoo_datasets.runs.run import Run
@@ -29,7 +30,7 @@ class ScopeOption(enum.StrEnum):
 def sparsify(
     source: Annotated[Path, typer.Argument(help="A run of dense models, or a dataset repository.")],
     name: Annotated[str | None, typer.Option(help="The config of the repository.", show_default="its only one")] = None,
-    method: Annotated[str, typer.Option(help="variational_dropout or magnitude.")] = "variational_dropout",
+    method: Annotated[str, typer.Option(help=f"{' or '.join(TWIN_EPOCHS)}.")] = "variational_dropout",
     amount: Annotated[float | None, typer.Option(help="magnitude: the share of weights to prune, as 0.5.")] = None,
     scope: Annotated[
         ScopeOption | None, typer.Option(help="magnitude: a share of all weights, or of each layer's.")

@@ -231,6 +231,7 @@ class _Pushing:
             configs=entry.configs,
             infos=entry.infos,
             section=entry.section.replace(SOMEWHERE, self.repo_id),
+            citations=entry.citations,
         )
 
     def _listing(self, name: str, head: str) -> dict[str, RepoFile]:

@@ -155,7 +155,8 @@ def load_images(
         source = source.expanduser()
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
-    key = digest_of([PREPARATION, identity, dataclasses.asdict(spec), size])
+    recipe = {name: value for name, value in dataclasses.asdict(spec).items() if name != "raw_names"}
+    key = digest_of([PREPARATION, identity, recipe, size])
     file = (cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
     cached = _read_cache(file, spec)
     if cached is None:

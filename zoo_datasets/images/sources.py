@@ -37,7 +37,9 @@ from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.split import Progress, Role, Split
+from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.specs.spec import ImageSpec
+from zoo_datasets.specs.zoos import list_zoos
 
 BATCH = 1000
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
@@ -45,7 +47,10 @@ HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 # `datasets` calls a split by the first of these names when it finds the others in file names.
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-ZOO_OF_MODE = {"L": "mnist_cnn_s", "RGB": "cifar10_cnn_s"}
+# For errors: the first zoo of the table for images of a mode.
+ZOO_OF_MODE: dict[str, str] = {
+    get_image_spec(zoo.images, zoo.architecture).mode: zoo.name for zoo in reversed(list_zoos())
+}
 
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException, HTTPError, yaml.YAMLError)

@@ -8,12 +8,9 @@ from zoo_datasets.errors import UnknownNameError
 from zoo_datasets.specs.spec import ImageSpec
 
 _HALF: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
-
-
 _HALF_RGB: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-
-
 _MNIST: dict[str, Any] = {"mean": (0.1307,), "std": (0.3081,)}
+_CIFAR10: dict[str, Any] = {"hub_id": "uoft-cs/cifar10", "image_column": "img", "raw_names": ("cifar_10",)}
 
 
 IMAGES: tuple[ImageSpec, ...] = (
@@ -22,7 +19,7 @@ IMAGES: tuple[ImageSpec, ...] = (
         classes=10, train=50_000, val=10_000, test=10_000, mode="L", **_MNIST,
     ),
     ImageSpec(
-        name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist",
+        name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist", raw_names=("f_mnist",),
         classes=10, train=50_000, val=10_000, test=10_000, mode="L", **_HALF,
     ),
     ImageSpec(
@@ -34,20 +31,21 @@ IMAGES: tuple[ImageSpec, ...] = (
         classes=10, train=6_000, val=1_291, test=2_007, mode="L", **_MNIST,
     ),
     ImageSpec(
-        name="cifar10", hub_id="uoft-cs/cifar10", image_column="img", architectures=("resnet18",),
+        name="cifar10", **_CIFAR10, architectures=("resnet18",),
         classes=10, train=40_000, val=10_000, test=10_000, mode="RGB",
         mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
     ),
     ImageSpec(
-        name="cifar10", hub_id="uoft-cs/cifar10", image_column="img",
+        name="cifar10", **_CIFAR10,
         classes=10, train=42_000, val=8_000, test=10_000, mode="RGB", **_HALF_RGB,
     ),
     ImageSpec(
-        name="stl10", hub_id="tanganke/stl10",
+        name="stl10", hub_id="tanganke/stl10", raw_names=("stl_10", "stl"),
         classes=10, train=4_200, val=800, test=8_000, mode="RGB", **_HALF_RGB,
     ),
     ImageSpec(
         name="cifar100", hub_id="uoft-cs/cifar100", image_column="img", label_column="fine_label",
+        raw_names=("cifar_100",),
         classes=100, train=40_000, val=10_000, test=10_000, mode="RGB",
         mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761),
     ),

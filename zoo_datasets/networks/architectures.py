@@ -41,11 +41,17 @@ class Architecture:
     Attributes:
         input_size: height and width that the network needs; None where it takes any.
         build: (in_channels, classes) to the list of layers, unchecked.
+        raw_type: `model::type` of its models in raw zoos; None: its name.
+        raw_size: what folders of raw zoos call it beside their images; None: its name, "" where they say nothing.
+        raw_dropout: whether its models in raw zoos have dropout layers at a rate of 0 too.
     """
 
     name: str
     input_size: int | None
     build: Callable[[int, int], tuple[Layer, ...]]
+    raw_type: str | None = None
+    raw_size: str | None = None
+    raw_dropout: bool = False
 
     def layers(self, in_channels: int, classes: int) -> tuple[Layer, ...]:
         """The list of layers for images of so many channels and classes.
@@ -118,10 +124,10 @@ def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture("cnn_s", 28, _cnn_small((8, 6, 4))),
-        Architecture("cnn_m", 28, _cnn_small((6, 9, 6))),
-        Architecture("cnn_l", 32, _cnn_large),
-        Architecture("resnet18", None, resnet18_layers()),
+        Architecture("cnn_s", 28, _cnn_small((8, 6, 4)), raw_type="CNN", raw_size=""),
+        Architecture("cnn_m", 28, _cnn_small((6, 9, 6)), raw_type="CNN2", raw_size="medium"),
+        Architecture("cnn_l", 32, _cnn_large, raw_type="CNN3", raw_size="large", raw_dropout=True),
+        Architecture("resnet18", None, resnet18_layers(), raw_type="Resnet18"),
     )
 }
 

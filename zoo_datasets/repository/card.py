@@ -20,7 +20,16 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 
 from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, check_yaml, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
-from zoo_datasets.repository.card_text import YOURS, card_text, section_of, sections_of, yours
+from zoo_datasets.repository.card_text import (
+    YOURS,
+    card_text,
+    citation_of,
+    citations_in,
+    section_of,
+    sections_of,
+    yours,
+)
+from zoo_datasets.repository.credit import TRAINED, UNKNOWN_LICENCE, credit_of
 from zoo_datasets.repository.manifest import META, Manifest, Shard
 from zoo_datasets.repository.row import SPLITS, features, meta_schema
 from zoo_datasets.storage.files import check_files, write_bytes
@@ -31,7 +40,8 @@ __all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of"
 
 CARD = "README.md"
 _HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F]..")
-LICENSE = "cc-by-4.0"
+# Licences that a build writes into a card: one that a person has put in their place stays.
+LICENCES = (TRAINED.licence, UNKNOWN_LICENCE)
 TAGS = ("model-zoo", "neural-network-weights", "weight-space-learning")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
@@ -146,12 +156,16 @@ class Entry:
     Attributes:
         configs, infos: the entries of the YAML by config: the zoo's own, and its light one.
         section: of the text.
+        citations: what stands below all zoos for this one.
+        licence: of its models; None where that is not asked.
     """
 
     name: str
     configs: Mapping[str, Mapping[str, Any]]
     infos: Mapping[str, Mapping[str, Any]]
     section: str
+    citations: Sequence[str] = ()
+    licence: str | None = None
 
 
 def zoos_of(configs: Iterable[str]) -> list[str]:
@@ -169,6 +183,7 @@ def entry_in(card: DatasetCard, name: str) -> Entry:
         configs={config: configs[config] for config in own},
         infos={config: info for config in own if (info := info_of(card, config))},
         section=sections_of(card.text, [name]).get(name, f"## {name}\n"),
+        citations=citations_in(card.text),
     )
 
 
@@ -197,7 +212,7 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     ordered = sorted(configs, key=lambda name: (name in zoos, name))
     rows = sum(split.get("num_examples") or 0 for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
     data: dict[str, Any] = {
-        "license": card.data.get("license") or LICENSE,
+        "license": _licence(card, entries),
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
         "tags": sorted({*(card.data.get("tags") or ()), *TAGS}),
         "size_categories": [_size_category(rows)],
@@ -209,7 +224,18 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
     written = yours(card.text) if written is None else written
     sections = sections_of(card.text, zoos) | {entry.name: entry.section for entry in entries}
-    return f"---\n{_yaml(block, order)}\n---\n\n{card_text(written, sections)}"
+    citations = dict.fromkeys([*citations_in(card.text), *(text for entry in entries for text in entry.citations)])
+    return f"---\n{_yaml(block, order)}\n---\n\n{card_text(written, sections, list(citations))}"
+
+
+def _licence(card: DatasetCard, entries: Sequence[Entry]) -> Any:
+    """What the card says, with the licences of these zoos, unless a person wrote another one."""
+    given = card.data.get("license")
+    licences = given if isinstance(given, list) else [given] if given else []
+    if any(licence not in LICENCES for licence in licences):
+        return given
+    together = list(dict.fromkeys([*licences, *(entry.licence for entry in entries if entry.licence)]))
+    return together if len(together) > 1 else together[0] if together else TRAINED.licence
 
 
 def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
@@ -232,6 +258,8 @@ def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], met
         configs={manifest.config: _config(manifest.shards), meta: _config(manifest.meta)},
         infos={name: {"config_name": name} | info for name, info in infos.items()},
         section=section_of(manifest),
+        citations=[text] if (text := citation_of(manifest)) else [],
+        licence=credit_of(manifest.source).licence,
     )
     write_bytes(repo / CARD, card_with(read_card(repo), [entry]).encode())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from zoo_datasets.repository.credit import credit_of
 from zoo_datasets.repository.manifest import META, Manifest
 from zoo_datasets.specs.spec import ranges
-from zoo_datasets.text import markdown, markdown_cell, markdown_code
+from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
 
 YOURS = ("<!-- yours -->", "<!-- /yours -->")
 # Stands in the examples until the repository has a name.
@@ -22,26 +23,16 @@ _AXES = ("activation", "init", "optimizer", "lr", "weight_decay", "dropout", "ba
 _DOI = re.compile(r"10\.\d{4,9}/[\w./;()-]+", re.ASCII)
 _ALT = {"accuracy": "Train and test accuracy over epochs", "sparsity": "Sparsity over epochs"}
 
-_CITATION = """## Citation
-
-The recipes are those of Schürholt et al., *Model Zoos: A Dataset of Diverse Populations of Neural Network Models*:
-
-```bibtex
-@inproceedings{schurholt2022model,
-  title     = {Model Zoos: A Dataset of Diverse Populations of Neural Network Models},
-  author    = {Sch{\\"u}rholt, Konstantin and Taskiran, Diyar and Knyazev, Boris and Gir{\\'o}-i-Nieto, Xavier
-               and Borth, Damian},
-  booktitle = {Advances in Neural Information Processing Systems, Datasets and Benchmarks Track},
-  year      = {2022}
-}
-```
-"""
-
+CITATION = "Citation"
+_BIBTEX = re.compile(r"@[a-z]+\{[^`<>#]+\}", re.ASCII)
+_LICENCES = {"cc-by-4.0": "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)"}
 _ATTRIBUTION = (
-    "**Attribution.** The models of this zoo were trained and published by Konstantin Schürholt, Diyar Taskiran, "
-    "Boris Knyazev, Xavier Giró-i-Nieto and Damian Borth under [CC-BY 4.0]"
-    "(https://creativecommons.org/licenses/by/4.0/){where}. Changed here: checkpoints became rows of float32 vectors "
-    "with tensors in one order, and were cut into splits anew."
+    "**Attribution.** The models of this zoo were trained and published by {authors} under {licence}{where}. Changed "
+    "here: checkpoints became rows of float32 vectors with tensors in one order, and were cut into splits anew."
+)
+_UNKNOWN = (
+    "**Attribution.** This zoo was imported, origin unknown: nothing in its files tells that they are those of a "
+    "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
 )
 
 
@@ -60,8 +51,8 @@ def sections_of(text: str, names: Iterable[str]) -> dict[str, str]:
     return {name: f"## {name}\n{found[name]}".rstrip() + "\n" for name in names if name in found}
 
 
-def card_text(written: str, sections: Mapping[str, str]) -> str:
-    """The whole text: what a person wrote, then the zoos by name."""
+def card_text(written: str, sections: Mapping[str, str], citations: Sequence[str]) -> str:
+    """The whole text: what a person wrote, then the zoos by name, and what to cite."""
     head = (
         "# Model zoos\n\n"
         f"{YOURS[0]}\n{written or _INVITATION}\n{YOURS[1]}\n\n"
@@ -69,7 +60,28 @@ def card_text(written: str, sections: Mapping[str, str]) -> str:
         "its hyperparameters, its losses and accuracies. A model is wholly in one split. The configs whose names end "
         f"in `{META}` hold the same rows without the weights.\n"
     )
-    return "\n".join([head, *(sections[name] for name in sorted(sections)), _CITATION])
+    cited = [f"## {CITATION}\n", *citations] if citations else []
+    return "\n".join([head, *(sections[name] for name in sorted(sections)), *cited])
+
+
+def citations_in(text: str) -> list[str]:
+    """What a card's text cites, each with its entry for BibTeX."""
+    section = sections_of(text, [CITATION]).get(CITATION, "").removeprefix(f"## {CITATION}\n")
+    parts = (part.strip("\n") for part in re.split(r"(?<=\n```\n)", section))
+    return [f"{part}\n" for part in parts if part]
+
+
+def citation_of(manifest: Manifest) -> str | None:
+    """What a zoo's card cites; None where that is nothing, or no BibTeX."""
+    paper = credit_of(manifest.source).paper
+    if paper is None:
+        return None
+    bibtex = "\n".join(map(printable, paper.bibtex.split("\n")))
+    title = markdown(paper.title)
+    emphasised = title if title.startswith("`") else f"*{title}*"
+    if not _BIBTEX.fullmatch(bibtex):
+        return None
+    return f"The recipes are those of {markdown(paper.authors)}, {emphasised}:\n\n```bibtex\n{bibtex}\n```\n"
 
 
 def section_of(manifest: Manifest) -> str:
@@ -121,8 +133,13 @@ def _origin(manifest: Manifest) -> list[str]:
     """Whose models these are, where they were not trained by this package, or whose recipe it is."""
     doi = str(manifest.zoo.get("doi") or "")
     address = f"https://doi.org/{doi}" if _DOI.fullmatch(doi) else markdown(doi)
-    if manifest.source.get("kind") != "run":
-        return [_ATTRIBUTION.format(where=f", {address}" if doi else ""), ""]
+    credit = credit_of(manifest.source)
+    if credit.origin == "unknown":
+        return [_UNKNOWN, ""]
+    if credit.origin == "published":
+        licence = _LICENCES.get(credit.licence) or markdown(credit.licence)
+        where = f", {address}" if doi else ""
+        return [_ATTRIBUTION.format(authors=markdown(credit.authors), licence=licence, where=where), ""]
     return [f"The published zoo of this recipe: {address}", ""] if doi else []
 
 

@@ -15,6 +15,7 @@ from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, probl
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.row import EXTRAS, FORMAT, SPLITS
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, write_json
@@ -81,6 +82,7 @@ class _Source(TypedDict, total=False):
     engine: str | None
     limits: dict[Literal["train", "val", "test"], Limit | None] | None
     images: dict[str, Any] | None
+    credit: Credit | None
 
 
 _ZOO: TypeAdapter[_Zoo] = TypeAdapter(_Zoo)

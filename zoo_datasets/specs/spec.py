@@ -48,6 +48,7 @@ class ImageSpec:
         convert: whether images of another mode may be converted to `mode`.
         fit: how a size that differs from the architecture's is made to fit.
         mean, std: per channel, of pixel values scaled to [0, 1].
+        raw_names: what folders of raw zoos call it besides `name`; `_` stands for `_`, `-` or nothing.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ImageSpec:
     fit: Literal["resize", "crop"] = "resize"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    raw_names: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
-from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, read_folder_name
+from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KEY, raw_folder_name
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import LASTING, Progress, Rows, states_of
 from zoo_datasets.networks.architectures import get_architecture
@@ -35,17 +35,12 @@ from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.files import distinct_names, file_name, shortened, write_if_changed
 from zoo_datasets.storage.folders import check_output
 
-MODEL_TYPES = {"cnn_s": "CNN", "cnn_m": "CNN2", "cnn_l": "CNN3", "resnet18": "Resnet18"}
-# The authors' cnn_l has its dropout layers at a rate of 0 too.
-ALWAYS_DROPOUT = frozenset({"cnn_l"})
-KINDS = {"_hyp_fix": "hyperparameter_10_fixed_seeds", "_hyp_rand": "hyperparameter_10_random_seeds"}
 # Ray Tune ends the names of folders with the time; the same rows give the same folders here.
 DATE = "2022-01-01_00-00-00"
 ID_LENGTH = 16
 TEXT_LENGTH = 48  # of an id that is no digest, and of a text among the hyperparameters
 TRIAL_LENGTH = 250
 
-_SIZE_NAMES = {"cnn_s": "", "cnn_m": "_medium", "cnn_l": "_large", "resnet18": "_resnet18"}
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _NOISY = "noisy"  # of a state with log σ²
 _KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
@@ -120,25 +115,6 @@ def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawEx
     return RawExport(folder=folder, models=len(reports), states=done)
 
 
-def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str | None = None) -> str:
-    """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
-
-    Raises:
-        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
-    """
-    told = read_folder_name(config)
-    dense = dense_name(config)
-    try:
-        own = f"{images}{_SIZE_NAMES[architecture]}_{KINDS.get(told.suffix) or get_zoo(dense).init[0]}"
-    except UnknownNameError:
-        misleading = read_folder_name(f"_{dense}").images not in (images, None) or read_folder_name(dense).sparsifier
-        own = f"{images}{told.suffix}" if misleading else dense
-    if sparsifier == "magnitude" and told.percent is None:
-        raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
-    twin = {None: "", "variational_dropout": "_ard_vd", "magnitude": f"_magn_{told.percent}"}[sparsifier]
-    return file_name(f"tune_zoo_{own}{twin}")
-
-
 def state_dict(row: Mapping[str, Any], layout: WeightLayout) -> OrderedDict[str, Tensor]:
     """A row's tensors under the names of the authors' modules, with log σ² where the row has it."""
     noise = row.get(LOG_SIGMA2)
@@ -188,7 +164,7 @@ class _RawZoo:
         layers = get_architecture(architecture).layers(in_channels, classes)
         values = {key: sorted({_param(key, row) for row in models}, key=str) for key in COLUMN_OF_KEY}
         params = {
-            "model::type": MODEL_TYPES.get(architecture, architecture), "model::channels_in": in_channels,
+            "model::type": get_architecture(architecture).raw_type or architecture, "model::channels_in": in_channels,
             "model::o_dim": classes, "model::use_bias": True, "training::start_epoch": 1, "training::output_epoch": 1,
             "training::val_epochs": 1, "training::idx_out": 500, "training::checkpoint_dir": None, "cuda": False,
             "dataset::dump": f"{images}/dataset.pt", **_scheduler(rows.config),
@@ -200,7 +176,7 @@ class _RawZoo:
             layout=build_layout(layers),
             params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
             varied={key: found for key, found in values.items() if len(found) > 1},
-            dropout=architecture in ALWAYS_DROPOUT or all(row["dropout"] > 0 for row in models),
+            dropout=get_architecture(architecture).raw_dropout or all(row["dropout"] > 0 for row in models),
             selection=rows.selection,
         )
 
@@ -223,6 +199,7 @@ class _RawZoo:
         if model.get("parent_id") is not None:
             parent = trial_name(model["parent_id"], model)
             params["training::init_checkpoint_path"] = f"zoos/{self.parents}/{parent}"
+            params[SPARSIFIER_KEY] = model["sparsifier"]
         if any(_NOISY in report for report in reports.values()):
             params["model::type"] = f"{params['model::type']}_ARD"
         lines = []
@@ -309,7 +286,7 @@ def _saved(state: OrderedDict[str, Tensor]) -> bytes:
 def _prefixes(row: Mapping[str, Any]) -> Mapping[str, str]:
     """The authors' names of the layers; those of ResNets are ours."""
     architecture = row["architecture"]
-    dropout = architecture in ALWAYS_DROPOUT or row["dropout"] > 0
+    dropout = get_architecture(architecture).raw_dropout or row["dropout"] > 0
     return _module_names(architecture, row["in_channels"], row["classes"], dropout)
 
 

@@ -16,6 +16,7 @@ from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import open_location
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.raw.names import (
+    SPARSIFIER_KEY,
     FolderName,
     parent_of,
     raw_model_id,
@@ -36,7 +37,7 @@ from zoo_datasets.builders.sources.raw.trials import (
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import GRID_FIELDS, Sparsifier
+from zoo_datasets.specs.spec import GRID_FIELDS, NAME, Sparsifier
 from zoo_datasets.specs.zoos import get_zoo
 
 _PROBES = 9
@@ -71,7 +72,7 @@ class RawModels:
         self._reading = reading
         self._beside = beside
         own = read_folder_name(folder.name)
-        self.sparsifier: Sparsifier | None = kind.sparsifier or own.sparsifier
+        self.sparsifier: Sparsifier | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
         self.notes: Counter[str] = Counter()
         self.images, self.name = self._identify(own)
 
@@ -102,6 +103,11 @@ class RawModels:
             )
         suffix = own.suffix or (parent.suffix if parent else "")
         return images, zoo_name(images, self._kind.architecture, suffix, self.sparsifier, own.percent)
+
+    def _stated_sparsifier(self) -> Sparsifier | None:
+        """What an export of this package says."""
+        stated = (self._params(trial).get(SPARSIFIER_KEY) for trial in self._folder.trials[:1])
+        return next((name for name in stated if isinstance(name, str) and NAME.fullmatch(name)), None)
 
     def _dumps(self) -> Iterator[str]:
         for trial in self._folder.trials[:_PROBES]:

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.images import table as image_table
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
 from zoo_datasets.specs.spec import Sparsifier, digest_of
+from zoo_datasets.specs.zoos import dense_name, get_zoo
+from zoo_datasets.storage.files import file_name
 
-# The longer name first: `f_mnist` holds `mnist`, `cifar100` holds `cifar10`.
-IMAGE_NAMES: tuple[tuple[str, str], ...] = (
-    (r"f(ashion)?[_-]?mnist", "fashion_mnist"),
-    (r"mnist", "mnist"),
-    (r"svhn", "svhn"),
-    (r"usps", "usps"),
-    (r"cifar[_-]?100", "cifar100"),
-    (r"cifar[_-]?10", "cifar10"),
-    (r"tiny[_-]?imagenet", "tiny_imagenet"),
-    (r"stl([_-]?10)?", "stl10"),
-    (r"eurosat", "eurosat"),
-    (r"digits", "digits"),
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """A kind of zoo beside the one of seeds: `suffix` of its zoo's name, `folder` as its folder says it, and `pattern`
+    of what else folders say."""
+
+    suffix: str
+    folder: str
+    pattern: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwinKind:
+    """Twins by one sparsifier: `suffix` of their zoo's name, `folder` as its folder says it, and `pattern` of what else
+    folders say; `{percent}` is the share of weights that are pruned."""
+
+    sparsifier: Sparsifier
+    suffix: str
+    folder: str
+    pattern: str
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(suffix="_hyp_fix", folder="_hyperparameter_10_fixed_seeds", pattern=r"hyp[a-z]*_(\d+_)?fix(ed)?(_seeds?)?"),
+    Kind(suffix="_hyp_rand", folder="_hyperparameter_10_random_seeds", pattern=r"hyp[a-z]*_(\d+_)?rand(om)?(_seeds?)?"),
 )
-KIND_SUFFIXES: tuple[tuple[str, str], ...] = (
-    (r"hyp[a-z]*_(\d+_)?fix(ed)?(_seeds?)?", "_hyp_fix"),
-    (r"hyp[a-z]*_(\d+_)?rand(om)?(_seeds?)?", "_hyp_rand"),
-)
-_TWINS: tuple[tuple[str, Sparsifier], ...] = (
-    (r"ard(_vd)?|_vd|sparse", "variational_dropout"),
-    (r"magn(itude)?_?(?P<percent>\d{1,2})", "magnitude"),
-)
+TWINS: tuple[TwinKind, ...] = (
+    TwinKind(
+        sparsifier="variational_dropout", suffix="_sparse", folder="_ard_vd", pattern=r"ard(_vd)?|_vd|sparse"
+    ),
+    TwinKind(
+        sparsifier="magnitude", suffix="_magnitude{percent}", folder="_magn_{percent}",
+        pattern=r"magn(itude)?_?(?P<percent>\d{1,2})",
+    ),
+)  # fmt: skip
 _EDGE = r"(?:^|(?<=[_\-/\s])){}(?=$|[_\-/.\s])"
 _DATE = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
 
@@ -44,37 +65,81 @@ COLUMN_OF_KEY: dict[str, str] = {
     "training::batchsize": "batch_size",
     "seed": "seed",
 }
+# Of zoos that this package exports: what neither the tensors nor the authors' keys tell.
+SPARSIFIER_KEY = "zoo_datasets::sparsifier"
 WHOLE_COLUMNS = ("seed", "batch_size")
 TEXT_COLUMNS = ("activation", "init", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderName:
-    """What a zoo folder's name says. `percent` is that of magnitude pruning."""
+    """What a zoo folder's name says. `size` is an architecture's `raw_size`, `percent` that of magnitude pruning."""
 
     images: str | None
+    size: str
     suffix: str
     sparsifier: Sparsifier | None
     percent: int | None
 
 
 def read_folder_name(name: str) -> FolderName:
-    """Images, kind and sparsifier, as far as a zoo folder's name tells them."""
+    """Images, size, kind and sparsifier, as far as a zoo folder's name tells them."""
     text = name.lower()
-    images = next((images for pattern, images in IMAGE_NAMES if _found(pattern, text)), None)
-    suffix = next((suffix for pattern, suffix in KIND_SUFFIXES if _found(pattern, text)), "")
-    for pattern, sparsifier in _TWINS:
-        if match := _found(pattern, text):
-            percent = match.groupdict().get("percent")
-            return FolderName(
-                images=images, suffix=suffix, sparsifier=sparsifier, percent=None if percent is None else int(percent)
-            )
-    return FolderName(images=images, suffix=suffix, sparsifier=None, percent=None)
+    twin, match = next(((twin, match) for twin in TWINS if (match := _found(twin.pattern, text))), (None, None))
+    percent = match.groupdict().get("percent") if match is not None else None
+    return FolderName(
+        images=_longest({spec.name: _pattern(spec.name, *spec.raw_names) for spec in image_table.IMAGES}, text),
+        size=_longest({size: re.escape(size.lower()) for size in map(raw_size, ARCHITECTURES) if size}, text) or "",
+        suffix=next((kind.suffix for kind in KINDS if _found(kind.pattern, text)), ""),
+        sparsifier=None if twin is None else twin.sparsifier,
+        percent=None if percent is None else int(percent),
+    )
+
+
+def raw_size(architecture: str) -> str:
+    """What folders of raw zoos call an architecture beside their images."""
+    entry = get_architecture(architecture)
+    return entry.name if entry.raw_size is None else entry.raw_size
+
+
+def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str | None = None) -> str:
+    """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
+
+    Raises:
+        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
+    """
+    told = read_folder_name(config)
+    dense = dense_name(config)
+    size = f"_{raw_size(architecture)}" if raw_size(architecture) else ""
+    kind = next((kind.folder for kind in KINDS if kind.suffix == told.suffix), None)
+    with contextlib.suppress(UnknownNameError):
+        kind = kind or f"_{get_zoo(dense).init[0]}"
+    names = (f"{images}{size}{kind}" if kind else dense, f"{images}{size}{told.suffix}", f"{images}{told.suffix}")
+    own = next((name for name in names if not _misleads(name, images, told.suffix)), names[-1])
+    return file_name(f"tune_zoo_{own}{_twin_folder(config, sparsifier, told.percent)}")
+
+
+def _misleads(name: str, images: str, suffix: str) -> bool:
+    """Whether a dense zoo's folder of that name would be taken for one of other images or another kind, or of twins."""
+    told = read_folder_name(f"_{name}")
+    return told.images not in (images, None) or told.suffix != suffix or told.sparsifier is not None
+
+
+def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> str:
+    if sparsifier is None:
+        return ""
+    twin = next((twin for twin in TWINS if twin.sparsifier == sparsifier), None)
+    if twin is None:
+        return f"_{sparsifier}"
+    if "{percent}" in twin.folder and percent is None:
+        raise SpecError(f"{config}: its name does not tell how many percent are pruned; expected …_magnitude50")
+    return twin.folder.format(percent=percent)
 
 
 def zoo_name(images: str, architecture: str, suffix: str, sparsifier: Sparsifier | None, percent: int | None) -> str:
     """The config's name: `mnist_cnn_s`, `mnist_cnn_s_hyp_rand_sparse`, `eurosat_cnn_s_magnitude50`."""
-    twin = "" if sparsifier is None else "_sparse" if percent is None else f"_magnitude{percent}"
+    own = "" if sparsifier is None else f"_{sparsifier}"
+    twin = next((twin.suffix.format(percent=percent) for twin in TWINS if twin.sparsifier == sparsifier), own)
     return f"{images}_{architecture}{suffix}{twin}"
 
 
@@ -115,6 +180,17 @@ def _value(column: str, text: str) -> Any:
         return int(text) if column in WHOLE_COLUMNS else float(text)
     except ValueError:
         return None
+
+
+def _pattern(*names: str) -> str:
+    return "|".join("[_-]?".join(map(re.escape, name.lower().split("_"))) for name in names)
+
+
+def _longest(patterns: Mapping[str, str], text: str) -> str | None:
+    """The name whose pattern takes most of a text: `f_mnist` holds `mnist` too; the first of those that take as much.
+    None where there is none."""
+    taken = {name: len(match[0]) for name, pattern in patterns.items() if (match := _found(pattern, text))}
+    return max(taken, key=taken.__getitem__, default=None)
 
 
 def _found(pattern: str, text: str) -> re.Match[str] | None:

@@ -11,11 +11,12 @@ from typing import Any
 
 from zoo_datasets.builders.containers.archives import is_archive, stem
 from zoo_datasets.builders.containers.locate import remote_folder
-from zoo_datasets.builders.sources.raw.names import read_folder_name
+from zoo_datasets.builders.sources.raw.names import raw_size, read_folder_name
 from zoo_datasets.documents import parse_json
-from zoo_datasets.errors import DownloadError, MissingError, SourceError
+from zoo_datasets.errors import DownloadError, MissingError, SourceError, UnknownNameError
+from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
 from zoo_datasets.specs.spec import ZooSpec
-from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.downloads import download
 from zoo_datasets.storage.remote import Fetched, Http, HttpFile, shown
 
@@ -24,6 +25,21 @@ ZENODO_VARIABLE, FILES_VARIABLE = "ZOO_ZENODO", "ZOO_FILES"
 ZENODO = "https://zenodo.org"
 FILES = "https://ai.unisg.ch/files"
 _DOI = "10.5281/zenodo."
+# Folder names inside the published archives, and those of their trials, by Ray Tune 1.
+_AUTHORS_ZOO = re.compile(
+    r"tune_zoo_[a-z0-9_]+?_((?P<init>uniform|kaiming_uniform)|hyperparameter_10_(fixed|random)_seeds?)"
+    r"|cnn[-_](small|large)_[a-z0-9_]+?_(ard|ard_vd|magn_\d0)"
+)
+_AUTHORS_TRIAL = re.compile(
+    r"NN_tune_trainable_(from_checkpoint_)?[0-9a-f]{5}_\d{5}_\d+_.+_202[0-3]-\d\d-\d\d_\d\d-\d\d-\d\d",
+    re.ASCII,
+)
+AUTHORS = Credit(
+    origin="published",
+    authors="Konstantin Schürholt, Diyar Taskiran, Boris Knyazev, Xavier Giró-i-Nieto and Damian Borth",
+    licence="cc-by-4.0",
+    paper=MODEL_ZOOS,
+)
 _MAX_RECORD = 1 << 26
 _NAMED = 20  # files of a record that an error lists
 
@@ -106,6 +122,38 @@ def download_published(name: str, out: Path, *, file: str | None = None, fetched
     return target
 
 
+def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
+    """Whether a raw zoo is known to be a published one, by the names that the authors gave inside their archives.
+
+    Args:
+        name: of the zoo, as its images, architecture and folder tell.
+        folder: the zoo's own, inside its archive.
+        trials: names of the trials' folders.
+    """
+    try:
+        zoo, dense = get_zoo(name), get_zoo(dense_name(name))
+    except UnknownNameError:
+        return False
+    match = _AUTHORS_ZOO.fullmatch(folder)
+    theirs = sum(_AUTHORS_TRIAL.fullmatch(trial) is not None for trial in trials)
+    return (
+        (dense.published or dense.doi is not None)
+        and match is not None
+        and 2 * theirs > len(trials)
+        and match["init"] in (None, *zoo.init)
+    )
+
+
+def credit_of(name: str, folder: str, trials: Sequence[str]) -> Credit:
+    """Whose the models of a raw zoo are; see `is_published`."""
+    return AUTHORS if is_published(name, folder, trials) else Credit()
+
+
+def doi_of(name: str, credit: Credit) -> str | None:
+    """Where a published zoo lies, if this is one."""
+    return get_zoo(name).doi if credit is AUTHORS else None
+
+
 def _record_of(zoo: ZooSpec) -> int | None:
     return int(zoo.doi.removeprefix(_DOI)) if zoo.doi is not None else None
 
@@ -164,13 +212,11 @@ def _is_of(zoo: ZooSpec, key: str) -> bool:
     """Whether a file's name is that of a zoo's archive."""
     if not is_archive(Path(key)):
         return False
-    name = stem(Path(key))
-    told = read_folder_name(name)
+    told = read_folder_name(stem(Path(key)))
     suffix = (zoo.parent or zoo.name).removeprefix(f"{zoo.images}_{zoo.architecture}")
     percent = None if zoo.amount is None else round(zoo.amount * 100)
     return (
         told.images in (None, zoo.images)
-        and (told.suffix, told.sparsifier, told.percent) == (suffix, zoo.sparsifier, percent)
-        and ("large" in name.lower()) == (zoo.architecture == "cnn_l")
-        and ("resnet" in name.lower()) == zoo.architecture.startswith("resnet")
+        and (told.size, told.suffix) == (raw_size(zoo.architecture), suffix)
+        and (told.sparsifier, told.percent) == (zoo.sparsifier, percent)
     )

@@ -16,24 +16,25 @@ from torch import Tensor
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.remote_tree import RemoteFolder
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, States
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States
 from zoo_datasets.builders.sources.raw.index import index_of
 from zoo_datasets.builders.sources.raw.losses import TwinLosses
 from zoo_datasets.builders.sources.raw.models import Found, RawModels
+from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.documents import MAX_JSON
-from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import check_known, matching
 from zoo_datasets.specs.spec import digest_of
-from zoo_datasets.specs.zoos import get_zoo
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
@@ -41,11 +42,13 @@ _CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
-def is_raw(path: Path) -> bool:
-    """Whether a raw zoo lies at a path: an archive, or a folder with trials in it."""
-    if not path.is_dir():
-        return path.is_file() and is_archive(path)
-    for child in path.iterdir():
+def is_raw(place: Place) -> bool:
+    """Whether a raw zoo lies there: in an archive, or in a folder with trials in it."""
+    if not isinstance(place, Path):
+        return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
+    if not place.is_dir():
+        return place.is_file() and is_archive(place)
+    for child in place.iterdir():
         if child.is_dir() and not child.is_symlink():
             # Two levels tell; the full listing of a large zoo is made once, by the source.
             inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
@@ -54,8 +57,10 @@ def is_raw(path: Path) -> bool:
     return False
 
 
-class RawSource:
+class RawSource(Source):
     """A raw zoo, in a folder or an archive. Its only block holds its models in the order of their ids."""
+
+    kind = "raw zoo"
 
     def __init__(self, container: Container, reading: Reading | None = None, beside: Path | None = None) -> None:
         self._container = container
@@ -63,12 +68,13 @@ class RawSource:
         self._folder = find_zoo(container)
         self._checkpoints = RawCheckpoints(container, self._folder)
         kind = self._checkpoints.kind
-        self.layout: WeightLayout = kind.layout
+        self.layout = kind.layout
         self.architecture = kind.architecture
         self.in_channels = kind.in_channels
         self.classes = kind.classes
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
         self.name = self._models.name
+        self.credit = credit_of(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
         self.extras = self._extras()
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
@@ -81,14 +87,16 @@ class RawSource:
         self._check_index()
 
     @classmethod
-    def open(cls, path: Path, reading: Reading | None = None) -> RawSource:
-        """The raw zoo in a folder or an archive.
+    def open(cls, place: Place, reading: Reading | None = None) -> RawSource:
+        """The raw zoo in a folder or an archive, here or afar.
 
         Raises:
             SourceError: where there is none, or nothing tells what it is.
         """
+        if not isinstance(place, Path):
+            return cls(place, reading)
         threads = reading.num_proc if reading is not None else 1
-        return cls(open_container(path, threads), reading, path.resolve().parent)
+        return cls(open_container(place, threads), reading, place.resolve().parent)
 
     @property
     def source_id(self) -> str:
@@ -109,20 +117,16 @@ class RawSource:
             "architecture": self.architecture,
             **grid_of([model.columns for model in models]),
             "sparsifier": self._models.sparsifier,
+            "doi": doi_of(self.name, self.credit),
         }
         if self._models.sparsifier is not None:
             value["parent"] = ", ".join(sorted({model.columns["parent_zoo"] for model in models})) or None
-        try:
-            value["doi"] = get_zoo(self.name).doi
-        except UnknownNameError:
-            value["doi"] = None
         return value
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """Where it came from and what was strange about it."""
         reading = self._reading
         value = {
-            "kind": "raw zoo",
             "folder": self._folder.name,
             "images": {"name": self._models.images},
             "limits": dataclasses.asdict(reading.limits),

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.evaluation.features import kernel_pca, pca, spectra, statistics, umap, weights
-from zoo_datasets.evaluation.features.base import Feature, Transform
 
-FEATURES: dict[str, Feature] = {
-    feature.name: feature
-    for feature in (
-        weights.FEATURE,
-        statistics.FEATURE,
-        spectra.FEATURE,
-        pca.FEATURE,
-        kernel_pca.FEATURE,
-        umap.FEATURE,
-    )
-}
+if TYPE_CHECKING:
+    from zoo_datasets.evaluation.features.base import Feature, Transform
 
-__all__ = ["FEATURES", "Feature", "Transform", "get_features"]
+    FEATURES: dict[str, Feature]
+
+# The table: the file of this folder that holds each feature as FEATURE, and is called as it is. Their names alone,
+# which the command's help shows, are there at once; `FEATURES` has the features by name.
+NAMES = ("weights", "statistics", "spectra", "pca", "kernel_pca", "umap")
+
+__all__ = ["FEATURES", "NAMES", "Feature", "Transform", "get_features"]
+
+
+@functools.cache
+def _features() -> dict[str, Feature]:
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in NAMES]
+    return {module.FEATURE.name: module.FEATURE for module in modules}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FEATURES":
+        return _features()
+    if name in ("Feature", "Transform"):
+        return getattr(importlib.import_module(f"{__name__}.base"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def get_features(names: list[str]) -> list[Feature]:
@@ -28,9 +41,10 @@ def get_features(names: list[str]) -> list[Feature]:
         UnknownNameError: where there is no such feature; says which are near.
         SpecError: where no name is given.
     """
+    features = _features()
     if not names:
-        raise SpecError(f"no feature was named; expected some of {', '.join(FEATURES)}")
+        raise SpecError(f"no feature was named; expected some of {', '.join(features)}")
     for name in names:
-        if name not in FEATURES:
-            raise UnknownNameError("feature", name, FEATURES)
-    return [FEATURES[name] for name in dict.fromkeys(names)]
+        if name not in features:
+            raise UnknownNameError("feature", name, features)
+    return [features[name] for name in dict.fromkeys(names)]
