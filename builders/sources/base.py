@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.row import HYPERPARAMETERS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import Limits
@@ -53,7 +55,7 @@ class States:
             that is absent is null.
         extras: by column, all of the source's `extras` that are as wide as the weights: float32 [len(models), D]; the
             others are figures.
-        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
+        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `notes` are given their sums.
     """
 
     epochs: Sequence[int]
@@ -174,8 +176,12 @@ class Source(Protocol):
         `tallies` are the sums of those of all states.
         """
 
-    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
-        """What was strange and yet did not keep a state out, for the user."""
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
+        """What was strange and yet did not keep a state out."""
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        """The columns of `schema.HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
 
     def refused(self) -> Sequence[LeftOut]:
         """What is known to be no model before any state is read."""
@@ -192,3 +198,9 @@ class Source(Protocol):
         Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot
         be read comes as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
+
+
+def unknown_columns(models: Iterable[Model | None]) -> tuple[str, ...]:
+    """The hyperparameters that are null for some models, in the schema's order."""
+    rows = [model.columns for model in models if model is not None]
+    return tuple(name for name in HYPERPARAMETERS if any(row.get(name) is None for row in rows))

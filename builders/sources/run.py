@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Block, Reading, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.networks.layout import WeightLayout
@@ -70,12 +71,19 @@ class RunSource:
             raise SourceError(f"{path} is a run: {'; '.join(refused)}")
         return cls(Run.open(path), reading)
 
-    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
         """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
-        told = [f"{name} is left out: {self._published(reason)}" for name, reason in self._odd.items()]
-        if count := tallies.get(_UNCHECKED):
-            told.append(f"{UNCHECKED} ({count:,} states)")
-        return told
+        notes = Notes()
+        for name, reason in self._odd.items():
+            notes.add([Note("run-odd-folder", f"{name} is left out: {self._published(reason)}", whole=True)])
+        count = tallies.get(_UNCHECKED, 0)
+        notes.add_counted(Note("run-unchecked", f"{UNCHECKED} ({count:,} states)", whole=True), count)
+        return notes
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        """None: a run knows its members' recipes."""
+        return ()
 
     def refused(self) -> Sequence[LeftOut]:
         """None: members that are not trained are left out epoch by epoch."""

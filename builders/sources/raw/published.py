@@ -13,8 +13,8 @@ from zoo_datasets.builders.containers.archives import is_archive, stem
 from zoo_datasets.builders.containers.locate import remote_folder
 from zoo_datasets.builders.sources.raw.names import read_folder_name
 from zoo_datasets.documents import parse_json
-from zoo_datasets.errors import DownloadError, MissingError, SourceError
-from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.errors import DownloadError, MissingError, SourceError, UnknownNameError
+from zoo_datasets.specs.spec import GRID_FIELDS, ZooSpec
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.storage.downloads import download
 from zoo_datasets.storage.remote import Fetched, Http, HttpFile, shown
@@ -24,6 +24,15 @@ ZENODO_VARIABLE, FILES_VARIABLE = "ZOO_ZENODO", "ZOO_FILES"
 ZENODO = "https://zenodo.org"
 FILES = "https://ai.unisg.ch/files"
 _DOI = "10.5281/zenodo."
+# Folder names inside the published archives, and those of their trials, by Ray Tune 1.
+_AUTHORS_ZOO = re.compile(
+    r"tune_zoo_[a-z0-9_]+?_((?P<init>uniform|kaiming_uniform)|hyperparameter_10_(fixed|random)_seeds?)"
+    r"|cnn[-_](small|large)_[a-z0-9_]+?_(ard|ard_vd|magn_\d0)"
+)
+_AUTHORS_TRIAL = re.compile(
+    r"NN_tune_trainable_(from_checkpoint_)?[0-9a-f]{5}_(?P<number>\d{5})_\d+_.+_202[0-3]-\d\d-\d\d_\d\d-\d\d-\d\d",
+    re.ASCII,
+)
 _MAX_RECORD = 1 << 26
 _NAMED = 20  # files of a record that an error lists
 
@@ -104,6 +113,29 @@ def download_published(name: str, out: Path, *, file: str | None = None, fetched
     else:
         download(HttpFile.probe(Http(), original.url), target, md5=original.md5, fetched=fetched)
     return target
+
+
+def common_to_all(name: str, folder: str, trials: Sequence[str]) -> dict[str, Any]:
+    """The hyperparameters that all members of a published zoo share, by column; empty where it is not known to be it.
+
+    What tells that is the names inside: of the zoo's folder and of its trials, as the authors gave them. (Bytes that
+    are fetched from where it is published have its checksum, or nothing is built of them.)
+
+    Args:
+        name: of the zoo, as its images, architecture and folder tell.
+        folder: the zoo's own, inside its archive.
+        trials: names of the trials' folders.
+    """
+    try:
+        spec = get_zoo(name)
+    except UnknownNameError:
+        return {}
+    match = _AUTHORS_ZOO.fullmatch(folder)
+    theirs = {found["number"] for trial in trials if (found := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
+    if match is None or 2 * len(theirs) <= len(trials) or match["init"] not in (None, *spec.init):
+        return {}
+    common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
+    return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
 
 
 def _record_of(zoo: ZooSpec) -> int | None:
