@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from zoo_datasets.builders.shards.building import Building, BuildResult, reasons
 from zoo_datasets.builders.shards.meta import with_meta
 from zoo_datasets.builders.shards.part import Job, OnBad
 from zoo_datasets.builders.sources.base import Reading, Source
-from zoo_datasets.builders.sources.table import open_source
-from zoo_datasets.errors import RepositoryError, SourceError, StorageError
+from zoo_datasets.builders.sources.table import Locations, open_source
+from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
 from zoo_datasets.repository.card import write_card
-from zoo_datasets.repository.manifest import META, PLOTS, Manifest, read_manifest
+from zoo_datasets.repository.manifest import META, PLOTS, Manifest, Shard, read_manifest
 from zoo_datasets.repository.row import id_problem
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
@@ -23,9 +27,12 @@ from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import locked_card, locked_zoo
 from zoo_datasets.storage.remote import Fetched
 
+_NOTES_SHOWN = 5
+_TOGETHER = "build all parts of a zoo together (zoo build A.zip B.zip), "
+
 
 def build_repository(
-    source_path: Path | str,
+    source_path: Locations,
     repo: Path,
     name: str | None = None,
     *,
@@ -33,6 +40,7 @@ def build_repository(
     replace: bool = False,
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
+    strict: bool = False,
     num_proc: int = 1,
     progress: Callable[[int, int], None] | None = None,
     fetched: Fetched | None = None,
@@ -44,13 +52,14 @@ def build_repository(
     the options alone: not on where a build was interrupted, nor on `num_proc`.
 
     Args:
-        source_path: a run, or a raw zoo in a folder or an archive, also behind a URL.
+        source_path: a run, or a raw zoo in a folder or an archive, also behind a URL; several if they are parts of one.
         repo: the repository's folder.
         name: the config; the zoo's name unless given.
         reading: what is wanted of the source, and what it does not tell itself.
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
+        strict: whether any note about the source, harmless or not, stops the build.
         num_proc: threads of this process that list the source, and read and write a shard each at a time.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
@@ -70,6 +79,7 @@ def build_repository(
             replace=replace,
             keep_nonfinite=keep_nonfinite,
             on_bad=on_bad,
+            strict=strict,
             num_proc=num_proc,
             progress=progress,
         )
@@ -100,6 +110,7 @@ def build_from(
     replace: bool = False,
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
+    strict: bool = False,
     num_proc: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
@@ -126,6 +137,8 @@ def build_from(
         remove_temporaries(folder)
         if not replace:
             _check_replaceable(source, repo, config)
+        if strict:
+            _check_no_notes(source, {})
         job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
         building = Building(job=job, num_proc=num_proc)
         building.write_shards(progress or (lambda done, total: None))
@@ -133,12 +146,14 @@ def build_from(
         if not manifest.shards:
             building.discard()
             raise SourceError(f"{source.name}: none of its {source.states:,} states can be a row; {reasons(manifest)}")
-        if not replace:
-            try:
-                _check_not_fewer(manifest, repo, config)
-            except RepositoryError:
-                building.discard()
-                raise
+        try:
+            if strict:
+                _check_no_notes(source, building.tallies)
+            if not replace:
+                _check_rows_kept(manifest, building, repo)
+        except ZooError:
+            building.discard()
+            raise
         _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
@@ -179,19 +194,86 @@ def _check_replaceable(source: Source, repo: Path, config: str) -> None:
             f"{held}, built from {there.models.found:,} models with {there.states.found:,} states, "
             f"more than the {source.models:,} with {source.states:,} that this source has; {remedy}"
         )
+    _check_models_kept(source, repo, there)
 
 
-def _check_not_fewer(manifest: Manifest, repo: Path, config: str) -> None:
-    """Refuse to put fewer rows in the place of more.
+def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
+    """Refuse a source of which there is anything to say.
+
+    Raises:
+        SourceError: with the codes and texts.
+    """
+    lines = source.notes(tallies).lines()
+    if lines:
+        said = "; ".join(f"{line} [{code}]" for line, code in list(lines.items())[:_NOTES_SHOWN])
+        more = f"; and {len(lines) - _NOTES_SHOWN} more" if len(lines) > _NOTES_SHOWN else ""
+        raise SourceError(f"{source.name}: {said}{more}. The repository is unchanged; --strict makes notes errors")
+
+
+def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None:
+    """Refuse to drop rows that are there.
 
     Raises:
         RepositoryError: saying how many, and why the others are left out.
     """
-    there = read_manifest(repo, config)
-    if there is not None and manifest.states.written < there.states.written:
+    there = read_manifest(repo, manifest.config)
+    if there is None:
+        return
+    paths, earlier = {shard.path for shard in manifest.shards}, {shard.path for shard in there.shards}
+    left_out = f": {reasons(manifest)}" if manifest.states.left_out else ""
+    try:
+        old = [_keys(repo, shard, None) for shard in there.shards if shard.path not in paths]
+    except (OSError, pa.ArrowException):  # what cannot be read is not lost now
+        old = []
+        if manifest.states.written < there.states.written:
+            raise RepositoryError(
+                f"{repo / manifest.config} holds {there.states.written:,} rows, not all of which can be read, and "
+                f"would keep {manifest.states.written:,}{left_out}. The repository is unchanged; "
+                "mend the source, or pass --replace"
+            ) from None
+    if not old:
+        return
+    new = [
+        _keys(repo, shard, building.rows.get(shard.path)) for shard in manifest.shards if shard.path not in earlier
+    ] or [old[0].slice(0, 0)]
+    lost = pa.concat_tables(old).join(pa.concat_tables(new), ["model_id", "epoch"], join_type="left anti")
+    if lost.num_rows:
+        one = lost.slice(0, 1).to_pylist()[0]
         raise RepositoryError(
-            f"{repo / config} holds {there.states.written:,} rows and would keep {manifest.states.written:,}: "
-            f"{reasons(manifest)}. The repository is unchanged; mend the source, or pass --replace"
+            f"{repo / manifest.config} holds {there.states.written:,} rows and would keep "
+            f"{there.states.written - lost.num_rows:,}: {lost.num_rows:,} are not among the "
+            f"{manifest.states.written:,} of this build, as model {one['model_id'][:16]}… at epoch {one['epoch']}"
+            f"{left_out}. The repository is unchanged; {_TOGETHER}mend the source, or pass --replace"
+        )
+
+
+def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
+    """model_id and epoch of a shard's rows, read where they are not at hand."""
+    names = ["model_id", "epoch"]
+    if rows is not None:
+        return rows.select(names).replace_schema_metadata(None)
+    table = pq.read_table(repo / shard.path, columns=names, partitioning=None)
+    return table.select(names).replace_schema_metadata(None)
+
+
+def _check_models_kept(source: Source, repo: Path, there: Manifest) -> None:
+    """Refuse early where whole models would be lost: one part of a zoo in the place of another.
+
+    Raises:
+        RepositoryError: saying how many.
+    """
+    if source.refused():  # which of them is not known by id
+        return
+    models = {model.model_id for block in source.blocks() for model in block.models}
+    try:
+        held = [_keys(repo, shard, None)["model_id"] for shard in there.shards]
+    except (OSError, pa.ArrowException):
+        return
+    lost = {model for column in held for model in pc.unique(column).to_pylist()} - models
+    if lost:
+        raise RepositoryError(
+            f"{repo / there.config} holds {there.models.written:,} models, and {len(lost):,} of them are not in this "
+            f"source; {_TOGETHER}choose another --name, or pass --replace"
         )
 
 

@@ -170,7 +170,9 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
         old = data[:4] == b"\x80\x02\x8a\x0a"
         why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
         raise CheckpointError(why if old else f"{found}, as torch.save writes; it is cut short or something else")
-    entries = read_directory(lambda start, count: data[start : start + count], len(data), "it")
+    entries, counted = read_directory(lambda start, count: data[start : start + count], len(data), "it")
+    if counted != len(entries):
+        raise CheckpointError(f"it is broken: its end tells of {counted:,} members, its directory of {len(entries):,}")
     folder = entries[0].name.split("/")[0] if entries else ""
     members: dict[str, Member] = {}
     for member in entries:

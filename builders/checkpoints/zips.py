@@ -9,7 +9,7 @@ import itertools
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from isal import isal_zlib
 from isal.isal_zlib import crc32
@@ -36,6 +36,7 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s5HL2L2H")
+_LOCAL_SIGNATURE, _CENTRAL_SIGNATURE = b"PK\x03\x04", b"PK\x01\x02"
 ENCRYPTED = 0x1
 _UTF8 = 0x800
 
@@ -64,58 +65,101 @@ class Member(NamedTuple):
 _Fields = tuple[str, bytes, int, int, int, int, int, int, int]  # those of a member but the last
 
 
-def read_directory(read: Read, total: int, what: str = "the archive") -> list[Member]:
-    """The members of an archive of `total` bytes, in the order of its directory.
+class Directory(NamedTuple):
+    """The members of an archive in their order; `counted` is how many its end says that there are."""
+
+    members: list[Member]
+    counted: int
+
+
+def read_directory(read: Read, total: int, what: str = "the archive") -> Directory:
+    """The directory of an archive of `total` bytes, to its end whatever it says of the number of its members.
+
+    Bytes in front of the archive, of which its own places know nothing, are passed over.
 
     Raises:
         CheckpointError: where it is no zip archive, is cut short, or its members overlap.
     """
-    count, size, start, limit = _end(read, total, what)
-    if start + size > limit or count * CENTRAL_SIZE > size or size > MAX_DIRECTORY:
+    end = _end(read, total, what)
+    if end.start < 0 or end.start + end.size > end.limit or end.size > MAX_DIRECTORY:
         raise CheckpointError(f"{what} is broken: its directory does not fit into it")
-    if size > _LARGE_DIRECTORY and read(start, 4) != b"PK\x01\x02":
+    if (gap := end.limit - end.start - end.size) > 0:
+        raise CheckpointError(
+            f"{what} is broken or is cut short: {gap:,} bytes stand between its directory and its end"
+        )
+    if end.size > _LARGE_DIRECTORY and read(end.start, 4) != _CENTRAL_SIGNATURE:
         raise CheckpointError(f"{what} is broken: there is no directory where it should begin")
-    directory = read(start, size)
-    found = list(_records(directory, count, start, what))
+    directory = read(end.start, end.size)
+    found = list(_records(directory, end.start, end.before, what))
     headers = [fields[-2] for fields in found]
-    ends = [start] * len(found)
+    ends = [end.start] * len(found)
     for index, following in itertools.pairwise(sorted(range(len(found)), key=headers.__getitem__)):
         ends[index] = headers[following]
-    members = [Member(*fields, end) for fields, end in zip(found, ends, strict=True)]
+    members = [Member(*fields, stop) for fields, stop in zip(found, ends, strict=True)]
     for member in members:
         if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > member.end:
             raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")
-    return members
+    return Directory(members, end.counted)
 
 
-def _end(read: Read, total: int, what: str) -> tuple[int, int, int, int]:
-    """Number of members, size and start of the directory, and where it must end."""
+class _End(NamedTuple):
+    """Number of members, size and start of the directory, where it must end, and bytes in front of the archive."""
+
+    counted: int
+    size: int
+    start: int
+    limit: int
+    before: int
+
+
+def _end(read: Read, total: int, what: str) -> _End:
     length = min(total, _END.size + 0xFFFF)
     tail = read(total - length, length)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END.size:
         raise CheckpointError(f"{what} is no zip archive or is cut short: there is no directory at its end")
     position = total - length + at
-    _, disk, first_disk, here, count, size, start, _ = _END.unpack_from(tail, at)
-    if 0xFFFF in (here, count) or 0xFFFFFFFF in (size, start):
-        locator = position - _END64_LOCATOR.size
-        if locator < 0:
-            raise CheckpointError(f"{what} is broken: its large directory is missing")
-        signature, _, place, _ = _END64_LOCATOR.unpack(read(locator, _END64_LOCATOR.size))
-        if signature != b"PK\x06\x07" or place + _END64.size > locator:
-            raise CheckpointError(f"{what} is broken: its large directory is missing")
-        signature, *_, disk, first_disk, here, count, size, start = _END64.unpack(read(place, _END64.size))
-        if signature != b"PK\x06\x06":
-            raise CheckpointError(f"{what} is broken: its large directory is missing")
-        position = place
+    _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
+    locator = position - _END64_LOCATOR.size
+    large = None if locator < 0 else _large_end(read, locator)
+    if large is not None:  # torch writes one always
+        position, fields = large
+        if 0xFFFF in (here, count) or 0xFFFFFFFF in (size, start):
+            *_, disk, first_disk, here, count, size, start = fields
+    elif 0xFFFFFFFF in (size, start):  # an archive of 65,535 members needs none
+        raise CheckpointError(f"{what} is broken: its large directory is missing")
     if disk or first_disk or here != count:
         raise CheckpointError(f"{what} is one part of several; join them first")
-    return count, size, start, position
+    before = 0
+    # A zip of checkpoints that is cut short may end in one of them, which is a zip too.
+    if (
+        at + _END.size + comment == len(tail)
+        and read(0, 4) != _LOCAL_SIGNATURE
+        and start + size < position
+        and position >= size >= 4
+        and read(start, 4) != _CENTRAL_SIGNATURE
+        and read(position - size, 4) == _CENTRAL_SIGNATURE
+    ):
+        before = position - size - start
+    return _End(counted=count, size=size, start=start + before, limit=position, before=before)
 
 
-def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_Fields]:
+def _large_end(read: Read, locator: int) -> tuple[int, tuple[Any, ...]] | None:
+    """Place and fields of the record that a locator leads to, also where bytes stand in front of the archive."""
+    signature, _, place, _ = _END64_LOCATOR.unpack(read(locator, _END64_LOCATOR.size))
+    if signature != b"PK\x06\x07":
+        return None
+    for position in (place, locator - _END64.size):
+        if 0 <= position <= locator - _END64.size:
+            fields = _END64.unpack(read(position, _END64.size))
+            if fields[0] == b"PK\x06\x06":
+                return position, fields
+    return None
+
+
+def _records(directory: bytes, start: int, before: int, what: str) -> Iterator[_Fields]:
     position = 0
-    for _ in range(count):
+    while position < len(directory):
         if position + CENTRAL_SIZE > len(directory):
             raise CheckpointError(f"{what} is broken: its directory is cut short")
         fields = _CENTRAL.unpack_from(directory, position)
@@ -124,7 +168,7 @@ def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_F
         names = position + CENTRAL_SIZE
         extras = names + name_length
         following = extras + extra_length + comment_length
-        if fields[0] != b"PK\x01\x02" or following > len(directory):
+        if fields[0] != _CENTRAL_SIGNATURE or following > len(directory):
             raise CheckpointError(f"{what} is broken: its directory is cut short")
         raw = directory[names:extras]
         if 0xFFFFFFFF in (compressed, size, header):
@@ -134,10 +178,8 @@ def _records(directory: bytes, count: int, start: int, what: str) -> Iterator[_F
             name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
-        yield name, raw, method, flags, crc, compressed, size, header, start + position
+        yield name, raw, method, flags, crc, compressed, size, header + before, start + position
         position = following
-    if directory.startswith(b"PK\x01\x02", position):
-        raise CheckpointError(f"{what} is broken: its directory lists more than the {count:,} members that it claims")
 
 
 def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
@@ -169,7 +211,7 @@ def data_start(header: bytes, member: Member) -> int:
         raise CheckpointError(f"member {member.name[:80]!r} is cut short")
     fields = _LOCAL.unpack_from(header)
     name = header[LOCAL_SIZE : LOCAL_SIZE + fields[9]]
-    if fields[0] != b"PK\x03\x04" or fields[3] != member.method or name != member.raw_name:
+    if fields[0] != _LOCAL_SIGNATURE or fields[3] != member.method or name != member.raw_name:
         raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory tell different things")
     start = int(member.header + LOCAL_SIZE + fields[9] + fields[10])
     if start + member.compressed > member.end:

@@ -33,6 +33,7 @@ from zoo_datasets.builders.checkpoints.zips import (
     repeated,
 )
 from zoo_datasets.builders.containers.folder import AtHand, Container, Folder, OneByOne
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import open_binary, read_at
@@ -48,7 +49,14 @@ class ZipFile(AtHand, OneByOne):
         self.name = name
         self._read = read
         self._identity = [*identity]
-        members = read_directory(read, size, where)
+        members, counted = read_directory(read, size, where)
+        self.notes: Sequence[Note] = ()
+        if counted != len(members):
+            text = (
+                f"the end of {self.name}.zip says that it has {counted:,} members, and its directory lists "
+                f"{len(members):,}: all of these were read"
+            )
+            self.notes = (Note("import-archive-count", text, whole=True),)
         twice = repeated(member.name for member in members)
         refused: dict[str, str] = {}
         self._members: dict[str, Member] = {}

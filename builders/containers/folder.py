@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.storage.files import open_binary
 
@@ -38,6 +39,10 @@ class Container(Protocol):
     @property
     def refused(self) -> Mapping[str, str]:
         """What cannot be read, each with its reason; names that are no paths stand here alone."""
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """What was strange about it as a whole."""
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a file.
@@ -66,6 +71,8 @@ class Container(Protocol):
 
 class AtHand:
     """A container whose files need not be fetched."""
+
+    notes: Sequence[Note] = ()
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
         """Nothing to do; see `Container`."""

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from zoo_datasets.builders.checkpoints.zips import check_name
 from zoo_datasets.builders.containers.folder import OneByOne, read_file
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, whole_number
 from zoo_datasets.errors import CheckpointError, DownloadError, MissingError
 from zoo_datasets.specs.spec import digest_of
@@ -143,6 +144,8 @@ class RemoteFolder(OneByOne):
 
     Checkpoint folders are not listed: each is taken to hold its `checkpoints`, which says so when it is not there.
     """
+
+    notes: Sequence[Note] = ()
 
     def __init__(self, tree: Tree, name: str, mirror: Path, fetched: Fetched | None = None) -> None:
         self.name = name

@@ -33,6 +33,7 @@ class BuildResult:
         shards_written, shards_reused: new files, and files that were there already.
         shards_resumed: of both, those that an interrupted build had finished.
         bytes: of all shards.
+        codes: of those warnings that are notes about the source; `zoo build --strict` makes them errors.
     """
 
     config: str
@@ -46,6 +47,7 @@ class BuildResult:
     bytes: int
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
+    codes: Mapping[str, str]
 
 
 @dataclass(kw_only=True)
@@ -177,6 +179,7 @@ class Building:
             layout=source.layout,
             keep_nonfinite=self.job.keep_nonfinite,
             extras=tuple(source.extras),
+            unknown=tuple(source.unknown),
             models=Count(found=source.models, written=models, left_out=source.models - models),
             states=Count(found=source.states, written=states, left_out=missing),
             shards=tuple(sorted((one.shard for one in self.written), key=_split_order)),
@@ -197,7 +200,7 @@ class Building:
         if manifest.states.left_out:
             states = manifest.states
             warnings.append(f"{states.left_out:,} of {states.found:,} states are left out: {reasons(manifest)}")
-        warnings += self.job.source.warnings(self.tallies)
+        codes = self.job.source.notes(self.tallies).lines()
         return BuildResult(
             config=self.job.config,
             rows=manifest.rows(),
@@ -209,7 +212,8 @@ class Building:
             shards_resumed=self.resumed,
             bytes=sum(shard.bytes for shard in manifest.shards),
             left_out=manifest.left_out,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *codes),
+            codes=codes,
         )
 
 

@@ -22,6 +22,8 @@ from zoo_datasets.version import __version__
 
 JOURNAL = ".journal"
 _LONGEST = 1 << 29  # bytes; what is no journal is begun anew
+# Raised where the same source becomes other rows.
+_READING = 2
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -31,7 +33,7 @@ def key_of(job: Job, parts: Sequence[Part]) -> str:
     source = job.source
     return digest_of(
         {
-            "versions": [FORMAT, __version__, pa.__version__],
+            "versions": [FORMAT, __version__, _READING, pa.__version__],
             "source": [source.source_id, source.fingerprint(), source.record({})],
             "config": [job.config, job.keep_nonfinite],
             "models": [

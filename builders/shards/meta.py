@@ -53,7 +53,7 @@ def _earlier(repo: Path, config: str) -> Manifest | None:
 
 def _metadata(repo: Path, manifest: Manifest, split: str, known: Mapping[str, pa.Table]) -> pa.Table:
     """All columns but the weights, of the rows of a split in their order."""
-    schema = meta_schema()
+    schema = meta_schema(manifest.unknown)
     tables = []
     for shard in manifest.shards:
         if shard.split == split:

@@ -71,7 +71,7 @@ class RowMaker(NarrowRows):
 
     def __init__(self, source: Source, config: str) -> None:
         super().__init__(
-            arrow_schema(source.layout, source.extras),
+            arrow_schema(source.layout, source.extras, source.unknown),
             config,
             architecture=source.architecture,
             in_channels=source.in_channels,

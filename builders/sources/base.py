@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.row import HYPERPARAMETERS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import Limits
@@ -55,7 +57,7 @@ class States:
             that is absent is null.
         extras: by column, all of the source's `extras` that are as wide as the weights: float32 [len(models), D]; the
             others are figures.
-        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `warnings` are given their sums.
+        tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `notes` are given their sums.
     """
 
     epochs: Sequence[int]
@@ -172,8 +174,13 @@ class Source(ABC):
         """All that the manifest records of the source."""
         return {"kind": self.kind, "credit": self.credit.to_dict()} | self.describe(tallies)
 
-    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
-        """What was strange and yet did not keep a state out, for the user."""
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
+        """What was strange and yet did not keep a state out."""
+        return Notes()
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        """The columns of `HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
         return ()
 
     def refused(self) -> Sequence[LeftOut]:
@@ -195,3 +202,9 @@ class Source(ABC):
         Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot
         be read comes as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
+
+
+def unknown_columns(models: Iterable[Model | None]) -> tuple[str, ...]:
+    """The hyperparameters that are null for some models, in the schema's order."""
+    rows = [model.columns for model in models if model is not None]
+    return tuple(name for name in HYPERPARAMETERS if any(row.get(name) is None for row in rows))

@@ -27,22 +27,27 @@ from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, Stand
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import Block, Reading, Source, States
+from zoo_datasets.builders.sources.base import Block, Reading, Source, States, unknown_columns
+from zoo_datasets.builders.sources.raw.figures import REPORTED, cleaned, number
+from zoo_datasets.builders.sources.raw.hyperparameters import columns_of
 from zoo_datasets.builders.sources.raw.models import read_params
 from zoo_datasets.builders.sources.raw.names import raw_model_id, read_folder_name, zoo_name
-from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
-from zoo_datasets.builders.sources.raw.trials import columns_of, grid_of
-from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.builders.sources.raw.published import common_to_all, credit_of, doi_of
+from zoo_datasets.builders.sources.raw.trials import grid_of
+from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model, matching
-from zoo_datasets.specs.spec import GRID_FIELDS, MAX_EPOCH, digest_of
-from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
 
+_NOT_AT_HAND = Note(
+    "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those that the names of its folders tell"
+)
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
 MAX_PT = 1 << 40
 PREPROCESSED = ".pt"
@@ -58,7 +63,7 @@ class _Sample:
     """One state of one model: a state dict or a vector, as the file describes it."""
 
     value: Any
-    figures: Mapping[str, float]
+    figures: Mapping[str, float | None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,7 +86,7 @@ class PtSource(Source):
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
         self._path = path
-        self._notes: Counter[str] = Counter()
+        self._notes = Notes()
         try:
             with path.open("rb") as file:
                 # Mapped, because published files hold gigabytes; slices of a map are bytes.
@@ -146,12 +151,17 @@ class PtSource(Source):
             "images": {"name": self._images},
             "limits": dataclasses.asdict(self._reading.limits),
             "selection": self._reading.selection(),
-            "notes": dict(sorted(self._notes.items())),
+            **self._notes.describe(),
         }
 
-    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
-        """Notes for the user."""
-        return [f"{count:,} × {note}" for note, count in self._notes.most_common()]
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
+        """What was strange and yet kept no state out."""
+        return self._notes
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return unknown_columns(found.model for found in self._found)
 
     def refused(self) -> list[LeftOut]:
         """Models of which nothing tells the hyperparameters."""
@@ -246,24 +256,22 @@ class PtSource(Source):
     def _describe_models(self) -> None:
         """Hyperparameters: of the raw zoo beside the file, else in the trial's name, else the published zoo's."""
         told = read_params(self._reading.parents, self._path.resolve().parent, {found.zoo for found in self._found})
-        try:
-            spec = get_zoo(self.name)
-        except UnknownNameError:
-            spec = None
-        common: dict[str, Any] = {}
-        if spec is not None:
-            common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
-            common |= {"momentum": spec.momentum, "batch_size": spec.batch_size}
+        common: dict[str, dict[str, Any]] = {}
+        for zoo in {found.zoo for found in self._found}:
+            common[zoo] = common_to_all(self.name, zoo, [found.trial for found in self._found if found.zoo == zoo])
         for found in self._found:
+            notes: list[Note] = []
             try:
                 known = told.get((found.zoo, found.trial))
                 if known is None:
-                    self._notes["the raw zoo is not at hand; hyperparameters are those of the published zoo"] += 1
-                    known = columns_of({}, found.trial, common)
+                    notes.append(_NOT_AT_HAND)
+                    known, strange = columns_of([], found.trial, common[found.zoo])
+                    notes += strange
                 columns = known | {"images": self._images, "source_split": found.source_split}
                 found.model = Model(model_id=raw_model_id(found.zoo, found.trial), columns=columns, label=found.trial)
             except CheckpointError as error:
                 found.reason = str(error)
+            self._notes.add(notes)
 
     def _select(self) -> list[_Found]:
         reading = self._reading
@@ -300,7 +308,7 @@ def _columns_of(samples: Sequence[_Sample]) -> dict[str, pa.Array]:
     return {name: pa.array(values, pa.float32()) for name, values in told.items()}
 
 
-def _models_of(content: Any, notes: Counter[str]) -> list[_Found]:
+def _models_of(content: Any, notes: Notes) -> list[_Found]:
     """The models of all splits.
 
     Raises:
@@ -314,7 +322,7 @@ def _models_of(content: Any, notes: Counter[str]) -> list[_Found]:
     for key, split in SPLIT_OF_KEY.items():
         part = content.get(key)
         if part is None:
-            notes[f"{key} is missing"] += 1
+            notes.add([Note("import-missing-split", f"{key} is missing")])
             continue
         if not isinstance(part, StandIn):
             raise CheckpointError(f"its {key} is a {type(part).__name__}, expected the authors' dataset")
@@ -325,7 +333,7 @@ def _models_of(content: Any, notes: Counter[str]) -> list[_Found]:
 
 
 def _add_samples(
-    models: dict[tuple[str, str], _Found], attributes: Mapping[Any, Any], key: str, split: str, notes: Counter[str]
+    models: dict[tuple[str, str], _Found], attributes: Mapping[Any, Any], key: str, split: str, notes: Notes
 ) -> None:
     data, paths, epochs = (attributes.get(name) for name in ("data_in", "paths", "epochs"))
     if not (isinstance(data, list) and isinstance(paths, list) and isinstance(epochs, list)):
@@ -342,12 +350,12 @@ def _add_samples(
         identity = (parts[-2], parts[-1])
         found = models.setdefault(identity, _Found(zoo=parts[-2], trial=parts[-1], source_split=split))
         if found.source_split != split:
-            notes["a model stands in two splits of the file; the first counts"] += 1
+            notes.add([Note("import-two-splits", "a model stands in two splits of the file; the first counts")])
         if epoch in found.samples:
-            notes["a sample stands in the file twice; the first counts"] += 1
+            notes.add([Note("import-repeated-sample", "a sample stands in the file twice; the first counts")])
             continue
         if (told := figures.get((path, epoch))) is None:
-            notes["no properties of its epoch; its figures are null"] += 1
+            notes.add([Note("import-missing-report", "no properties of a sample's epoch; its figures are null")])
         found.samples[epoch] = _Sample(value=value, figures=told or {})
 
 
@@ -358,26 +366,33 @@ def _sound(value: Any) -> bool:
     )
 
 
-def _figures(properties: Any, paths: Sequence[Any], notes: Counter[str]) -> dict[tuple[str, int], dict[str, float]]:
+def _figures(properties: Any, paths: Sequence[Any], notes: Notes) -> dict[tuple[str, int], dict[str, float | None]]:
     """The figures of each (path, training_iteration)."""
     iterations = properties.get("training_iteration") if isinstance(properties, dict) else None
     if not isinstance(iterations, list) or len(iterations) != len(paths):
-        notes["properties carry no training_iteration and cannot be trusted; figures are null"] += 1
+        text = "properties carry no training_iteration and cannot be trusted; figures are null"
+        notes.add([Note("import-no-iterations", text)])
         return {}
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    columns = {name: value for name in (*REPORTED, "ggap") if isinstance(value := properties.get(name), list)}
+    reports: dict[str, dict[int, tuple[Any, ...]]] = {}
+    gaps: dict[tuple[str, int], Any] = {}
     for index, (path, iteration) in enumerate(zip(paths, iterations, strict=True)):
         # A path that is something else refuses the file later; tuples of tuples would take exponential time to hash.
         if type(iteration) is not int or not isinstance(path, str):
             continue
-        row = {}
-        for name in (*FIGURES, "ggap"):
-            values = properties.get(name)
-            if isinstance(values, list) and index < len(values) and isinstance(values[index], (int, float)):
-                row[name] = float(values[index])
-        gap = row.pop("ggap", math.nan)
-        if "train_acc" not in row and "test_acc" in row and math.isfinite(gap):
-            row["train_acc"] = row["test_acc"] + gap
-        found[path, iteration] = {
-            name: value for name, value in row.items() if name.endswith("loss") or 0 <= value <= 1
-        }
+        row = {name: values[index] for name, values in columns.items() if index < len(values)}
+        gaps[path, iteration] = row.get("ggap")
+        reports.setdefault(path, {})[iteration] = tuple(map(row.get, REPORTED))
+    found: dict[tuple[str, int], dict[str, float | None]] = {}
+    for path, rows in reports.items():
+        kept, strange = cleaned(rows, file="properties")
+        notes.add(strange)
+        in_percent = any(note.code == "import-percent" for note in strange)
+        for iteration, values in kept.items():
+            row = dict(zip(FIGURES, values, strict=False))
+            gap, accuracy = number(gaps[path, iteration]), row["test_acc"]
+            if row["train_acc"] is None and accuracy is not None and gap is not None and math.isfinite(gap):
+                accuracy += gap / 100 if in_percent else gap
+                row["train_acc"] = accuracy if 0 <= accuracy <= 1 else None
+            found[path, iteration] = row
     return found

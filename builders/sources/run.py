@@ -15,6 +15,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Block, Reading, Source, States
 from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.repository.credit import TRAINED
@@ -84,12 +85,14 @@ class RunSource(Source):
         """The recipe."""
         return self.run.manifest.zoo.to_dict()
 
-    def warnings(self, tallies: Mapping[str, int]) -> Sequence[str]:
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
         """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
-        told = [f"{name} is left out: {self._published(reason)}" for name, reason in self._odd.items()]
-        if count := tallies.get(_UNCHECKED):
-            told.append(f"{UNCHECKED} ({count:,} states)")
-        return told
+        notes = Notes()
+        for name, reason in self._odd.items():
+            notes.add([Note("run-odd-folder", f"{name} is left out: {self._published(reason)}", whole=True)])
+        count = tallies.get(_UNCHECKED, 0)
+        notes.add_counted(Note("run-unchecked", f"{UNCHECKED} ({count:,} states)", whole=True), count)
+        return notes
 
     @property
     def source_id(self) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
 from zoo_datasets.errors import SourceError
-from zoo_datasets.storage.remote import Fetched
+from zoo_datasets.runs.run import Run
+from zoo_datasets.storage.remote import Fetched, is_url
+
+Location = Path | str
+Locations = Location | Sequence[Location]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +47,12 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
 )
 
 
-def open_source(location: Path | str, reading: Reading | None = None, fetched: Fetched | None = None) -> Source:
+def open_source(location: Locations, reading: Reading | None = None, fetched: Fetched | None = None) -> Source:
     """The source that lies at a path or behind a URL; of the latter, what will be read is fetched first.
 
     Args:
-        location: a path, or a URL of http or fsspec, which may end with a checksum: `#md5=…`.
+        location: a path, or a URL of http or fsspec, which may end with a checksum: `#md5=…`; several where they are
+            parts of one raw zoo.
         fetched: called with what is being fetched, how much of it is done, and how much there is (0: not known).
 
     Raises:
@@ -51,13 +60,15 @@ def open_source(location: Path | str, reading: Reading | None = None, fetched: F
         DownloadError, StorageError: where it cannot be fetched or kept.
     """
     reading = reading or Reading()
+    if not isinstance(location, (str, Path)):
+        if len(location) != 1:
+            return _open_parts(location, reading, fetched)
+        (location,) = location
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
-    try:
+    with _readable(place):
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
-    except OSError as error:
-        raise SourceError(f"{place} could not be read: {error.strerror or error}; make it readable") from error
     if matching is not None:
         return matching.open(place, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
@@ -65,3 +76,32 @@ def open_source(location: Path | str, reading: Reading | None = None, fetched: F
         raise SourceError(f"{place.name} holds no raw zoo, and is nothing else to build from; expected: {kinds}")
     problem = "does not exist" if missing else "is nothing that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
+
+
+def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetched | None) -> RawSource:
+    """The raw zoo of which several places hold parts."""
+    if not locations:
+        raise SourceError("there is nothing to build from: give a path or a URL")
+    parts = []
+    for location in locations:
+        place = locate(location, whole=reading.everything, fetched=fetched)
+        parts.append(_open_part(place, reading) if isinstance(place, Path) else place)
+    first = locations[0]
+    beside = None if is_url(str(first)) else Path(first).resolve().parent
+    return RawSource(Joined(parts), reading, beside)
+
+
+def _open_part(path: Path, reading: Reading) -> Container:
+    with _readable(path):
+        if Run.exists(path) or not is_raw(path):
+            problem = "is no raw zoo" if path.exists() else "does not exist"
+            raise SourceError(f"{path} {problem}; only parts of one raw zoo build together, in folders or archives")
+        return open_container(path, reading.num_proc)
+
+
+@contextlib.contextmanager
+def _readable(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"{place} could not be read: {error.strerror or error}; make it readable") from error

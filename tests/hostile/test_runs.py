@@ -95,7 +95,7 @@ def use(run):
         for cohort in source.run.cohorts():
             complaints.append(cohort.setback())
             cohort.read_resume()
-        complaints += source.warnings({})
+        complaints += source.notes({}).lines()
     except RunError as error:
         complaints.append(str(error))
     return [complaint for complaint in complaints if complaint], states

@@ -15,7 +15,7 @@ from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.repository.manifest import Manifest, read_manifest
-from zoo_datasets.repository.row import SPLITS, WEIGHTS
+from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows
 from zoo_datasets.runs.run import Run
@@ -182,6 +182,12 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     columns = ["model_id", "seed", *(entry.name for entry in dataclasses.fields(HyperParameters)), *_FIGURES]
     rows = [row for part in _load(path, name, chosen, columns) for row in part.to_list()]
     rows.sort(key=lambda row: row["model_id"])  # a hash: the first N spread over the grid
+    unknown = [column for column in HYPERPARAMETERS if any(row[column] is None for row in rows)]
+    if unknown:
+        raise SpecError(
+            f"{path} {name}: {', '.join(unknown)} of some models is not known, and twins are trained as their parents; "
+            f"build a config of the others first: zoo build … --where '{unknown[0]} is not None'"
+        )
     members = tuple(
         Member(
             model_id=row["model_id"],

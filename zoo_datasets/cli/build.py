@@ -32,10 +32,10 @@ class OnBad(enum.StrEnum):
 @stoppable("the repository is as it was before; the same command goes on from the shards that are finished")
 def build(
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
             help="A run made by `zoo train`; a raw zoo: its folder, a .zip or .tar of it, or a URL of either; "
-            "or the name of a published zoo."
+            "or the name of a published zoo. Several are parts of one raw zoo."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
@@ -47,6 +47,9 @@ def build(
     on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
         OnBad.leave_out
     ),
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Whatever would be noted about the source is an error.")
+    ] = False,
     epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
     models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
     where: Annotated[
@@ -87,16 +90,20 @@ def build(
         images=images,
     )
     console = Terminal(stderr=True)
-    location, name = _located(source, name)
+    locations = []
+    for one in source:
+        location, name = _located(one, name)
+        locations.append(location)
     with transfer_bar(console, "building", "states") as (fetched, advance):
         result = build_repository(
-            location,
+            locations,
             out,
             name,
             reading=reading,
             replace=replace,
             keep_nonfinite=keep_nonfinite,
             on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            strict=strict,
             num_proc=num_proc,
             progress=advance,
             fetched=fetched,
@@ -120,7 +127,8 @@ def _print_result(console: Console, out: Path, result: BuildResult) -> None:
         f"{result.shards_written} new shards, {result.shards_reused} kept{resumed}, {result.bytes / 1e6:,.1f} MB",
     )
     for warning in result.warnings:
-        say(console, f"warning: {warning}")
+        code = f" [{result.codes[warning]}]" if warning in result.codes else ""
+        say(console, f"warning: {warning}{code}")
     if result.left_out:
         _print_left_out(console, result.left_out)
     say(console, f'load it: datasets.load_dataset("{out}", "{result.config}")')

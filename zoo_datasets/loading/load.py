@@ -412,11 +412,11 @@ def _split_by_seed(loaded: DatasetDict | IterableDatasetDict, splits: list[str],
             for split in splits
         }
         return IterableDatasetDict({split: part.remove_columns(drop) for split, part in parts.items()})
-    seeds = rows.with_format("numpy")["seed"][:]
-    of_seed = {int(seed): split_of_seed(int(seed)) for seed in set(seeds.tolist())}
+    seeds = rows.select_columns("seed").with_format("arrow")[:]["seed"].to_pylist()
+    of_seed = {seed: split_of_seed(seed) for seed in set(seeds)}
     found = {}
     for split in splits:
-        chosen = [position for position, seed in enumerate(seeds.tolist()) if of_seed[seed] == split]
+        chosen = [position for position, seed in enumerate(seeds) if of_seed[seed] == split]
         if chosen or len(splits) == 1:  # an empty split is left out, unless it was asked for
             found[split] = rows.select(chosen).remove_columns(drop)
     return DatasetDict(found)

@@ -17,6 +17,7 @@ from zoo_datasets.errors import (
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.module import build_module
+from zoo_datasets.repository.row import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     pass
@@ -129,9 +130,8 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     """
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
-    module = build_module(
-        row["architecture"], row["in_channels"], row["classes"], row["activation"], _dropout(row["dropout"])
-    )
+    rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: not known
+    module = build_module(row["architecture"], row["in_channels"], row["classes"], row["activation"], rate)
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
@@ -143,5 +143,5 @@ def _need(row: Mapping[str, Any], *columns: str) -> None:
     if isinstance(row.get("architecture"), list):
         raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
-        if column not in row or row[column] is None:
+        if column not in row or (row[column] is None and column not in HYPERPARAMETERS):
             raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")

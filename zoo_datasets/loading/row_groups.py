@@ -222,9 +222,10 @@ def _wanted(table: pa.Table, source: Source) -> Positions:
     rows: Positions = table[_ROW].to_numpy()
     if source.seed_split is None:
         return rows
-    seeds = table["seed"].to_numpy()
-    held = [seed for seed in np.unique(seeds).tolist() if split_of_seed(seed) == source.seed_split]
-    return rows[np.isin(seeds, held)]
+    seeds = table["seed"]
+    held = [seed for seed in pc.unique(seeds).to_pylist() if split_of_seed(seed) == source.seed_split]
+    kept: Positions = rows[pc.is_in(seeds, pa.array(held, seeds.type)).to_numpy()]
+    return kept
 
 
 class _Files(threading.local):

@@ -16,7 +16,7 @@ from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
-from zoo_datasets.repository.row import EXTRAS, FORMAT, SPLITS
+from zoo_datasets.repository.row import EXTRAS, FORMAT, HYPERPARAMETERS, SPLITS
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, write_json
 
@@ -106,6 +106,7 @@ class Manifest:
         source: what the source says about itself: kind, limits and fingerprint of the images, versions.
         keep_nonfinite: whether states with NaN or infinite weights are rows too.
         extras: columns that follow the weights, as `log_sigma2`.
+        unknown: hyperparameters that are null for some models.
         models, states: counts; a model is written if any of its states is.
         meta: the files of the light config, which has all columns but the weights.
         plots: pictures for the card, drawn of these files when it is published; paths relative to the repository.
@@ -125,6 +126,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     extras: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     meta: tuple[Shard, ...] = ()
     plots: tuple[str, ...] = ()
 
@@ -161,6 +163,7 @@ class Manifest:
             "layout": self.layout.to_list(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
+            "unknown_columns": list(self.unknown),
             "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "meta": [dataclasses.asdict(shard) for shard in self.meta],
@@ -196,6 +199,11 @@ class Manifest:
                 left_out=_checked(_LEFT_OUT, value["left_out"], "left_out"),
                 extras=tuple(
                     name for name in _checked(_TEXTS, value.get("extra_columns", ()), "extra_columns") if name in EXTRAS
+                ),
+                unknown=tuple(
+                    name
+                    for name in HYPERPARAMETERS
+                    if name in _checked(_TEXTS, value.get("unknown_columns", ()), "unknown_columns")
                 ),
                 meta=_checked(_SHARDS, value.get("meta", ()), "meta"),
                 plots=_checked(_TEXTS, value.get("plots", ()), "plots"),

@@ -75,7 +75,9 @@ COLUMNS: tuple[Column, ...] = (
 
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
-if len(set(NAMES)) != len(NAMES) or not set(FIGURES) <= set(NAMES):
+# Null where the source of an imported model does not tell them; only there a shard's schema lets them be.
+HYPERPARAMETERS = ("seed", "init", "optimizer", "dropout", "lr", "weight_decay", "batch_size")
+if len(set(NAMES)) != len(NAMES) or not {*FIGURES, *HYPERPARAMETERS} <= set(NAMES):
     raise ValueError(f"the table of columns is inconsistent: {NAMES}")
 
 
@@ -102,24 +104,28 @@ def features(layout: WeightLayout, extras: Sequence[str] = ()) -> Features:
     return Features.from_arrow_schema(pa.schema(_fields(layout, extras)))
 
 
-def arrow_schema(layout: WeightLayout, extras: Sequence[str] = ()) -> pa.Schema:
+def arrow_schema(layout: WeightLayout, extras: Sequence[str] = (), unknown: Sequence[str] = ()) -> pa.Schema:
     """The schema of every shard: the columns, and in its metadata the features and the layout.
 
-    `extras` are columns that follow the weights, of `EXTRAS`.
+    `extras` are columns that follow the weights, of `EXTRAS`; `unknown` those of `HYPERPARAMETERS` that have nulls.
 
     The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
     JSON, so that a shard alone can be turned back into networks.
     """
     ours = {"format": FORMAT, "layout": layout.to_list()}
     metadata = dict(features(layout, extras).arrow_schema.metadata)
-    return pa.schema(_fields(layout, extras), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
+    return pa.schema(_fields(layout, extras, unknown), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
 
 
-def meta_schema() -> pa.Schema:
-    """The schema of a light config: all columns but the weights."""
+def meta_schema(unknown: Sequence[str] = ()) -> pa.Schema:
+    """The schema of a light config: all columns but the weights; `unknown` as in `arrow_schema`."""
     from datasets import Features
 
-    fields = [pa.field(column.name, column.type, column.nullable) for column in COLUMNS if column.type is not None]
+    fields = [
+        pa.field(column.name, column.type, column.nullable or column.name in unknown)
+        for column in COLUMNS
+        if column.type is not None
+    ]
     return pa.schema(fields, metadata=Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata)
 
 
@@ -161,8 +167,8 @@ def split_of(model_id: str) -> str:
     return _split_by(["split", model_id])
 
 
-def split_of_seed(seed: int) -> str:
-    """The same by seed, which keeps models that started from equal weights in one split."""
+def split_of_seed(seed: int | None) -> str:
+    """The same by seed, which keeps models that started from equal weights in one split; unknown seeds are as one."""
     return _split_by(["split of seed", seed])
 
 
@@ -175,10 +181,14 @@ def _split_by(key: Any) -> str:
     raise AssertionError("the shares of the splits cover every position")
 
 
-def _fields(layout: WeightLayout, extras: Sequence[str]) -> list[pa.Field]:
+def _fields(layout: WeightLayout, extras: Sequence[str], unknown: Sequence[str] = ()) -> list[pa.Field]:
     known = {column.name: column for column in EXTRA_COLUMNS}
     return [
-        pa.field(column.name, weights_type(layout) if column.type is None else column.type, nullable=column.nullable)
+        pa.field(
+            column.name,
+            weights_type(layout) if column.type is None else column.type,
+            nullable=column.nullable or column.name in unknown,
+        )
         for column in (*COLUMNS, *(known[name] for name in extras))
     ]
 

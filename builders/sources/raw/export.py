@@ -176,7 +176,7 @@ class _RawZoo:
             layout=build_layout(layers),
             params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
             varied={key: found for key, found in values.items() if len(found) > 1},
-            dropout=get_architecture(architecture).raw_dropout or all(row["dropout"] > 0 for row in models),
+            dropout=get_architecture(architecture).raw_dropout or all((row["dropout"] or 0) > 0 for row in models),
             selection=rows.selection,
         )
 
@@ -194,6 +194,8 @@ class _RawZoo:
     def write_trial(self, trial: Path, model: Mapping[str, Any], reports: Mapping[int, Mapping[str, Any]]) -> None:
         """params.json and result.json of a model."""
         params = {**self.params, **{key: _param(key, model) for key in COLUMN_OF_KEY}}
+        if model["dropout"] is None:
+            del params["model::dropout"]  # null would mean none
         params["training::epochs_train"] = _epochs_trained(reports)
         params["zoo_datasets::model_id"] = model["model_id"]
         if model.get("parent_id") is not None:
@@ -214,9 +216,11 @@ class _RawZoo:
 
 def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
     """The folder of a dense model: its id, hyperparameters and seed, in Ray Tune's manner."""
-    told = [f"{key.replace('::', '__')}={_in_name(_param(key, row))}" for key in _NAMED]
-    values = ",".join([*told, f"seed={row['seed']}"])
-    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{values}_{DATE}", TRIAL_LENGTH)
+    values = {key: _param(key, row) for key in (*_NAMED, "seed")}
+    told = ",".join(
+        f"{key.replace('::', '__')}={_in_name(value)}" for key, value in values.items() if value is not None
+    )
+    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{told}_{DATE}", TRIAL_LENGTH)
 
 
 def _id_in_name(model_id: str) -> str:
@@ -286,7 +290,7 @@ def _saved(state: OrderedDict[str, Tensor]) -> bytes:
 def _prefixes(row: Mapping[str, Any]) -> Mapping[str, str]:
     """The authors' names of the layers; those of ResNets are ours."""
     architecture = row["architecture"]
-    dropout = get_architecture(architecture).raw_dropout or row["dropout"] > 0
+    dropout = get_architecture(architecture).raw_dropout or (row["dropout"] or 0) > 0
     return _module_names(architecture, row["in_channels"], row["classes"], dropout)
 
 

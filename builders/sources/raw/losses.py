@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.images.prepare import ImageData, load_images
 from zoo_datasets.loading.modules import evaluate
@@ -62,15 +63,16 @@ class TwinLosses:
         told = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
         return told | {"recorded": dict(compared)}
 
-    def warnings(self, compared: Mapping[str, int]) -> list[str]:
-        """What a user should know."""
+    def notes(self, compared: Mapping[str, int], models: int) -> list[tuple[Note, int]]:
+        """What a user should know, each with how often; of so many models."""
         if self._data is None:
-            return ["the recorded losses of these twins hold β·KL, so loss columns are null; --images recomputes them"]
-        differing = compared.get("not as recomputed", 0)
-        return [
-            f"{differing:,} recorded losses are not the recomputed cross-entropy + β·KL (0.01 · (epoch − 1) / epochs); "
+            text = "the recorded losses of a twin hold β·KL, so loss columns are null; --images recomputes them"
+            return [(Note("import-twin-losses", text), models)]
+        text = (
+            "a recorded loss is not the recomputed cross-entropy + β·KL (0.01 · (epoch − 1) / epochs); "
             "were other images used? --limit-val and --limit-test say how many"
-        ] * bool(differing)
+        )
+        return [(Note("import-recorded-loss", text), compared.get("not as recomputed", 0))]
 
     def figures(
         self,

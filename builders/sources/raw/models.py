@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,11 @@ from zoo_datasets.builders.checkpoints.zips import check_name
 from zoo_datasets.builders.containers.archives import ARCHIVES
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import open_location
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
+from zoo_datasets.builders.sources.raw.epochs import UNMATCHED, match, numbers_are_iterations
+from zoo_datasets.builders.sources.raw.figures import Figures
+from zoo_datasets.builders.sources.raw.hyperparameters import MISSING, columns_of, flattened
 from zoo_datasets.builders.sources.raw.names import (
     SPARSIFIER_KEY,
     FolderName,
@@ -24,35 +28,43 @@ from zoo_datasets.builders.sources.raw.names import (
     read_trial_name,
     zoo_name,
 )
-from zoo_datasets.builders.sources.raw.trials import (
-    RawFolder,
-    Results,
-    Trial,
-    columns_of,
-    contradictions,
-    find_zoo,
-    parse_results,
-    read_json,
-)
+from zoo_datasets.builders.sources.raw.published import common_to_all
+from zoo_datasets.builders.sources.raw.results import Results, last_config, parse_results
+from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial, contradictions, find_zoo, read_json
 from zoo_datasets.documents import MAX_JSON
-from zoo_datasets.errors import CheckpointError, SourceError, UnknownNameError
+from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import GRID_FIELDS, NAME, Sparsifier
-from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.specs.spec import NAME, Sparsifier
 
 _PROBES = 9
-_DESCRIBING = ("params.json", "result.json")
+_HYPERPARAMETER_FILES = ("params.json", "config.json")  # the first that has a value counts
+_DESCRIBING = (*_HYPERPARAMETER_FILES, "result.json")
 
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """One trial and what became of it: a model with its states, or the reason why it is none."""
+    """One trial and what became of it: a model with its states, or the reason why it is none.
+
+    Attributes:
+        epochs: of the states that it has or should have.
+        numbers: of their checkpoint folders, by epoch.
+        figures: by epoch, as far as they are told.
+        lost: checkpoints that can be no state.
+    """
 
     trial: Trial
     model: Model | None = None
     results: Results | None = None
     epochs: tuple[int, ...] = ()
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    figures: Mapping[int, Figures] = field(default_factory=dict)
+    lost: tuple[LeftOut, ...] = ()
     reason: str = ""
+
+    def checkpoint(self, epoch: int) -> str | None:
+        """Path of an epoch's checkpoint inside the container; None where it is missing."""
+        return self.trial.checkpoint(self.numbers[epoch])
 
 
 class RawModels:
@@ -60,7 +72,7 @@ class RawModels:
 
     Attributes:
         images, name: of the zoo; from its folder's name, else from what the user calls it, else from params.json.
-        notes: what was strange and yet did not keep a model out, with the number of models.
+        notes: what was strange and yet did not keep a model out.
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class RawModels:
         self._beside = beside
         own = read_folder_name(folder.name)
         self.sparsifier: Sparsifier | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
-        self.notes: Counter[str] = Counter()
+        self.notes = Notes()
         self.images, self.name = self._identify(own)
 
     def found(self) -> list[Found]:
@@ -81,8 +93,16 @@ class RawModels:
         trials = sorted(self._folder.trials, key=lambda trial: raw_model_id(self._folder.name, trial.name))
         if self._reading.where is None:
             trials = trials[: self._reading.models]  # what the others tell cannot change which are the first
-        self._container.prepare([f"{trial.path}{name}" for trial in trials for name in _DESCRIBING], MAX_JSON)
-        return [self._find(trial) for trial in trials]
+        paths = [f"{trial.path}{name}" for trial in trials for name in _DESCRIBING if name in trial.files]
+        self._container.prepare(paths, MAX_JSON)
+        found = [self._find(trial) for trial in trials]
+        self._match(found)
+        return found
+
+    @property
+    def unmatched(self) -> bool:
+        """Whether epochs of some models are numbers of checkpoints, because nothing tells which reports are theirs."""
+        return UNMATCHED.code in self.notes.counts
 
     @property
     def parents_read(self) -> bool:
@@ -123,64 +143,95 @@ class RawModels:
                 return read_folder_name(parent[0])
         return None
 
-    def _params(self, trial: Trial) -> dict[str, Any]:
-        """params.json, empty where there is none that can be read; `_model` says why."""
-        try:
-            return read_json(self._container.read(f"{trial.path}params.json", MAX_JSON))
-        except CheckpointError:
-            return {}
+    def _params(self, trial: Trial) -> Mapping[str, Any]:
+        """The hyperparameters of a trial by flattened name, empty where none can be read; `_told` says why."""
+        return next((values for _, values in self._told(trial, [])), {})
 
     def _find(self, trial: Trial) -> Found:
-        """A trial as a model, with the epochs of which it should have states."""
+        """A trial as a model; `_match` tells its states."""
         found = Found(trial=trial)
         if trial.path in self._container.refused:
             found.reason = self._container.refused[trial.path]
             return found
         problems = []
+        notes: list[Note] = []
         try:
             found.results = self._results(trial)
+            notes += found.results.notes
         except CheckpointError as error:
             problems.append(str(error))
-        reported = set(found.results.epochs) if found.results else set()
-        found.epochs = tuple(sorted({*trial.epochs, *(reported & self._checkpoint_epochs)}))
         try:
-            found.model = self._model(trial)
+            found.model = self._model(trial, notes)
         except CheckpointError as error:
             problems.append(str(error))
-        if not found.epochs:
-            problems.append("the folder holds no checkpoint")
+        self.notes.add(notes)
         if problems:
-            found.model, found.reason = None, "; ".join(problems)
+            problems += [note.text for note in notes if note.code == MISSING]
+        found.reason = "; ".join(problems)
         return found
+
+    def _match(self, found: Sequence[Found]) -> None:
+        """Tell the states of trials, and which reports are theirs."""
+        with_results = [(entry.trial.epochs, entry.results) for entry in found if entry.results is not None]
+        by_iteration = numbers_are_iterations(with_results)
+        for entry in found:
+            numbers = entry.trial.epochs
+            if entry.results is None:
+                entry.numbers = {number: number for number in sorted(numbers)}
+            else:
+                matching = match(numbers, entry.results, by_iteration, self._checkpoint_numbers)
+                entry.numbers, entry.figures = matching.numbers, matching.figures
+                entry.lost = tuple(
+                    LeftOut(model=entry.trial.name, epochs=(number,), reason=reason)
+                    for number, reason in sorted(matching.lost.items())
+                )
+                self.notes.add(matching.notes)
+            entry.epochs = tuple(entry.numbers)
+            if not numbers and not entry.epochs and entry.trial.path not in self._container.refused:
+                entry.reason = "; ".join(filter(None, [entry.reason, "the folder holds no checkpoint"]))
+            if entry.reason:
+                entry.model = None
 
     def _results(self, trial: Trial) -> Results:
         if "result.json" not in trial.files:
             raise CheckpointError("the folder holds no result.json")
         try:
-            results = parse_results(self._container.read(f"{trial.path}result.json", MAX_JSON))
+            data = self._container.read(f"{trial.path}result.json", MAX_JSON)
         except CheckpointError as error:
             raise CheckpointError(f"result.json: {error}") from error
+        results = parse_results(data, twins=self.sparsifier == "variational_dropout")
         if not results.epochs:
             raise CheckpointError("result.json reports no epoch")
-        self.notes.update(results.notes(trial.epochs))
         return results
 
     @cached_property
-    def _checkpoint_epochs(self) -> frozenset[int]:
-        """Epochs of which any trial has a checkpoint: zoos may keep fewer than they report."""
+    def _checkpoint_numbers(self) -> frozenset[int]:
+        """Numbers of which any trial has a checkpoint: zoos may keep fewer than they report."""
         return frozenset().union(*(trial.epochs for trial in self._folder.trials))
 
-    def _model(self, trial: Trial) -> Model:
-        params: dict[str, Any] = {}
-        if "params.json" in trial.files:
+    def _told(self, trial: Trial, notes: list[Note]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The hyperparameters of a trial by flattened name, file by file, each read when it is asked for."""
+        for file in _HYPERPARAMETER_FILES:
+            if file not in trial.files:
+                continue
             try:
-                params = read_json(self._container.read(f"{trial.path}params.json", MAX_JSON))
+                yield file, flattened(read_json(self._container.read(f"{trial.path}{file}", MAX_JSON)))
             except CheckpointError as error:
-                self.notes[f"params.json: {error}; the folder's name was used instead"] += 1
-        else:
-            self.notes["there is no params.json; the folder's name was used instead"] += 1
-        columns = columns_of(params, trial.name, self._defaults)
-        self.notes.update(contradictions(params, self._kind.classes, self._kind.in_channels))
+                notes.append(Note("import-params-unread", f"{file}: {error}"))
+        if "result.json" in trial.files:
+            with contextlib.suppress(CheckpointError):
+                config = last_config(self._container.read(f"{trial.path}result.json", MAX_JSON))
+                if config:
+                    yield "result.json", flattened(config)
+
+    def _model(self, trial: Trial, notes: list[Note]) -> Model:
+        told = Told(self._told(trial, notes))
+        columns, strange = columns_of(told, trial.name, self._defaults)
+        notes += strange
+        file, params = next(iter(told), ("the folder's name", {}))
+        if "params.json" not in trial.files:
+            notes.append(Note("import-params-elsewhere", f"there is no params.json; {file} was used instead"))
+        notes += contradictions(file, params, self._kind.classes, self._kind.in_channels)
         columns |= {"images": self.images, "sparsifier": self.sparsifier}
         if self.sparsifier is not None:
             parent = parent_of(params.get("training::init_checkpoint_path"))
@@ -208,14 +259,23 @@ class RawModels:
         return read_params(self._reading.parents, self._beside, names - {self._folder.name})
 
     @cached_property
-    def _defaults(self) -> dict[str, Any]:
-        """What all members of a published zoo have in common."""
-        try:
-            spec = get_zoo(self.name)
-        except UnknownNameError:
-            return {}
-        common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
-        return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
+    def _defaults(self) -> Mapping[str, Any]:
+        """What all members have in common, where this is known to be a published zoo."""
+        return common_to_all(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
+
+
+class Told:
+    """Files of hyperparameters that are read when they are needed, each once: the first mostly tells all."""
+
+    def __init__(self, files: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
+        self._files = files
+        self._read: list[tuple[str, Mapping[str, Any]]] = []
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        yield from self._read
+        for one in self._files:
+            self._read.append(one)
+            yield one
 
 
 def _is_there(path: Path) -> bool:
@@ -249,7 +309,7 @@ def read_params(
     for trial in folder.trials:
         try:
             params = read_json(container.read(f"{trial.path}params.json", MAX_JSON))
-            found[folder.name, trial.name] = columns_of(params, trial.name, {})
+            found[folder.name, trial.name], _ = columns_of([("params.json", flattened(params))], trial.name, {})
         except CheckpointError:
             continue  # the name of its folder is what remains
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,24 +162,30 @@ def parent_of(path: object) -> tuple[str, str] | None:
     return (parts[-2], parts[-1]) if len(parts) >= 2 else None
 
 
-def read_trial_name(name: str) -> dict[str, Any]:
-    """The hyperparameters that a trial folder's name holds, by column; values that make no sense are left away."""
-    columns: dict[str, Any] = {}
+def trial_name_values(name: str) -> dict[str, str]:
+    """The texts of hyperparameters that a trial folder's name holds, by column."""
+    columns: dict[str, str] = {}
     for part in _DATE.sub("", name).split(","):
         key, equals, value = part.rpartition("=")
         for known, column in COLUMN_OF_KEY.items():
-            text = known.replace("::", "__")
-            if equals and re.search(rf"(^|_){text}$", key) and (found := _value(column, value)) is not None:
-                columns[column] = found
+            if equals and re.search(rf"(^|_){known.replace('::', '__')}$", key):
+                columns[column] = value
     return columns
+
+
+def read_trial_name(name: str) -> dict[str, Any]:
+    """The hyperparameters that a trial folder's name holds, by column; values that make no sense are left away."""
+    values = {column: _value(column, text) for column, text in trial_name_values(name).items()}
+    return {column: value for column, value in values.items() if value is not None}
 
 
 def _value(column: str, text: str) -> Any:
     if column in TEXT_COLUMNS:
         return text if re.fullmatch(r"[a-z_]+", text) else None
     try:
-        return int(text) if column in WHOLE_COLUMNS else float(text)
-    except ValueError:
+        value = int(text) if column in WHOLE_COLUMNS else float(text)
+        return value if math.isfinite(value) else None
+    except (ValueError, OverflowError):
         return None
 
 

@@ -15,7 +15,7 @@ from zoo_datasets.builders.sources.raw.names import raw_size, read_folder_name
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import DownloadError, MissingError, SourceError, UnknownNameError
 from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
-from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.specs.spec import GRID_FIELDS, ZooSpec
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.downloads import download
 from zoo_datasets.storage.remote import Fetched, Http, HttpFile, shown
@@ -31,7 +31,7 @@ _AUTHORS_ZOO = re.compile(
     r"|cnn[-_](small|large)_[a-z0-9_]+?_(ard|ard_vd|magn_\d0)"
 )
 _AUTHORS_TRIAL = re.compile(
-    r"NN_tune_trainable_(from_checkpoint_)?[0-9a-f]{5}_\d{5}_\d+_.+_202[0-3]-\d\d-\d\d_\d\d-\d\d-\d\d",
+    r"NN_tune_trainable_(from_checkpoint_)?[0-9a-f]{5}_(?P<number>\d{5})_\d+_.+_202[0-3]-\d\d-\d\d_\d\d-\d\d-\d\d",
     re.ASCII,
 )
 AUTHORS = Credit(
@@ -123,7 +123,9 @@ def download_published(name: str, out: Path, *, file: str | None = None, fetched
 
 
 def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
-    """Whether a raw zoo is known to be a published one, by the names that the authors gave inside their archives.
+    """Whether a raw zoo is known to be a published one, by the names that the authors gave inside their archives: of
+    the zoo's folder and of its trials. (Bytes that are fetched from where it is published have its checksum, or
+    nothing is built of them.)
 
     Args:
         name: of the zoo, as its images, architecture and folder tell.
@@ -135,13 +137,25 @@ def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
     except UnknownNameError:
         return False
     match = _AUTHORS_ZOO.fullmatch(folder)
-    theirs = sum(_AUTHORS_TRIAL.fullmatch(trial) is not None for trial in trials)
+    theirs = {found["number"] for trial in trials if (found := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
     return (
         (dense.published or dense.doi is not None)
         and match is not None
-        and 2 * theirs > len(trials)
+        and 2 * len(theirs) > len(trials)
         and match["init"] in (None, *zoo.init)
     )
+
+
+def common_to_all(name: str, folder: str, trials: Sequence[str]) -> dict[str, Any]:
+    """The hyperparameters that all members of a published zoo share, by column; empty where it is not known to be it.
+
+    See `is_published`.
+    """
+    if not is_published(name, folder, trials):
+        return {}
+    spec = get_zoo(name)
+    common = {axis: getattr(spec, axis)[0] for axis in GRID_FIELDS if len(getattr(spec, axis)) == 1}
+    return common | {"momentum": spec.momentum, "batch_size": spec.batch_size}
 
 
 def credit_of(name: str, folder: str, trials: Sequence[str]) -> Credit:

@@ -18,8 +18,9 @@ from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.containers.remote_tree import RemoteFolder
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States, unknown_columns
 from zoo_datasets.builders.sources.raw.index import index_of
 from zoo_datasets.builders.sources.raw.losses import TwinLosses
 from zoo_datasets.builders.sources.raw.models import Found, RawModels
@@ -73,6 +74,8 @@ class RawSource(Source):
         self.in_channels = kind.in_channels
         self.classes = kind.classes
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
+        for note in container.notes:
+            self._models.notes.add([note])
         self.name = self._models.name
         self.credit = credit_of(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
         self.extras = self._extras()
@@ -80,9 +83,10 @@ class RawSource(Source):
         if self._models.sparsifier == "variational_dropout":
             layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
             self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
-        self._found = self._select(self._models.found())
+        self._found = self._models.found()
+        self._found = self._select(self._found)
         self.models = len(self._found)
-        self.states = sum(len(found.epochs) for found in self._found)
+        self.states = sum(len(found.epochs) + len(found.lost) for found in self._found)
         container.prepare(self._paths(), MAX_CHECKPOINT)
         self._check_index()
 
@@ -106,6 +110,11 @@ class RawSource(Source):
         images = [] if self._losses is None or reading.images is None else ["losses recomputed"]
         limits = dataclasses.asdict(reading.limits)
         return digest_of(["raw", self._folder.name, where, limits, list(self.extras), *images])
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return unknown_columns(found.model for found in self._found)
 
     @property
     def zoo(self) -> Mapping[str, Any]:
@@ -132,7 +141,8 @@ class RawSource(Source):
             "limits": dataclasses.asdict(reading.limits),
             "selection": reading.selection(),
             "converted_to_float32": _tallied(tallies, _CONVERTED),
-            "notes": dict(sorted(self._models.notes.items())),
+            **({"epochs": "numbers of checkpoint folders"} if self._models.unmatched else {}),
+            **self.notes(tallies).describe(),
             "stray_files": [*self._folder.stray[:_SHOWN]],
             "stray_files_count": len(self._folder.stray),
         }
@@ -142,13 +152,15 @@ class RawSource(Source):
             value["parents"] = "their params.json" if self._models.parents_read else "the names of their folders"
         return value
 
-    def warnings(self, tallies: Mapping[str, int]) -> list[str]:
-        """Notes for the user, the most frequent first."""
-        notes = [f"{count:,} × {note}" for note, count in self._models.notes.most_common()]
-        if differing := tallies.get(f"{_SPARSITY}/{_DIFFERS}"):
-            notes.append(f"the sparsity of {differing:,} states is not the recorded one; the tensors count")
+    def notes(self, tallies: Mapping[str, int]) -> Notes:
+        """What was strange and yet kept no state out."""
+        notes = self._models.notes.joined(Notes())
+        differing = tallies.get(f"{_SPARSITY}/{_DIFFERS}", 0)
+        text = "the sparsity of a state is not the recorded one; the tensors count"
+        notes.add_counted(Note("import-recorded-sparsity", text), differing)
         if self._losses is not None:
-            notes += self._losses.warnings(_tallied(tallies, _LOSSES))
+            for note, count in self._losses.notes(_tallied(tallies, _LOSSES), self.models):
+                notes.add_counted(note, count)
         return notes
 
     def fingerprint(self) -> str:
@@ -166,11 +178,12 @@ class RawSource(Source):
 
     def refused(self) -> list[LeftOut]:
         """Trials that are no model."""
-        return [
+        refused = [
             LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
             for found in self._found
             if found.model is None
         ]
+        return [*refused, *(lost for found in self._found for lost in found.lost)]
 
     def read(self, block: Block) -> Iterator[States | LeftOut]:
         """The states of a block; see `Source`. Several small epochs come together."""
@@ -192,7 +205,7 @@ class RawSource(Source):
     def _read_chunk(self, chosen: Sequence[tuple[Found, int]]) -> Iterator[States | LeftOut]:
         if not chosen:
             return
-        read = self._checkpoints.read([(found.trial, epoch) for found, epoch in chosen])
+        read = self._checkpoints.read([(found.trial, found.numbers[epoch]) for found, epoch in chosen])
         for position, reason in read.reasons.items():
             found, epoch = chosen[position]
             yield LeftOut(model=found.trial.name, epochs=(epoch,), reason=reason)
@@ -225,7 +238,7 @@ class RawSource(Source):
         """The checkpoints that will be read."""
         for found in self._found:
             if found.model is not None:
-                paths = map(found.trial.checkpoint, found.epochs)
+                paths = map(found.checkpoint, found.epochs)
                 yield from (path for path in paths if path is not None)
 
     def _extras(self) -> tuple[str, ...]:
@@ -243,6 +256,7 @@ class RawSource(Source):
         for entry in found:
             if reading.epochs is not None:
                 entry.epochs = tuple(epoch for epoch in entry.epochs if epoch in reading.epochs)
+                entry.lost = tuple(lost for lost in entry.lost if reading.epochs.issuperset(lost.epochs))
         if reading.where is not None:
             found = self._matching(reading.where, found)
         found = found[: reading.models]
@@ -290,16 +304,16 @@ class RawSource(Source):
         try:
             index = read_json(self._container.read(f"{self._folder.path}index_dict.json", MAX_JSON))
         except CheckpointError as error:
-            notes[f"index_dict.json: {error}"] += 1
+            notes.add([Note("import-index-dict", f"index_dict.json: {error}")])
             return
-        for key, expected in index_of(self.layout).items():
-            if index.get(key) != expected:
-                notes[f"index_dict.json: {key} is not that of the tensors, which count"] += 1
+        differing = [key for key, expected in index_of(self.layout).items() if index.get(key) != expected]
+        text = "index_dict.json: {} is not that of the tensors, which count"
+        notes.add(Note("import-index-dict", text.format(key)) for key in differing)
 
 
 def _reported(chosen: Sequence[tuple[Found, int]]) -> list[tuple[float | None, ...]]:
     """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
-    told = [(found.results.epochs.get(epoch) if found.results else None) or _UNKNOWN for found, epoch in chosen]
+    told = [found.figures.get(epoch, _UNKNOWN) for found, epoch in chosen]
     return list(zip(*told, strict=True)) or [()] * len(_UNKNOWN)
 
 

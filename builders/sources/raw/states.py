@@ -16,7 +16,8 @@ from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weigh
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
-from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial, epoch_of
+from zoo_datasets.builders.sources.raw.results import checkpoint_number
+from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
 
@@ -243,7 +244,7 @@ class RawCheckpoints:
     def _unlisted(self, trial: Trial, epoch: int) -> str | None:
         """Why a checkpoint folder could not be listed; None where it could."""
         folders = (path for path in self._container.refused if path.startswith(trial.path) and path.endswith("/"))
-        found = next((path for path in folders if epoch_of(path[len(trial.path) : -1]) == epoch), None)
+        found = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
         return None if found is None else self._container.refused[found]
 
     def _recognise(self, structure: Structure) -> Recognised | str:

@@ -77,7 +77,7 @@ def _check_meta(repo: Path, manifest: Manifest, rows: list[Row], findings: Findi
         except READ_ERRORS as error:
             findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
             continue
-        if not table.schema.equals(meta_schema()):
+        if not table.schema.equals(meta_schema(manifest.unknown)):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
         elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
             findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
@@ -104,7 +104,7 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
 
 def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[Row]:
     with pq.ParquetFile(repo / shard.path) as file:
-        expected = arrow_schema(manifest.layout, manifest.extras)
+        expected = arrow_schema(manifest.layout, manifest.extras, manifest.unknown)
         if not file.schema_arrow.equals(expected):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
             return
@@ -149,6 +149,10 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
         low, high = pc.min_max(table[column]).as_py().values()
         if low is not None and (low < 0 or high > 1):
             findings.differs("rows", f"{where}: {column} reaches from {low} to {high}, expected [0, 1]")
+    for column in ("train_loss", "val_loss", "test_loss"):
+        low = pc.min_max(table[column]).as_py()["min"]
+        if low is not None and low < 0:
+            findings.differs("rows", f"{where}: {column} reaches down to {low}, which no cross-entropy does")
     gap = pc.subtract(table["train_acc"], table["test_acc"])
     if not np.array_equal(gap.to_numpy(), table["ggap"].to_numpy(), equal_nan=True):
         findings.differs("rows", f"{where}: ggap is not train_acc − test_acc")

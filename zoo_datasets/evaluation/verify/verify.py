@@ -20,12 +20,13 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
-from zoo_datasets.repository.row import weights_matrix
+from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 
 __all__ = ["Check", "Difference", "Verification", "verify_repository"]
 
 Progress = Callable[[int, int], None]
+_SHIFTED = 32  # rows at a time that are compared with their neighbours' weights
 
 
 def verify_repository(
@@ -43,7 +44,8 @@ def verify_repository(
     manifest's layout and the architecture's, row groups hold one epoch each, a model is in the one split that
     its id hashes to, no state is there twice, weights are finite unless the manifest keeps others. With
     images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
-    epochs and models, come out again from the weights alone.
+    epochs and models, come out again from the weights alone; of those that do not, whether they are the figures of the
+    model's state before or after.
 
     Args:
         images: the whole dataset; limits are applied here.
@@ -75,7 +77,7 @@ def verify_repository(
     recomputed = 0
     limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
     if limited is not None:
-        recomputed = _check_figures(repo, _sample(rows, sample), limited, findings)
+        recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, findings)
         told = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
         unlimited = all(value is None for each in told for value in each.values())
         if (
@@ -222,10 +224,13 @@ def _sample(rows: list[Row], count: int) -> list[Row]:
     return sorted(chosen, key=lambda row: (row.shard.path, row.row_group, row.index))
 
 
-def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, findings: Findings) -> int:
-    """Recompute the sampled rows; gives their number."""
+def _check_figures(
+    repo: Path, sample: Sequence[Row], rows: Sequence[Row], images: ImageData, findings: Findings
+) -> int:
+    """Recompute the sampled ones of all rows; gives their number."""
     done = size = 0
     pending: list[tuple[Row, dict[str, Any]]] = []
+    wrong: list[Row] = []
     for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
         chosen = list(members)
         try:
@@ -244,21 +249,73 @@ def _check_figures(repo: Path, sample: Sequence[Row], images: ImageData, finding
         ]
         size += sum(matrix.nbytes for matrix in matrices.values())
         if size >= STACK_BYTES:
-            done += _recompute(pending, images, findings)
+            done += _recompute(pending, images, findings, wrong)
             pending, size = [], 0
-    done += _recompute(pending, images, findings)
+    done += _recompute(pending, images, findings, wrong)
+    if wrong:
+        _try_shifts(repo, wrong, rows, images, findings)
     findings.checked("figures", f"of {done} rows recomputed from their weights")
     return done
 
 
-def _recompute(pending: Sequence[tuple[Row, dict[str, Any]]], images: ImageData, findings: Findings) -> int:
-    """Rows of many row groups at once, so that they fill stacks; gives their number."""
+def _recompute(
+    pending: Sequence[tuple[Row, dict[str, Any]]], images: ImageData, findings: Findings, wrong: list[Row]
+) -> int:
+    """Rows of many row groups at once, so that they fill stacks; gives their number. Adds to `wrong` those that are."""
     try:
         for position, problems in wrong_figures([values for _, values in pending], images):
             row = pending[position][0]
+            wrong += [row] * bool(problems)
             findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])
     except (ZooError, RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         findings.differs("figures", f"{len(pending)} rows could not be recomputed: {message}")
         return 0
     return len(pending)
+
+
+def _try_shifts(repo: Path, wrong: Sequence[Row], rows: Sequence[Row], images: ImageData, findings: Findings) -> None:
+    """Say so where the figures of rows are those of the weights one state earlier or later of the same model."""
+    models = {row.model_id for row in wrong}
+    ordered: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.epoch):
+        if row.model_id in models:
+            ordered.setdefault(row.model_id, []).append(row)
+    for step, where in ((-1, "one state earlier"), (1, "one state later")):
+        pairs = []
+        for row in wrong:
+            place = ordered[row.model_id].index(row) + step
+            if 0 <= place < len(ordered[row.model_id]):
+                pairs.append((row, ordered[row.model_id][place]))
+        right = _right_with(repo, pairs, images)
+        if pairs and 2 * right > len(pairs):
+            findings.differs(
+                "figures",
+                f"{right} of {len(pairs)} wrong rows have the figures of the weights {where}: reports and checkpoints "
+                "are shifted by one; build the zoo again from its source, with a version that matches them",
+            )
+            return
+
+
+def _right_with(repo: Path, pairs: Sequence[tuple[Row, Row]], images: ImageData) -> int:
+    """Of how many pairs the figures of the first row are those of the second row's weights."""
+    right = 0
+    for start in range(0, len(pairs), _SHIFTED):
+        mixed = []
+        try:
+            for row, neighbour in pairs[start : start + _SHIFTED]:
+                figures, other = _values_of(repo, row), _values_of(repo, neighbour)
+                mixed.append(other | {name: figures[name] for name in FIGURES})
+            right += sum(not problems for _, problems in wrong_figures(mixed, images))
+        except (*READ_ERRORS, ZooError, RuntimeError):
+            return 0  # the rows themselves were told already
+    return right
+
+
+def _values_of(repo: Path, row: Row) -> dict[str, Any]:
+    """A row by column, with the weights as float32 [D] and no other column as wide."""
+    with pq.ParquetFile(repo / row.shard.path) as file:
+        names = [name for name in file.schema_arrow.names if name in NAMES]
+        table = file.read_row_group(row.row_group, columns=names).take([row.index])
+    values: dict[str, Any] = table.drop_columns([WEIGHTS]).to_pylist()[0]
+    return values | {WEIGHTS: weights_matrix(table)[0]}

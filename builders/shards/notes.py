@@ -1,0 +1,83 @@
+"""What was strange about a source and yet kept nothing out: each note has a code, and counts the models it is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo_datasets.text import json_text
+
+_TEXTS = 20  # different texts of one code that are kept
+_SHOWN = 3  # of them in a warning
+_VALUE = 60  # characters of a stranger's value
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to know of a model, or of a source as a `whole`; `code` tells what kind it is and never changes."""
+
+    code: str
+    text: str
+    whole: bool = False
+
+
+@dataclass(slots=True)
+class Notes:
+    """Notes by code. `counts` are numbers of models (or of files, states or archives, where a text says so)."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    _texts: dict[str, Counter[Note]] = field(default_factory=dict)
+
+    def add(self, notes: Iterable[Note]) -> None:
+        """All notes of one model: it counts once for each code."""
+        chosen = set(notes)
+        self.counts.update({note.code for note in chosen})
+        for note in sorted(chosen, key=lambda note: note.text):
+            self.add_text(note, 1)
+
+    def add_text(self, note: Note, count: int) -> None:
+        """Count a text without its code; the first few different ones are kept."""
+        texts = self._texts.setdefault(note.code, Counter())
+        if note in texts or len(texts) < _TEXTS:
+            texts[note] += count
+
+    def add_counted(self, note: Note, count: int) -> None:
+        """A note about so many things."""
+        if count:
+            self.counts[note.code] += count
+            self.add_text(note, count)
+
+    def joined(self, other: Notes) -> Notes:
+        """These and those."""
+        result = Notes(self.counts + other.counts)
+        for notes in (self, other):
+            for texts in notes._texts.values():
+                for note, count in texts.items():
+                    result.add_text(note, count)
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        """For a manifest: `notes`, counts by text, and `note_codes`, counts by code."""
+        texts = {note.text: count for counts in self._texts.values() for note, count in counts.items()}
+        return {"notes": dict(sorted(texts.items())), "note_codes": dict(sorted(self.counts.items()))}
+
+    def lines(self) -> dict[str, str]:
+        """For a person, the most frequent first; the values are codes."""
+        lines: dict[str, str] = {}
+        for code, total in self.counts.most_common():
+            texts = self._texts[code].most_common()
+            lines |= {note.text if note.whole else f"{count:,} × {note.text}": code for note, count in texts[:_SHOWN]}
+            if len(texts) > _SHOWN:
+                lines[f"… and others of the kind {code}, {total:,} in all; manifest.json has more of them"] = code
+        return lines
+
+
+def shown(value: Any) -> str:
+    """A stranger's value as a few characters of JSON, all of which can be seen."""
+    try:
+        text = json_text(value)
+    except (TypeError, ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
