@@ -1,8 +1,18 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+# Before anything is imported that reads it once: nothing waits for a network that is not there.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,7 +26,6 @@ def _own_cache(tmp_path_factory, monkeypatch):
     """Prepared images and compiled kernels of a test session stay out of the user's cache."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("ZOO_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return Path(cache)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import zoo_datasets as zd
 from zoo_datasets.builders import build_repository
 from zoo_datasets.builders.containers.remote_tree import _entry, _mark
-from zoo_datasets.builders.sources.raw.trials import parse_results
+from zoo_datasets.builders.sources.raw.results import parse_results
 from zoo_datasets.cli.shell import numbers
 from zoo_datasets.errors import DownloadError, RunError, SpecError, ZooError
 from zoo_datasets.loading.exporting import METADATA_KEY, load_exported
