@@ -68,7 +68,9 @@ class Epoch(Protocol):
     """The samples of one epoch in its order."""
 
     def read(self, start: int, stop: int, form: Form) -> Batch:
-        """Samples start … stop − 1, in memory and as they are stored; starts never fall."""
+        """Samples start … stop − 1, in memory and as they are stored; starts never fall.
+
+        After the last sample, S − 1, the epoch begins again: position S is that of sample 0."""
 
     def close(self) -> None:
         """Give up what was read ahead."""
@@ -202,7 +204,10 @@ class _Permuted:
     order: Positions | None
 
     def read(self, start: int, stop: int, form: Form) -> Batch:
-        return self.reader.read(slice(start, stop) if self.order is None else self.order[start:stop], form)
+        samples: slice | Positions = slice(start, stop)
+        if stop > len(self.reader):
+            samples = np.arange(start, stop) % len(self.reader)
+        return self.reader.read(samples if self.order is None else self.order[samples], form)
 
     def close(self) -> None:
         pass
