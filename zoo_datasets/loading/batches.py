@@ -132,12 +132,13 @@ class Batches(TorchIterable[Batch], Reporting):
     Attributes:
         total_batch_size: samples in a round: a batch of each process.
         total_dataset_length: samples an epoch, over all processes.
-        dataset, batch_size, drop_last: what `accelerate.skip_first_batches` asks of a loader whose dataset gives
-            whole batches; the size of these is `order.batch_size`.
+        dataset, batch_size, drop_last, prefetch_factor: what `accelerate.skip_first_batches` asks of a loader: here
+            one whose dataset gives whole batches, without workers. Their size is `order.batch_size`.
     """
 
     batch_size = None
     drop_last = False
+    prefetch_factor = None
 
     def __init__(self, reader: Reader, order: Order, form: Form, finish: Finish | None = None) -> None:
         super().__init__()
