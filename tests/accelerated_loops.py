@@ -1,10 +1,14 @@
 """What training loops under Accelerate see of loaders, ours beside its own: `accelerated_loops.py REPOSITORY OUT`.
 
-Each process writes OUT/RANK.json: by kind of samples and by loader, what `observe` saw.
+Once in a process alone and once in two together; each writes OUT/PROCESSES-RANK.json: by kind of samples and by
+loader, what `observe` saw. They are forks of this one, since importing torch takes longer than all the rest.
 """
 
 import itertools
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -16,9 +20,9 @@ from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.batches import batches
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.mixing import mixed_tokens
-from zoo_datasets.loading.tasks import property_prediction, trajectories
+from zoo_datasets.loading.tasks import trajectories
 
-SMALL, LARGE = "digits_cnn_s", "digits_cnn_m_like"
+SMALL, OTHER = "digits_cnn_s", "digits_cnn_s_again"
 STEPS, EPOCHS, SKIPPED = 4, 2, 2
 
 
@@ -62,7 +66,7 @@ def kinds(repo):
     """By kind of samples: what makes its batches, and its batch size."""
     names = ["model_id", "epoch"]
     mapped, streamed = (load_zoo(repo, SMALL, "train", streaming=streaming) for streaming in (False, True))
-    both = {streaming: load_zoo(repo, [SMALL, LARGE], "train", streaming=streaming) for streaming in (False, True)}
+    both = {streaming: load_zoo(repo, [SMALL, OTHER], "train", streaming=streaming) for streaming in (False, True)}
     return {
         "mapped": (lambda **options: batches(mapped, 4, names, **options), 4),
         "one left": (lambda **options: batches(mapped, 3, names, **options), 3),
@@ -70,31 +74,29 @@ def kinds(repo):
         "streamed": (lambda **options: batches(streamed, 4, names, **options), 4),
         "streamed, one left": (lambda **options: batches(streamed, 3, names, **options), 3),
         "streamed, larger than all": (lambda **options: batches(streamed, 40, names, **options), 40),
-        "mixed": (lambda **options: mixed_tokens(both[False], 500, names, batch_size=9, **options), 9),
-        "mixed streams": (lambda **options: mixed_tokens(both[True], 500, names, batch_size=9, **options), 9),
+        "mixed": (lambda **options: mixed_tokens(both[False], 700, names, batch_size=9, **options), 9),
+        "mixed streams": (lambda **options: mixed_tokens(both[True], 700, names, batch_size=9, **options), 9),
         "task": (lambda **options: trajectories(mapped, columns=["model_id"], batch_size=2, **options), 2),
-        "streamed task": (lambda **options: property_prediction(streamed, ["epoch", "seed"], batch_size=4, **options), 4),
     }  # fmt: skip
 
 
-def main(repo, out):
+def loops(repo, out, environment):
+    os.environ |= environment
+    torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=STEPS)
     seen = {}
-    for kind, (make, size) in kinds(repo).items():
-        if kind == "streamed task":  # its batches have no names: the seed is that of the model
-            keys = lambda batch: list(zip(batch["seed"].tolist(), batch["epoch"].tolist(), strict=True))  # noqa: E731
-        else:
-            keys = keys_of
+    samples = kinds(repo)
+    for kind, (make, size) in samples.items():
         # Alone, as if there were no other process, in stored order: its ids are those of a plain dataset.
         alone = make()
         alone._place = lambda: (0, 1)
-        number = {key: id_ for id_, key in enumerate(key for batch in list(alone) for key in keys(batch))}
+        number = {key: id_ for id_, key in enumerate(key for batch in list(alone) for key in keys_of(batch))}
 
-        def ids_of(batch, number=number, keys=keys):
-            return torch.tensor([number[key] for key in keys(batch)])
+        def ids_of(batch, number=number):
+            return torch.tensor([number[key] for key in keys_of(batch)])
 
-        def plain(size=size, samples=range(len(number)), **options):
-            return observe(accelerator, DataLoader(samples, batch_size=size, **options), lambda batch: batch)
+        def plain(ids=range(len(number)), size=size, **options):  # noqa: B008
+            return observe(accelerator, DataLoader(ids, batch_size=size, **options), lambda ids: ids)
 
         def ours(loader, ids_of=ids_of, **options):
             return observe(accelerator, loader, ids_of, **options)
@@ -110,8 +112,8 @@ def main(repo, out):
             }
         seen[kind]["samples"] = len(number)
     seen["odd"] = odd_loops(accelerator, lambda: batches(load_zoo(repo, SMALL, "train"), 4, ["epoch"]))
-    rank = accelerator.process_index
-    (Path(out) / f"{rank}.json").write_text(json.dumps(seen))
+    path = Path(out) / f"{accelerator.num_processes}-{accelerator.process_index}.json"
+    path.write_text(json.dumps(seen))
     accelerator.end_training()
 
 
@@ -149,5 +151,22 @@ def odd_loops(accelerator, make):
     return seen | {"refused": refused}
 
 
+def main(repo, out):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    of_two = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    context = multiprocessing.get_context("fork")
+    running = [
+        context.Process(target=loops, args=(repo, out, environment))
+        for environment in ({}, *(of_two | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"))
+    ]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    return max(abs(process.exitcode) for process in running)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -169,6 +169,25 @@ def test_selections_of_a_zoo_are_followed():
     assert flat(batches(both, 5)) == [*range(30), *range(7, 19)]
 
 
+@given(samples=st.integers(0, 60), batch_size=st.integers(1, 9), ranks=st.integers(2, 5))
+@settings(deadline=None, max_examples=200)
+def test_even_rounds_are_full_and_begin_with_every_sample_once(samples, batch_size, ranks):
+    plan = Plan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=False, even=True)
+    for pieces in (False, True):
+        bounds = [
+            plan.side_by_side(rank) if pieces else [plan.bounds(number, rank) for number in range(plan.rounds)]
+            for rank in range(ranks)
+        ]
+        assert all(stop - start == batch_size for of_rank in bounds for start, stop in of_rank)
+        # As gather_for_metrics: of the last round, the batches of all ranks one after another, the remainder is kept.
+        rounds = [
+            [sample % samples for bound in of_all for sample in range(*bound)] for of_all in zip(*bounds, strict=True)
+        ]
+        if rounds and plan.remainder:
+            rounds[-1] = rounds[-1][: plan.remainder]
+        assert sorted(sample for one in rounds for sample in one) == list(range(samples))
+
+
 @given(samples=st.integers(0, 60), batch_size=st.integers(1, 9), ranks=st.integers(1, 5), drop_last=st.booleans())
 @settings(deadline=None, max_examples=300)
 def test_ranks_have_equally_many_batches_and_share_every_sample(samples, batch_size, ranks, drop_last):
@@ -195,7 +214,7 @@ def _rank(rank, ranks, port, queue):
                    "OMP_NUM_THREADS": "1"}  # fmt: skip
     from accelerate import Accelerator
 
-    made = batches(zoo_of(41), 4, ["number"], shuffle=True, seed=9)
+    made = batches(zoo_of(41), 4, ["number"], shuffle=True, seed=9, even=False)
     accelerator = Accelerator(cpu=True)
     epochs = [numbers(made), numbers(accelerator.prepare(made))]
     workers = DataLoader(made, batch_size=None, num_workers=2)
