@@ -122,9 +122,9 @@ def test_loops_that_are_nested_left_or_refused(seen, processes):
         assert odd["nested"] == rank["mapped"]["plain"]["epochs"][0]["steps"]
         assert odd["known after another was left"]
         assert not odd["known after all were left"]
-        *prepared, skipping = odd["refused"]
-        assert "skip_first_batches over workers never learns of the end of the epoch" in skipping
         if processes == 1:
-            assert prepared == [14, 14]
+            assert odd["refused"][:2] == [14, 14]
+            assert "skip_first_batches over workers never learns of the end of the epoch" in odd["refused"][2]
         else:
-            assert all("prepare the batches themselves or their `loader(workers)`" in refusal for refusal in prepared)
+            assert len(odd["refused"]) == 2
+            assert all("prepare the batches themselves or their `loader(workers)`" in text for text in odd["refused"])
