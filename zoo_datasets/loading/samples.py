@@ -179,7 +179,7 @@ class ZooReader:
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
         """The samples in the order of an epoch."""
-        return _Permuted(self, order.permutation(len(self), epoch))
+        return _Permuted(self, len(self), order.permutation(len(self), epoch))
 
     def read(self, samples: slice | Positions, form: Form) -> Batch:
         """Some samples, in memory and as they are stored: `samples` is a slice with start and stop, or int64 [B]."""
@@ -201,12 +201,11 @@ class ZooReader:
 @dataclass(frozen=True, slots=True)
 class _Permuted:
     reader: ZooReader
+    count: int
     order: Positions | None
 
     def read(self, start: int, stop: int, form: Form) -> Batch:
-        samples: slice | Positions = slice(start, stop)
-        if stop > len(self.reader):
-            samples = np.arange(start, stop) % len(self.reader)
+        samples = slice(start, stop) if stop <= self.count else np.arange(start, stop) % self.count
         return self.reader.read(samples if self.order is None else self.order[samples], form)
 
     def close(self) -> None:
