@@ -154,6 +154,22 @@ def test_a_state_before_and_after_an_epoch():
         batches(zoo_of(8), 5, ["number"], shuffle=True).load_state_dict(made.state_dict())
 
 
+def test_states_of_before_rounds_were_filled_go_on_where_none_is(monkeypatch):
+    for ranks in (1, 2):
+        made = {even: batches(zoo_of(11), 4, ["number"], even=even) for even in (False, True)}
+        for one in made.values():
+            monkeypatch.setattr(one, "_place", lambda ranks=ranks: (0, ranks))
+        state = {key: value for key, value in made[False].state_dict().items() if key != "even"} | {"batch": 1}
+        made[False].load_state_dict(state)
+        assert flat(made[False]) == {1: list(range(4, 11)), 2: [8]}[ranks]
+        if ranks == 1:
+            made[True].load_state_dict(state)
+            assert flat(made[True]) == list(range(4, 11))
+        else:
+            with pytest.raises(SpecError, match="this state has even=False, expected True"):
+                made[True].load_state_dict(state)
+
+
 def test_selections_of_a_zoo_are_followed():
     zoo = zoo_of(30)
     chosen = zoo.filter(lambda number: number % 3 == 0, input_columns="number").shuffle(seed=0).select(range(2, 8))

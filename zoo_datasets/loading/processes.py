@@ -77,7 +77,7 @@ def reads_for_others(batches: object) -> bool:
 
 def skipped_batches(batches: object) -> int:
     """How many batches the loader of `accelerate.skip_first_batches` that iterates over them will drop."""
-    active = getattr(_gradient_state(), "active_dataloader", None)
+    active: Any = getattr(_gradient_state(), "active_dataloader", None)
     return int(active.skip_batches) if _is_skipping(active, batches) else 0
 
 

@@ -57,6 +57,8 @@ class Form:
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""
+        if self.dtype is not None and tensor.dtype == torch.float64:  # which some devices lack
+            tensor = tensor.to(self.dtype)
         if self.device is not None:
             if self.pinned and not tensor.is_pinned():
                 tensor = tensor.pin_memory()
