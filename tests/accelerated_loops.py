@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
+from accelerate.state import PartialState
 from torch.utils.data import DataLoader
 
 from zoo_datasets.errors import SpecError
@@ -84,7 +85,7 @@ def loops(repo, out, environment):
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=STEPS)
     seen = {}
-    samples = kinds(repo)
+    samples, mapped = kinds(repo), load_zoo(repo, SMALL, "train")
     for kind, (make, size) in samples.items():
         # Alone, as if there were no other process, in stored order: its ids are those of a plain dataset.
         alone = make()
@@ -110,7 +111,7 @@ def loops(repo, out, environment):
                 "uneven": ours(make(even=False), gathers=False),
             }
         seen[kind]["samples"] = len(number)
-    seen["odd"] = odd_loops(accelerator, lambda: batches(load_zoo(repo, SMALL, "train"), 4, ["epoch"]))
+    seen["odd"] = odd_loops(accelerator, lambda **options: batches(mapped, 4, ["epoch"], **options))
     path = Path(out) / f"{accelerator.num_processes}-{accelerator.process_index}.json"
     path.write_text(json.dumps(seen))
     accelerator.end_training()
@@ -150,7 +151,26 @@ def odd_loops(accelerator, make):
             refused.append(len(list(loader)))
         except SpecError as error:
             refused.append(str(error))
-    return seen | {"refused": refused}
+    return seen | {"refused": refused, "devices": devices_of(make), "read": read_when_skipping(make, 5)}
+
+
+def read_when_skipping(make, skipped):
+    """How many batches are read, and how many there are."""
+    made, read = make(), []
+    plain = made._read
+    made._read = lambda samples, wanted, form: read.extend(wanted) or plain(samples, wanted, form)
+    list(skip_first_batches(made, skipped))
+    return [len(read), len(made)]
+
+
+def devices_of(make):
+    """Where batches are in a process whose Accelerator has another device."""
+    shared = PartialState._shared_state
+    shared["device"] = torch.device("meta")
+    loaders = make(), make().loader(0), make().loader(2), skip_first_batches(make(), 1), make(device="cpu")
+    devices = [sorted({str(batch["epoch"].device) for batch in loader}) for loader in loaders]
+    shared["device"] = torch.device("cpu")
+    return devices
 
 
 def main(repo, out):

@@ -122,6 +122,8 @@ def test_loops_that_are_nested_left_or_refused(seen, processes):
         assert odd["nested"] == rank["mapped"]["plain"]["epochs"][0]["steps"]
         assert odd["known after another was left"]
         assert not odd["known after all were left"]
+        assert odd["read"] == [rank["mapped"]["plain"]["length"] - 5, rank["mapped"]["plain"]["length"]]
+        assert odd["devices"] == [["meta"]] * 4 + [["cpu"]]
         if processes == 1:
             assert odd["refused"][:2] == [14, 14]
             assert "skip_first_batches over workers never learns of the end of the epoch" in odd["refused"][2]
