@@ -203,9 +203,8 @@ class Batches(TorchIterable[Batch], Reporting):
         rank, ranks = self._place()
         plan = self._plan(ranks)
         last = numbers[-1] if numbers else None
-        form = self._form()
+        form, skipped = self._form(), skipped_batches(self)
         with nullcontext() if get_worker_info() else self.reporting(plan.remainder):
-            skipped = skipped_batches(self)
             for number in numbers[:skipped]:
                 self._at = (epoch, number + step, stop)
                 yield {}
