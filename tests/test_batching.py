@@ -154,6 +154,22 @@ def test_a_state_before_and_after_an_epoch():
         batches(zoo_of(8), 5, ["number"], shuffle=True).load_state_dict(made.state_dict())
 
 
+def test_states_of_before_rounds_were_filled_go_on_where_none_is(monkeypatch):
+    for ranks in (1, 2):
+        made = {even: batches(zoo_of(11), 4, ["number"], even=even) for even in (False, True)}
+        for one in made.values():
+            monkeypatch.setattr(one, "_place", lambda ranks=ranks: (0, ranks))
+        state = {key: value for key, value in made[False].state_dict().items() if key != "even"} | {"batch": 1}
+        made[False].load_state_dict(state)
+        assert flat(made[False]) == {1: list(range(4, 11)), 2: [8]}[ranks]
+        if ranks == 1:
+            made[True].load_state_dict(state)
+            assert flat(made[True]) == list(range(4, 11))
+        else:
+            with pytest.raises(SpecError, match="this state has even=False, expected True"):
+                made[True].load_state_dict(state)
+
+
 def test_selections_of_a_zoo_are_followed():
     zoo = zoo_of(30)
     chosen = zoo.filter(lambda number: number % 3 == 0, input_columns="number").shuffle(seed=0).select(range(2, 8))
@@ -167,6 +183,25 @@ def test_selections_of_a_zoo_are_followed():
     assert torch.equal(next(iter(batches(part, 12)))["weights"], expected_weights(range(7, 19)))
     both = datasets.concatenate_datasets([zoo, part])
     assert flat(batches(both, 5)) == [*range(30), *range(7, 19)]
+
+
+@given(samples=st.integers(0, 60), batch_size=st.integers(1, 9), ranks=st.integers(2, 5))
+@settings(deadline=None, max_examples=200)
+def test_even_rounds_are_full_and_begin_with_every_sample_once(samples, batch_size, ranks):
+    plan = Plan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=False, even=True)
+    for pieces in (False, True):
+        bounds = [
+            plan.side_by_side(rank) if pieces else [plan.bounds(number, rank) for number in range(plan.rounds)]
+            for rank in range(ranks)
+        ]
+        assert all(stop - start == batch_size for of_rank in bounds for start, stop in of_rank)
+        # As gather_for_metrics: of the last round, the batches of all ranks one after another, the remainder is kept.
+        rounds = [
+            [sample % samples for bound in of_all for sample in range(*bound)] for of_all in zip(*bounds, strict=True)
+        ]
+        if rounds and plan.remainder:
+            rounds[-1] = rounds[-1][: plan.remainder]
+        assert sorted(sample for one in rounds for sample in one) == list(range(samples))
 
 
 @given(samples=st.integers(0, 60), batch_size=st.integers(1, 9), ranks=st.integers(1, 5), drop_last=st.booleans())
@@ -195,7 +230,7 @@ def _rank(rank, ranks, port, queue):
                    "OMP_NUM_THREADS": "1"}  # fmt: skip
     from accelerate import Accelerator
 
-    made = batches(zoo_of(41), 4, ["number"], shuffle=True, seed=9)
+    made = batches(zoo_of(41), 4, ["number"], shuffle=True, seed=9, even=False)
     accelerator = Accelerator(cpu=True)
     epochs = [numbers(made), numbers(accelerator.prepare(made))]
     workers = DataLoader(made, batch_size=None, num_workers=2)

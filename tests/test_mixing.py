@@ -72,9 +72,9 @@ def test_rows_of_all_zoos_come_once_as_their_own_tokens(repo, streaming):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_mixture_goes_on_in_the_middle_and_is_shared_out(repo, streaming, monkeypatch):
-    def new():
+    def new(**options):
         zoos = load_zoo([(repo, SMALL), (repo, OTHER)], split="train", streaming=streaming)
-        return mixed_tokens(zoos, 300, ["model_id", "epoch"], batch_size=9, shuffle=True, buffer=10)
+        return mixed_tokens(zoos, 300, ["model_id", "epoch"], batch_size=9, shuffle=True, buffer=10, **options)
 
     made = new()
     iterator = iter(made)
@@ -86,7 +86,7 @@ def test_a_mixture_goes_on_in_the_middle_and_is_shared_out(repo, streaming, monk
     assert rows_of(resumed) == rest
     shares = []
     for rank in range(2):
-        made = new()
+        made = new(even=False)
         monkeypatch.setattr(made, "_place", lambda rank=rank: (rank, 2))
         shares.append(rows_of(made))
     assert len(set(shares[0]) | set(shares[1])) == len(shares[0]) + len(shares[1]) == 93

@@ -129,7 +129,7 @@ def test_a_process_reads_its_own_row_groups_only(repo, monkeypatch):
     )
     found, counts = [], []
     for rank in range(3):
-        made = batches(stream(repo), 4, ["model_id", "epoch"], shuffle=True, buffer=1)
+        made = batches(stream(repo), 4, ["model_id", "epoch"], shuffle=True, buffer=1, even=False)
         monkeypatch.setattr(made, "_place", lambda rank=rank: (rank, 3))
         read.clear()
         found.append(rows_of(made))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, fields
+from contextlib import closing, nullcontext
+from dataclasses import asdict, fields, replace
 from typing import Any, TypedDict, Unpack, cast
 
 import torch
@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.ahead import read_ahead
-from zoo_datasets.loading.order import Order, Plan, dispatches, place
+from zoo_datasets.loading.order import Order, Plan
+from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.row_groups import StreamReader, source_of
 from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Form, Reader, ZooReader
 from zoo_datasets.repository.row import WEIGHTS
@@ -38,6 +39,7 @@ def batches(
     layers: bool = False,
     copy: bool = True,
     buffer: int | None = None,
+    even: bool = True,
 ) -> Batches:
     """The rows of a zoo in batches: dictionaries of `weights` [B, D] and the other columns as tensors [B] or lists.
 
@@ -46,7 +48,8 @@ def batches(
 
     It can be iterated any number of times; each time is an epoch with an order of its own. A thread reads a few
     batches ahead. Under Accelerate or torch.distributed each process gets its share of every epoch: equally many
-    batches, and each row in one process only. `Accelerator.prepare` hands it through as it is.
+    batches, and each row in one process only. `Accelerator.prepare` hands it through as it is; it tells Accelerate of
+    the end of an epoch, and `gather_for_metrics` of the rows that are repeated, as Accelerate's own loaders do.
 
     Args:
         zoo: one split as `load_zoo` gives it, prepared or streamed. Selections of a prepared zoo are followed; of a
@@ -56,20 +59,25 @@ def batches(
         shuffle: whether each epoch has a random order, which follows from `seed` and the epoch's number alone. A
             streamed zoo's row groups come in random order, and their rows out of a buffer of some of them.
         drop_last: whether rows that do not fill a batch in every process are left out.
-        device: where the tensors go. For CUDA they are read into pinned memory and copied without waiting.
+        device: where the tensors go. For CUDA they are read into pinned memory and copied without waiting. None is
+            the device of the Accelerator of this process, and the CPU without one.
         dtype: of everything that is a floating-point number; None leaves each column as it is.
         layers: whether to add `layers`: the weights as tensors by name, [B, *shape], views of `weights`.
         copy: False gives unshuffled weights as views of the mapped file where a batch lies in one piece. They are
             faster, but writing to them ends the process.
         buffer: rows that a streamed zoo is shuffled in, rounded up to row groups; twice as many are in memory.
             None means four batches, or 128 MB if that is more.
+        even: among several processes, whether the last round of batches is filled with rows that were given before,
+            from the epoch's start (of a streamed zoo, from the start of the next process's rows), so that all batches
+            have `batch_size` rows; `gather_for_metrics` drops them. False divides what is left evenly: each row comes
+            once, but the lengths of the processes' last batches may differ by one, which `gather` cannot take.
 
     Raises:
         SpecError: where an argument makes no sense or the zoo is no dataset of one split.
         UnknownNameError: where the zoo has no such column.
     """
     form = Form(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
-    order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer)
+    order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer, even=even)
     return Batches(reader_of(zoo, columns), order, form)
 
 
@@ -97,6 +105,7 @@ class Options(TypedDict, total=False):
     layers: bool
     copy: bool
     buffer: int | None
+    even: bool
 
 
 def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[Options]) -> Batches:
@@ -112,14 +121,24 @@ def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[O
 _At = tuple[int, int, int | None]
 
 
-class Batches(TorchIterable[Batch]):
+class Batches(TorchIterable[Batch], Reporting):
     """Samples in batches, epoch after epoch; `batches` and the tasks make them.
 
     `state_dict` and `load_state_dict` go on in the middle of an epoch, with the very next batch. Within a torch
     `DataLoader(…, batch_size=None, num_workers=…)` each worker makes every n-th batch, in the same order, or of a
     streamed zoo a piece of the epoch; torch's state of such a loader is that of its workers (torchdata's
     StatefulDataLoader keeps it).
+
+    Attributes:
+        total_batch_size: samples in a round: a batch of each process.
+        total_dataset_length: samples an epoch, over all processes.
+        dataset, batch_size, drop_last, prefetch_factor: what `accelerate.skip_first_batches` asks of a loader: here
+            one whose dataset gives whole batches, without workers. Their size is `order.batch_size`.
     """
+
+    batch_size = None
+    drop_last = False
+    prefetch_factor = None
 
     def __init__(self, reader: Reader, order: Order, form: Form, finish: Finish | None = None) -> None:
         super().__init__()
@@ -136,11 +155,25 @@ class Batches(TorchIterable[Batch]):
         """Batches an epoch, in each process."""
         return self._plan(self._place()[1]).rounds
 
+    @property
+    def dataset(self) -> Batches:
+        return self
+
+    @property
+    def total_batch_size(self) -> int:
+        return self.order.batch_size * self._place()[1]
+
+    @property
+    def total_dataset_length(self) -> int:
+        return len(self._reader)
+
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         epoch = self._epochs.begin(None if worker is None else worker.seed - worker.id)
         first, stop = self._resume[1:] if self._resume[0] == epoch else (0, None)
         self._at = (epoch, first, stop)
+        if worker is not None:
+            self._refuse_skipping()
         offset, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         if not self._reader.in_pieces:
             return self._run(epoch, range(first + offset, len(self), step), step - offset, None)
@@ -150,6 +183,7 @@ class Batches(TorchIterable[Batch]):
         return self._run(epoch, range(first, len(self) if stop is None else stop), 1, stop)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_skipping()
         # A worker that does not inherit this process's memory cannot ask Accelerate for its rank.
         return self.__dict__ | {"_place_of_parent": self._place()}
 
@@ -163,36 +197,55 @@ class Batches(TorchIterable[Batch]):
             workers: processes that make batches; 0 is this one.
             options: of `torch.utils.data.DataLoader`.
         """
-        made: DataLoader[Batch] = DataLoader(self, batch_size=None, num_workers=workers, **options)
-        made._is_accelerate_prepared = True
-        return made
+        return _Loader(self, batch_size=None, num_workers=workers, **options)
 
     def _run(self, epoch: int, numbers: range, step: int, stop: int | None) -> Iterator[Batch]:
         rank, ranks = self._place()
         plan = self._plan(ranks)
-        bounds = plan.side_by_side(rank) if self._reader.in_pieces else None
-        wanted = [plan.bounds(number, rank) if bounds is None else bounds[number] for number in numbers]
-        samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
-        with closing(samples), closing(self._read(samples, wanted)) as found:
-            for number, stored in zip(numbers, found, strict=True):
-                batch = self.form.give(stored)
-                if self.form.layers and WEIGHTS in batch:
-                    batch[LAYERS] = self._reader.layout.unflatten(batch[WEIGHTS])
-                # Before the yield: a state that is taken while the batch is in use is that of the next one, and
-                # such that a worker, which begins later by its number, begins there.
+        last = numbers[-1] if numbers else None
+        form, skipped = self._form(), skipped_batches(self)
+        with nullcontext() if get_worker_info() else self.reporting(plan.remainder):
+            for number in numbers[:skipped]:
                 self._at = (epoch, number + step, stop)
-                yield batch if self._finish is None else self._finish(batch)
+                yield {}
+            numbers = numbers[skipped:]
+            bounds = plan.side_by_side(rank) if self._reader.in_pieces else None
+            wanted = [plan.bounds(number, rank) if bounds is None else bounds[number] for number in numbers]
+            samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
+            with closing(samples), closing(self._read(samples, wanted, form)) as found:
+                for number, stored in zip(numbers, found, strict=True):
+                    batch = form.give(stored)
+                    if form.layers and WEIGHTS in batch:
+                        batch[LAYERS] = self._reader.layout.unflatten(batch[WEIGHTS])
+                    # Before the yield: a state that is taken while the batch is in use is that of the next one, and
+                    # such that a worker, which begins later by its number, begins there.
+                    self._at = (epoch, number + step, stop)
+                    self.end_of_dataloader = number == last
+                    yield batch if self._finish is None else self._finish(batch)
         self._at = (epoch + 1, 0, None)
 
-    def _read(self, samples: Epoch, wanted: list[tuple[int, int]]) -> Generator[Batch]:
+    def _refuse_skipping(self) -> None:
+        if skipped_batches(self):
+            raise SpecError(
+                "accelerate.skip_first_batches over workers never learns of the end of the epoch; skip batches of "
+                "`loader(0)`, or go on by load_state_dict"
+            )
+
+    def _form(self) -> Form:
+        # A worker cannot use the GPU of the process that it is of: the loader moves what it makes.
+        if self.form.device is not None or get_worker_info() is not None:
+            return self.form
+        return replace(self.form, device=device_of_process())
+
+    def _read(self, samples: Epoch, wanted: list[tuple[int, int]], form: Form) -> Generator[Batch]:
         size = max(1, min(_BLOCK, _BLOCK_BYTES // (self.order.batch_size * self._reader.row_bytes)))
         blocks = [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
         def read(block: list[tuple[int, int]]) -> list[Batch]:
-            return [samples.read(start, stop, self.form) for start, stop in block]
+            return [samples.read(start, stop, form) for start, stop in block]
 
         # Views of a mapped file cost nothing until they are used.
-        views = not (self.form.copy or self.order.shuffle or self._reader.in_pieces)
+        views = not (form.copy or self.order.shuffle or self._reader.in_pieces)
         for block in map(read, blocks) if views else read_ahead(read, blocks, 1):
             yield from block
 
@@ -200,12 +253,12 @@ class Batches(TorchIterable[Batch]):
         """Make the next iteration that of epoch `epoch`, counted from 0.
 
         Raises:
-            SpecError: where a loader of Accelerate calls it that reads in one process for all.
+            SpecError: where a loader of Accelerate calls it that would share the batches out a second time.
         """
-        if dispatches(self):
+        if reads_for_others(self):
             raise SpecError(
-                "Accelerate prepared a DataLoader over these batches and would read them in one process, but they "
-                "share themselves out among the processes; prepare the batches themselves or their `loader(workers)`"
+                "Accelerate prepared a DataLoader over these batches and would share them out among the processes, but "
+                "they do so themselves; prepare the batches themselves or their `loader(workers)`"
             )
         self._epochs.next = epoch
         self._resume = (-1, 0, None)
@@ -231,6 +284,7 @@ class Batches(TorchIterable[Batch]):
         Raises:
             SpecError: where the state is that of other batches.
         """
+        state = {"even": False} | dict(state)  # what older states had no name for
         expected = self._identity()
         for key, value in expected.items():
             if state.get(key) != value:
@@ -243,7 +297,11 @@ class Batches(TorchIterable[Batch]):
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to mean the same batches."""
-        return {"samples": len(self._reader), "ranks": self._place()[1]} | asdict(self.order)
+        ranks = self._place()[1]
+        identity = {"samples": len(self._reader), "ranks": ranks} | asdict(self.order)
+        if ranks == 1:
+            del identity["even"]
+        return identity
 
     def _plan(self, ranks: int) -> Plan:
         return Plan(
@@ -251,10 +309,38 @@ class Batches(TorchIterable[Batch]):
             batch_size=self.order.batch_size,
             ranks=ranks,
             drop_last=self.order.drop_last,
+            even=self.order.even,
         )
 
     def _place(self) -> tuple[int, int]:
         return self._place_of_parent or place()
+
+
+class _Loader(DataLoader[Batch], Reporting):
+    """A torch DataLoader over batches, which Accelerate takes for one that it has prepared."""
+
+    _is_accelerate_prepared = True
+    dataset: Batches
+
+    def __iter__(self) -> Any:
+        given = super().__iter__()
+        device = device_of_process()
+        # Without workers the batches do by themselves what follows.
+        return given if device is None or not self.num_workers else self._reported(given, device)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As that of the batches."""
+        self.dataset.set_epoch(epoch)
+
+    def _reported(self, given: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+        form = Form(dtype=None, device=self.dataset.form.device or device)
+        ranks = self.dataset._place()[1]
+        with self.reporting(self.dataset._plan(ranks).remainder):
+            following = next(given, None)
+            while following is not None:
+                batch, following = following, next(given, None)
+                self.end_of_dataloader = following is None
+                yield form.give(batch)
 
 
 class _Epochs:

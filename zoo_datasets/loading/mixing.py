@@ -76,6 +76,8 @@ class _MixedReader:
         permutation = order.permutation(len(turns), epoch, "zoos")
         if permutation is not None:
             turns = turns[permutation]
+        if stop > len(turns):  # the epoch begins again, and so do the parts, since each has given all it holds
+            turns = np.resize(turns, stop)
         places = [np.flatnonzero(turns == number) for number in range(len(self._parts))]
         stops = [int(np.searchsorted(place, stop)) for place in places]
         epochs = [part.epoch(order, epoch, end) for part, end in zip(self._parts, stops, strict=True)]

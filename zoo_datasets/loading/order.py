@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ class Order:
     seed: int = 0
     drop_last: bool = False
     buffer: int | None = None
+    even: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("buffer", self.buffer)):
@@ -41,20 +41,22 @@ class Order:
 class Plan:
     """Which part of an epoch's order each batch of each rank is.
 
-    Every rank has the same number of batches, and every sample is in one of them. Rounds are full until
-    the last one, or the last two where fewer samples than ranks would be left: these are divided evenly.
+    Every rank has the same number of batches, and every sample is in one of them. Rounds are full until the last
+    one. With `even` it is full too: positions from `samples` on are the epoch's start again. Otherwise the last one,
+    or the last two where fewer samples than ranks would be left, are divided evenly.
     """
 
     samples: int
     batch_size: int
     ranks: int
     drop_last: bool
+    even: bool = False
 
     def __post_init__(self) -> None:
-        if self._left and not self._tail:
+        if self._left and not self._tail and not self._filled:
             raise SpecError(
                 f"{self.samples:,} samples in batches of {self.batch_size} cannot be shared out so that each of "
-                f"{self.ranks} processes has equally many batches; use drop_last=True or another batch_size"
+                f"{self.ranks} processes has equally many batches; use even=True, drop_last=True or another batch_size"
             )
 
     @property
@@ -66,9 +68,22 @@ class Plan:
         return 0 if self.drop_last else self.samples % self._round
 
     @property
+    def _filled(self) -> bool:
+        """Whether the last round is filled; one process alone has nobody to be even with."""
+        return self.even and self.ranks > 1
+
+    @property
+    def remainder(self) -> int:
+        """Samples of the last round, over all ranks, that are no repetitions where some may be, and 0 where none is;
+        −1 where rounds that are not full are dropped. As Accelerate's loaders count them."""
+        if self.drop_last:
+            return -1
+        return self._left if self._filled or self.ranks == 1 else 0
+
+    @property
     def _tail(self) -> int:
         """Number of rounds at the end that are divided evenly."""
-        if not self._left:
+        if not self._left or self._filled:
             return 0
         if self._left >= self.ranks:
             return 1
@@ -80,7 +95,7 @@ class Plan:
         return self.samples // self._round + bool(self._left)
 
     def bounds(self, number: int, rank: int) -> tuple[int, int]:
-        """Start and stop of a rank's batch in the order of the epoch."""
+        """Start and stop of a rank's batch in the order of the epoch, which begins again at `samples`."""
         full = self.rounds - self._tail
         if number < full:
             start = number * self._round + rank * self.batch_size
@@ -97,27 +112,14 @@ class Plan:
         return [self.batch_size] * full + [stop - start for start, stop in ends]
 
     def side_by_side(self, rank: int) -> list[tuple[int, int]]:
-        """Start and stop of a rank's batches where those of each rank lie in one piece, which is all it reads."""
-        first = sum(sum(self.lengths(other)) for other in range(rank))
+        """Start and stop of a rank's batches where those of each rank lie in one piece, which is all it reads.
+
+        The last round is then filled with what follows a rank's piece, which it reads at no cost."""
+        first = sum(map(self._share, range(rank)))
         ends = list(itertools.accumulate(self.lengths(rank), initial=first))
         return list(itertools.pairwise(ends))
 
-
-def dispatches(batches: object) -> bool:
-    """Whether a loader of Accelerate is iterating over the batches that reads in one process for several."""
-    states, loaders = (sys.modules.get(f"accelerate.{name}") for name in ("state", "data_loader"))
-    if states is None or loaders is None or place()[1] == 1 or not states.GradientState._shared_state:
-        return False
-    active = states.GradientState().active_dataloader
-    return isinstance(active, loaders.DataLoaderDispatcher) and active.dataset is batches
-
-
-def place() -> tuple[int, int]:
-    """(rank, ranks) of this process: Accelerate's where it is initialised, else torch.distributed's, else (0, 1)."""
-    accelerate = sys.modules.get("accelerate.state")  # who initialised it has imported it
-    if accelerate is not None and accelerate.PartialState._shared_state:
-        state = accelerate.PartialState()
-        return int(state.process_index), int(state.num_processes)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    def _share(self, rank: int) -> int:
+        """Samples of a rank, without repetitions."""
+        start, stop = self.bounds(self.rounds - 1, rank) if self.rounds else (0, 0)
+        return sum(self.lengths(rank)) - max(0, stop - max(start, self.samples))

@@ -7,6 +7,7 @@ read first and alone. So a streamed epoch has a length, can be shared out, and g
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -258,7 +259,8 @@ class _Window:
 class _Windows:
     """An epoch as windows of row groups, of which one is in use and the next is read.
 
-    Shuffled, the row groups are in random order, and so are the rows of a window.
+    Shuffled, the row groups are in random order, and so are the rows of a window. Where more rows are read than there
+    are, the windows come again.
     """
 
     def __init__(self, reader: StreamReader, order: Order, epoch: int, stop: int) -> None:
@@ -276,6 +278,8 @@ class _Windows:
                 rows = 0
             self._groups[-1].append(group)
             rows += group.count
+        self._windows = len(self._groups)
+        self._groups *= max(1, math.ceil(stop / max(1, len(reader))))
         counts = [sum(group.count for group in window) for window in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._pool = Readers(_READERS, thread_name_prefix="zoo-row-groups")
@@ -332,7 +336,7 @@ class _Windows:
                 for first, group in zip(firsts, groups, strict=False)
             ])  # fmt: skip
         count = sum(group.count for group in groups)
-        order = self._order.permutation(count, self._epoch, "rows", number)
+        order = self._order.permutation(count, self._epoch, "rows", number % self._windows)
         if order is not None and rows is not None:
             rows = rows[order]
         columns = Columns(pa.concat_tables(tables), self._reader.columns, self._reader.memory)

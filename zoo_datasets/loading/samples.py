@@ -57,6 +57,8 @@ class Form:
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""
+        if self.dtype is not None and tensor.dtype == torch.float64:  # which some devices lack
+            tensor = tensor.to(self.dtype)
         if self.device is not None:
             if self.pinned and not tensor.is_pinned():
                 tensor = tensor.pin_memory()
@@ -68,7 +70,9 @@ class Epoch(Protocol):
     """The samples of one epoch in its order."""
 
     def read(self, start: int, stop: int, form: Form) -> Batch:
-        """Samples start … stop − 1, in memory and as they are stored; starts never fall."""
+        """Samples start … stop − 1, in memory and as they are stored; starts never fall.
+
+        After the last sample, S − 1, the epoch begins again: position S is that of sample 0."""
 
     def close(self) -> None:
         """Give up what was read ahead."""
@@ -177,7 +181,7 @@ class ZooReader:
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
         """The samples in the order of an epoch."""
-        return _Permuted(self, order.permutation(len(self), epoch))
+        return _Permuted(self, len(self), order.permutation(len(self), epoch))
 
     def read(self, samples: slice | Positions, form: Form) -> Batch:
         """Some samples, in memory and as they are stored: `samples` is a slice with start and stop, or int64 [B]."""
@@ -199,10 +203,12 @@ class ZooReader:
 @dataclass(frozen=True, slots=True)
 class _Permuted:
     reader: ZooReader
+    count: int
     order: Positions | None
 
     def read(self, start: int, stop: int, form: Form) -> Batch:
-        return self.reader.read(slice(start, stop) if self.order is None else self.order[start:stop], form)
+        samples = slice(start, stop) if stop <= self.count else np.arange(start, stop) % self.count
+        return self.reader.read(samples if self.order is None else self.order[samples], form)
 
     def close(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """The tasks of the model zoo paper (Schürholt et al., 2022, section 4), each as batches of one call.
 
 Every task takes a zoo as `load_zoo` gives it for one split, and the options of `batches` (batch_size, shuffle,
-seed, drop_last, device, dtype, layers, copy, buffer). A batch holds `weights`, what is given, and `target`, what is
-wanted. Reconstruction and property prediction take streamed zoos too; the others need rows that lie far apart.
+seed, drop_last, device, dtype, layers, copy, buffer, even). A batch holds `weights`, what is given, and `target`, what
+is wanted. Reconstruction and property prediction take streamed zoos too; the others need rows that lie far apart.
 """
 
 from __future__ import annotations
