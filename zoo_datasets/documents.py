@@ -87,11 +87,12 @@ def read_json(path: Path) -> Any:
     return parse_json(read_bytes(path, MAX_JSON))
 
 
-def parse_json(data: bytes | bytearray | str, depth: int = MAX_DEPTH) -> Any:
+def parse_json(data: bytes | bytearray | str, depth: int = MAX_DEPTH, *, long_numbers: bool = False) -> Any:
     """The value of a JSON text; halves of surrogate pairs, which no file can hold, become U+FFFD.
 
     Args:
         depth: the most lists and objects within each other that are taken.
+        long_numbers: whether whole numbers beyond 64 bits are taken too, as text.
 
     Raises:
         DocumentError: where it is no JSON, or one beyond the bounds: of size, depth, values, or 64 bits a number.
@@ -103,7 +104,8 @@ def parse_json(data: bytes | bytearray | str, depth: int = MAX_DEPTH) -> Any:
     if opened + text.count(",") > MAX_VALUES:
         raise DocumentError(f"it holds more than {MAX_VALUES:,} values")
     try:
-        value = json.loads(text, parse_int=_whole if _LONG_NUMBER.search(text) else None)
+        whole_number_of = _whole_or_text if long_numbers else _whole
+        value = json.loads(text, parse_int=whole_number_of if _LONG_NUMBER.search(text) else None)
     except RecursionError:
         raise _too_deep("JSON") from None
     except ValueError as error:
@@ -244,6 +246,13 @@ def _whole(digits: str) -> int:
     if not -(1 << 63) <= number < 1 << 64:
         raise DocumentError(f"it holds a whole number of {len(digits.lstrip('-')):,} digits, at most 64 bits expected")
     return int(number)
+
+
+def _whole_or_text(digits: str) -> int | str:
+    try:
+        return _whole(digits)
+    except DocumentError:
+        return digits
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -186,13 +186,13 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object; whole numbers that nothing can hold are text.
 
     Raises:
         CheckpointError: where the text is something else.
     """
     try:
-        value = parse_json(data)
+        value = parse_json(data, long_numbers=True)
     except DocumentError as error:
         raise CheckpointError(str(error)) from error
     if not isinstance(value, dict):
