@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.builders.shards.building import Building, BuildResult, reasons
 from zoo_datasets.builders.shards.meta import with_meta
-from zoo_datasets.builders.shards.part import Job, OnBad
+from zoo_datasets.builders.shards.part import BuildJob, OnBad
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.table import Locations, open_source
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
@@ -25,7 +25,7 @@ from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import locked_card, locked_zoo
-from zoo_datasets.storage.remote import Fetched
+from zoo_datasets.terminal import Fetched
 
 _NOTES_SHOWN = 5
 _TOGETHER = "build all parts of a zoo together (zoo build A.zip B.zip), "
@@ -139,7 +139,7 @@ def build_from(
             _check_replaceable(source, repo, config)
         if strict:
             _check_no_notes(source, {})
-        job = Job(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
+        job = BuildJob(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
         building = Building(job=job, num_proc=num_proc)
         building.write_shards(progress or (lambda done, total: None))
         manifest = building.manifest()

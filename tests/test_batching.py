@@ -19,7 +19,7 @@ from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
 from zoo_datasets.loading.batches import batches
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.loading.order import Plan
+from zoo_datasets.loading.order import BatchPlan
 from zoo_datasets.native import rows as gather
 from zoo_datasets.networks.architectures import layout_of
 
@@ -188,7 +188,7 @@ def test_selections_of_a_zoo_are_followed():
 @given(samples=st.integers(0, 60), batch_size=st.integers(1, 9), ranks=st.integers(2, 5))
 @settings(deadline=None, max_examples=200)
 def test_even_rounds_are_full_and_begin_with_every_sample_once(samples, batch_size, ranks):
-    plan = Plan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=False, even=True)
+    plan = BatchPlan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=False, even=True)
     for pieces in (False, True):
         bounds = [
             plan.side_by_side(rank) if pieces else [plan.bounds(number, rank) for number in range(plan.rounds)]
@@ -208,7 +208,7 @@ def test_even_rounds_are_full_and_begin_with_every_sample_once(samples, batch_si
 @settings(deadline=None, max_examples=300)
 def test_ranks_have_equally_many_batches_and_share_every_sample(samples, batch_size, ranks, drop_last):
     try:
-        plan = Plan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=drop_last)
+        plan = BatchPlan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=drop_last)
     except SpecError:
         # Only where no such division is: too few samples, or batches of one that do not come out even.
         assert samples < ranks or (batch_size == 1 and samples % ranks)

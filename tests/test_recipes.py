@@ -20,7 +20,7 @@ from zoo_datasets.builders.checkpoints.recognise import recognise
 from zoo_datasets.builders.checkpoints.torch_file import parse_structure
 from zoo_datasets.builders.containers.locate import has_file
 from zoo_datasets.builders.sources import table as sources
-from zoo_datasets.builders.sources.base import Block, Source, States
+from zoo_datasets.builders.sources.base import Source, StateBlock, States
 from zoo_datasets.builders.sources.raw.export import export_raw
 from zoo_datasets.builders.sources.raw.names import raw_folder_name, read_folder_name
 from zoo_datasets.errors import CheckpointError, RepositoryError
@@ -152,7 +152,7 @@ class Matrix(Source):
         columns = {"images": "mnist", "activation": "relu", "init": "uniform", "dropout": 0.0, "optimizer": "adam",
                    "lr": 1e-3, "weight_decay": 0.0, "batch_size": 8}  # fmt: skip
         models = [Model(model_id=f"toy-{seed}", columns=columns | {"seed": seed}) for seed in range(self.models)]
-        return [Block(models=tuple(models), epochs=(1,))]
+        return [StateBlock(models=tuple(models), epochs=(1,))]
 
     def read(self, block):
         rows = [model.columns["seed"] for model in block.models]

@@ -17,7 +17,7 @@ from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading import tasks
 from zoo_datasets.loading.batches import batches
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.loading.order import Plan
+from zoo_datasets.loading.order import BatchPlan
 
 NAME = "digits_cnn_s"
 MODELS, EPOCHS = 14, 5
@@ -110,7 +110,7 @@ def test_what_load_zoo_selects_is_what_is_read(repo, selection):
 @settings(deadline=None, max_examples=200)
 def test_pieces_of_ranks_have_the_same_lengths_and_hold_every_sample(samples, batch_size, ranks, drop_last):
     try:
-        plan = Plan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=drop_last)
+        plan = BatchPlan(samples=samples, batch_size=batch_size, ranks=ranks, drop_last=drop_last)
     except SpecError:
         return
     pieces = [plan.side_by_side(rank) for rank in range(ranks)]

@@ -13,10 +13,10 @@ from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import prunable
-from zoo_datasets.networks.variational import LOG_SIGMA2_START, kl_weight, noise_bounds
+from zoo_datasets.networks.variational import LOG_SIGMA2, LOG_SIGMA2_START, kl_weight, noise_bounds
 from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import TWIN_EPOCHS
-from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
+from zoo_datasets.stacked.block import MASK
 from zoo_datasets.stacked.optimizers import State
 
 Begin = Callable[[ZooSpec, Sequence[Layer], Tensor], tuple[Tensor, State]]

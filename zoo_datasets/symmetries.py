@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.native.rows import reorder
-from zoo_datasets.networks.channels import Group, permutations
+from zoo_datasets.networks.channels import ChannelGroup, permutations
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layout import TensorSpec, WeightLayout
 
@@ -37,14 +37,14 @@ class _Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _ChannelMap:
     layout: WeightLayout
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     tensors: tuple[_Tensor, ...]
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(layers: tuple[Layer, ...]) -> _Plan:
+def _channel_map(layers: tuple[Layer, ...]) -> _ChannelMap:
     layout, groups = build_layout(layers), permutations(layers)
     uses = {(use.tensor, use.axis): (index, use) for index, group in enumerate(groups) for use in group.uses}
     tensors = []
@@ -54,7 +54,7 @@ def _plan(layers: tuple[Layer, ...]) -> _Plan:
         size = spec.size // spec.shape[0]
         columns = 1 if use is None else spec.shape[1] // use.block
         tensors.append(_Tensor(spec, outputs, inputs, (spec.shape[0], columns, size // columns)))
-    return _Plan(layout, groups, tuple(tensors))
+    return _ChannelMap(layout, groups, tuple(tensors))
 
 
 def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator
     Raises:
         LayoutError: where the weights have another shape.
     """
-    plan = _plan_for(weights, layers)
+    plan = _channel_map_for(weights, layers)
     orders = [
         torch.rand(len(weights), group.channels, generator=generator, device=weights.device).argsort(dim=1)
         for group in plan.groups
@@ -88,7 +88,7 @@ def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
     Raises:
         LayoutError: where the weights have another shape.
     """
-    plan = _plan_for(weights, layers)
+    plan = _channel_map_for(weights, layers)
     sums = [torch.zeros(len(weights), g.channels, dtype=torch.float64, device=weights.device) for g in plan.groups]
     for tensor in plan.tensors:
         squares = _of(weights, tensor).to(torch.float64).square().sum(dim=3)
@@ -114,7 +114,7 @@ def flip_signs(
     if activation not in ODD:
         raise SpecError(f"signs can be flipped with {' or '.join(ODD)}, not with {activation}: it is not odd")
 
-    def signs(group: Group, factors: Tensor) -> Tensor:
+    def signs(group: ChannelGroup, factors: Tensor) -> Tensor:
         return factors.fill_(1) if group.pooled else factors.random_(2, generator=generator).mul_(-2).add_(1)
 
     return _scaled(weights, layers, signs)
@@ -140,7 +140,7 @@ def rescale(
     if activation not in HOMOGENEOUS:
         raise SpecError(f"channels can be scaled with {' or '.join(HOMOGENEOUS)}, not with {activation}")
 
-    def scales(_: Group, factors: Tensor) -> Tensor:
+    def scales(_: ChannelGroup, factors: Tensor) -> Tensor:
         return factors.uniform_(-spread, spread, generator=generator).exp_()
 
     return _scaled(weights, layers, scales)
@@ -198,8 +198,8 @@ class Normalisation:
         return weights * self.deviation.to(weights) + self.mean.to(weights)
 
 
-def _plan_for(weights: Tensor, layers: Sequence[Layer]) -> _Plan:
-    plan = _plan(tuple(layers))
+def _channel_map_for(weights: Tensor, layers: Sequence[Layer]) -> _ChannelMap:
+    plan = _channel_map(tuple(layers))
     if weights.ndim != 2 or weights.shape[1] != plan.layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
@@ -213,7 +213,7 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
     return weights[:, spec.offset : spec.offset + spec.size].reshape(len(weights), *tensor.shape)
 
 
-def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
+def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tensor:
     weights = weights.contiguous()
     made = torch.empty_like(weights)
     for tensor in plan.tensors:
@@ -231,9 +231,9 @@ def _reordered(weights: Tensor, plan: _Plan, orders: list[Tensor]) -> Tensor:
     return made
 
 
-def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[Group, Tensor], Tensor]) -> Tensor:
+def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGroup, Tensor], Tensor]) -> Tensor:
     """The weights with each channel multiplied by a factor; `draw` fills the factors [B, channels] of a group."""
-    plan = _plan_for(weights, layers)
+    plan = _channel_map_for(weights, layers)
     factors = [draw(group, weights.new_empty(len(weights), group.channels)) for group in plan.groups]
     made = weights.clone(memory_format=torch.contiguous_format)
     powers = {(use.tensor, use.axis): use.power for group in plan.groups for use in group.uses}

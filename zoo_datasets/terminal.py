@@ -13,6 +13,11 @@ from rich.text import Text
 
 from zoo_datasets.text import printable
 
+# Called with how much of the work is done and how much there is.
+Advance = Callable[[int, int], None]
+# Called with what is under way, how much of it is done, and how much there is (0: not known).
+Fetched = Callable[[str, int, int], None]
+
 
 def shown(text: object) -> Text:
     """A text on one line, as any console shows it."""

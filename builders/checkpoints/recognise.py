@@ -17,7 +17,7 @@ from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.layers.passes import EPSILON
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import LOG_ALPHA_PRUNED
-from zoo_datasets.specs.spec import Sparsifier
+from zoo_datasets.specs.spec import SparsifierName
 
 # Parts beside weights and biases, and the part that each belongs to.
 _BESIDE = {"log_sigma2": "weight", "log_sigma2_bias": "bias", "weight_mask": "weight", "bias_mask": "bias"}
@@ -25,7 +25,7 @@ _RENAMED = {"weight_orig": "weight", "bias_orig": "bias"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class TensorPart:
     """One tensor of the layout in a file: itself, and what prunes it."""
 
     tensor: StoredTensor
@@ -47,8 +47,8 @@ class Recognised:
     in_channels: int
     classes: int
     layout: WeightLayout
-    parts: tuple[Part, ...]
-    sparsifier: Sparsifier | None
+    parts: tuple[TensorPart, ...]
+    sparsifier: SparsifierName | None
 
     @property
     def converted(self) -> set[str]:
@@ -89,7 +89,7 @@ def fits(structure: Structure, layout: WeightLayout) -> str:
     return difference(layout, _parts(structure.tensors)) or "its tensors fit"
 
 
-def difference(layout: WeightLayout, parts: Sequence[Part]) -> str | None:
+def difference(layout: WeightLayout, parts: Sequence[TensorPart]) -> str | None:
     """The first tensor that is missing, surplus or wrong; None where all fit."""
     for spec, part in itertools.zip_longest(layout.tensors, parts):
         if part is None:
@@ -144,14 +144,14 @@ def _pruned(values: NDArray[np.float32], log_sigma2: NDArray[np.float32]) -> NDA
     return np.where(np.isnan(log_sigma2), np.float32(np.nan), acting)
 
 
-def _unused(part: Part, name: str, recognised: Recognised) -> bool:
+def _unused(part: TensorPart, name: str, recognised: Recognised) -> bool:
     """A linear layer's log_sigma2_bias was never used: uninitialised memory."""
     weight = name.rsplit(".", 1)[0] + ".weight"
     (shape,) = [spec.shape for spec in recognised.layout.tensors if spec.name == weight]
     return name.endswith(".bias") and len(shape) == 2
 
 
-def _parts(tensors: Sequence[StoredTensor]) -> list[Part]:
+def _parts(tensors: Sequence[StoredTensor]) -> list[TensorPart]:
     """Weights, biases and statistics in their order, each with what prunes it."""
     beside: dict[tuple[str, str], dict[str, StoredTensor]] = {}
     main: list[StoredTensor] = []
@@ -171,7 +171,7 @@ def _parts(tensors: Sequence[StoredTensor]) -> list[Part]:
                 raise CheckpointError(
                     f"tensor {other.name[:80]!r} {list(other.shape)} has not the shape of {tensor.name[:80]!r}"
                 )
-        parts.append(Part(tensor=tensor, log_sigma2=extra.get("log_sigma2"), mask=extra.get("mask")))
+        parts.append(TensorPart(tensor=tensor, log_sigma2=extra.get("log_sigma2"), mask=extra.get("mask")))
     if beside:
         surplus = next(iter(next(iter(beside.values())).values()))
         raise CheckpointError(f"tensor {surplus.name[:80]!r} belongs to no weight or bias of the file")
@@ -183,13 +183,13 @@ def _kind(name: str) -> str:
     return _RENAMED.get(last, last)
 
 
-def _sparsifier(parts: Sequence[Part]) -> Sparsifier | None:
+def _sparsifier(parts: Sequence[TensorPart]) -> SparsifierName | None:
     if any(part.log_sigma2 is not None for part in parts):
         return "variational_dropout"
     return "magnitude" if any(part.mask is not None for part in parts) else None
 
 
-def _kind_of(architecture: Architecture, parts: Sequence[Part]) -> tuple[int, int, WeightLayout] | None:
+def _kind_of(architecture: Architecture, parts: Sequence[TensorPart]) -> tuple[int, int, WeightLayout] | None:
     """Input channels, classes and layout of the architecture's network with these tensors; None where there is none.
 
     Its layouts for few channels and classes tell which sizes of tensors grow with them, and by how much.

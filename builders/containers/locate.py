@@ -20,7 +20,6 @@ from zoo_datasets.storage.downloads import download
 from zoo_datasets.storage.files import cache_folder, file_name, fitting
 from zoo_datasets.storage.ranges import RangeCache
 from zoo_datasets.storage.remote import (
-    Fetched,
     FsspecFile,
     Http,
     HttpFile,
@@ -31,6 +30,7 @@ from zoo_datasets.storage.remote import (
     moved,
     shown,
 )
+from zoo_datasets.terminal import Fetched
 
 # Where a source lies: at a path of this machine, or in a container that is read from afar.
 Place = Path | Container

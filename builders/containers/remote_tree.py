@@ -23,7 +23,6 @@ from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.downloads import only_one, storing
 from zoo_datasets.storage.files import replacing
 from zoo_datasets.storage.remote import (
-    Fetched,
     FsspecFile,
     Halt,
     Http,
@@ -35,6 +34,7 @@ from zoo_datasets.storage.remote import (
     shown,
     version_of,
 )
+from zoo_datasets.terminal import Fetched
 
 _DEPTH = 8
 _MAX_LISTING = MAX_JSON

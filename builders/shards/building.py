@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from zoo_datasets.builders.shards.journal import Journal, key_of
-from zoo_datasets.builders.shards.part import Job, Outcome
-from zoo_datasets.builders.shards.plan import Part, plan
+from zoo_datasets.builders.shards.part import BuildJob, Outcome
+from zoo_datasets.builders.shards.plan import ShardPart, plan
 from zoo_datasets.builders.shards.workers import run_parts
 from zoo_datasets.builders.shards.writer import Written, sync
 from zoo_datasets.errors import SourceError
@@ -58,7 +58,7 @@ class Building:
         rows: of the shards that this process wrote, by path, without the columns as wide as the weights.
     """
 
-    job: Job
+    job: BuildJob
     num_proc: int
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     rows: dict[str, pa.Table] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Building:
         return self.job.source.refused()
 
     @functools.cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ShardPart]:
         """What becomes one shard each."""
         source = self.job.source
         return plan(source.blocks(), 4 * source.layout.size, source.states)

@@ -10,12 +10,12 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from zoo_datasets.builders.shards.part import Job, Outcome
-from zoo_datasets.builders.shards.plan import Part
+from zoo_datasets.builders.shards.part import BuildJob, Outcome
+from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.documents import parse_json, read_bytes
 from zoo_datasets.errors import DocumentError, StorageError
 from zoo_datasets.repository.manifest import is_plain
-from zoo_datasets.repository.row import FORMAT
+from zoo_datasets.repository.row import REPOSITORY_FORMAT
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of, temporary_beside
 from zoo_datasets.version import __version__
@@ -28,12 +28,12 @@ _READING = 2
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
-def key_of(job: Job, parts: Sequence[Part]) -> str:
+def key_of(job: BuildJob, parts: Sequence[ShardPart]) -> str:
     """Digest of all that the bytes of the shards depend on: the source's files, the plan, the options, the writers."""
     source = job.source
     return digest_of(
         {
-            "versions": [FORMAT, __version__, _READING, pa.__version__],
+            "versions": [REPOSITORY_FORMAT, __version__, _READING, pa.__version__],
             "source": [source.source_id, source.fingerprint(), source.record({})],
             "config": [job.config, job.keep_nonfinite],
             "models": [
@@ -103,7 +103,7 @@ class Journal:
 
     @property
     def _header(self) -> bytes:
-        return json.dumps({"format": FORMAT, "key": self._key}).encode()
+        return json.dumps({"format": REPOSITORY_FORMAT, "key": self._key}).encode()
 
     def _begin(self) -> BinaryIO:
         """Put a file with the lines that still count into its place; opened for further ones, unbuffered."""

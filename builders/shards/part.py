@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from zoo_datasets.builders.shards.plan import Part
+from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.shards.rows import RowMaker, together, without_nonfinite
 from zoo_datasets.builders.shards.writer import ShardWriter, Written
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Source
@@ -21,7 +21,7 @@ OnBad = Literal["leave out", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class BuildJob:
     """What all parts of a build have in common."""
 
     source: Source
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def write_part(
-    job: Job, rows: RowMaker, part: Part, progress: Callable[[int], None] | None = None
+    job: BuildJob, rows: RowMaker, part: ShardPart, progress: Callable[[int], None] | None = None
 ) -> tuple[Outcome, pa.Table | None]:
     """Read a part and write its shard; also gives its rows, if any, without the columns as wide as the weights.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from zoo_datasets.builders.shards import writer as shards
-from zoo_datasets.builders.sources.base import Block
+from zoo_datasets.builders.sources.base import StateBlock
 from zoo_datasets.repository.row import SPLITS
 
 SHARD_BYTES = 500_000_000
@@ -18,14 +18,14 @@ SHARDS_OF_A_SPLIT = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class ShardPart:
     """What becomes one shard: models of one split at some epochs."""
 
     split: str
-    block: Block
+    block: StateBlock
 
 
-def plan(blocks: Sequence[Block], row_bytes: int, states: int) -> list[Part]:
+def plan(blocks: Sequence[StateBlock], row_bytes: int, states: int) -> list[ShardPart]:
     """The shards of a source, by block, split, epoch and model.
 
     A split of a block is cut into shards of about equal size, whole epochs where they are small enough; none has
@@ -39,14 +39,14 @@ def plan(blocks: Sequence[Block], row_bytes: int, states: int) -> list[Part]:
     rectangles = sum(len(block.models) * len(block.epochs) for block in blocks)
     share = min(states / max(rectangles, 1), 1.0)
     return [
-        Part(split=split, block=part)
+        ShardPart(split=split, block=part)
         for block in blocks
         for split in SPLITS
         for part in _cut(block.of(split), row_bytes, share)
     ]
 
 
-def _cut(block: Block, row_bytes: int, share: float) -> Iterator[Block]:
+def _cut(block: StateBlock, row_bytes: int, share: float) -> Iterator[StateBlock]:
     models, epochs = len(block.models), len(block.epochs)
     if not models or not epochs:
         return
@@ -61,7 +61,7 @@ def _cut(block: Block, row_bytes: int, share: float) -> Iterator[Block]:
     most -= most % group if most > group else 0
     for epoch in block.epochs:
         for start in range(0, models, most):
-            yield Block(models=block.models[start : start + most], epochs=(epoch,))
+            yield StateBlock(models=block.models[start : start + most], epochs=(epoch,))
 
 
 def _even(count: int, most: int) -> Iterator[tuple[int, int]]:

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 import pyarrow as pa
 
-from zoo_datasets.builders.shards.part import Job, Outcome, write_part
-from zoo_datasets.builders.shards.plan import Part
+from zoo_datasets.builders.shards.part import BuildJob, Outcome, write_part
+from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.stacked.threads import torch_workers
 
@@ -22,7 +22,7 @@ class _StoppedError(Exception):
 
 
 def run_parts(
-    job: Job, parts: Mapping[int, Part], num_proc: int, progress: Callable[[int], None]
+    job: BuildJob, parts: Mapping[int, ShardPart], num_proc: int, progress: Callable[[int], None]
 ) -> Generator[Finished, None, None]:
     """Write the shards of parts; yields each part's number and what `write_part` gives, in any order.
 
@@ -47,7 +47,7 @@ def run_parts(
             raise _StoppedError
         reports.put(states)
 
-    def write(index: int, part: Part) -> Finished:
+    def write(index: int, part: ShardPart) -> Finished:
         return index, *write_part(job, rows, part, report)
 
     with torch_workers(workers) as pool:

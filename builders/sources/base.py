@@ -30,18 +30,18 @@ NOT_FINITE = "weights are not finite (the model diverged)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
+class StateBlock:
     """Models × epochs that came into the source together. Shards never cross blocks, so that a source
     that grew gives its earlier shards again, byte for byte."""
 
     models: tuple[Model, ...]
     epochs: tuple[int, ...]
 
-    def at(self, epoch: int) -> Block:
+    def at(self, epoch: int) -> StateBlock:
         """The same models at one epoch."""
         return dataclasses.replace(self, epochs=(epoch,))
 
-    def of(self, split: str) -> Block:
+    def of(self, split: str) -> StateBlock:
         """The models of one split."""
         return dataclasses.replace(self, models=tuple(model for model in self.models if model.split == split))
 
@@ -192,11 +192,11 @@ class Source(ABC):
         """Changes when the source's files change; cheap."""
 
     @abstractmethod
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[StateBlock]:
         """All its models and epochs, oldest first."""
 
     @abstractmethod
-    def read(self, block: Block) -> Iterator[States | LeftOut]:
+    def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
 
         Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot

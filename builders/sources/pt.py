@@ -29,7 +29,7 @@ from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import Block, Reading, Source, States, unknown_columns
+from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States, unknown_columns
 from zoo_datasets.builders.sources.raw.figures import REPORTED, cleaned, number
 from zoo_datasets.builders.sources.raw.hyperparameters import columns_of
 from zoo_datasets.builders.sources.raw.models import read_params
@@ -180,12 +180,12 @@ class PtSource(Source):
     def _epochs(self) -> tuple[int, ...]:
         return tuple(sorted({epoch for found in self._found for epoch in found.samples}))
 
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[StateBlock]:
         """One block of all models and epochs."""
         models = tuple(found.model for found in self._found if found.model is not None)
-        return [Block(models=models, epochs=self._epochs)] if models else []
+        return [StateBlock(models=models, epochs=self._epochs)] if models else []
 
-    def read(self, block: Block) -> Iterator[States | LeftOut]:
+    def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, one at a time."""
         wanted = {model.model_id for model in block.models}
         for epoch in block.epochs:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
 from zoo_datasets.builders.shards.notes import Note, Notes
-from zoo_datasets.builders.sources.base import Block, Reading, Source, States
+from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States
 from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.runs.cohort import LOG_SIGMA2, METRICS, UNCHECKED, Cohort
-from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.runs.cohort import METRICS, UNCHECKED, Cohort
+from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.rows import Model, RunRows, figures_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
@@ -38,7 +39,7 @@ _UNCHECKED = "without checksum"
 
 def is_run(place: Place) -> bool:
     """Whether a run lies in a folder, here or afar."""
-    return has_file(place, MANIFEST)
+    return has_file(place, RUN_MANIFEST)
 
 
 class RunSource(Source):
@@ -113,36 +114,36 @@ class RunSource(Source):
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
-        files = [self.run.path / MANIFEST]
+        files = [self.run.path / RUN_MANIFEST]
         for pattern in ("members.json", "metrics.parquet", "epoch-*.safetensors"):
             files += sorted(self.run.path.glob(f"cohort-*/{pattern}"))
         stats = [(str(file.relative_to(self.run.path)), file.stat()) for file in files]
         return digest_of([self.source_id, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
 
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[StateBlock]:
         """For each step of growth: the new members with all their epochs, then the new epochs of the others."""
         by_step: list[list[Model]] = [[] for _ in self.run.manifest.growth]
         for cohort, step in self._cohorts:
             by_step[step] += [self._rows.models[member.model_id] for member in cohort.members]
         for model_id in self._unbegun:
             by_step[self._step_of[model_id]].append(self._rows.models[model_id])
-        blocks: list[Block] = []
+        blocks: list[StateBlock] = []
         older: list[Model] = []
         reached = -1
         for size, new in zip(self.run.manifest.growth, by_step, strict=True):
-            blocks.append(Block(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
-            blocks.append(Block(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
+            blocks.append(StateBlock(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
+            blocks.append(StateBlock(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
             older += new
             reached = size.epochs
         return [part for block in blocks if (part := self._part(block)).models and part.epochs]
 
-    def _part(self, block: Block) -> Block:
+    def _part(self, block: StateBlock) -> StateBlock:
         """What was asked for of a block; `read` leaves out single states."""
         models = tuple(m for m in block.models if not self._chosen.get(m.model_id, _NONE).isdisjoint(block.epochs))
         epochs = frozenset[int]().union(*(self._chosen[model.model_id] for model in models))
-        return Block(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
+        return StateBlock(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
 
-    def read(self, block: Block) -> Iterator[States | LeftOut]:
+    def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, one cohort and epoch at a time."""
         wanted = {model.model_id: model for model in block.models}
         readers = [_Reader(self.run, cohort, self.extras, self._metrics) for cohort, _ in self._cohorts]

@@ -17,7 +17,8 @@ from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
 from zoo_datasets.errors import SourceError
 from zoo_datasets.runs.run import Run
-from zoo_datasets.storage.remote import Fetched, is_url
+from zoo_datasets.storage.remote import is_url
+from zoo_datasets.terminal import Fetched
 
 Location = Path | str
 Locations = Location | Sequence[Location]

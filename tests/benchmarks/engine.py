@@ -35,7 +35,7 @@ from zoo_datasets.native.compiler import find_compiler
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import ACTIVATIONS, build_layout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.stacked import Block, BlockRecipe, StepSettings, TorchBlock, lanes_of
+from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, lanes_of
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 
@@ -154,7 +154,7 @@ class Population:
         self._data, self._threads = data, threads
         self._steps = STEPS_AT_ONCE if path == "native" else 2
         size, generator = build_layout(layers).size, torch.Generator().manual_seed(0)
-        self._blocks: list[Block] = []
+        self._blocks: list[MemberBlock] = []
         for seeds in torch.arange(members).split(lanes):
             rates = torch.full((len(seeds),), case.dropout, dtype=torch.float64)
             recipe = BlockRecipe(

@@ -82,7 +82,7 @@ def measure_statistics(rows: int) -> None:
     """s(W) in both ways, side by side."""
     from datasets import Dataset
 
-    from zoo_datasets.evaluation.benchmark.samples import Rows, features_of
+    from zoo_datasets.evaluation.benchmark.samples import SampleRows, features_of
 
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def measure_statistics(rows: int) -> None:
                 column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=LAYOUT_FIELD.type)
                 writer.write_batch(pa.record_batch([column], schema=schema))
         data = Dataset.from_file(str(file))
-        zoo = Rows("made_up", "train", data, np.arange(rows))
+        zoo = SampleRows("made_up", "train", data, np.arange(rows))
         zoo.reader._layout = LAYOUT
         transform = FEATURES["statistics"].fit(lambda: zoo.sample(1), LAYOUT)
         few = zoo.sample(rows // 10)

@@ -16,7 +16,7 @@ from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.builders.shards import meta, plan, workers
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.shards.journal import JOURNAL
-from zoo_datasets.builders.sources.base import Block
+from zoo_datasets.builders.sources.base import StateBlock
 from zoo_datasets.builders.sources.raw import source as from_raw
 from zoo_datasets.errors import SourceError, StorageError
 from zoo_datasets.repository.manifest import read_manifest
@@ -255,7 +255,7 @@ def test_the_plan_covers_each_state_once_and_keeps_shards_small(monkeypatch):
     monkeypatch.setattr(plan, "SMALL_SHARD_BYTES", 40)
     monkeypatch.setattr(plan, "SHARD_BYTES", 100)
     models = tuple(Model(model_id=f"{index:04x}", columns={}) for index in range(23))
-    blocks = [Block(models=models[:20], epochs=(0, 1, 2, 3, 4)), Block(models=models[20:], epochs=(7,))]
+    blocks = [StateBlock(models=models[:20], epochs=(0, 1, 2, 3, 4)), StateBlock(models=models[20:], epochs=(7,))]
     for row_bytes in (1, 3, 10, 70, 1000):
         cut = plan.plan(blocks, row_bytes, 103)
         states = [(m.model_id, epoch) for part in cut for m in part.block.models for epoch in part.block.epochs]

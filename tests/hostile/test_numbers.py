@@ -18,7 +18,7 @@ from zoo_datasets.builders.containers.remote_tree import _entry, _mark
 from zoo_datasets.builders.sources.raw.results import parse_results
 from zoo_datasets.cli.shell import numbers
 from zoo_datasets.errors import DownloadError, RunError, SpecError, ZooError
-from zoo_datasets.loading.exporting import METADATA_KEY, load_exported
+from zoo_datasets.loading.exporting import HEADER_KEY, load_exported
 from zoo_datasets.loading.row_groups import StreamReader
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.storage.ranges import RangeCache
@@ -234,7 +234,7 @@ def test_a_journal_of_ranges_believes_no_number_beyond_the_file(tmp_path):
     ],
 )
 def test_headers_of_exported_rows_are_bounded(header, tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={METADATA_KEY: header})
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={HEADER_KEY: header})
     with pytest.raises(ZooError, match=r"x\.safetensors"):
         load_exported(tmp_path / "x.safetensors")
 
@@ -280,9 +280,9 @@ def _stream(path):
     from datasets import DownloadConfig
 
     from zoo_datasets.loading.batches import batches_of
-    from zoo_datasets.loading.row_groups import Source
+    from zoo_datasets.loading.row_groups import StreamFiles
 
-    source = Source(
+    source = StreamFiles(
         files=(str(path),), columns=None, filter=None, filter_columns=(), seed_split=None, download=DownloadConfig()
     )
     for batch in batches_of(StreamReader(source, ["weights", "epoch"]), batch_size=4, shuffle=True):

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import Conv, Flatten, Linear, build_layout
-from zoo_datasets.networks.variational import acting, kl_divergence, log_alpha, noise_bounds
+from zoo_datasets.networks.variational import LOG_SIGMA2, acting, kl_divergence, log_alpha, noise_bounds
 from zoo_datasets.stacked import BlockRecipe, NativeBlock, TorchBlock, streams
-from zoo_datasets.stacked.block import LOG_SIGMA2, MASK
+from zoo_datasets.stacked.block import MASK
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import Noise, StackedNetwork
 

@@ -12,7 +12,7 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.estimate.estimate import _seconds, make_plan, print_plan
+from zoo_datasets.training.estimate.estimate import _seconds, estimate_training, print_estimate
 from zoo_datasets.training.population.cohorts import COHORT_SIZE
 from zoo_datasets.training.population.opening import check_run
 
@@ -27,7 +27,7 @@ def _quick(monkeypatch):
 
 def plan_of(zoo, out, data, threads=2, **options):
     opening = check_run(zoo, out, data, **options)
-    return make_plan(opening, data.limited(options.get("limits") or Limits()), threads)
+    return estimate_training(opening, data.limited(options.get("limits") or Limits()), threads)
 
 
 def size_of(folder):
@@ -106,7 +106,7 @@ def test_errors_are_those_of_the_training(tmp_path):
 def test_a_disk_that_is_too_small_is_said(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    print_plan(plan_of(GRID, tmp_path / "run", plain.tiny_images(train=20)))
+    print_estimate(plan_of(GRID, tmp_path / "run", plain.tiny_images(train=20)))
     assert "warning: the disk is too small for this run" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from zoo_datasets.specs.spec import Member
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.work import Work, raise_broken
-from zoo_datasets.training.steps.cohort import CohortTrainer, EpochReport, Job, Stopped
+from zoo_datasets.training.steps.cohort import CohortJob, CohortTrainer, EpochReport, Stopped
 
 # Between two looks at cohorts that other processes hold.
 _WAIT_SECONDS = 1.0
@@ -65,9 +65,9 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
     raise_broken(broken)
 
 
-def _job_of(work: Work, workers: ThreadPoolExecutor, stop: threading.Event) -> Job:
+def _job_of(work: Work, workers: ThreadPoolExecutor, stop: threading.Event) -> CohortJob:
     zoo, parents = work.run.manifest.zoo, work.run.manifest.parents
-    return Job(
+    return CohortJob(
         zoo=zoo,
         layers=get_architecture(zoo.architecture).layers(work.data.channels, work.data.classes),
         data=work.data,

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
 from zoo_datasets.specs.spec import Member
-from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED
+from zoo_datasets.stacked.block import MASK, TRAINED
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.storage.files import TEMPORARY_SUFFIX
 from zoo_datasets.terminal import Terminal, say
@@ -33,7 +34,7 @@ GroupKey = tuple[str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class CohortGroup:
     """The cohorts of one activation, optimizer and batch size; `fill` is the share of lanes with a member."""
 
     activation: str
@@ -46,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class TrainingEstimate:
     """What a training would do.
 
     Attributes:
@@ -61,7 +62,7 @@ class Plan:
     new: bool
     models: int
     epochs: int
-    groups: Sequence[Group]
+    groups: Sequence[CohortGroup]
     path: str
     lanes: int
     states: int
@@ -74,7 +75,7 @@ class Plan:
     free: int
 
 
-def make_plan(opening: Opening, data: ImageData, threads: int | None = None) -> Plan:
+def estimate_training(opening: Opening, data: ImageData, threads: int | None = None) -> TrainingEstimate:
     """The plan of a training that would begin now; trains for a few seconds in memory to estimate its time.
 
     Args:
@@ -96,7 +97,7 @@ def make_plan(opening: Opening, data: ImageData, threads: int | None = None) -> 
         seconds = _seconds(opening, left, data, pace, threads)
     size = run_size(opening)
     there = _size_there(run.path)
-    return Plan(
+    return TrainingEstimate(
         zoo=run.manifest.zoo.name,
         folder=run.path,
         new=opening.new,
@@ -127,14 +128,14 @@ def _key(members: Sequence[Member]) -> GroupKey:
     return point.activation, point.optimizer, point.batch_size
 
 
-def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[Group]:
+def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup]:
     groups = []
     for key, parts in itertools.groupby(sorted(cohorts, key=_key), _key):
         sizes = [len(members) for members in parts]
         blocks = sum(-(-size // lanes) for size in sizes)
         activation, optimizer, batch_size = key
         groups.append(
-            Group(
+            CohortGroup(
                 activation=activation,
                 optimizer=optimizer,
                 batch_size=batch_size,
@@ -237,7 +238,7 @@ def _size_there(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
+def print_estimate(plan: TrainingEstimate, console: Console | None = None) -> None:
     """Print a plan: a table of the cohorts, then path, states, time and disk, a line each."""
     console = console or Terminal()
     if not console.is_terminal:
@@ -269,7 +270,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     say(console, "nothing was written; without --dry-run the training begins")
 
 
-def _time_line(plan: Plan) -> str:
+def _time_line(plan: TrainingEstimate) -> str:
     if plan.pace is None:
         return "none: nothing is left to train"
     rate = plan.threads / plan.pace.train * plan.pace.members

@@ -12,7 +12,7 @@ import torch
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.specs.spec import Member, ZooSpec
-from zoo_datasets.stacked import Block, BlockRecipe
+from zoo_datasets.stacked import BlockRecipe, MemberBlock
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.training.population.opening import Start, initial_weights
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
@@ -43,7 +43,7 @@ class Pace:
 
 
 def measure_pace(
-    make_block: Callable[[BlockRecipe, ImageData], Block],
+    make_block: Callable[[BlockRecipe, ImageData], MemberBlock],
     zoo: ZooSpec,
     layers: tuple[Layer, ...],
     data: ImageData,
@@ -88,7 +88,7 @@ def measure_pace(
 
 
 def _time_training(
-    block: Block,
+    block: MemberBlock,
     order: torch.Tensor,
     split: Split,
     zoo: ZooSpec,
@@ -121,7 +121,7 @@ def _time_training(
     return (now - begun) / trained
 
 
-def _time_evaluation(block: Block, data: ImageData, together: threading.Barrier) -> float:
+def _time_evaluation(block: MemberBlock, data: ImageData, together: threading.Barrier) -> float:
     """Seconds an evaluated image."""
 
     def part(count: int) -> Split:

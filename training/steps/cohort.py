@@ -14,9 +14,10 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
-from zoo_datasets.runs.cohort import LOG_SIGMA2, RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.networks.variational import LOG_SIGMA2
+from zoo_datasets.runs.cohort import RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
-from zoo_datasets.stacked import Block, BlockRecipe, Tally
+from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
 from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
@@ -31,7 +32,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class CohortJob:
     """What all cohorts of a run share.
 
     Attributes:
@@ -51,7 +52,7 @@ class Job:
     epochs_before: int
     last_epoch: int
     lanes: int
-    make_block: Callable[[BlockRecipe, ImageData], Block]
+    make_block: Callable[[BlockRecipe, ImageData], MemberBlock]
     workers: Executor
     stop: threading.Event
 
@@ -70,7 +71,7 @@ class EpochReport:
 class CohortTrainer:
     """Trains the members of one cohort from where their folder stands to the job's last epoch."""
 
-    def __init__(self, job: Job, cohort: Cohort, members: Sequence[Member]) -> None:
+    def __init__(self, job: CohortJob, cohort: Cohort, members: Sequence[Member]) -> None:
         self._job = job
         self._cohort = cohort
         self._members = list(members)

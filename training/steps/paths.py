@@ -11,7 +11,7 @@ from zoo_datasets.errors import RunError, UnknownNameError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.native.compiler import SWITCH, instruction_sets
 from zoo_datasets.networks.layers import Layer
-from zoo_datasets.stacked import Block, BlockRecipe, NativeBlock, TorchBlock, lanes_of
+from zoo_datasets.stacked import BlockRecipe, MemberBlock, NativeBlock, TorchBlock, lanes_of
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import subsamples
 
@@ -48,7 +48,7 @@ class EnginePath:
 
     name: str
     lanes: int
-    make_block: Callable[[BlockRecipe, ImageData], Block]
+    make_block: Callable[[BlockRecipe, ImageData], MemberBlock]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def to_graphs(weights: Tensor, layers: Sequence[Layer]) -> Graphs:
     Raises:
         LayoutError: where the weights have another shape, or a linear layer reads images that are not square.
     """
-    plan = _plan(tuple(layers))
+    plan = _graph_map(tuple(layers))
     if weights.ndim != 2 or weights.shape[1] != plan.layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
@@ -87,7 +87,7 @@ def from_graphs(nodes: Tensor, edges: Tensor, layers: Sequence[Layer]) -> Tensor
     Raises:
         LayoutError: where the shapes are not those of these layers.
     """
-    plan = _plan(tuple(layers))
+    plan = _graph_map(tuple(layers))
     weights = nodes.new_empty(len(nodes), plan.layout.size)
     for name, found, source in (("nodes", nodes, plan.nodes), ("edges", edges, plan.edges)):
         if found.ndim != 3 or len(found) != len(nodes) or found.shape[1:] != source.shape:
@@ -109,7 +109,7 @@ def _taken(weights: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _GraphMap:
     """Where each feature lies in the flat vector: nodes [N, F] and edges [E, K · K], −1 where none is."""
 
     layout: WeightLayout
@@ -174,7 +174,7 @@ class _Walk:
 
 
 @functools.lru_cache(maxsize=8)
-def _plan(layers: tuple[Layer, ...]) -> _Plan:
+def _graph_map(layers: tuple[Layer, ...]) -> _GraphMap:
     inputs = inputs_of(checked(layers))
     if inputs is None:
         raise LayoutError("graphs are for networks with weights; found no layer that has any")
@@ -186,7 +186,7 @@ def _plan(layers: tuple[Layer, ...]) -> _Plan:
     nodes = torch.cat(walk.nodes)
     if not (nodes[:, 1:] >= 0).any():
         nodes = nodes[:, :1]
-    return _Plan(
+    return _GraphMap(
         layout,
         nodes,
         torch.cat(edges),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WIDE = 140
 
 
-class SplitBy(enum.StrEnum):
+class SplitChoice(enum.StrEnum):
     """What is wholly in one split."""
 
     model = "model"
@@ -39,8 +39,8 @@ def benchmark(
     train: Annotated[str | None, typer.Option(metavar="A", help="Learn from this config.")] = None,
     test: Annotated[str | None, typer.Option(metavar="B,C", help="Test on these configs.")] = None,
     where: Annotated[str | None, typer.Option(metavar="CONDITION", help="Only these rows, as 'epoch >= 1'.")] = None,
-    split_by: Annotated[SplitBy, typer.Option(help="Keep models, or models of one seed, in one split.")] = (
-        SplitBy.model
+    split_by: Annotated[SplitChoice, typer.Option(help="Keep models, or models of one seed, in one split.")] = (
+        SplitChoice.model
     ),
     class_rows: Annotated[
         int | None,

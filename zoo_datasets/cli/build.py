@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-class OnBad(enum.StrEnum):
+class OnBadChoice(enum.StrEnum):
     """What a bad state does to a build."""
 
     leave_out = "leave-out"
@@ -44,8 +44,8 @@ def build(
     keep_nonfinite: Annotated[
         bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
     ] = False,
-    on_bad: Annotated[OnBad, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
-        OnBad.leave_out
+    on_bad: Annotated[OnBadChoice, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
+        OnBadChoice.leave_out
     ),
     strict: Annotated[
         bool, typer.Option("--strict", help="Whatever would be noted about the source is an error.")
@@ -102,7 +102,7 @@ def build(
             reading=reading,
             replace=replace,
             keep_nonfinite=keep_nonfinite,
-            on_bad="fail" if on_bad is OnBad.fail else "leave out",
+            on_bad="fail" if on_bad is OnBadChoice.fail else "leave out",
             strict=strict,
             num_proc=num_proc,
             progress=advance,

@@ -13,10 +13,10 @@ from zoo_datasets.cli.shell import numbers, stoppable
 from zoo_datasets.errors import RepositoryError
 
 if TYPE_CHECKING:
-    from zoo_datasets.loading.exporting import Rows
+    from zoo_datasets.loading.exporting import ExportRows
 
 
-class Form(enum.StrEnum):
+class ExportFormat(enum.StrEnum):
     """What single models are written as."""
 
     safetensors = "safetensors"
@@ -31,9 +31,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     name: Annotated[str | None, typer.Argument(help="The config, of a repository.")] = None,
     form: Annotated[
-        Form,
+        ExportFormat,
         typer.Option("--format", help="One safetensors file a row, or a raw zoo as the original authors' tools read."),
-    ] = Form.safetensors,
+    ] = ExportFormat.safetensors,
     epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
     models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
     where: Annotated[
@@ -52,9 +52,9 @@ def export(
     datasets.disable_progress_bars()  # there is one bar for all of it
     chosen = None if epochs is None else sorted(set(numbers(epochs)))
     with working(console, f"{source}: what there is"):
-        rows = _rows(source, name, chosen, models, where, revision, extras=form is Form.raw)
+        rows = _rows(source, name, chosen, models, where, revision, extras=form is ExportFormat.raw)
     with progress_bar(console, "exporting", "states") as advance:
-        if form is Form.raw:
+        if form is ExportFormat.raw:
             written = export_raw(rows, out, advance)
             told, states = f"{written.folder}: a raw zoo of {written.models:,} models, ", written.states
         else:
@@ -63,7 +63,7 @@ def export(
     if states != rows.total:
         missing = rows.total - states
         say(console, f"warning: {missing:,} states are not there or cannot be read; `zoo build` lists them")
-    if form is Form.raw:
+    if form is ExportFormat.raw:
         say(console, f"build it: zoo build {written.folder} --out REPO")
     else:
         say(console, "load one: zoo_datasets.to_module(zoo_datasets.load_exported(FILE))")
@@ -78,7 +78,7 @@ def _rows(
     revision: str | None,
     *,
     extras: bool,
-) -> Rows:
+) -> ExportRows:
     from zoo_datasets.builders import Reading, open_source
     from zoo_datasets.builders.sources.raw.export import source_rows
     from zoo_datasets.loading.exporting import repository_rows

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from zoo_datasets.storage.remote import Fetched
+    from zoo_datasets.terminal import Advance, Fetched
 
 
 @contextlib.contextmanager
-def progress_bar(console: Console, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, title: str, unit: str) -> Iterator[Advance]:
     """A bar that is advanced by calling it with (done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -27,9 +27,7 @@ def progress_bar(console: Console, title: str, unit: str) -> Iterator[Callable[[
 
 
 @contextlib.contextmanager
-def transfer_bar(
-    console: Console, title: str = "", unit: str = ""
-) -> Iterator[tuple[Fetched, Callable[[int, int], None]]]:
+def transfer_bar(console: Console, title: str = "", unit: str = "") -> Iterator[tuple[Fetched, Advance]]:
     """A bar for what is fetched, advanced by (what, done, total), and one for the work after it, as `progress_bar`."""
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 

@@ -102,12 +102,12 @@ class Launch:
     def carry_out(self, check: Callable[[], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
         from zoo_datasets.cli.training_progress import TrainingProgress
-        from zoo_datasets.training.estimate.estimate import make_plan, print_plan
+        from zoo_datasets.training.estimate.estimate import estimate_training, print_estimate
         from zoo_datasets.training.train import train_population
 
         if dry_run:
             if self.leads:
-                print_plan(make_plan(check(), data, self._threads))
+                print_estimate(estimate_training(check(), data, self._threads))
             return None
         begun = time.monotonic()
         with _sigterm_as_ctrl_c(), TrainingProgress(self.console) as progress:

@@ -15,10 +15,10 @@ from zoo_datasets.repository.card import CARD, configs_of, read_card, zoos_of
 from zoo_datasets.repository.card_plots import draw_plots
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
 from zoo_datasets.storage.files import check_files, sha256_of
+from zoo_datasets.terminal import Advance
 
 FILES_PER_FOLDER = 10_000  # the Hub's limit
 
-Progress = Callable[[int, int], None]
 Tell = Callable[[str], None]
 
 
@@ -60,7 +60,7 @@ class LocalZoo:
         """Paths of the files that are named by their content."""
         return {shard.path for shard in (*self.manifest.shards, *self.manifest.meta)}
 
-    def verify(self, progress: Progress) -> None:
+    def verify(self, progress: Advance) -> None:
         """See that it is what its manifest says, as far as that needs no images.
 
         Raises:

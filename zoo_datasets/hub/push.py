@@ -28,10 +28,11 @@ from huggingface_hub.hf_api import RepoFile
 
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.hub.client import DATASET, hub_errors, remote_card, remote_manifest, remote_text
-from zoo_datasets.hub.local_zoo import LocalZoo, Progress, Tell, local_zoos
+from zoo_datasets.hub.local_zoo import LocalZoo, Tell, local_zoos
 from zoo_datasets.repository.card import CARD, Entry, card_with, configs_of, entry_in, read_card
 from zoo_datasets.repository.card_text import SOMEWHERE, yours
 from zoo_datasets.repository.manifest import META
+from zoo_datasets.terminal import Advance
 
 FILES_PER_COMMIT = 100  # the Hub's advice
 _CONFLICTS = 8
@@ -69,7 +70,7 @@ def push_repository(
     revision: str | None = None,
     create_pr: bool = False,
     replace: bool = False,
-    progress: AbstractContextManager[Progress] | None = None,
+    progress: AbstractContextManager[Advance] | None = None,
     tell: Tell | None = None,
 ) -> PushResult:
     """Push zoos of a local repository to a dataset on the Hub, which is made where there is none.
@@ -114,7 +115,7 @@ def push_repository(
 
 
 @dataclass(kw_only=True, slots=True)
-class _Plan:
+class _CommitPlan:
     """What one commit on top of `head` has to do."""
 
     head: str
@@ -200,7 +201,7 @@ class _Pushing:
         wait = float(asked) if asked.isdecimal() else 2.0**attempt
         return wait if wait <= _LONGEST_WAIT else None
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> _CommitPlan:
         """Compare with the newest state of the branch.
 
         Raises:
@@ -209,7 +210,7 @@ class _Pushing:
         head = str(self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision).sha)
         there = remote_card(self.repo_id, head)
         known = configs_of(there)
-        plan = _Plan(head=head, card=None)
+        plan = _CommitPlan(head=head, card=None)
         for zoo in self.zoos:
             theirs = remote_manifest(self.repo_id, zoo.name, head)
             if not self.replace:
@@ -245,7 +246,7 @@ class _Pushing:
             found |= {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         return found
 
-    def _commit(self, plan: _Plan, tell: Tell) -> CommitInfo:
+    def _commit(self, plan: _CommitPlan, tell: Tell) -> CommitInfo:
         """Send what the plan adds and commit it; more files than one commit should have go in several."""
         data = sorted(path for path, zoo in plan.add.items() if path in zoo.data)
         parts = [data[start : start + FILES_PER_COMMIT] for start in range(0, len(data), FILES_PER_COMMIT)]
@@ -263,7 +264,7 @@ class _Pushing:
             self.added[CARD] = len(plan.card.encode())
         return self._send(operations, f"Push {names}", head)
 
-    def _additions(self, plan: _Plan, paths: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    def _additions(self, plan: _CommitPlan, paths: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
         operations: list[CommitOperationAdd | CommitOperationDelete] = []
         for path in paths:
             zoo = plan.add[path]
@@ -290,7 +291,7 @@ class _Pushing:
             self.create_pr, self.revision, self.url = False, made.pr_revision, str(made.pr_url)
         return made
 
-    def _result(self, plan: _Plan, done: CommitInfo | None) -> PushResult:
+    def _result(self, plan: _CommitPlan, done: CommitInfo | None) -> PushResult:
         return PushResult(
             commit=plan.head if done is None else done.oid,
             url=self.url,

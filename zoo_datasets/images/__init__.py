@@ -1,7 +1,7 @@
 """The image datasets that members are trained on."""
 
 from zoo_datasets.images.prepare import FEWEST, PREPARATION, ROLES, SPLIT_SEED, ImageData, cut, load_images
-from zoo_datasets.images.split import Progress, Role, Split, folder_digest
+from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "ROLES",
     "SPLIT_SEED",
     "ImageData",
-    "Progress",
     "Role",
     "Split",
     "cut",

@@ -24,15 +24,16 @@ from torch import Tensor
 
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import ImagesError, StorageError
-from zoo_datasets.images.split import Progress, Role, Split, folder_digest
+from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.specs.spec import ImageSpec, Limits, digest_of
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold
+from zoo_datasets.terminal import Fetched
 from zoo_datasets.text import one_line
 
-__all__ = ["IMAGES", "ImageData", "Progress", "Split", "cut", "get_image_spec", "load_images"]
+__all__ = ["IMAGES", "ImageData", "Split", "cut", "get_image_spec", "load_images"]
 
 
 SPLIT_SEED = 42
@@ -128,7 +129,7 @@ def load_images(
     architecture: str,
     source: Path | None = None,
     cache_dir: Path | None = None,
-    progress: Progress | None = None,
+    progress: Fetched | None = None,
 ) -> ImageData:
     """An image dataset, prepared for an architecture; read from its source once and then from the cache.
 

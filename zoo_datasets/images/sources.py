@@ -36,10 +36,11 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
-from zoo_datasets.images.split import Progress, Role, Split
+from zoo_datasets.images.split import Role, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.specs.spec import ImageSpec
 from zoo_datasets.specs.zoos import list_zoos
+from zoo_datasets.terminal import Fetched
 
 BATCH = 1000
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
@@ -58,7 +59,7 @@ _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib
 
 
 def read_source(
-    spec: ImageSpec, source: Path | None, size: int | None, progress: Progress | None = None
+    spec: ImageSpec, source: Path | None, size: int | None, progress: Fetched | None = None
 ) -> dict[Role, Split]:
     """The splits that a source holds, prepared to `size` × `size` pixels (None: as they are), in file order.
 
@@ -163,7 +164,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _read_splits(
-    loaded: Mapping[str, Any], spec: ImageSpec, origin: str, size: int | None, progress: Progress | None
+    loaded: Mapping[str, Any], spec: ImageSpec, origin: str, size: int | None, progress: Fetched | None
 ) -> dict[Role, Split]:
     names = _split_names(list(loaded), spec, origin)
     splits = {role: _read_split(loaded[name], f"{origin}, split {name!r}", name, spec, size, progress)
@@ -200,7 +201,7 @@ def _split_names(found: list[str], spec: ImageSpec, origin: str) -> dict[Role, s
 
 
 def _read_split(
-    dataset: Any, where: str, name: str, spec: ImageSpec, size: int | None, progress: Progress | None
+    dataset: Any, where: str, name: str, spec: ImageSpec, size: int | None, progress: Fetched | None
 ) -> Split:
     total = len(dataset)
     if not total:

@@ -14,10 +14,10 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.ahead import read_ahead
-from zoo_datasets.loading.order import Order, Plan
+from zoo_datasets.loading.order import BatchPlan, Order
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.row_groups import StreamReader, source_of
-from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Form, Reader, ZooReader
+from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Reader, SampleForm, ZooReader
 from zoo_datasets.repository.row import WEIGHTS
 
 Finish = Callable[[Batch], Batch]
@@ -76,7 +76,7 @@ def batches(
         SpecError: where an argument makes no sense or the zoo is no dataset of one split.
         UnknownNameError: where the zoo has no such column.
     """
-    form = Form(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
+    form = SampleForm(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
     order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer, even=even)
     return Batches(reader_of(zoo, columns), order, form)
 
@@ -113,7 +113,7 @@ def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[O
     given = dict(options)
     order = Order(**{field.name: given.pop(field.name) for field in fields(Order) if field.name in given})  # type: ignore[arg-type]
     device = given.pop("device", None)
-    form = Form(device=None if device is None else torch.device(cast(str, device)), **given)  # type: ignore[arg-type]
+    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **given)  # type: ignore[arg-type]
     return Batches(reader, order, form, finish)
 
 
@@ -140,7 +140,7 @@ class Batches(TorchIterable[Batch], Reporting):
     drop_last = False
     prefetch_factor = None
 
-    def __init__(self, reader: Reader, order: Order, form: Form, finish: Finish | None = None) -> None:
+    def __init__(self, reader: Reader, order: Order, form: SampleForm, finish: Finish | None = None) -> None:
         super().__init__()
         self._reader = reader
         self.order = order
@@ -231,13 +231,13 @@ class Batches(TorchIterable[Batch], Reporting):
                 "`loader(0)`, or go on by load_state_dict"
             )
 
-    def _form(self) -> Form:
+    def _form(self) -> SampleForm:
         # A worker cannot use the GPU of the process that it is of: the loader moves what it makes.
         if self.form.device is not None or get_worker_info() is not None:
             return self.form
         return replace(self.form, device=device_of_process())
 
-    def _read(self, samples: Epoch, wanted: list[tuple[int, int]], form: Form) -> Generator[Batch]:
+    def _read(self, samples: Epoch, wanted: list[tuple[int, int]], form: SampleForm) -> Generator[Batch]:
         size = max(1, min(_BLOCK, _BLOCK_BYTES // (self.order.batch_size * self._reader.row_bytes)))
         blocks = [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
@@ -303,8 +303,8 @@ class Batches(TorchIterable[Batch], Reporting):
             del identity["even"]
         return identity
 
-    def _plan(self, ranks: int) -> Plan:
-        return Plan(
+    def _plan(self, ranks: int) -> BatchPlan:
+        return BatchPlan(
             samples=len(self._reader),
             batch_size=self.order.batch_size,
             ranks=ranks,
@@ -333,7 +333,7 @@ class _Loader(DataLoader[Batch], Reporting):
         self.dataset.set_epoch(epoch)
 
     def _reported(self, given: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-        form = Form(dtype=None, device=self.dataset.form.device or device)
+        form = SampleForm(dtype=None, device=self.dataset.form.device or device)
         ranks = self.dataset._place()[1]
         with self.reporting(self.dataset._plan(ranks).remainder):
             following = next(given, None)

@@ -23,13 +23,13 @@ from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
 from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.terminal import Advance
 from zoo_datasets.text import json_text
 
-FORMAT = 1
+EXPORT_FORMAT = 1
 BATCH_BYTES = 32_000_000
-METADATA_KEY = "zoo_datasets"
+HEADER_KEY = "zoo_datasets"
 
-Progress = Callable[[int, int], None]
 
 # What of a row belongs to the state, and not to the model.
 CHANGING = frozenset({"epoch", *FIGURES, "ggap", "sparsity", WEIGHTS})
@@ -38,7 +38,7 @@ _FLOATS = frozenset(column.name for column in COLUMNS if column.type is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class ExportRows:
     """The rows of one config that are to be exported, read a piece at a time.
 
     Attributes:
@@ -71,7 +71,7 @@ def repository_rows(
     models: int | None = None,
     extras: bool = False,
     revision: str | None = None,
-) -> Rows:
+) -> ExportRows:
     """Rows of a config of a local repository or one on the Hub; `epochs` and `where` as `load_zoo` has them.
 
     What there is, is asked first and without weights; these are streamed afterwards and fill no cache.
@@ -102,7 +102,7 @@ def repository_rows(
                     yield wanted
 
     selection = {"epochs": asked, "where": where, "models": models}
-    return Rows(
+    return ExportRows(
         config=name,
         models=chosen,
         total=total,
@@ -111,7 +111,7 @@ def repository_rows(
     )
 
 
-def export_safetensors(rows: Rows, out: Path, progress: Progress | None = None) -> list[Path]:
+def export_safetensors(rows: ExportRows, out: Path, progress: Advance | None = None) -> list[Path]:
     """Write each row as `<model_id>-epoch-0050.safetensors` into a folder; gives the files.
 
     A file holds the tensors under the layers' names and, as JSON under the key `zoo_datasets` of its header, all
@@ -133,7 +133,7 @@ def export_safetensors(rows: Rows, out: Path, progress: Progress | None = None) 
     return files
 
 
-def states_of(rows: Rows) -> Iterator[dict[str, Any]]:
+def states_of(rows: ExportRows) -> Iterator[dict[str, Any]]:
     """All rows as dictionaries; lists of weights are float32 tensors [D]."""
     for table in rows.tables():
         wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
@@ -147,7 +147,7 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
     tensors = layout_of_row(row).unflatten(torch.as_tensor(row[WEIGHTS], dtype=torch.float32))
     values = {name: _plain(row.get(name)) for name in NAMES if name != WEIGHTS}
     # One metadata key only: safetensors writes several in random order.
-    header = {METADATA_KEY: json_text({"format": FORMAT, "row": values}, allow_nan=False)}
+    header = {HEADER_KEY: json_text({"format": EXPORT_FORMAT, "row": values}, allow_nan=False)}
     return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
@@ -163,15 +163,15 @@ def load_exported(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        value = parse_json(header[METADATA_KEY])
+        value = parse_json(header[HEADER_KEY])
         found, row = value["format"], dict(value["row"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = f"there is no {error} in its header" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"{path} is no model that `zoo export --format safetensors` wrote, or is broken: {reason}"
         ) from error
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {FORMAT}")
+    if found != EXPORT_FORMAT:
+        raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {EXPORT_FORMAT}")
     try:
         layout = layout_of(row["architecture"], row["in_channels"], row["classes"])
         row[WEIGHTS] = layout.flatten(tensors)

@@ -31,7 +31,7 @@ from zoo_datasets.errors import (
     StorageError,
     UnknownNameError,
 )
-from zoo_datasets.loading.row_groups import Source, tell_source
+from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
@@ -182,13 +182,13 @@ class _Parts:
 
 def _sources(
     builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], split_by: SplitBy
-) -> dict[str, Source]:
+) -> dict[str, StreamFiles]:
     """What `batches` reads of each streamed split: the files themselves."""
     if not streaming:
         return {}
     files = {part: tuple(map(str, paths)) for part, paths in builder.config.data_files.items() if part in loaded}
     by_epoch = () if parts.epochs is None else ("epoch",)
-    source = Source(
+    source = StreamFiles(
         files=tuple(path for paths in files.values() for path in paths),
         columns=parts.columns,
         filter=parts.filter,

@@ -16,7 +16,7 @@ from zoo_datasets.adapters.tokens import count_tokens, mix, to_tokens
 from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
 from zoo_datasets.loading.order import Order
-from zoo_datasets.loading.samples import Batch, Epoch, Form, Reader
+from zoo_datasets.loading.samples import Batch, Epoch, Reader, SampleForm
 from zoo_datasets.native.rows import Positions
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import WEIGHTS
@@ -91,7 +91,7 @@ class _MixedEpoch:
     epochs: list[Epoch]
     places: list[Positions]
 
-    def read(self, start: int, stop: int, form: Form) -> Batch:
+    def read(self, start: int, stop: int, form: SampleForm) -> Batch:
         parts: dict[int, Batch] = {}
         places = []
         for number, (epoch, place) in enumerate(zip(self.epochs, self.places, strict=True)):

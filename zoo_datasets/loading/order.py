@@ -38,7 +38,7 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class BatchPlan:
     """Which part of an epoch's order each batch of each rank is.
 
     Every rank has the same number of batches, and every sample is in one of them. Rounds are full until the last

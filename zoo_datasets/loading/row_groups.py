@@ -30,7 +30,7 @@ from torch import Tensor
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError, ZooError
 from zoo_datasets.loading.ahead import Readers
 from zoo_datasets.loading.order import Order
-from zoo_datasets.loading.samples import Batch, Columns, Epoch, Form, row_bytes
+from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
 from zoo_datasets.native.rows import Positions, Recycled
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import layout_of_schema, split_of_seed
@@ -46,7 +46,7 @@ _ROW = "row of the row groups"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class StreamFiles:
     """What a streamed zoo is read from.
 
     Attributes:
@@ -64,19 +64,19 @@ class Source:
     download: DownloadConfig
 
 
-def tell_source(zoo: IterableDataset, source: Source) -> None:
+def tell_source(zoo: IterableDataset, source: StreamFiles) -> None:
     """Note on a streamed zoo what it is read from."""
     zoo._zoo_source = (zoo._ex_iterable, source)
 
 
-def source_of(zoo: IterableDataset) -> Source:
+def source_of(zoo: IterableDataset) -> StreamFiles:
     """What a streamed zoo is read from.
 
     Raises:
         SpecError: where that is not known: rows that were changed or chosen after loading.
     """
     rows, source = getattr(zoo, "_zoo_source", (None, None))
-    if not isinstance(source, Source) or rows is not zoo._ex_iterable:
+    if not isinstance(source, StreamFiles) or rows is not zoo._ex_iterable:
         raise SpecError(
             "found a streamed dataset that load_zoo did not give, or that was changed since: expected one as "
             "load_zoo(…, streaming=True) gives it for one split; choose rows and columns by its where=, epochs= and "
@@ -105,7 +105,7 @@ class StreamReader:
 
     in_pieces = True
 
-    def __init__(self, source: Source, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, source: StreamFiles, columns: Sequence[str] | None = None) -> None:
         if isinstance(columns, str):
             raise SpecError(f"columns={columns!r}: expected a list of names")
         self._source = source
@@ -153,7 +153,7 @@ class StreamReader:
         return pq.ParquetFile(_opened(self._source, file), metadata=self.footers[file], pre_buffer=True)
 
 
-def _opened(source: Source, file: int) -> Any:
+def _opened(source: StreamFiles, file: int) -> Any:
     """Something that pyarrow reads: it opens local files by itself, which is faster."""
     path = source.files[file]
     return path if is_local_path(path) else xopen(path, "rb", download_config=source.download)
@@ -178,13 +178,13 @@ def _reading(path: str) -> Iterator[None]:
         ) from error
 
 
-def _scan(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
+def _scan(source: StreamFiles, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     """The footer of a file, and its row groups that hold wanted rows."""
     with _reading(source.files[file]):
         return _scanned(source, file)
 
 
-def _scanned(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
+def _scanned(source: StreamFiles, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     opened = _opened(source, file)
     system = LocalFileSystem() if isinstance(opened, str) else None
     fragment = pads.ParquetFileFormat().make_fragment(opened, system)
@@ -215,7 +215,7 @@ def _scanned(source: Source, file: int) -> tuple[pq.FileMetaData, list[_Group]]:
     return footer, groups
 
 
-def _wanted(table: pa.Table, source: Source) -> Positions:
+def _wanted(table: pa.Table, source: StreamFiles) -> Positions:
     """Numbers of the rows wanted, int64, ascending."""
     table = table.append_column(_ROW, pa.array(np.arange(len(table))))
     if source.filter is not None:
@@ -252,7 +252,7 @@ class _Window:
     columns: Columns
     order: Positions | None
 
-    def read(self, start: int, stop: int, form: Form) -> Batch:
+    def read(self, start: int, stop: int, form: SampleForm) -> Batch:
         return self.columns.read(slice(start, stop) if self.order is None else self.order[start:stop], form)
 
 
@@ -287,7 +287,7 @@ class _Windows:
         self._begun: dict[int, list[Future[pa.Table]]] = {}
         self._ready: dict[int, _Window] = {}
 
-    def read(self, start: int, stop: int, form: Form) -> Batch:
+    def read(self, start: int, stop: int, form: SampleForm) -> Batch:
         parts = []
         window = int(np.searchsorted(self._starts, start, side="right")) - 1
         for number in [number for number in self._ready if number < window]:

@@ -27,7 +27,7 @@ _LAYOUT_COLUMNS = ("architecture", "in_channels", "classes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
+class SampleForm:
     """How values are given.
 
     Attributes:
@@ -69,7 +69,7 @@ class Form:
 class Epoch(Protocol):
     """The samples of one epoch in its order."""
 
-    def read(self, start: int, stop: int, form: Form) -> Batch:
+    def read(self, start: int, stop: int, form: SampleForm) -> Batch:
         """Samples start … stop − 1, in memory and as they are stored; starts never fall.
 
         After the last sample, S − 1, the epoch begins again: position S is that of sample 0."""
@@ -183,7 +183,7 @@ class ZooReader:
         """The samples in the order of an epoch."""
         return _Permuted(self, len(self), order.permutation(len(self), epoch))
 
-    def read(self, samples: slice | Positions, form: Form) -> Batch:
+    def read(self, samples: slice | Positions, form: SampleForm) -> Batch:
         """Some samples, in memory and as they are stored: `samples` is a slice with start and stop, or int64 [B]."""
         where, steps = self._rows(samples)
         return self._table.read(where, form, steps)
@@ -206,7 +206,7 @@ class _Permuted:
     count: int
     order: Positions | None
 
-    def read(self, start: int, stop: int, form: Form) -> Batch:
+    def read(self, start: int, stop: int, form: SampleForm) -> Batch:
         samples = slice(start, stop) if stop <= self.count else np.arange(start, stop) % self.count
         return self.reader.read(samples if self.order is None else self.order[samples], form)
 
@@ -228,11 +228,11 @@ class Columns:
         self._memory = memory
         self._sources = {name: _source(table.column(name), name) for name in names}
 
-    def read(self, where: slice | Positions, form: Form, steps: tuple[int, ...] = ()) -> Batch:
+    def read(self, where: slice | Positions, form: SampleForm, steps: tuple[int, ...] = ()) -> Batch:
         """Some rows, a slice with start and stop or int64 [B · steps]; tensors have the shape [B, *steps, …]."""
         return {name: self._column(name, where, steps, form) for name in self._sources}
 
-    def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: Form) -> Any:
+    def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: SampleForm) -> Any:
         source = self._sources[name]
         if isinstance(source, MappedRows):
             rows = self._read_rows(source, where, form)
@@ -246,7 +246,7 @@ class Columns:
         size = steps[0]
         return [listed[start : start + size] for start in range(0, len(listed), size)]
 
-    def _read_rows(self, source: MappedRows, where: slice | Positions, form: Form) -> Tensor:
+    def _read_rows(self, source: MappedRows, where: slice | Positions, form: SampleForm) -> Tensor:
         if isinstance(where, slice):
             if not form.copy and not form.pinned:
                 seen = source.view(where.start, where.stop)
@@ -259,7 +259,7 @@ class Columns:
             source.gather(where, out)
         return out
 
-    def _empty(self, rows: int, source: MappedRows, form: Form) -> Tensor:
+    def _empty(self, rows: int, source: MappedRows, form: SampleForm) -> Tensor:
         if form.pinned:  # torch itself uses pinned memory again
             return torch.empty(rows, source.width, dtype=source.dtype, pin_memory=True)
         return self._memory.empty(rows, source.width, source.dtype)

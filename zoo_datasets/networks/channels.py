@@ -9,11 +9,11 @@ from zoo_datasets.networks.layers import Layer, checked
 from zoo_datasets.networks.layers.chain import follow_channels
 from zoo_datasets.networks.layers.walks import ChannelWalk, Stream, Use
 
-__all__ = ["Group", "Use", "permutations"]
+__all__ = ["ChannelGroup", "Use", "permutations"]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ChannelGroup:
     """Channels that can be reordered together: the same order in every use.
 
     Attributes:
@@ -27,7 +27,7 @@ class Group:
     pooled: bool
 
 
-def permutations(layers: Sequence[Layer]) -> tuple[Group, ...]:
+def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     """The groups of channels of a network that can be permuted, inputs and outputs left out.
 
     The channels of a residual stream are one group: a sum needs the same order on both sides.
@@ -39,4 +39,4 @@ def permutations(layers: Sequence[Layer]) -> tuple[Group, ...]:
     outputs = follow_channels(checked(layers), walk, Stream("images", 0, fixed=True))
     outputs.root().fixed = True
     groups = [stream for stream in walk.streams if stream.joined is None and not stream.fixed]
-    return tuple(Group(group.name, group.channels, tuple(group.uses), group.pooled) for group in groups)
+    return tuple(ChannelGroup(group.name, group.channels, tuple(group.uses), group.pooled) for group in groups)

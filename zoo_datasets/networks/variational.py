@@ -17,6 +17,8 @@ from torch.nn import functional
 from zoo_datasets.networks.layers import Layer, build_layout, flat_layers
 from zoo_datasets.networks.layers.passes import EPSILON
 
+# The name of log σ² in states, files and columns.
+LOG_SIGMA2: Final = "log_sigma2"
 LOG_SIGMA2_START: Final = -10.0
 LOG_ALPHA_PRUNED: Final = 3.0
 # The approximation of the divergence, eq. 14.

@@ -16,7 +16,7 @@ from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
-from zoo_datasets.repository.row import EXTRAS, FORMAT, HYPERPARAMETERS, SPLITS
+from zoo_datasets.repository.row import EXTRAS, HYPERPARAMETERS, REPOSITORY_FORMAT, SPLITS
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, write_json
 
@@ -152,7 +152,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "format": FORMAT,
+            "format": REPOSITORY_FORMAT,
             "config": self.config,
             "source_id": self.source_id,
             "zoo": dict(self.zoo),
@@ -179,8 +179,10 @@ class Manifest:
             RepositoryError: naming `origin` and what is wrong.
         """
         try:
-            if value["format"] != FORMAT:
-                raise RepositoryError(f"{origin}: format {brief(value['format'])} found, this version reads {FORMAT}")
+            if value["format"] != REPOSITORY_FORMAT:
+                raise RepositoryError(
+                    f"{origin}: format {brief(value['format'])} found, this version reads {REPOSITORY_FORMAT}"
+                )
             _checked(_ZOO, value["zoo"], "zoo")
             _checked(_SOURCE, value["source"], "source")
             manifest = cls(

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from zoo_datasets.documents import brief, parse_json
 from zoo_datasets.errors import LayoutError
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.specs.spec import digest_of
 
 if TYPE_CHECKING:
     from datasets import Features
 
-FORMAT = 1
+REPOSITORY_FORMAT = 1
 METADATA_KEY = b"zoo_datasets"
 WEIGHTS = "weights"
-LOG_SIGMA2, MEANS, KL_WEIGHT = "log_sigma2", "means", "kl_weight"
+MEANS, KL_WEIGHT = "means", "kl_weight"
 SPLITS = ("train", "validation", "test")
 
 # An id is free text: printable, and no longer than this.
@@ -112,7 +113,7 @@ def arrow_schema(layout: WeightLayout, extras: Sequence[str] = (), unknown: Sequ
     The key `huggingface` is what `datasets` reads; the key `zoo_datasets` holds format and layout as
     JSON, so that a shard alone can be turned back into networks.
     """
-    ours = {"format": FORMAT, "layout": layout.to_list()}
+    ours = {"format": REPOSITORY_FORMAT, "layout": layout.to_list()}
     metadata = dict(features(layout, extras).arrow_schema.metadata)
     return pa.schema(_fields(layout, extras, unknown), metadata={**metadata, METADATA_KEY: json.dumps(ours).encode()})
 
@@ -143,8 +144,8 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
         found, layout = value["format"], value["layout"]
     except (ValueError, TypeError, KeyError) as error:
         raise LayoutError(f"the schema's weight layout could not be read: {error}") from error
-    if found != FORMAT:
-        raise LayoutError(f"shard format {brief(found)} found, this version reads {FORMAT}")
+    if found != REPOSITORY_FORMAT:
+        raise LayoutError(f"shard format {brief(found)} found, this version reads {REPOSITORY_FORMAT}")
     return WeightLayout.from_list(layout)
 
 

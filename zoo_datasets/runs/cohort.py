@@ -21,7 +21,8 @@ from torch import Tensor
 from zoo_datasets.documents import brief, problems_of, read_json, whole_number
 from zoo_datasets.errors import CohortInUseError, DamagedError, DocumentError, LayoutError, RunError, StorageError
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.networks.variational import LOG_SIGMA2
+from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.specs.spec import MAX_EPOCH, Member, digest_of, ranges
 from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import remove_temporaries, write_json
@@ -34,7 +35,6 @@ MEMBERS = "members.json"
 METRICS = "metrics.parquet"
 RESUME = "resume.safetensors"
 SPARSITY = "sparsity"
-LOG_SIGMA2 = "log_sigma2"
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
@@ -128,7 +128,7 @@ class Cohort:
         for member in self.members:
             name = f"{file}: model {member.model_id:.64}"
             if member.model_id not in known:
-                raise RunError(f"{name} is no member of the run that {MANIFEST} describes")
+                raise RunError(f"{name} is no member of the run that {RUN_MANIFEST} describes")
             if member.model_id in seen:
                 raise RunError(f"{name} stands in another cohort too")
             if member != known[member.model_id]:

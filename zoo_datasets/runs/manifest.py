@@ -18,10 +18,10 @@ from zoo_datasets.specs.spec import MAX_EPOCH, Limits, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 
-FORMAT = 1
+RUN_FORMAT = 1
 
 
-MANIFEST = "zoo.json"
+RUN_MANIFEST = "zoo.json"
 
 
 # Of a run: members times epochs.
@@ -111,7 +111,7 @@ class RunManifest:
         """As JSON values."""
         parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
         return parents | {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "zoo": self.zoo.to_dict(),
             "growth": [dataclasses.asdict(step) for step in self.growth],
             "limits": dataclasses.asdict(self.limits),
@@ -130,8 +130,8 @@ class RunManifest:
         """
         if not isinstance(value, dict):
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
-        if value.get("format") != FORMAT:
-            raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {FORMAT}")
+        if value.get("format") != RUN_FORMAT:
+            raise RunError(f"{origin}: run format {brief(value.get('format'))} found, this version reads {RUN_FORMAT}")
         surplus = sorted(value.keys() - {"format", RECORD, *(entry.name for entry in dataclasses.fields(cls))})
         if surplus:
             raise RunError(f"{origin}: not a valid run description: it has no place for {brief(surplus[0])}")

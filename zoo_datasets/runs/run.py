@@ -28,7 +28,7 @@ from pathlib import Path
 from zoo_datasets.documents import read_json
 from zoo_datasets.errors import DamagedError, DocumentError, RunError
 from zoo_datasets.runs.cohort import MEMBERS, Cohort, digest_of_members, read_members
-from zoo_datasets.runs.manifest import MANIFEST, RunManifest
+from zoo_datasets.runs.manifest import RUN_MANIFEST, RunManifest
 from zoo_datasets.specs.spec import Member, members_of
 from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import write_json
@@ -46,7 +46,7 @@ class Run:
     @staticmethod
     def exists(path: Path) -> bool:
         """Whether a run lies in this folder."""
-        return (path / MANIFEST).is_file()
+        return (path / RUN_MANIFEST).is_file()
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -56,9 +56,9 @@ class Run:
             RunError: where there is none, or its zoo.json is broken.
             DamagedError: where zoo.json holds other bytes than were written.
         """
-        file = path / MANIFEST
+        file = path / RUN_MANIFEST
         if not file.is_file():
-            raise RunError(f"{path} is not a run: there is no {MANIFEST} in it; `zoo train` makes runs")
+            raise RunError(f"{path} is not a run: there is no {RUN_MANIFEST} in it; `zoo train` makes runs")
         try:
             value = read_json(file)
         except (OSError, DocumentError) as error:
@@ -73,7 +73,7 @@ class Run:
         """Write zoo.json."""
         record = Record(self.epochs, digest_of_members(self.members))
         value = self.manifest.to_dict() | {RECORD: record.line()}
-        write_checked(self.path / MANIFEST, f"{json_text(value, indent=2)}\n".encode())
+        write_checked(self.path / RUN_MANIFEST, f"{json_text(value, indent=2)}\n".encode())
 
     def save_twins(self, members: Sequence[Member]) -> None:
         """Write zoo.json, and before it the list of members, which a twin's spec does not tell."""
@@ -88,7 +88,7 @@ class Run:
             RunError: where those of twins cannot be read.
         """
         if self.manifest.parents is None:
-            file = self.path / MANIFEST
+            file = self.path / RUN_MANIFEST
             try:
                 members = members_of(self.manifest.zoo, self.manifest.limits, self.models)
             except ValueError as error:

@@ -20,7 +20,7 @@ Init = str
 Optimizer = str
 Scheduler = str
 Augmentation = str
-Sparsifier = str  # a name of the table in zoo_datasets.training.sparsifiers
+SparsifierName = str  # a name of the table in zoo_datasets.training.sparsifiers
 Scope = Literal["global", "layer"]
 SeedKind = Literal["range", "random"]
 
@@ -142,7 +142,7 @@ class ZooSpec:
     doi: str | None = None
     published: bool = False
     parent: str | None = None
-    sparsifier: Sparsifier | None = None
+    sparsifier: SparsifierName | None = None
     amount: float | None = None
     scope: Scope | None = None
 

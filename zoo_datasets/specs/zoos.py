@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.names import known_names, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, Scope, Sparsifier, ZooSpec
+from zoo_datasets.specs.spec import GRID_FIELDS, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -110,7 +110,7 @@ _TWIN_SUFFIX = re.compile(r"_(?:sparse|magnitude\d+(\.\d+)?)(?:_layer)?$")
 
 def twin_of(
     parent: ZooSpec,
-    sparsifier: Sparsifier = "variational_dropout",
+    sparsifier: SparsifierName = "variational_dropout",
     *,
     epochs: int | None = None,
     amount: float | None = None,

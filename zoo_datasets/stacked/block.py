@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer, build_layout
-from zoo_datasets.networks.variational import acting, kl_divergence, log_alpha, noise_bounds
+from zoo_datasets.networks.variational import LOG_SIGMA2, acting, kl_divergence, log_alpha, noise_bounds
 from zoo_datasets.stacked.augmentation import augment
 from zoo_datasets.stacked.network import VECTOR_LOOP, Masks, Noise, StackedNetwork, lanes_of
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
@@ -21,7 +21,6 @@ from zoo_datasets.stacked.streams import dropout_masks, layer_noise, permutation
 EVALUATION_BATCH = 100
 # Of a block's state, besides the optimizer's: what a twin needs to go on.
 MASK = "mask"
-LOG_SIGMA2 = "log_sigma2"
 TRAINED = "weights"
 
 
@@ -73,7 +72,7 @@ class Tally:
         return self.correct.to(torch.float64) / self.images
 
 
-class Block(Protocol):
+class MemberBlock(Protocol):
     """Members that train as one, on any engine path. `TorchBlock` says what each method does."""
 
     recipe: BlockRecipe

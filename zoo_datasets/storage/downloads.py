@@ -14,7 +14,8 @@ from zoo_datasets.errors import DownloadError, StorageError
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import beside, cache_folder, write_json
 from zoo_datasets.storage.locks import hold
-from zoo_datasets.storage.remote import Fetched, RemoteFile
+from zoo_datasets.storage.remote import RemoteFile
+from zoo_datasets.terminal import Fetched
 
 _PARTIAL = ".partial"
 

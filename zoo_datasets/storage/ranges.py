@@ -13,7 +13,8 @@ from zoo_datasets.documents import whole_number
 from zoo_datasets.errors import StorageError
 from zoo_datasets.storage.downloads import only_one, storing
 from zoo_datasets.storage.files import open_binary, read_at, write_at
-from zoo_datasets.storage.remote import Fetched, Halt, RemoteFile, in_parallel
+from zoo_datasets.storage.remote import Halt, RemoteFile, in_parallel
+from zoo_datasets.terminal import Fetched
 
 Range = tuple[int, int]  # begin, end
 

@@ -42,7 +42,6 @@ _FSSPEC_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 _URL = re.compile(r"[a-z][a-z0-9+.\-]+(://|::)", re.IGNORECASE)
 _IN_TEXT = re.compile(r"[a-z][a-z0-9+.\-]+://\S+", re.IGNORECASE)
 
-Fetched = Callable[[str, int, int], None]  # what is under way, bytes done, bytes in all (0: not known)
 T = TypeVar("T")
 
 

@@ -25,15 +25,16 @@ from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KEY, raw_folder_name
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
-from zoo_datasets.loading.exporting import LASTING, Progress, Rows, states_of
+from zoo_datasets.loading.exporting import LASTING, ExportRows, states_of
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
-from zoo_datasets.networks.variational import BETA
-from zoo_datasets.repository.row import FIGURES, KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED, WEIGHTS
+from zoo_datasets.networks.variational import BETA, LOG_SIGMA2
+from zoo_datasets.repository.row import FIGURES, KL_WEIGHT, MEANS, RECORDED, WEIGHTS
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.files import distinct_names, file_name, shortened, write_if_changed
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.terminal import Advance
 
 # Ray Tune ends the names of folders with the time; the same rows give the same folders here.
 DATE = "2022-01-01_00-00-00"
@@ -56,7 +57,7 @@ class RawExport:
     states: int
 
 
-def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> Rows:
+def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> ExportRows:
     """All states of a source as rows of the config `name`; states that cannot be read are not among them."""
     maker = RowMaker(source, name or source.name)
     constants = {
@@ -75,12 +76,12 @@ def source_rows(source: Source, name: str | None = None, selection: Mapping[str,
                 if isinstance(item, States) and item.models:
                     yield pa.Table.from_batches([maker.batch(item)])
 
-    return Rows(
+    return ExportRows(
         config=name or source.name, models=models, total=source.states, tables=tables, selection=selection or {}
     )
 
 
-def export_raw(rows: Rows, out: Path, progress: Progress | None = None) -> RawExport:
+def export_raw(rows: ExportRows, out: Path, progress: Advance | None = None) -> RawExport:
     """Write rows as a raw zoo into a new folder of `out`: config.json, index_dict.json, and for each model a trial
     with params.json, result.json and one checkpoint folder an epoch.
 
@@ -155,7 +156,7 @@ class _RawZoo:
     selection: Mapping[str, Any]
 
     @classmethod
-    def of(cls, rows: Rows) -> _RawZoo:
+    def of(cls, rows: ExportRows) -> _RawZoo:
         models = list(rows.models.values())
         kinds = {tuple(row[name] for name in _KIND) for row in models}
         if len(kinds) != 1:

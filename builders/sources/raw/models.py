@@ -35,7 +35,7 @@ from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import NAME, Sparsifier
+from zoo_datasets.specs.spec import NAME, SparsifierName
 
 _PROBES = 9
 _HYPERPARAMETER_FILES = ("params.json", "config.json")  # the first that has a value counts
@@ -43,7 +43,7 @@ _DESCRIBING = (*_HYPERPARAMETER_FILES, "result.json")
 
 
 @dataclass(kw_only=True, slots=True)
-class Found:
+class TrialModel:
     """One trial and what became of it: a model with its states, or the reason why it is none.
 
     Attributes:
@@ -84,11 +84,11 @@ class RawModels:
         self._reading = reading
         self._beside = beside
         own = read_folder_name(folder.name)
-        self.sparsifier: Sparsifier | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
+        self.sparsifier: SparsifierName | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
         self.notes = Notes()
         self.images, self.name = self._identify(own)
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[TrialModel]:
         """The trials, in the order of their models' ids: a hash, so that the first N spread over the grid."""
         trials = sorted(self._folder.trials, key=lambda trial: raw_model_id(self._folder.name, trial.name))
         if self._reading.where is None:
@@ -124,7 +124,7 @@ class RawModels:
         suffix = own.suffix or (parent.suffix if parent else "")
         return images, zoo_name(images, self._kind.architecture, suffix, self.sparsifier, own.percent)
 
-    def _stated_sparsifier(self) -> Sparsifier | None:
+    def _stated_sparsifier(self) -> SparsifierName | None:
         """What an export of this package says."""
         stated = (self._params(trial).get(SPARSIFIER_KEY) for trial in self._folder.trials[:1])
         return next((name for name in stated if isinstance(name, str) and NAME.fullmatch(name)), None)
@@ -147,9 +147,9 @@ class RawModels:
         """The hyperparameters of a trial by flattened name, empty where none can be read; `_told` says why."""
         return next((values for _, values in self._told(trial, [])), {})
 
-    def _find(self, trial: Trial) -> Found:
+    def _find(self, trial: Trial) -> TrialModel:
         """A trial as a model; `_match` tells its states."""
-        found = Found(trial=trial)
+        found = TrialModel(trial=trial)
         if trial.path in self._container.refused:
             found.reason = self._container.refused[trial.path]
             return found
@@ -170,7 +170,7 @@ class RawModels:
         found.reason = "; ".join(problems)
         return found
 
-    def _match(self, found: Sequence[Found]) -> None:
+    def _match(self, found: Sequence[TrialModel]) -> None:
         """Tell the states of trials, and which reports are theirs."""
         with_results = [(entry.trial.epochs, entry.results) for entry in found if entry.results is not None]
         by_iteration = numbers_are_iterations(with_results)

@@ -12,7 +12,7 @@ from typing import Any
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.images import table as image_table
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
-from zoo_datasets.specs.spec import Sparsifier, digest_of
+from zoo_datasets.specs.spec import SparsifierName, digest_of
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.files import file_name
 
@@ -32,7 +32,7 @@ class TwinKind:
     """Twins by one sparsifier: `suffix` of their zoo's name, `folder` as its folder says it, and `pattern` of what else
     folders say; `{percent}` is the share of weights that are pruned."""
 
-    sparsifier: Sparsifier
+    sparsifier: SparsifierName
     suffix: str
     folder: str
     pattern: str
@@ -79,7 +79,7 @@ class FolderName:
     images: str | None
     size: str
     suffix: str
-    sparsifier: Sparsifier | None
+    sparsifier: SparsifierName | None
     percent: int | None
 
 
@@ -137,7 +137,9 @@ def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> st
     return twin.folder.format(percent=percent)
 
 
-def zoo_name(images: str, architecture: str, suffix: str, sparsifier: Sparsifier | None, percent: int | None) -> str:
+def zoo_name(
+    images: str, architecture: str, suffix: str, sparsifier: SparsifierName | None, percent: int | None
+) -> str:
     """The config's name: `mnist_cnn_s`, `mnist_cnn_s_hyp_rand_sparse`, `eurosat_cnn_s_magnitude50`."""
     own = "" if sparsifier is None else f"_{sparsifier}"
     twin = next((twin.suffix.format(percent=percent) for twin in TWINS if twin.sparsifier == sparsifier), own)

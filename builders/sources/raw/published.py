@@ -18,7 +18,8 @@ from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
 from zoo_datasets.specs.spec import GRID_FIELDS, ZooSpec
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.downloads import download
-from zoo_datasets.storage.remote import Fetched, Http, HttpFile, shown
+from zoo_datasets.storage.remote import Http, HttpFile, shown
+from zoo_datasets.terminal import Fetched
 
 # Environment variables that put a mirror in the place of each server.
 ZENODO_VARIABLE, FILES_VARIABLE = "ZOO_ZENODO", "ZOO_FILES"

@@ -20,10 +20,10 @@ from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.containers.remote_tree import RemoteFolder
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker
-from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Block, Reading, Source, States, unknown_columns
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Reading, Source, StateBlock, States, unknown_columns
 from zoo_datasets.builders.sources.raw.index import index_of
 from zoo_datasets.builders.sources.raw.losses import TwinLosses
-from zoo_datasets.builders.sources.raw.models import Found, RawModels
+from zoo_datasets.builders.sources.raw.models import RawModels, TrialModel
 from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
@@ -31,8 +31,9 @@ from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.sparsity import sparsity
+from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import EXTRAS, FIGURES, LOG_SIGMA2, MEANS
+from zoo_datasets.repository.row import EXTRAS, FIGURES, MEANS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import check_known, matching
 from zoo_datasets.specs.spec import digest_of
@@ -171,10 +172,10 @@ class RawSource(Source):
     def _epochs(self) -> tuple[int, ...]:
         return tuple(sorted({epoch for found in self._found for epoch in found.epochs}))
 
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[StateBlock]:
         """One block of all models and epochs."""
         models = tuple(found.model for found in self._found if found.model is not None)
-        return [Block(models=models, epochs=self._epochs)] if models else []
+        return [StateBlock(models=models, epochs=self._epochs)] if models else []
 
     def refused(self) -> list[LeftOut]:
         """Trials that are no model."""
@@ -185,12 +186,12 @@ class RawSource(Source):
         ]
         return [*refused, *(lost for found in self._found for lost in found.lost)]
 
-    def read(self, block: Block) -> Iterator[States | LeftOut]:
+    def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block; see `Source`. Several small epochs come together."""
         wanted = {model.model_id for model in block.models}
         found = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
         most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_PIECE_BYTES))
-        chosen: list[tuple[Found, int]] = []
+        chosen: list[tuple[TrialModel, int]] = []
         for epoch in block.epochs:
             here = [(entry, epoch) for entry in found if epoch in entry.epochs]
             if len(chosen) + len(here) > few:
@@ -202,7 +203,7 @@ class RawSource(Source):
             chosen += here
         yield from self._read_chunk(chosen)
 
-    def _read_chunk(self, chosen: Sequence[tuple[Found, int]]) -> Iterator[States | LeftOut]:
+    def _read_chunk(self, chosen: Sequence[tuple[TrialModel, int]]) -> Iterator[States | LeftOut]:
         if not chosen:
             return
         read = self._checkpoints.read([(found.trial, found.numbers[epoch]) for found, epoch in chosen])
@@ -212,7 +213,7 @@ class RawSource(Source):
         if read.good:
             yield self._states([chosen[position] for position in read.good], read)
 
-    def _states(self, chosen: Sequence[tuple[Found, int]], read: Weights) -> States:
+    def _states(self, chosen: Sequence[tuple[TrialModel, int]], read: Weights) -> States:
         epochs = [epoch for _, epoch in chosen]
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
         columns = _reported(chosen)
@@ -250,7 +251,7 @@ class RawSource(Source):
             )
         return EXTRAS
 
-    def _select(self, found: list[Found]) -> list[Found]:
+    def _select(self, found: list[TrialModel]) -> list[TrialModel]:
         """What the user asked for."""
         reading = self._reading
         for entry in found:
@@ -267,7 +268,7 @@ class RawSource(Source):
             raise SourceError(f"{self._folder.name}: no state of it fits the selection")
         return found
 
-    def _matching(self, where: Condition, found: Sequence[Found]) -> list[Found]:
+    def _matching(self, where: Condition, found: Sequence[TrialModel]) -> list[TrialModel]:
         """The trials of which a condition keeps a state; one that is no model cannot be judged and stays."""
         judged = [(entry, entry.model, epoch) for entry in found if entry.model for epoch in entry.epochs]
         states = [(entry, epoch) for entry, _, epoch in judged]
@@ -288,7 +289,7 @@ class RawSource(Source):
                 entry.epochs = tuple(kept.get(entry.trial.name, ()))
         return [entry for entry in found if entry.model is None or entry.epochs]
 
-    def _unknown(self, states: Sequence[tuple[Found, int]]) -> set[str]:
+    def _unknown(self, states: Sequence[tuple[TrialModel, int]]) -> set[str]:
         """Columns that are computed from the weights."""
         unknown = {"sparsity"} if self._models.sparsifier is not None else set()
         if self._losses is not None:
@@ -311,7 +312,7 @@ class RawSource(Source):
         notes.add(Note("import-index-dict", text.format(key)) for key in differing)
 
 
-def _reported(chosen: Sequence[tuple[Found, int]]) -> list[tuple[float | None, ...]]:
+def _reported(chosen: Sequence[tuple[TrialModel, int]]) -> list[tuple[float | None, ...]]:
     """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
     told = [found.figures.get(epoch, _UNKNOWN) for found, epoch in chosen]
     return list(zip(*told, strict=True)) or [()] * len(_UNKNOWN)

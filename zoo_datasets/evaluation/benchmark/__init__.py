@@ -3,7 +3,6 @@
 from zoo_datasets.evaluation.benchmark.record import Record, run_benchmark
 from zoo_datasets.evaluation.benchmark.run import (
     DEFAULT_FEATURES,
-    Advance,
     Data,
     Finished,
     Result,
@@ -14,7 +13,6 @@ from zoo_datasets.evaluation.benchmark.run import (
 
 __all__ = [
     "DEFAULT_FEATURES",
-    "Advance",
     "Data",
     "Finished",
     "Record",

@@ -9,13 +9,14 @@ from typing import Any
 
 from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.evaluation.benchmark.run import Advance, Data, Result, Settings, benchmark, read_data
-from zoo_datasets.evaluation.benchmark.samples import Rows
+from zoo_datasets.evaluation.benchmark.run import Data, Result, Settings, benchmark, read_data
+from zoo_datasets.evaluation.benchmark.samples import SampleRows
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import write_json
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.terminal import Advance
 
-FORMAT = 1
+RECORD_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "format": FORMAT,
+            "format": RECORD_FORMAT,
             "settings": asdict(self.settings),
             "rows": [dict(entry) for entry in self.rows],
             "skipped": dict(self.skipped),
@@ -57,8 +58,8 @@ def read_record(path: Path) -> Record:
     """
     try:
         value = read_json(path)
-        if value["format"] != FORMAT:
-            raise RepositoryError(f"{path}: format {brief(value['format'])} found, this version reads {FORMAT}")
+        if value["format"] != RECORD_FORMAT:
+            raise RepositoryError(f"{path}: format {brief(value['format'])} found, this version reads {RECORD_FORMAT}")
         settings: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()
         }
@@ -142,5 +143,5 @@ def _empty(data: Data, settings: Settings) -> Record:
     )
 
 
-def _counts(rows: Rows) -> dict[str, Any]:
+def _counts(rows: SampleRows) -> dict[str, Any]:
     return {"zoo": rows.zoo, "split": rows.split, "rows": len(rows), "models": int(rows.models.max()) + 1}

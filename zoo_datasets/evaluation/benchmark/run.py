@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.evaluation.benchmark import probes, scores
 from zoo_datasets.evaluation.benchmark.probes import Fold, Prediction
-from zoo_datasets.evaluation.benchmark.samples import Rows, check_apart, features_of, read_splits
+from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits
 from zoo_datasets.evaluation.benchmark.scores import Numbers, Score
 from zoo_datasets.evaluation.benchmark.targets import (
     DEFAULT_TARGETS,
@@ -33,6 +33,7 @@ from zoo_datasets.evaluation.benchmark.targets import (
 )
 from zoo_datasets.evaluation.features import Feature, get_features
 from zoo_datasets.loading.load import SplitBy
+from zoo_datasets.terminal import Advance
 
 DEFAULT_FEATURES = ("weights", "statistics")
 NUMBER, CLASS = "number", "class"
@@ -122,7 +123,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-Advance = Callable[[int, int], None]
 Finished = Callable[[Result], None]
 
 
@@ -134,9 +134,9 @@ class Data:
         skipped: targets that cannot be predicted here, and why.
     """
 
-    train: Rows
-    validation: Rows
-    tests: tuple[Rows, ...]
+    train: SampleRows
+    validation: SampleRows
+    tests: tuple[SampleRows, ...]
     targets: tuple[Target, ...]
     skipped: Mapping[str, str]
 
@@ -176,7 +176,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     return Data(train, validation, tests, tuple(targets), skipped)
 
 
-def _split(parts: Mapping[str, Rows], zoo: str, split: str) -> Rows:
+def _split(parts: Mapping[str, SampleRows], zoo: str, split: str) -> SampleRows:
     if split not in parts or not len(parts[split]):
         raise RepositoryError(
             f"{zoo} has no rows in the {split} split; a benchmark needs all three: build more models into it"

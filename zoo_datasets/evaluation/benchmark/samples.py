@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.features.base import Matrix, Transform
 from zoo_datasets.loading.load import SplitBy, load_zoo
-from zoo_datasets.loading.samples import Form, ZooReader, values_of
+from zoo_datasets.loading.samples import SampleForm, ZooReader, values_of
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import SPLITS, WEIGHTS
 from zoo_datasets.storage.cores import cores
@@ -29,7 +29,7 @@ _IDS = ("model_id", "parent_id", "epoch", "architecture", "in_channels", "classe
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """The rows of one split of a zoo whose weights are finite.
 
     Attributes:
@@ -82,7 +82,7 @@ class Rows:
     def sample(self, limit: int, seed: int = 0) -> Matrix:
         """The weights of at most `limit` rows drawn without replacement, float32 [·, D]."""
         chosen = np.arange(len(self)) if len(self) <= limit else _draw(len(self), limit, seed)
-        return cast(Matrix, self.reader.read(chosen, Form())[WEIGHTS].numpy())
+        return cast(Matrix, self.reader.read(chosen, SampleForm())[WEIGHTS].numpy())
 
 
 def _draw(count: int, limit: int, seed: int) -> NDArray[np.int64]:
@@ -98,7 +98,7 @@ def read_splits(
     where: str | None = None,
     split_by: SplitBy = "model",
     revision: str | None = None,
-) -> dict[str, Rows]:
+) -> dict[str, SampleRows]:
     """The splits of a zoo, with weights and some columns; rows with weights that are not finite are left out.
 
     Raises:
@@ -115,7 +115,7 @@ def read_splits(
     return parts
 
 
-def check_apart(first: Rows, second: Rows) -> None:
+def check_apart(first: SampleRows, second: SampleRows) -> None:
     """That no model, nor a twin of it, is in both.
 
     Raises:
@@ -129,15 +129,15 @@ def check_apart(first: Rows, second: Rows) -> None:
         )
 
 
-def finite_rows(name: str, split: str, data: Dataset) -> Rows:
+def finite_rows(name: str, split: str, data: Dataset) -> SampleRows:
     """The rows of one split whose weights are finite."""
     reader = ZooReader(data, [WEIGHTS])
     finite: list[NDArray[np.bool_]] = _in_batches(reader, lambda weights: np.isfinite(weights).all(axis=1))
     kept = np.flatnonzero(np.concatenate(finite)) if finite else np.zeros(0, np.int64)
-    return Rows(name, split, data, kept)
+    return SampleRows(name, split, data, kept)
 
 
-def features_of(rows: Rows, transform: Transform) -> Matrix:
+def features_of(rows: SampleRows, transform: Transform) -> Matrix:
     """The features of all rows, float32 [N, F], computed in batches by as many threads as there are cores.
 
     Raises:
@@ -152,7 +152,7 @@ def features_of(rows: Rows, transform: Transform) -> Matrix:
 def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None = None) -> list[Any]:
     """`of` each batch of weights, in order. With `rows` the results are put into one matrix as they come."""
     size = max(_BATCH_BYTES // (4 * reader_width(reader)), 1)
-    form = Form(copy=False)
+    form = SampleForm(copy=False)
     done: list[Any] = []
     matrix: Matrix | None = None
 
@@ -189,7 +189,7 @@ def reader_width(reader: ZooReader) -> int:
     return int(reader.zoo.data.schema.field(WEIGHTS).type.list_size)
 
 
-def numbers_of(rows: Rows, name: str) -> NDArray[np.float64]:
+def numbers_of(rows: SampleRows, name: str) -> NDArray[np.float64]:
     """A column of numbers, float64 [N]; null is NaN.
 
     Raises:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.evaluation.benchmark.samples import Rows, numbers_of
+from zoo_datasets.evaluation.benchmark.samples import SampleRows, numbers_of
 from zoo_datasets.evaluation.benchmark.scores import Numbers
 from zoo_datasets.repository.row import COLUMNS, WEIGHTS
 
@@ -55,7 +55,7 @@ def get_targets(names: list[str]) -> list[Target]:
     ]
 
 
-def values_for(target: Target, rows: Rows) -> NDArray[Any]:
+def values_for(target: Target, rows: SampleRows) -> NDArray[Any]:
     """The column as it is: float64 [N] with NaN for null, or objects [N] with None."""
     if not target.numeric:
         return np.array(rows.column(target.name).to_pylist(), dtype=object)

@@ -24,7 +24,7 @@ from zoo_datasets.evaluation.population import Box
 from zoo_datasets.evaluation.predictions import predictions, representations
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.loading.samples import Form, ZooReader
+from zoo_datasets.loading.samples import SampleForm, ZooReader
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.sparsity import layer_sparsity
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
@@ -142,7 +142,7 @@ def _last_rows(rows: Dataset, last: pa.Table, limit: int) -> Dataset:
 
 
 def _weights(rows: Dataset) -> Tensor:
-    return cast(Tensor, ZooReader(rows, [WEIGHTS]).read(slice(0, len(rows)), Form())[WEIGHTS])
+    return cast(Tensor, ZooReader(rows, [WEIGHTS]).read(slice(0, len(rows)), SampleForm())[WEIGHTS])
 
 
 def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str]]:

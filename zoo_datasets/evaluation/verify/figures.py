@@ -10,8 +10,8 @@ import torch
 
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.variational import total_kl
-from zoo_datasets.repository.row import KL_WEIGHT, LOG_SIGMA2, MEANS, RECORDED
+from zoo_datasets.networks.variational import LOG_SIGMA2, total_kl
+from zoo_datasets.repository.row import KL_WEIGHT, MEANS, RECORDED
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.stacked import evaluate_stack
 from zoo_datasets.stacked.evaluate import same_loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +19,11 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
-from zoo_datasets.runs.manifest import MANIFEST
+from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import ranges
+from zoo_datasets.terminal import Advance
 
-Progress = Callable[[int, int], None]
 _SPARSITY_TOLERANCE = 1e-6
 
 
@@ -45,7 +45,7 @@ class _State:
 
 
 def verify_run(
-    path: Path, *, images: ImageData | None = None, sample: int = 32, progress: Progress | None = None
+    path: Path, *, images: ImageData | None = None, sample: int = 32, progress: Advance | None = None
 ) -> Verification:
     """Check a run, finished or not; every fault becomes a difference, none stops the others.
 
@@ -93,7 +93,7 @@ def _check_manifest(run: Run, findings: Findings) -> None:
         findings.differs("manifest", str(error))
     else:
         if expected != manifest.layout:
-            findings.differs("manifest", f"the layout in {MANIFEST} is not that of {manifest.zoo.architecture}")
+            findings.differs("manifest", f"the layout in {RUN_MANIFEST} is not that of {manifest.zoo.architecture}")
     findings.checked("manifest", f"{run.models:,} models to epoch {run.epochs}")
 
 
@@ -187,7 +187,7 @@ def _limited(run: Run, images: ImageData, findings: Findings) -> ImageData | Non
         for name, split in (("train", limited.train), ("val", limited.val), ("test", limited.test)):
             count = 0 if split is None else len(split.labels)
             if count != getattr(recorded, name):
-                findings.differs("images", f"{count} images of {name}, {MANIFEST} says {getattr(recorded, name)}")
+                findings.differs("images", f"{count} images of {name}, {RUN_MANIFEST} says {getattr(recorded, name)}")
     else:
         findings.differs(
             "images",

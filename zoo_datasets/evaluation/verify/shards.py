@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,7 @@ from zoo_datasets.repository.row import (
     weights_matrix,
 )
 from zoo_datasets.storage.files import sha256_of
-
-Progress = Callable[[int, int], None]
-
+from zoo_datasets.terminal import Advance
 
 METADATA_COLUMNS = [name for name in NAMES if name != WEIGHTS]
 
@@ -35,7 +33,7 @@ READ_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CheckedRow:
     """A row's identity and place."""
 
     model_id: str
@@ -47,9 +45,9 @@ class Row:
     recorded: bool
 
 
-def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Progress) -> list[Row]:
+def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Advance) -> list[CheckedRow]:
     """Each file and its rows. Gives the rows of those that can be read."""
-    rows: list[Row] = []
+    rows: list[CheckedRow] = []
     for number, shard in enumerate(manifest.shards):
         if _check_file(repo, manifest.config, shard, findings):
             try:
@@ -66,7 +64,7 @@ def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: P
     return rows
 
 
-def _check_meta(repo: Path, manifest: Manifest, rows: list[Row], findings: Findings) -> None:
+def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings: Findings) -> None:
     """The files of the light config: theirs are the rows of the shards, in the same order."""
     for shard in manifest.meta:
         if not _check_file(repo, f"{manifest.config}{META}", shard, findings):
@@ -102,7 +100,7 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
     return True
 
 
-def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[Row]:
+def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[CheckedRow]:
     with pq.ParquetFile(repo / shard.path) as file:
         expected = arrow_schema(manifest.layout, manifest.extras, manifest.unknown)
         if not file.schema_arrow.equals(expected):
@@ -177,9 +175,9 @@ def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Fi
     )
 
 
-def _rows_of(shard: Shard, group: int, table: pa.Table) -> Iterator[Row]:
+def _rows_of(shard: Shard, group: int, table: pa.Table) -> Iterator[CheckedRow]:
     recorded = [table[name].to_pylist() for name in ("val_loss", "val_acc", "test_loss", "test_acc")]
     identity = (table[name].to_pylist() for name in ("model_id", "parent_id", "epoch"))
     for index, (model_id, parent, epoch) in enumerate(zip(*identity, strict=True)):
         known = any(column[index] is not None for column in recorded)
-        yield Row(model_id, parent, epoch, shard, group, index, known)
+        yield CheckedRow(model_id, parent, epoch, shard, group, index, known)

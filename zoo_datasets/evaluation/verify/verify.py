@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from huggingface_hub import DatasetCard
 from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
-from zoo_datasets.evaluation.verify.shards import READ_ERRORS, Row, check_shards
+from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
+from zoo_datasets.terminal import Advance
 
 __all__ = ["Check", "Difference", "Verification", "verify_repository"]
 
-Progress = Callable[[int, int], None]
 _SHIFTED = 32  # rows at a time that are compared with their neighbours' weights
 
 
@@ -36,7 +36,7 @@ def verify_repository(
     images: ImageData | None = None,
     limits: Limits | None = None,
     sample: int = 32,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> Verification:
     """Check one config of a local repository; every fault becomes a difference, none stops the others.
 
@@ -165,7 +165,7 @@ def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> No
     findings.checked("card", f"lists {len(listed)} files")
 
 
-def _check_models(rows: list[Row], findings: Findings) -> None:
+def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
     splits: dict[str, set[str]] = {}
     seen: set[tuple[str, int]] = set()
     twice: list[str] = []
@@ -218,19 +218,19 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _sample(rows: list[Row], count: int) -> list[Row]:
+def _sample(rows: list[CheckedRow], count: int) -> list[CheckedRow]:
     """Rows with figures, spread, in the order in which they are read."""
     chosen = spread([row for row in rows if row.recorded], count)
     return sorted(chosen, key=lambda row: (row.shard.path, row.row_group, row.index))
 
 
 def _check_figures(
-    repo: Path, sample: Sequence[Row], rows: Sequence[Row], images: ImageData, findings: Findings
+    repo: Path, sample: Sequence[CheckedRow], rows: Sequence[CheckedRow], images: ImageData, findings: Findings
 ) -> int:
     """Recompute the sampled ones of all rows; gives their number."""
     done = size = 0
-    pending: list[tuple[Row, dict[str, Any]]] = []
-    wrong: list[Row] = []
+    pending: list[tuple[CheckedRow, dict[str, Any]]] = []
+    wrong: list[CheckedRow] = []
     for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
         chosen = list(members)
         try:
@@ -259,7 +259,7 @@ def _check_figures(
 
 
 def _recompute(
-    pending: Sequence[tuple[Row, dict[str, Any]]], images: ImageData, findings: Findings, wrong: list[Row]
+    pending: Sequence[tuple[CheckedRow, dict[str, Any]]], images: ImageData, findings: Findings, wrong: list[CheckedRow]
 ) -> int:
     """Rows of many row groups at once, so that they fill stacks; gives their number. Adds to `wrong` those that are."""
     try:
@@ -274,10 +274,12 @@ def _recompute(
     return len(pending)
 
 
-def _try_shifts(repo: Path, wrong: Sequence[Row], rows: Sequence[Row], images: ImageData, findings: Findings) -> None:
+def _try_shifts(
+    repo: Path, wrong: Sequence[CheckedRow], rows: Sequence[CheckedRow], images: ImageData, findings: Findings
+) -> None:
     """Say so where the figures of rows are those of the weights one state earlier or later of the same model."""
     models = {row.model_id for row in wrong}
-    ordered: dict[str, list[Row]] = {}
+    ordered: dict[str, list[CheckedRow]] = {}
     for row in sorted(rows, key=lambda row: row.epoch):
         if row.model_id in models:
             ordered.setdefault(row.model_id, []).append(row)
@@ -297,7 +299,7 @@ def _try_shifts(repo: Path, wrong: Sequence[Row], rows: Sequence[Row], images: I
             return
 
 
-def _right_with(repo: Path, pairs: Sequence[tuple[Row, Row]], images: ImageData) -> int:
+def _right_with(repo: Path, pairs: Sequence[tuple[CheckedRow, CheckedRow]], images: ImageData) -> int:
     """Of how many pairs the figures of the first row are those of the second row's weights."""
     right = 0
     for start in range(0, len(pairs), _SHIFTED):
@@ -312,7 +314,7 @@ def _right_with(repo: Path, pairs: Sequence[tuple[Row, Row]], images: ImageData)
     return right
 
 
-def _values_of(repo: Path, row: Row) -> dict[str, Any]:
+def _values_of(repo: Path, row: CheckedRow) -> dict[str, Any]:
     """A row by column, with the weights as float32 [D] and no other column as wide."""
     with pq.ParquetFile(repo / row.shard.path) as file:
         names = [name for name in file.schema_arrow.names if name in NAMES]

@@ -21,8 +21,8 @@ from zoo_datasets.errors import NativeError
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.native.compiler import Compiler, compile_library, find_compiler
 from zoo_datasets.networks.layers import Layer, Linear, build_layout
-from zoo_datasets.networks.variational import acting, noise_bounds
-from zoo_datasets.stacked.block import LOG_SIGMA2, MASK, TRAINED, BlockRecipe, Tally
+from zoo_datasets.networks.variational import LOG_SIGMA2, acting, noise_bounds
+from zoo_datasets.stacked.block import MASK, TRAINED, BlockRecipe, Tally
 from zoo_datasets.stacked.native.codegen import defines, stages, variational_defines
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations

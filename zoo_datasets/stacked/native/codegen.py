@@ -43,7 +43,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Blocks:
+class RegisterBlocks:
     """How many accumulators of a stage's loops stay in registers; see `Stage` in layers.c."""
 
     forward_outputs: int
@@ -128,7 +128,7 @@ def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage
     )  # fmt: skip
 
 
-def choose_blocks(stage: Stage, registers: int) -> Blocks:
+def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
     """Block sizes of a stage for a machine with so many vector registers (measured on AVX-512 and AVX2)."""
     accumulators = registers * 3 // 4  # the rest hold operands
     columns = min(stage.columns, 4 if registers >= 32 else 2)
@@ -141,7 +141,7 @@ def choose_blocks(stage: Stage, registers: int) -> Blocks:
     else:
         strip_outputs = weight_outputs
         strip_rows = min(stage.rows, max(2, _STRIP_VECTORS // (strip_outputs * stage.columns) // 2 * 2))
-    return Blocks(
+    return RegisterBlocks(
         forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs, input_inputs=inputs,
         input_columns=input_columns, strip_outputs=strip_outputs, strip_rows=strip_rows,
     )  # fmt: skip
