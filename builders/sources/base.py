@@ -181,7 +181,7 @@ class Source(ABC):
     @property
     def unknown(self) -> Sequence[str]:
         """The columns of `HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
-        return ()
+        return unknown_columns(model for block in self.blocks() for model in block.models)
 
     def refused(self) -> Sequence[LeftOut]:
         """What is known to be no model before any state is read."""

@@ -102,6 +102,7 @@ class Launch:
     def carry_out(self, check: Callable[[], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
         from zoo_datasets.cli.training_progress import TrainingProgress
+        from zoo_datasets.training.engines.table import get_engine
         from zoo_datasets.training.estimate.estimate import estimate_training, print_estimate
         from zoo_datasets.training.train import train_population
 
@@ -115,7 +116,7 @@ class Launch:
                 check,
                 data,
                 device=self.device,
-                threads=self._threads or (self._processes.threads if self._engine == "local" else None),
+                threads=self._threads or (None if get_engine(self._engine).elsewhere else self._processes.threads),
                 engine=self._engine,
                 share=self._processes.share,
                 observer=progress,

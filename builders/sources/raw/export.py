@@ -172,7 +172,7 @@ class _RawZoo:
         }  # fmt: skip
         return cls(
             folder=raw_folder_name(rows.config, images, architecture, sparsifier),
-            parents=raw_folder_name(dense_name(rows.config), images, architecture),
+            parents=raw_folder_name(dense_name(rows.config, sparsifier), images, architecture),
             layers=layers,
             layout=build_layout(layers),
             params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
@@ -234,10 +234,12 @@ def _in_name(value: Any) -> Any:
 
 
 def _scheduler(config: str) -> dict[str, str]:
+    """The schedule of a zoo of the table, as the authors call it; another name is ours."""
     try:
-        return {"optim::scheduler": "OneCycleLR"} if get_zoo(config).scheduler == "onecycle" else {}
+        name = get_zoo(config).scheduler
     except UnknownNameError:
         return {}
+    return {} if name is None else {"optim::scheduler": "OneCycleLR" if name == "onecycle" else name}
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> None:

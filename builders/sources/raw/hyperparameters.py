@@ -15,6 +15,8 @@ from zoo_datasets.builders.sources.raw.figures import number
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, trial_name_values
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.specs.names import known_names
+from zoo_datasets.stacked.optimizers import OPTIMIZERS
 
 MISSING = "import-hyperparameter-missing"
 _DEPTH = 8
@@ -118,7 +120,7 @@ def columns_of(
         elif value is None:
             columns[column] = None if place else defaults.get(column)
             (missing if columns[column] is None else taken).append(column)
-    if str(columns["optimizer"] or "").startswith("adam"):
+    if not _has_momentum(columns["optimizer"]):
         columns["momentum"] = None
         notes = [note for note in notes if not note.text.startswith("momentum")]
     taken = [column for column in taken if columns[column] is not None]
@@ -138,13 +140,20 @@ def columns_of(
     return columns, notes
 
 
+def _has_momentum(optimizer: str | None) -> bool:
+    """Whether a momentum means something: as the table says; of optimizers that are not ours, whether it is no Adam."""
+    if optimizer in OPTIMIZERS:
+        return OPTIMIZERS[optimizer].momentum
+    return not (optimizer or "").startswith("adam")
+
+
 def understood(column: str, value: Any) -> Any:
     """A value as its column has it; None where it cannot be understood."""
     if isinstance(value, dict):
         names = [value[name] for name in _NAMES_OF_OBJECTS if isinstance(value.get(name), (str, int, float))]
         return understood(column, names[0]) if names else None
     if column in TEXT_COLUMNS:
-        return _text(value)
+        return value if value in known_names(column) else _text(value)
     found = number(value)
     if found is None or not math.isfinite(found):
         return None

@@ -110,7 +110,7 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
         SpecError: where it is pruned by magnitude, and nothing tells how many percent.
     """
     told = read_folder_name(config)
-    dense = dense_name(config)
+    dense = dense_name(config, sparsifier)
     size = f"_{raw_size(architecture)}" if raw_size(architecture) else ""
     kind = next((kind.folder for kind in KINDS if kind.suffix == told.suffix), None)
     with contextlib.suppress(UnknownNameError):
@@ -183,7 +183,7 @@ def read_trial_name(name: str) -> dict[str, Any]:
 
 def _value(column: str, text: str) -> Any:
     if column in TEXT_COLUMNS:
-        return text if re.fullmatch(r"[a-z_]+", text) else None
+        return text if re.fullmatch(r"\w+", text, re.ASCII) else None
     try:
         value = int(text) if column in WHOLE_COLUMNS else float(text)
         return value if math.isfinite(value) else None
