@@ -1,4 +1,4 @@
-"""The examples of the README's section on training run as they stand."""
+"""The README's examples in Python run as they stand, and the paths that the documents name are there."""
 
 import dataclasses
 import re

@@ -18,9 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import make_run, weights_of, write_epoch
 
-from zoo_datasets.builders import Reading, build_repository, open_source
+from zoo_datasets.builders import Reading, build_repository, open_source, zoo_builder
 from zoo_datasets.builders import build as repository
-from zoo_datasets.builders.arrow import zoo_builder
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.shards import plan
 from zoo_datasets.builders.shards import writer as shards

@@ -29,8 +29,7 @@ from raw_zoos import (
     zipped,
 )
 
-from zoo_datasets.builders import Reading, build_repository, open_source
-from zoo_datasets.builders.arrow import zoo_builder
+from zoo_datasets.builders import Reading, build_repository, open_source, zoo_builder
 from zoo_datasets.builders.containers import folder as containers
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.sources.raw import losses as twin_losses
