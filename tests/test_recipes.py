@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from file_server import serving_files
-from raw_zoos import SEED_ZOO, make_zoo
+from raw_zoos import SEED_ZOO, make_zoo, zipped
 from tiny_runs import make_run
 from torch import nn
 from torch.nn import functional
@@ -28,6 +28,7 @@ from zoo_datasets.adapters.graphs import from_graphs, to_graphs
 from zoo_datasets.builders import zoo_builder
 from zoo_datasets.builders.checkpoints.recognise import recognise
 from zoo_datasets.builders.checkpoints.torch_file import parse_structure
+from zoo_datasets.builders.containers import archives
 from zoo_datasets.builders.containers.locate import has_file
 from zoo_datasets.builders.sources import table as sources
 from zoo_datasets.builders.sources.base import Source, StateBlock, States
@@ -35,7 +36,7 @@ from zoo_datasets.builders.sources.raw.export import export_raw
 from zoo_datasets.builders.sources.raw.names import raw_folder_name, read_folder_name
 from zoo_datasets.cli.app import app
 from zoo_datasets.cli.shell import run_app
-from zoo_datasets.errors import CheckpointError, RepositoryError, RunError, UnknownNameError
+from zoo_datasets.errors import CheckpointError, RepositoryError, RunError, SourceError, UnknownNameError
 from zoo_datasets.evaluation import features
 from zoo_datasets.evaluation.benchmark.record import run_benchmark
 from zoo_datasets.evaluation.benchmark.run import Settings
@@ -258,6 +259,10 @@ def test_an_engine(tmp_path, monkeypatch):
     check_all_the_way(run.path, tmp_path)
     with pytest.raises(UnknownNameError, match="toi.*did you mean toy"):
         train_zoo(zoo, tmp_path / "other", plain.tiny_images(), engine="toi")
+    few = [word for split in ("train", "val", "test") for word in (f"--limit-{split}", "20")]
+    command = ["train", "digits_cnn_s", "--models", "2", "--epochs", "1", "--engine", "toy", *few]
+    assert CliRunner().invoke(app, [*command, "--out", str(tmp_path / "told")]).exit_code == 0
+    assert trained_by[-1] >= 1  # what trains in this process is told of its cores
 
 
 def add_file(monkeypatch, tmp_path, package, name, text):
@@ -435,6 +440,22 @@ def test_a_kind_of_source_that_knows_little(tmp_path, monkeypatch):
     builder = zoo_builder(tmp_path, cache_dir=tmp_path / "arrow")
     builder.download_and_prepare()
     assert [row for split in builder.as_dataset().values() for row in split] == rows
+
+
+def test_a_kind_of_archive(tmp_path, monkeypatch):
+    make_zoo(tmp_path / SEED_ZOO, models=3, epochs=(0, 1))
+    archive = zipped(tmp_path / SEED_ZOO).rename(tmp_path / f"{SEED_ZOO}.toy")
+    with pytest.raises(SourceError, match="is nothing that a repository can be built from"):
+        zd.build_repository(archive, tmp_path / "repo")
+    (zips,) = [kind for kind in archives.ARCHIVES if ".zip" in kind.endings]
+    toy = dataclasses.replace(zips, endings=(".toy",))
+    monkeypatch.setattr(archives, "ARCHIVES", (*archives.ARCHIVES, toy))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "served").mkdir()
+    archive.rename(tmp_path / "served" / archive.name)
+    assert zd.build_repository(tmp_path / "served" / archive.name, tmp_path / "repo").rows == 6
+    with serving_files(tmp_path / "served") as served:
+        assert zd.build_repository(f"{served.url}/{archive.name}", tmp_path / "afar").rows == 6
 
 
 def test_a_run_afar_is_built_as_one(tmp_path, monkeypatch):
