@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.architectures import get_architecture, layout_of
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
@@ -160,7 +161,7 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     """What decides which engine paths can be used for a zoo."""
     return Workload(
-        layers=get_architecture(zoo.architecture).layers(data.channels, data.classes),
+        layers=NetworkKind.on(zoo.architecture, data).layers,
         in_shape=(data.channels, data.size, data.size),
         activations=zoo.activation,
         optimizers=zoo.optimizer,
@@ -197,7 +198,7 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             val=0 if limited.val is None else len(limited.val.labels),
             test=len(limited.test.labels),
         ),
-        layout=layout_of(zoo.architecture, data.channels, data.classes),
+        layout=NetworkKind.on(zoo.architecture, data).layout,
         engine="",
         versions={"zoo_datasets": __version__, "torch": torch.__version__},
         parents=population.parents,
