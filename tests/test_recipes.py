@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -194,7 +195,7 @@ def test_a_sparsifier(tmp_path, monkeypatch):
     population = twins_of_parents(open_parents(parents), "sparse_toy", amount=0.5)
     assert population.zoo.epochs == 1
     data = plain.tiny_images()
-    run = train_population(lambda: open_run(population, tmp_path / "twins", data), data).path
+    run = train_population(partial(open_run, population, tmp_path / "twins", data), data).path
     _, again = check_all_the_way(run, tmp_path)
     assert again.config == "mnist_cnn_s_sparse_toy"
 

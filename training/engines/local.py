@@ -13,7 +13,8 @@ from zoo_datasets.specs.spec import Member
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.work import Work, raise_broken
-from zoo_datasets.training.steps.cohort import CohortJob, CohortTrainer, EpochReport, Stopped
+from zoo_datasets.training.launch import EpochReport
+from zoo_datasets.training.steps.cohort import CohortJob, CohortTrainer, Stopped
 
 # Between two looks at cohorts that other processes hold.
 _WAIT_SECONDS = 1.0
