@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -26,7 +27,8 @@ from zoo_datasets.builders.sources.raw.names import raw_folder_name, read_folder
 from zoo_datasets.errors import CheckpointError, RepositoryError
 from zoo_datasets.images import table as images
 from zoo_datasets.loading.exporting import export_safetensors, repository_rows
-from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, layout_of
+from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import Activate, Dropout, Flatten, Linear
 from zoo_datasets.repository.card import read_card
 from zoo_datasets.repository.card_text import citation_of, section_of, sections_of
@@ -129,15 +131,14 @@ def test_a_checkpoint_without_convolutions_is_recognised(tmp_path, monkeypatch, 
         recognise(structure)
     add_architecture(monkeypatch)
     kind = recognise(structure)
-    assert (kind.architecture, kind.in_channels, kind.classes) == ("mlp", channels, classes)
+    assert kind.network == NetworkKind("mlp", channels, classes)
 
 
 class Matrix(Source):
     """A toy kind: weights.npy, float32 [N, D], the models of a folder after training."""
 
     kind = "matrix"
-    name, architecture, in_channels, classes, source_id = "toy", "cnn_s", 1, 10, "toy"
-    layout = layout_of("cnn_s", 1, 10)
+    name, network, source_id = "toy", NetworkKind("cnn_s", 1, 10), "toy"
     credit = Credit(origin="published", authors="A. Toy", licence="mit")
 
     def __init__(self, place, reading):
@@ -194,7 +195,7 @@ def test_a_sparsifier(tmp_path, monkeypatch):
     population = twins_of_parents(open_parents(parents), "sparse_toy", amount=0.5)
     assert population.zoo.epochs == 1
     data = plain.tiny_images()
-    run = train_population(lambda: open_run(population, tmp_path / "twins", data), data).path
+    run = train_population(partial(open_run, population, tmp_path / "twins", data), data).path
     _, again = check_all_the_way(run, tmp_path)
     assert again.config == "mnist_cnn_s_sparse_toy"
 
