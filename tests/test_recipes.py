@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -43,6 +44,7 @@ from zoo_datasets.evaluation.benchmark.run import Settings
 from zoo_datasets.images import table as images
 from zoo_datasets.loading.exporting import export_safetensors, repository_rows
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, get_architecture, layout_of
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Dropout, Flatten, Linear
 from zoo_datasets.repository.card import read_card
 from zoo_datasets.repository.card_text import citation_of, section_of, sections_of
@@ -110,7 +112,7 @@ def rows_of(repo, name):
 
 def check_symmetries_and_graphs(row):
     """Reordered channels leave the module's answers as they are, and graphs come back bit for bit."""
-    layers = get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
+    layers = NetworkKind.of_row(row).layers
     weights = torch.tensor([row["weights"]])
     (reordered,) = permute(weights, layers, torch.Generator().manual_seed(0))
     assert not torch.equal(reordered, weights[0])
@@ -357,15 +359,14 @@ def test_a_checkpoint_without_convolutions_is_recognised(tmp_path, monkeypatch, 
         recognise(structure)
     add_architecture(monkeypatch)
     kind = recognise(structure)
-    assert (kind.architecture, kind.in_channels, kind.classes) == ("mlp", channels, classes)
+    assert kind.network == NetworkKind("mlp", channels, classes)
 
 
 class Matrix(Source):
     """A toy kind: weights.npy, float32 [N, D], the models of a folder after training."""
 
     kind = "matrix"
-    name, architecture, in_channels, classes, source_id = "toy", "cnn_s", 1, 10, "toy"
-    layout = layout_of("cnn_s", 1, 10)
+    name, network, source_id = "toy", NetworkKind("cnn_s", 1, 10), "toy"
     credit = Credit(origin="published", authors="A. Toy", licence="mit")
 
     def __init__(self, place, reading):
@@ -409,9 +410,7 @@ def test_a_kind_of_source_here_and_afar(tmp_path, monkeypatch):
 class Bare(Source):
     """A toy kind that knows next to nothing: neither seeds nor learning rates nor any figures."""
 
-    kind, name, architecture, in_channels, classes, models, states = "bare", "bare", "cnn_s", 1, 10, 3, 6
-    layout = layout_of("cnn_s", 1, 10)
-    source_id = "bare"
+    kind, name, source_id, network, models, states = "bare", "bare", "bare", NetworkKind("cnn_s", 1, 10), 3, 6
 
     def fingerprint(self):
         return "bare"
@@ -476,7 +475,7 @@ def test_a_sparsifier(tmp_path, monkeypatch, name):
     population = twins_of_parents(open_parents(parents), name, amount=0.5)
     assert (population.zoo.name, population.zoo.epochs) == (f"toy_{name}50", 1)
     data = plain.tiny_images()
-    run = train_population(lambda: open_run(population, tmp_path / "twins", data), data).path
+    run = train_population(partial(open_run, population, tmp_path / "twins", data), data).path
     _, twins = check_all_the_way(run, tmp_path)
     assert twins.config == f"mnist_cnn_s_{name}"
     (tmp_path / "dense").mkdir()

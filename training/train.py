@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, Member, ZooSpec
+from zoo_datasets.specs.spec import Limits, ZooSpec
 from zoo_datasets.training.engines.table import get_engine
 from zoo_datasets.training.engines.watching import Watch
-from zoo_datasets.training.engines.work import Share, Work
+from zoo_datasets.training.engines.work import Work
+from zoo_datasets.training.launch import DEFAULT, Launch, Observer, Share
 from zoo_datasets.training.population.opening import Opening, check_run
-from zoo_datasets.training.steps.cohort import EpochReport
 
 __all__ = ["Observer", "Share", "train_zoo"]
-
-
-class Observer(Protocol):
-    """Follows a training; `epoch` is called from worker threads."""
-
-    def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
-        """All cohorts of the run, before the first step."""
-
-    def epoch(self, report: EpochReport) -> None:
-        """An epoch of a cohort is on disk."""
 
 
 def train_zoo(
@@ -70,64 +59,54 @@ def train_zoo(
         KeyboardInterrupt: on Ctrl-C, after the workers have let go; finished epochs are on disk.
     """
     limits = limits or Limits()
-    return train_population(
-        lambda: check_run(zoo, out, data, models=models, epochs=epochs, limits=limits, path=path, device=device),
-        data.limited(limits),
+    launch = Launch(
+        path=path,
         device=device,
         threads=threads,
         engine=engine,
-        share=share,
+        share=share or Share(),
         observer=observer,
         first=first,
     )
+    check = partial(check_run, zoo, out, data, models=models, epochs=epochs, limits=limits)
+    return train_population(check, data.limited(limits), launch)
 
 
-def train_population(
-    check: Callable[[], Opening],
-    data: ImageData,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    engine: str = "local",
-    share: Share | None = None,
-    observer: Observer | None = None,
-    first: Callable[[Callable[[], None]], None] | None = None,
-) -> Run:
+def train_population(check: Callable[[Launch], Opening], data: ImageData, launch: Launch = DEFAULT) -> Run:
     """As `train_zoo`, for what `check` opens; `data` are the images after limits."""
-    share = share or Share()
-    engine_entry = get_engine(engine)
-    if engine_entry.elsewhere and share.count > 1:
-        raise SpecError(f"the {engine} engine starts processes itself; start this command once, found {share.count}")
+    engine, share, observer = get_engine(launch.engine), launch.share, launch.observer
+    if engine.elsewhere and share.count > 1:
+        raise SpecError(
+            f"the {launch.engine} engine starts processes itself; start this command once, found {share.count}"
+        )
+    watched = observer is not None and (engine.elsewhere or share.count > 1)
+    opening: Opening | None = None
     watch: Watch | None = None
 
     def begin() -> None:
-        nonlocal watch
-        opening = check()
+        nonlocal opening, watch
+        opening = check(launch)
         opening.save()
         if observer is not None:
-            if engine_entry.elsewhere or share.count > 1:
+            if watched:
                 watch = Watch(opening.cohorts, observer.epoch)
             observer.begin(opening.run, opening.cohorts)
 
-    if first is not None:
-        first(begin)
-    elif share.index == 0:
-        begin()
-    opening = check()
-    direct = observer is not None and not engine_entry.elsewhere and share.count == 1
-    engine_entry.train(
+    launch.begin(begin)
+    opening = opening or check(launch)  # the others find what the first process began
+    engine.train(
         Work(
             run=opening.run,
             cohorts=opening.cohorts,
             data=data,
             start=opening.population.start,
             path=opening.path,
-            device=device,
-            threads=threads,
+            device=launch.device,
+            threads=launch.threads,
             share=share,
             patient=share.count > 1,
         ),
-        observer.epoch if observer is not None and direct else _ignore,
+        _ignore if observer is None or watched else observer.epoch,
         _ignore if watch is None else watch.tick,
     )
     if watch is not None:

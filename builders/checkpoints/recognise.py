@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
 from zoo_datasets.errors import CheckpointError, LayoutError, SpecError
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture
-from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers.passes import EPSILON
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import LOG_ALPHA_PRUNED
@@ -43,12 +43,14 @@ class Recognised:
     """
 
     structure: Structure
-    architecture: str
-    in_channels: int
-    classes: int
-    layout: WeightLayout
+    network: NetworkKind
     parts: tuple[TensorPart, ...]
     sparsifier: SparsifierName | None
+
+    @property
+    def layout(self) -> WeightLayout:
+        """Of the weights."""
+        return self.network.layout
 
     @property
     def converted(self) -> set[str]:
@@ -66,18 +68,9 @@ def recognise(structure: Structure) -> Recognised:
     if not parts:
         raise CheckpointError("it holds no weights")
     for architecture in ARCHITECTURES.values():
-        kind = _kind_of(architecture, parts)
-        if kind is not None:
-            in_channels, classes, layout = kind
-            return Recognised(
-                structure=structure,
-                architecture=architecture.name,
-                in_channels=in_channels,
-                classes=classes,
-                layout=layout,
-                parts=tuple(parts),
-                sparsifier=_sparsifier(parts),
-            )
+        network = _network_of(architecture, parts)
+        if network is not None:
+            return Recognised(structure=structure, network=network, parts=tuple(parts), sparsifier=_sparsifier(parts))
     shown = ", ".join(f"{part.tensor.name[:40]} {list(part.tensor.shape)}" for part in parts[:3])
     raise CheckpointError(
         f"its {len(parts)} tensors ({shown}, …) are those of no architecture ({', '.join(ARCHITECTURES)})"
@@ -189,26 +182,26 @@ def _sparsifier(parts: Sequence[TensorPart]) -> SparsifierName | None:
     return "magnitude" if any(part.mask is not None for part in parts) else None
 
 
-def _kind_of(architecture: Architecture, parts: Sequence[TensorPart]) -> tuple[int, int, WeightLayout] | None:
-    """Input channels, classes and layout of the architecture's network with these tensors; None where there is none.
+def _network_of(architecture: Architecture, parts: Sequence[TensorPart]) -> NetworkKind | None:
+    """The architecture's network with these tensors; None where there is none.
 
     Its layouts for few channels and classes tell which sizes of tensors grow with them, and by how much.
     """
     shapes = [part.tensor.shape for part in parts]
-    in_channels = _solved(shapes, _layout(architecture, 1, 1), _layout(architecture, 2, 1))
-    classes = _solved(shapes, _layout(architecture, 1, 1), _layout(architecture, 1, 2))
+    in_channels = _solved(shapes, _network(architecture, 1, 1), _network(architecture, 2, 1))
+    classes = _solved(shapes, _network(architecture, 1, 1), _network(architecture, 1, 2))
     if in_channels is None or classes is None:
         return None
-    layout = _layout(architecture, in_channels, classes)
-    return None if layout is None or difference(layout, parts) is not None else (in_channels, classes, layout)
+    network = _network(architecture, in_channels, classes)
+    return None if network is None or difference(network.layout, parts) is not None else network
 
 
-def _solved(shapes: Sequence[tuple[int, ...]], one: WeightLayout | None, two: WeightLayout | None) -> int | None:
-    """The number with which an architecture has these shapes, from its layouts with one and with two: the first size
+def _solved(shapes: Sequence[tuple[int, ...]], one: NetworkKind | None, two: NetworkKind | None) -> int | None:
+    """The number with which an architecture has these shapes, from its networks with one and with two: the first size
     in which these differ grows evenly. 1 where they are equal; None where there is no such number."""
-    if one is None or two is None or not len(shapes) == len(one.tensors) == len(two.tensors):
+    if one is None or two is None or not len(shapes) == len(one.layout.tensors) == len(two.layout.tensors):
         return None
-    for shape, first, second in zip(shapes, one.tensors, two.tensors, strict=True):
+    for shape, first, second in zip(shapes, one.layout.tensors, two.layout.tensors, strict=True):
         for size, at_one, at_two in zip(shape, first.shape, second.shape, strict=False):
             if at_one != at_two:
                 steps, rest = divmod(size - at_one, at_two - at_one)
@@ -217,8 +210,10 @@ def _solved(shapes: Sequence[tuple[int, ...]], one: WeightLayout | None, two: We
 
 
 @lru_cache(maxsize=256)
-def _layout(architecture: Architecture, in_channels: int, classes: int) -> WeightLayout | None:
+def _network(architecture: Architecture, in_channels: int, classes: int) -> NetworkKind | None:
+    """The network of an entry of the table; None where it has no layout."""
+    network = NetworkKind(architecture.name, in_channels, classes)
     try:
-        return build_layout(architecture.layers(in_channels, classes))
+        return network if network.layout.tensors else None
     except (LayoutError, SpecError):
         return None

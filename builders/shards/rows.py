@@ -70,13 +70,7 @@ class RowMaker(NarrowRows):
     """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
 
     def __init__(self, source: Source, config: str) -> None:
-        super().__init__(
-            arrow_schema(source.layout, source.extras, source.unknown),
-            config,
-            architecture=source.architecture,
-            in_channels=source.in_channels,
-            classes=source.classes,
-        )
+        super().__init__(arrow_schema(source.layout, source.extras, source.unknown), config, source.network)
 
     def batch(self, states: States) -> pa.RecordBatch:
         """One row a state, in the order given; the weights are not copied where they are contiguous."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.builders.shards.notes import Notes
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import LeftOut
@@ -134,7 +135,7 @@ class Source(ABC):
 
     Attributes:
         name: of the zoo, and of the config unless another is asked for.
-        layout, architecture, in_channels, classes: of all its models.
+        network: of all its models.
         models, states: how many were found.
         kind: what a manifest calls this kind of source.
         credit: whose the models are.
@@ -142,10 +143,7 @@ class Source(ABC):
     """
 
     name: str
-    layout: WeightLayout
-    architecture: str
-    in_channels: int
-    classes: int
+    network: NetworkKind
     models: int
     states: int
     kind: str
@@ -158,9 +156,14 @@ class Source(ABC):
         """Equal for two sources if one may grow into the other."""
 
     @property
+    def layout(self) -> WeightLayout:
+        """Of the weights of all its models."""
+        return self.network.layout
+
+    @property
     def zoo(self) -> Mapping[str, Any]:
         """Fields of the zoo's spec, as far as they are known."""
-        return {"name": self.name, "architecture": self.architecture}
+        return {"name": self.name, "architecture": self.network.architecture}
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the manifest records of the source besides kind and credit, as JSON values; the same for the same

@@ -38,7 +38,8 @@ from zoo_datasets.builders.sources.raw.published import common_to_all, credit_of
 from zoo_datasets.builders.sources.raw.trials import grid_of
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.images.table import get_image_spec
-from zoo_datasets.networks.architectures import ARCHITECTURES, layout_of
+from zoo_datasets.networks.architectures import ARCHITECTURES
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
@@ -102,13 +103,9 @@ class PtSource(Source):
         self._images = next((name.images for name in named if name.images), None)
         if self._images is None:
             raise SourceError(f"{path}: nothing tells which images its models were trained on; give --name mnist_cnn_s")
-        kind = self._probe()
-        self._kind = kind
-        self.layout = kind.layout
-        self.architecture = kind.architecture
-        self.in_channels = kind.in_channels
-        self.classes = kind.classes
-        self.name = zoo_name(self._images, kind.architecture, named[0].suffix, None, None)
+        self._kind = self._probe()
+        self.network = self._kind.network
+        self.name = zoo_name(self._images, self.network.architecture, named[0].suffix, None, None)
         trials = [found.trial for found in self._found if found.zoo == self._zoo_folder]
         self.credit = credit_of(self.name, self._zoo_folder, trials)
         self._describe_models()
@@ -140,7 +137,7 @@ class PtSource(Source):
     def zoo(self) -> Mapping[str, Any]:
         """What is known of the recipe."""
         models = [found.model for found in self._found if found.model is not None]
-        value = {"name": self.name, "images": self._images, "architecture": self.architecture}
+        value = {"name": self.name, "images": self._images, "architecture": self.network.architecture}
         value["doi"] = doi_of(self.name, self.credit)
         return value | grid_of([model.columns for model in models])
 
@@ -209,7 +206,7 @@ class PtSource(Source):
         """float32 [1, D] of a state dict or a vector."""
         found = self._recognise(value)
         if found.layout != self.layout:
-            raise CheckpointError(f"it is a {found.architecture}, the others are {self.architecture}")
+            raise CheckpointError(f"it is a {found.network.architecture}, the others are {self.network.architecture}")
         files = np.frombuffer(self._data, np.uint8).reshape(1, -1)
         return acting_weights(found, files)[0]
 
@@ -227,7 +224,7 @@ class PtSource(Source):
         (whole,) = tensors
         spec = get_image_spec(self._images or "")
         for architecture in ARCHITECTURES:
-            layout = layout_of(architecture, spec.channels, spec.classes)
+            layout = NetworkKind.on(architecture, spec).layout
             if len(whole.shape) == 1 and whole.stride is None and layout.size == whole.size:
                 item = ITEM_SIZES[whole.dtype]
                 pieces = tuple(

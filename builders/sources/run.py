@@ -18,6 +18,7 @@ from zoo_datasets.builders.containers.locate import Place, has_file, local_folde
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States
 from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
@@ -57,10 +58,7 @@ class RunSource(Source):
             raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
-        self.layout = manifest.layout
-        self.architecture = manifest.zoo.architecture
-        self.in_channels = manifest.images.channels
-        self.classes = manifest.images.classes
+        self.network = manifest.network
         self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.models = len(self._chosen)
         self.states = sum(map(len, self._chosen.values()))
@@ -80,6 +78,11 @@ class RunSource(Source):
             shown = place if isinstance(place, Path) else place.name
             raise SourceError(f"{shown} is a run: {'; '.join(refused)}")
         return cls(Run.open(local_folder(place)), reading)
+
+    @property
+    def layout(self) -> WeightLayout:
+        """As the run records it."""
+        return self.run.manifest.layout
 
     @property
     def zoo(self) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.training import train_zoo
 from zoo_datasets.training.estimate.estimate import _seconds, estimate_training, print_estimate
+from zoo_datasets.training.launch import Launch
 from zoo_datasets.training.population.cohorts import COHORT_SIZE
 from zoo_datasets.training.population.opening import check_run
 
@@ -25,8 +26,8 @@ def _quick(monkeypatch):
     monkeypatch.setattr(pace_module, "EVALUATE_SECONDS", 0.1)
 
 
-def plan_of(zoo, out, data, threads=2, **options):
-    opening = check_run(zoo, out, data, **options)
+def plan_of(zoo, out, data, threads=2, path="auto", **options):
+    opening = check_run(zoo, out, data, Launch(path=path), **options)
     return estimate_training(opening, data.limited(options.get("limits") or Limits()), threads)
 
 
@@ -76,7 +77,7 @@ def test_time_follows_the_work(tmp_path):
     data = plain.tiny_images(train=200)
     for models, epochs, threads, factor in ((16, 4, 1, 2.0), (32, 2, 1, 2.0), (32, 2, 2, 1.0), (16, 2, 2, 1.0)):
         opening = check_run(
-            plain.tiny_zoo(seeds=32), tmp_path / "run", data, models=models, epochs=epochs, path="torch"
+            plain.tiny_zoo(seeds=32), tmp_path / "run", data, Launch(path="torch"), models=models, epochs=epochs
         )
         left = [epochs + 1] * len(opening.cohorts)
         pace = pace_module.Pace(members=16, order=0.0, train=1.0, evaluate=0.0)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import conditions
@@ -25,6 +26,7 @@ from zoo_datasets.repository.row import split_of
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.run import Run
 from zoo_datasets.training import train_zoo
+from zoo_datasets.training.launch import Launch
 from zoo_datasets.training.population.opening import open_run
 from zoo_datasets.training.population.parents import open_parents
 from zoo_datasets.training.population.twins import difference_from_parents, twins_of_parents
@@ -48,7 +50,7 @@ def contents(folder):
 def make_twins(source, out, *, models=None, where=None, config=None, data=DATA, observer=None, **options):
     parents = open_parents(source, config, models=models, where=where and parse_where(where))
     population = twins_of_parents(parents, **({"sparsifier": "variational_dropout", "epochs": 2} | options))
-    return train_population(lambda: open_run(population, out, data), data, observer=observer), parents
+    return train_population(partial(open_run, population, out, data), data, Launch(observer=observer)), parents
 
 
 def states(run, epoch):

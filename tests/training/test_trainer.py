@@ -16,7 +16,9 @@ from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, res
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.training import train_zoo
-from zoo_datasets.training.train import Share
+from zoo_datasets.training.launch import Launch
+from zoo_datasets.training.population.opening import check_run
+from zoo_datasets.training.train import Share, train_population
 
 ZOO = plain.tiny_zoo(activation=("tanh", "relu"), seeds=5)
 
@@ -41,6 +43,24 @@ def test_a_run_holds_every_state_and_its_metrics(tmp_path):
         assert metrics.train_acc.between(0, 1).all()
         learnt = metrics.groupby("epoch").train_loss.median()
         assert learnt[2] < learnt[0]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_process_opens_the_run_once_and_returns_what_lies_on_disk(tmp_path, index):
+    data, folder = plain.tiny_images(train=10), tmp_path / "run"
+    if index:
+        train_zoo(ZOO, folder, data, models=1, epochs=1)  # what the first process did
+    launches = []
+
+    def check(launch):
+        launches.append(launch)
+        return check_run(ZOO, folder, data, launch, models=1, epochs=1)
+
+    launch = Launch(path="torch" if index == 0 else "auto", share=Share(index=index, count=2))
+    run = train_population(check, data, launch)
+    assert launches == [launch]
+    assert run.manifest == Run.open(folder).manifest
+    assert [cohort.epochs() for cohort in run.cohorts()] == [[0, 1]]
 
 
 def test_the_weights_are_those_of_training_each_member_alone(tmp_path):

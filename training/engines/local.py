@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from zoo_datasets.errors import CohortInUseError, RunError
-from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.work import Work, raise_broken
-from zoo_datasets.training.steps.cohort import CohortJob, CohortTrainer, EpochReport, Stopped
+from zoo_datasets.training.launch import EpochReport
+from zoo_datasets.training.steps.cohort import CohortJob, CohortTrainer, Stopped
 
 # Between two looks at cohorts that other processes hold.
 _WAIT_SECONDS = 1.0
@@ -69,7 +69,7 @@ def _job_of(work: Work, workers: ThreadPoolExecutor, stop: threading.Event) -> C
     zoo, parents = work.run.manifest.zoo, work.run.manifest.parents
     return CohortJob(
         zoo=zoo,
-        layers=get_architecture(zoo.architecture).layers(work.data.channels, work.data.classes),
+        layers=work.run.manifest.network.layers,
         data=work.data,
         start=work.start,
         epochs_before=0 if parents is None else parents.epoch,

@@ -10,7 +10,7 @@ from typing import Any
 from zoo_datasets.documents import brief, whole_number
 from zoo_datasets.errors import RunError
 from zoo_datasets.storage.cores import cores
-from zoo_datasets.training.engines.work import Share
+from zoo_datasets.training.launch import Share
 
 # How long the others wait while the first process reads the images; a download may take hours.
 _PATIENCE = timedelta(days=2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zoo_datasets.errors import RunError, UnknownNameError
 from zoo_datasets.training.engines.work import Train, Work
-from zoo_datasets.training.steps.cohort import EpochReport
+from zoo_datasets.training.launch import EpochReport
 
 _INSTALL = "pip install 'zoo-datasets"
 

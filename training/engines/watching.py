@@ -12,7 +12,7 @@ import torch
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.specs.spec import Member
-from zoo_datasets.training.steps.cohort import EpochReport
+from zoo_datasets.training.launch import EpochReport
 
 _SECONDS = 2.0
 

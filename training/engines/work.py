@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from zoo_datasets.errors import RunError
@@ -11,17 +11,9 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
+from zoo_datasets.training.launch import EpochReport, Share
 from zoo_datasets.training.population.opening import Start
-from zoo_datasets.training.steps.cohort import EpochReport
 from zoo_datasets.training.steps.paths import EnginePath
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """The cohorts that a process begins with: those whose number is `index` modulo `count`, the processes."""
-
-    index: int = 0
-    count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +39,7 @@ class Work:
     path: EnginePath
     device: str = "cpu"
     threads: int | None = None
-    share: Share = Share()
+    share: Share = field(default_factory=Share)
     patient: bool = False
 
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
 from zoo_datasets.specs.spec import Member
@@ -91,7 +90,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
     seconds = 0.0
     if states_left:
         members = _typical_block([members for _, members in opening.cohorts], left, lanes)
-        layers = get_architecture(run.manifest.zoo.architecture).layers(data.channels, data.classes)
+        layers = run.manifest.network.layers
         start = opening.population.start
         pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
         seconds = _seconds(opening, left, data, pace, threads)
@@ -177,9 +176,7 @@ def run_size(opening: Opening) -> int:
     run = opening.run
     names = {spec.name: spec.shape for spec in run.manifest.layout.tensors}
     size = len(_json(run.manifest.to_dict()))
-    layers = get_architecture(run.manifest.zoo.architecture).layers(
-        run.manifest.images.channels, run.manifest.images.classes
-    )
+    layers = run.manifest.network.layers
     sparsifier = run.manifest.zoo.sparsifier
     if sparsifier is not None:
         size += len(_json([member.to_dict() for member in opening.population.members]))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.architectures import get_architecture, layout_of
+from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
@@ -24,6 +25,7 @@ from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
 from zoo_datasets.stacked import initialise
 from zoo_datasets.stacked.optimizers import State
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.training.launch import DEFAULT, Launch
 from zoo_datasets.training.population.cohorts import cohort_size, plan_cohorts
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
 from zoo_datasets.training.steps.paths import EnginePath, Workload, choose_path
@@ -94,16 +96,15 @@ def check_run(
     zoo: ZooSpec,
     out: Path,
     data: ImageData,
+    launch: Launch = DEFAULT,
     *,
     models: int | None = None,
     epochs: int | None = None,
     limits: Limits | None = None,
-    path: str = "auto",
-    device: str = "cpu",
 ) -> Opening:
     """The run that a training of the zoo into `out` creates, goes on with or lets grow; writes nothing.
 
-    Arguments are those of `train_zoo`.
+    Arguments are those of `train_zoo`; of `launch`, the path and the device.
 
     Raises:
         SpecError: where the zoo cannot be trained, or not on these images.
@@ -115,23 +116,23 @@ def check_run(
     limits = limits or Limits()
     zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
     members = _checked_members(zoo, limits, models)
-    return open_run(Population(zoo=zoo, members=members, limits=limits), out, data, path=path, device=device)
+    return open_run(Population(zoo=zoo, members=members, limits=limits), out, data, launch)
 
 
-def open_run(population: Population, out: Path, data: ImageData, *, path: str = "auto", device: str = "cpu") -> Opening:
+def open_run(population: Population, out: Path, data: ImageData, launch: Launch = DEFAULT) -> Opening:
     """As `check_run`, for any population."""
     check_output(out)
     zoo, members = population.zoo, population.members
     check_names(zoo)
     _check_size(zoo, data)
     size = Growth(models=len(members), epochs=zoo.epochs)
-    work = workload(zoo, data, device)
+    work = workload(zoo, data, launch.device)
     asked = _manifest(population, data, size)
     new = not Run.exists(out)
     if new:
         if out.exists() and (not out.is_dir() or any(path.name != MEMBERS for path in out.iterdir())):
             raise RunError(f"{out} holds something else than a run (there is no zoo.json); choose another --out")
-        engine = choose_path(path, None, work)
+        engine = choose_path(launch.path, None, work)
         manifest = dataclasses.replace(asked, engine=engine.name)
         changed = True
     else:
@@ -145,7 +146,7 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
                 f"{out} was begun with other models, and may only grow by further ones; give the same models first, "
                 "or choose another --out"
             )
-        engine = choose_path(path, there.manifest.engine, work)
+        engine = choose_path(launch.path, there.manifest.engine, work)
         if engine.name != there.manifest.engine.split("+")[-1]:
             manifest = dataclasses.replace(manifest, engine=f"{there.manifest.engine}+{engine.name}")
         changed = manifest != there.manifest
@@ -160,7 +161,7 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     """What decides which engine paths can be used for a zoo."""
     return Workload(
-        layers=get_architecture(zoo.architecture).layers(data.channels, data.classes),
+        layers=NetworkKind.on(zoo.architecture, data).layers,
         in_shape=(data.channels, data.size, data.size),
         activations=zoo.activation,
         optimizers=zoo.optimizer,
@@ -197,7 +198,7 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             val=0 if limited.val is None else len(limited.val.labels),
             test=len(limited.test.labels),
         ),
-        layout=layout_of(zoo.architecture, data.channels, data.classes),
+        layout=NetworkKind.on(zoo.architecture, data).layout,
         engine="",
         versions={"zoo_datasets": __version__, "torch": torch.__version__},
         parents=population.parents,

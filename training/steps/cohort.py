@@ -18,6 +18,7 @@ from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
+from zoo_datasets.training.launch import EpochReport
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
 from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
@@ -55,17 +56,6 @@ class CohortJob:
     make_block: Callable[[BlockRecipe, ImageData], MemberBlock]
     workers: Executor
     stop: threading.Event
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochReport:
-    """One finished epoch of one cohort, for progress: `accuracy` float64 [K] on validation, or test without one."""
-
-    cohort: str
-    epoch: int
-    members: Sequence[Member]
-    accuracy: Tensor
-    diverged: int
 
 
 class CohortTrainer:

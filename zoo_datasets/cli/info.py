@@ -60,7 +60,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.config,
         "images": manifest.zoo.get("images"),
-        "architecture": manifest.architecture,
+        "architecture": manifest.network.architecture,
         "weights": manifest.layout.size,
         "models": manifest.models.written,
         "rows": manifest.rows(),
@@ -82,8 +82,8 @@ def _details(manifest: Manifest) -> dict[str, Any]:
     columns = [{"name": c.name, "type": wide if c.type is None else str(c.type), "about": c.doc} for c in COLUMNS]
     return {
         "parameters": manifest.layout.parameters,
-        "in_channels": manifest.in_channels,
-        "classes": manifest.classes,
+        "in_channels": manifest.network.in_channels,
+        "classes": manifest.network.classes,
         "source": manifest.source.get("kind"),
         "recipe": dict(manifest.zoo),
         "columns": columns + [{"name": name, "type": wide, "about": ""} for name in manifest.extras],

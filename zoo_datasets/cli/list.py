@@ -53,7 +53,7 @@ def _twins(row: dict[str, Any]) -> str:
 
 def _listed(zoo: Any) -> dict[str, Any]:
     from zoo_datasets.images.table import get_image_spec
-    from zoo_datasets.networks.architectures import layout_of
+    from zoo_datasets.networks.kind import NetworkKind
     from zoo_datasets.specs.zoos import twins_of
 
     images = get_image_spec(zoo.images, zoo.architecture)
@@ -61,7 +61,7 @@ def _listed(zoo: Any) -> dict[str, Any]:
         "name": zoo.name,
         "images": zoo.images,
         "architecture": zoo.architecture,
-        "parameters": layout_of(zoo.architecture, images.channels, images.classes).parameters,
+        "parameters": NetworkKind.on(zoo.architecture, images).layout.parameters,
         "models": zoo.models,
         "epochs": zoo.epochs,
         "twins": [twin.name for twin in twins_of(zoo)],

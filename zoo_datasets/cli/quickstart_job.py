@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,7 @@ from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.zoos import get_zoo, twin_of
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.terminal import say
+from zoo_datasets.training.launch import Launch
 from zoo_datasets.training.population.opening import open_run
 from zoo_datasets.training.population.parents import open_parents
 from zoo_datasets.training.population.twins import twins_of_parents
@@ -48,7 +50,7 @@ def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:
     population = twins_of_parents(parents, "magnitude", amount=AMOUNT, epochs=epochs)
     say(console, f"the smallest {AMOUNT:.0%} of the weights are held at zero, the others trained {epochs} epochs")
     with TrainingProgress(console) as progress:
-        twins = train_population(lambda: open_run(population, out, data), data, observer=progress)
+        twins = train_population(partial(open_run, population, out, data), data, Launch(observer=progress))
     metrics = pa.concat_tables([cohort.metrics() for cohort in twins.cohorts()])
     before = statistics.median(parents.figures[member.model_id]["test_acc"] for member in parents.members)
     pruned, tuned = (

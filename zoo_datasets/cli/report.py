@@ -55,7 +55,7 @@ def report(
     console = Terminal(stderr=True)
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
-        data = load_images(about, manifest.architecture, images) if images or about == _EMBEDDED else None
+        data = load_images(about, manifest.network.architecture, images) if images or about == _EMBEDDED else None
         notes, record = [], None
         try:
             if benchmark is not None:

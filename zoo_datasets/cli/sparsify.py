@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoo_datasets.cli.shell import stoppable
-from zoo_datasets.cli.train import Launch
+from zoo_datasets.cli.train import TrainingCommand
 from zoo_datasets.specs.zoos import TWIN_EPOCHS
 
 if TYPE_CHECKING:
     from zoo_datasets.runs.run import Run
-    from zoo_datasets.training.population.opening import Opening
     from zoo_datasets.training.population.parents import Parents
 
 
@@ -69,23 +69,20 @@ def sparsify(
         parents, method, epochs=epochs, amount=amount, scope=None if scope is None else scope.value
     )
     folder = out or Path("runs") / population.zoo.name
-    launch = Launch(engine, threads)
-    data = launch.images(parents.zoo.images, parents.zoo.architecture, images)
+    command = TrainingCommand(path, engine, threads)
+    data = command.images(parents.zoo.images, parents.zoo.architecture, images)
     parents.check_images(data)
 
-    def check() -> Opening:
-        return open_run(population, folder, data, path=path, device=launch.device)
-
     for reason, count in Counter(parents.left_out.values()).items():
-        launch.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
+        command.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
     if not parents.checked:
-        launch.say(f"note: {source}: {UNCHECKED}")
-    run = launch.carry_out(check, data.limited(parents.limits), dry_run)
-    if run is not None and launch.leads:
-        _tell(launch, run, parents)
+        command.say(f"note: {source}: {UNCHECKED}")
+    run = command.carry_out(partial(open_run, population, folder, data), data.limited(parents.limits), dry_run)
+    if run is not None and command.leads:
+        _tell(command, run, parents)
 
 
-def _tell(launch: Launch, run: Run, parents: Parents) -> None:
+def _tell(command: TrainingCommand, run: Run, parents: Parents) -> None:
     """What became of sparsity and accuracy, and whether epoch 0 is what the parents were."""
     import pyarrow as pa
 
@@ -94,14 +91,14 @@ def _tell(launch: Launch, run: Run, parents: Parents) -> None:
 
     metrics = pa.concat_tables([cohort.metrics() for cohort in run.cohorts()])
     first, last = (metrics.filter(pa.compute.equal(metrics["epoch"], epoch)) for epoch in (0, run.epochs))
-    launch.say(
+    command.say(
         f"sparsity {_median(first['sparsity']):.3f} → {_median(last['sparsity']):.3f}, "
         f"test accuracy {_median(first['test_acc']):.4f} → {_median(last['test_acc']):.4f} (medians)"
     )
     zoo = run.manifest.zoo
     if zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].variational:
         difference = difference_from_parents(run, parents)
-        launch.say(
+        command.say(
             f"{'epoch 0' if difference.small else 'warning: epoch 0'} differs from the parents by at most "
             f"{difference.loss:.2g} in loss and {difference.accuracy:.2g} in relative accuracy"
         )

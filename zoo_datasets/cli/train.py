@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
     from zoo_datasets.runs.run import Run
     from zoo_datasets.specs.spec import ZooSpec
+    from zoo_datasets.training.launch import Launch
     from zoo_datasets.training.population.opening import Opening
 
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N images of this split.")]
@@ -53,40 +56,39 @@ def train(
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
-    launch = Launch(engine, threads)
-    data = launch.images(spec.images, spec.architecture, images)
-
-    def check() -> Opening:
-        return check_run(
-            spec, folder, data, models=models, epochs=epochs, limits=limits, path=path, device=launch.device
-        )
-
-    launch.carry_out(check, data.limited(limits), dry_run)
+    command = TrainingCommand(path, engine, threads)
+    data = command.images(spec.images, spec.architecture, images)
+    check = partial(check_run, spec, folder, data, models=models, epochs=epochs, limits=limits)
+    command.carry_out(check, data.limited(limits), dry_run)
 
 
-class Launch:
+class TrainingCommand:
     """What the commands that train share: the processes, the images, the training itself and what is said of it."""
 
-    def __init__(self, engine: str, threads: int | None) -> None:
+    def __init__(self, path: str, engine: str, threads: int | None) -> None:
         from zoo_datasets.terminal import Terminal
         from zoo_datasets.training.engines.processes import Processes
+        from zoo_datasets.training.engines.table import get_engine
+        from zoo_datasets.training.launch import Launch
 
-        self._engine = engine
         self._processes = Processes()
         self._threads = threads
+        self._launch = Launch(
+            path=path,
+            device=self._processes.device,
+            threads=threads or (None if get_engine(engine).elsewhere else self._processes.threads),
+            engine=engine,
+            share=self._processes.share,
+            first=self._processes.first,
+        )
         self.console = Terminal(stderr=True, quiet=not self.leads)
         if not self.leads:
             warnings.simplefilter("ignore")  # the first process says it
 
     @property
-    def device(self) -> str:
-        """The torch device of this process."""
-        return self._processes.device
-
-    @property
     def leads(self) -> bool:
         """Whether this is the first process."""
-        return self._processes.share.index == 0
+        return self._launch.share.index == 0
 
     def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
@@ -99,29 +101,19 @@ class Launch:
             self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
             return loaded[0] if loaded else load_images(name, architecture, folder)
 
-    def carry_out(self, check: Callable[[], Opening], data: ImageData, dry_run: bool) -> Run | None:
+    def carry_out(self, check: Callable[[Launch], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
         from zoo_datasets.cli.training_progress import TrainingProgress
-        from zoo_datasets.training.engines.table import get_engine
         from zoo_datasets.training.estimate.estimate import estimate_training, print_estimate
         from zoo_datasets.training.train import train_population
 
         if dry_run:
             if self.leads:
-                print_estimate(estimate_training(check(), data, self._threads))
+                print_estimate(estimate_training(check(self._launch), data, self._threads))
             return None
         begun = time.monotonic()
         with _sigterm_as_ctrl_c(), TrainingProgress(self.console) as progress:
-            run = train_population(
-                check,
-                data,
-                device=self.device,
-                threads=self._threads or (None if get_engine(self._engine).elsewhere else self._processes.threads),
-                engine=self._engine,
-                share=self._processes.share,
-                observer=progress,
-                first=self._processes.first,
-            )
+            run = train_population(check, data, dataclasses.replace(self._launch, observer=progress))
         seconds = time.monotonic() - begun
         diverged = f", {progress.diverged} diverged" if progress.diverged else ""
         trained = progress.trained

@@ -18,7 +18,7 @@ from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.terminal import TaskText, say
-from zoo_datasets.training.steps.cohort import EpochReport
+from zoo_datasets.training.launch import EpochReport
 
 # Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
 _LINE_SECONDS = 15.0

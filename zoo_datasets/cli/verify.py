@@ -91,7 +91,7 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
-        data = _load(console, manifest.zoo["images"], manifest.architecture, images)
+        data = _load(console, manifest.zoo["images"], manifest.network.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 

@@ -19,7 +19,7 @@ from zoo_datasets.documents import brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
-from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
 from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
 from zoo_datasets.storage.folders import check_output
@@ -173,8 +173,7 @@ def load_exported(path: Path) -> dict[str, Any]:
     if found != EXPORT_FORMAT:
         raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {EXPORT_FORMAT}")
     try:
-        layout = layout_of(row["architecture"], row["in_channels"], row["classes"])
-        row[WEIGHTS] = layout.flatten(tensors)
+        row[WEIGHTS] = NetworkKind.of_row(row).layout.flatten(tensors)
         return {name: _number(row[name]) if name in _FLOATS else row[name] for name in NAMES}
     except (ZooError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import (
+    ImagesError,
     LayoutError,
     SpecError,
     UnknownNameError,
 )
-from zoo_datasets.networks.architectures import layout_of
-from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
-from zoo_datasets.networks.module import build_module
-from zoo_datasets.repository.row import HYPERPARAMETERS
-
-if TYPE_CHECKING:
-    pass
-from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import _dropout
-from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layers import ACTIVATIONS, build_layout
-from zoo_datasets.repository.row import WEIGHTS
+from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
+from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
+from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
 
-_NEEDED = (WEIGHTS, "architecture", "in_channels", "classes", "activation", "dropout")
+_NEEDED = (WEIGHTS, *KIND_COLUMNS, "activation", "dropout")
 
 
 def to_modules(batch: Mapping[str, Any]) -> list[nn.Module]:
@@ -62,13 +56,14 @@ def evaluate(
         LayoutError: where the weights do not fit the architecture on these images.
         ImagesError: where the images have no such split.
     """
-    layers = get_architecture(architecture).layers(images.channels, images.classes)
+    network = NetworkKind.on(architecture, images)
+    layers = network.layers  # its errors come before those of the others
     if activation not in ACTIVATIONS:
         raise UnknownNameError("activation", activation, ACTIVATIONS)
     splits = {"train": images.train, "val": images.val, "test": images.test}
     if split not in splits:
         raise UnknownNameError("split", split, splits)
-    size = build_layout(layers).size
+    size = network.layout.size
     if weights.ndim != 2 or weights.shape[1] != size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
@@ -92,8 +87,7 @@ def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
         SpecError: where the row lacks one of these columns, or a number is out of its range.
         UnknownNameError: where there is no such architecture.
     """
-    _need(row, "architecture", "in_channels", "classes")
-    return layout_of(row["architecture"], row["in_channels"], row["classes"])
+    return _network_of(row).layout
 
 
 def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -106,7 +100,8 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
         LayoutError: where the weights are not one vector of the layout's length.
     """
     _need(row, "weights")
-    layout = layout_of_row(row)
+    network = _network_of(row)
+    layout = network.layout
     given = row["weights"]
     try:
         weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
@@ -114,8 +109,8 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
         raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
         raise LayoutError(
-            f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {row['architecture']} with "
-            f"{row['in_channels']} input channels and {row['classes']} classes; give one row, not a batch"
+            f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {network.architecture} with "
+            f"{network.in_channels} input channels and {network.classes} classes; give one row, not a batch"
         )
     flat = weights.detach().to(torch.float32, copy=True)
     return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
@@ -131,10 +126,15 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: not known
-    module = build_module(row["architecture"], row["in_channels"], row["classes"], row["activation"], rate)
+    module = _network_of(row).module(row["activation"], rate)
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
+
+
+def _network_of(row: Mapping[str, Any]) -> NetworkKind:
+    _need(row, *KIND_COLUMNS)
+    return NetworkKind.of_row(row)
 
 
 def _need(row: Mapping[str, Any], *columns: str) -> None:

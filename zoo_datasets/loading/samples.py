@@ -17,13 +17,12 @@ from torch import Tensor
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.order import Order
 from zoo_datasets.native.rows import MappedRows, Positions, Recycled, is_numbers_list
-from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import WEIGHTS
 
 Batch: TypeAlias = dict[str, Any]
 LAYERS = "layers"
-_LAYOUT_COLUMNS = ("architecture", "in_channels", "classes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,7 +271,7 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
         SpecError: where a column is missing, or the rows differ, or there is none.
     """
     constants: dict[str, Any] = {}
-    for name in _LAYOUT_COLUMNS:
+    for name in KIND_COLUMNS:
         if name not in zoo.column_names:
             raise SpecError(
                 f"the zoo lacks column {name!r}, which its layout follows from; add it to load_zoo's columns"
@@ -281,7 +280,7 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
         if len(found) != 1:
             raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
         constants[name] = found[0]
-    return layout_of(constants["architecture"], constants["in_channels"], constants["classes"])
+    return NetworkKind.of_row(constants).layout
 
 
 class _Texts:

@@ -145,9 +145,10 @@ def _origin(manifest: Manifest) -> list[str]:
 
 def _recipe(manifest: Manifest) -> list[str]:
     zoo = manifest.zoo
-    noun = "channel" if manifest.in_channels == 1 else "channels"
+    network = manifest.network
+    noun = "channel" if network.in_channels == 1 else "channels"
     lines = [
-        f"{markdown_code(manifest.architecture)} ({manifest.in_channels} input {noun}, {manifest.classes} classes, "
+        f"{markdown_code(network.architecture)} ({network.in_channels} input {noun}, {network.classes} classes, "
         f"{manifest.layout.parameters:,} parameters) on {markdown(zoo.get('images', 'images that are not recorded'))}."
     ]
     named = [(axis, zoo[axis]) for axis in (*_AXES, "scheduler", "augmentation") if zoo.get(axis)]

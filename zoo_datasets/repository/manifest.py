@@ -14,6 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.row import EXTRAS, HYPERPARAMETERS, REPOSITORY_FORMAT, SPLITS
@@ -116,9 +117,7 @@ class Manifest:
     source_id: str
     zoo: Mapping[str, Any]
     source: Mapping[str, Any]
-    architecture: str
-    in_channels: int
-    classes: int
+    network: NetworkKind
     layout: WeightLayout
     keep_nonfinite: bool
     models: Count
@@ -157,9 +156,7 @@ class Manifest:
             "source_id": self.source_id,
             "zoo": dict(self.zoo),
             "source": dict(self.source),
-            "architecture": self.architecture,
-            "in_channels": self.in_channels,
-            "classes": self.classes,
+            **self.network.columns(),
             "layout": self.layout.to_list(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
@@ -190,9 +187,11 @@ class Manifest:
                 source_id=_checked(_TEXT, value["source_id"], "source_id"),
                 zoo=value["zoo"],
                 source=value["source"],
-                architecture=_checked(_TEXT, value["architecture"], "architecture"),
-                in_channels=_checked(_WIDTH, value["in_channels"], "in_channels"),
-                classes=_checked(_WIDTH, value["classes"], "classes"),
+                network=NetworkKind(
+                    _checked(_TEXT, value["architecture"], "architecture"),
+                    _checked(_WIDTH, value["in_channels"], "in_channels"),
+                    _checked(_WIDTH, value["classes"], "classes"),
+                ),
                 layout=WeightLayout.from_list(value["layout"]),
                 keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
                 models=_checked(_COUNT, value["counts"]["models"], "counts.models"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -13,6 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from zoo_datasets.documents import MAX_COUNT, brief, problems_of
 from zoo_datasets.errors import RunError
 from zoo_datasets.networks.architectures import MAX_WIDTH
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.specs.spec import MAX_EPOCH, Limits, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
@@ -106,6 +108,11 @@ class RunManifest:
     engine: str
     versions: Mapping[str, str]
     parents: ParentsRecord | None = None
+
+    @cached_property
+    def network(self) -> NetworkKind:
+        """The network of all members."""
+        return NetworkKind.on(self.zoo.architecture, self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, meta_schema, split_of
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
@@ -52,17 +53,12 @@ class NarrowRows:
         schema: of the rows.
     """
 
-    def __init__(self, schema: pa.Schema, config: str, *, architecture: str, in_channels: int, classes: int) -> None:
+    def __init__(self, schema: pa.Schema, config: str, network: NetworkKind) -> None:
         self.schema = schema
         self._places = {column.name: (place, column.type) for place, column in enumerate(schema)}
         self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], list[pa.Array | None]]] = {}
         self._lock = threading.Lock()
-        self._constants = {
-            "zoo": config,
-            "architecture": architecture,
-            "in_channels": in_channels,
-            "classes": classes,
-        }
+        self._constants = {"zoo": config, **network.columns()}
 
     def table(self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]) -> pa.Table:
         """Rows without the columns as wide as the weights: what is known before weights are read."""
@@ -162,14 +158,7 @@ class RunRows:
 
     def __init__(self, run: Run, config: str | None = None) -> None:
         self._run = run
-        zoo, images = run.manifest.zoo, run.manifest.images
-        self._rows = NarrowRows(
-            meta_schema(),
-            config or zoo.name,
-            architecture=zoo.architecture,
-            in_channels=images.channels,
-            classes=images.classes,
-        )
+        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network)
 
     @cached_property
     def models(self) -> dict[str, Model]:

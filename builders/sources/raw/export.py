@@ -27,7 +27,8 @@ from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KE
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import LASTING, ExportRows, states_of
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
+from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import BETA, LOG_SIGMA2
 from zoo_datasets.repository.row import FIGURES, KL_WEIGHT, MEANS, RECORDED, WEIGHTS
@@ -44,7 +45,7 @@ TRIAL_LENGTH = 250
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _NOISY = "noisy"  # of a state with log σ²
-_KIND = ("images", "architecture", "in_channels", "classes", "sparsifier")
+_KIND = ("images", *KIND_COLUMNS, "sparsifier")
 _NAMED = tuple(sorted(key for key in COLUMN_OF_KEY if key not in ("seed", "training::batchsize", "optim::momentum")))
 
 
@@ -60,10 +61,7 @@ class RawExport:
 def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> ExportRows:
     """All states of a source as rows of the config `name`; states that cannot be read are not among them."""
     maker = RowMaker(source, name or source.name)
-    constants = {
-        "zoo": name or source.name, "architecture": source.architecture, "in_channels": source.in_channels,
-        "classes": source.classes,
-    }  # fmt: skip
+    constants = {"zoo": name or source.name, **source.network.columns()}
     models = {
         model.model_id: dict.fromkeys(LASTING) | constants | dict(model.columns)
         | {"model_id": model.model_id}
@@ -161,23 +159,25 @@ class _RawZoo:
         kinds = {tuple(row[name] for name in _KIND) for row in models}
         if len(kinds) != 1:
             raise SpecError(f"{rows.config}: models of {len(kinds)} kinds found ({', '.join(_KIND)}), expected one")
-        ((images, architecture, in_channels, classes, sparsifier),) = kinds
-        layers = get_architecture(architecture).layers(in_channels, classes)
+        ((images, *columns, sparsifier),) = kinds
+        network = NetworkKind(*columns)
+        architecture = get_architecture(network.architecture)
         values = {key: sorted({_param(key, row) for row in models}, key=str) for key in COLUMN_OF_KEY}
         params = {
-            "model::type": get_architecture(architecture).raw_type or architecture, "model::channels_in": in_channels,
-            "model::o_dim": classes, "model::use_bias": True, "training::start_epoch": 1, "training::output_epoch": 1,
-            "training::val_epochs": 1, "training::idx_out": 500, "training::checkpoint_dir": None, "cuda": False,
+            "model::type": architecture.raw_type or architecture.name, "model::channels_in": network.in_channels,
+            "model::o_dim": network.classes, "model::use_bias": True, "training::start_epoch": 1,
+            "training::output_epoch": 1, "training::val_epochs": 1, "training::idx_out": 500,
+            "training::checkpoint_dir": None, "cuda": False,
             "dataset::dump": f"{images}/dataset.pt", **_scheduler(rows.config),
         }  # fmt: skip
         return cls(
-            folder=raw_folder_name(rows.config, images, architecture, sparsifier),
-            parents=raw_folder_name(dense_name(rows.config, sparsifier), images, architecture),
-            layers=layers,
-            layout=build_layout(layers),
+            folder=raw_folder_name(rows.config, images, architecture.name, sparsifier),
+            parents=raw_folder_name(dense_name(rows.config, sparsifier), images, architecture.name),
+            layers=network.layers,
+            layout=network.layout,
             params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
             varied={key: found for key, found in values.items() if len(found) > 1},
-            dropout=get_architecture(architecture).raw_dropout or all((row["dropout"] or 0) > 0 for row in models),
+            dropout=architecture.raw_dropout or all((row["dropout"] or 0) > 0 for row in models),
             selection=rows.selection,
         )
 
@@ -292,12 +292,11 @@ def _saved(state: OrderedDict[str, Tensor]) -> bytes:
 
 def _prefixes(row: Mapping[str, Any]) -> Mapping[str, str]:
     """The authors' names of the layers; those of ResNets are ours."""
-    architecture = row["architecture"]
-    dropout = get_architecture(architecture).raw_dropout or (row["dropout"] or 0) > 0
-    return _module_names(architecture, row["in_channels"], row["classes"], dropout)
+    network = NetworkKind.of_row(row)
+    dropout = get_architecture(network.architecture).raw_dropout or (row["dropout"] or 0) > 0
+    return _module_names(network, dropout)
 
 
 @lru_cache(maxsize=64)
-def _module_names(architecture: str, in_channels: int, classes: int, dropout: bool) -> Mapping[str, str]:
-    layers = get_architecture(architecture).layers(in_channels, classes)
-    return {name: f"module_list.{index}" for name, index in module_indices(layers, dropout).items()}
+def _module_names(network: NetworkKind, dropout: bool) -> Mapping[str, str]:
+    return {name: f"module_list.{index}" for name, index in module_indices(network.layers, dropout).items()}

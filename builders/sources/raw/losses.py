@@ -17,7 +17,7 @@ from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.images.prepare import ImageData, load_images
 from zoo_datasets.loading.modules import evaluate
-from zoo_datasets.networks.layers import Layer
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.variational import kl_weight, total_kl
 from zoo_datasets.repository.row import KL_WEIGHT, RECORDED
 from zoo_datasets.runs.rows import Model
@@ -32,12 +32,11 @@ class TwinLosses:
     The training loss is a mean over the steps of an epoch and cannot be recomputed from the weights after it.
     """
 
-    def __init__(self, layers: Sequence[Layer], architecture: str, images: str, reading: Reading) -> None:
-        self._layers = layers
-        self._architecture = architecture
+    def __init__(self, network: NetworkKind, images: str, reading: Reading) -> None:
+        self._network = network
         self._data: ImageData | None = None
         if reading.images is not None:
-            self._data = load_images(images, architecture, reading.images).limited(reading.limits)
+            self._data = load_images(images, network.architecture, reading.images).limited(reading.limits)
         self._keep = reading.keep_log_sigma2
         self._evaluating = threading.Lock()  # one stack of models in memory at a time
 
@@ -95,7 +94,7 @@ class TwinLosses:
             made[KL_WEIGHT] = pa.array(betas, pa.float64())
         if self._data is None:
             return made, compared
-        kl = None if noise is None or means is None else total_kl(self._layers, means, noise).tolist()
+        kl = None if noise is None or means is None else total_kl(self._network.layers, means, noise).tolist()
         for split in self._computed:
             loss, accuracy = self._evaluate(self._data, models, weights, split)
             made[f"{split}_loss"] = pa.array(loss, pa.float32())
@@ -114,7 +113,7 @@ class TwinLosses:
         for activation in sorted(set(activations)):
             places = torch.tensor([index for index, own in enumerate(activations) if own == activation])
             with self._evaluating:
-                found = evaluate(weights[places], data, self._architecture, activation, split)
+                found = evaluate(weights[places], data, self._network.architecture, activation, split)
             loss[places], accuracy[places] = found
         return loss.tolist(), accuracy.tolist()
 

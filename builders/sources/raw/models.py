@@ -122,7 +122,7 @@ class RawModels:
                 "rename the folder as the authors did (tune_zoo_mnist_…), or give --name mnist_cnn_s or the like"
             )
         suffix = own.suffix or (parent.suffix if parent else "")
-        return images, zoo_name(images, self._kind.architecture, suffix, self.sparsifier, own.percent)
+        return images, zoo_name(images, self._kind.network.architecture, suffix, self.sparsifier, own.percent)
 
     def _stated_sparsifier(self) -> SparsifierName | None:
         """What an export of this package says."""
@@ -231,7 +231,7 @@ class RawModels:
         file, params = next(iter(told), ("the folder's name", {}))
         if "params.json" not in trial.files:
             notes.append(Note("import-params-elsewhere", f"there is no params.json; {file} was used instead"))
-        notes += contradictions(file, params, self._kind.classes, self._kind.in_channels)
+        notes += contradictions(file, params, self._kind.network)
         columns |= {"images": self.images, "sparsifier": self.sparsifier}
         if self.sparsifier is not None:
             parent = parent_of(params.get("training::init_checkpoint_path"))

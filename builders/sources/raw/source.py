@@ -29,7 +29,6 @@ from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
-from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.manifest import LeftOut
@@ -70,10 +69,7 @@ class RawSource(Source):
         self._folder = find_zoo(container)
         self._checkpoints = RawCheckpoints(container, self._folder)
         kind = self._checkpoints.kind
-        self.layout = kind.layout
-        self.architecture = kind.architecture
-        self.in_channels = kind.in_channels
-        self.classes = kind.classes
+        self.network = kind.network
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
         for note in container.notes:
             self._models.notes.add([note])
@@ -82,8 +78,7 @@ class RawSource(Source):
         self.extras = self._extras()
         self._losses: TwinLosses | None = None
         if self._models.sparsifier == "variational_dropout":
-            layers = get_architecture(self.architecture).layers(self.in_channels, self.classes)
-            self._losses = TwinLosses(layers, self.architecture, self._models.images, self._reading)
+            self._losses = TwinLosses(self.network, self._models.images, self._reading)
         self._found = self._models.found()
         self._found = self._select(self._found)
         self.models = len(self._found)
@@ -124,7 +119,7 @@ class RawSource(Source):
         value: dict[str, Any] = {
             "name": self.name,
             "images": self._models.images,
-            "architecture": self.architecture,
+            "architecture": self.network.architecture,
             **grid_of([model.columns for model in models]),
             "sparsifier": self._models.sparsifier,
             "doi": doi_of(self.name, self.credit),

@@ -20,6 +20,7 @@ from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
+from zoo_datasets.networks.kind import NetworkKind
 
 _PROBES = 9
 _KNOWN = 1000
@@ -262,7 +263,8 @@ class RawCheckpoints:
             found = recognise(structure)
             if found.layout != layout:
                 found = (
-                    f"it is a {found.architecture}: {fits(structure, layout)}; the zoo is of {self.kind.architecture}"
+                    f"it is a {found.network.architecture}: {fits(structure, layout)}; "
+                    f"the zoo is of {self.kind.network.architecture}"
                 )
             elif found.sparsifier not in (None, self.kind.sparsifier):
                 found = f"it is pruned by {found.sparsifier}, the zoo's others are not"
@@ -276,8 +278,8 @@ class RawCheckpoints:
     def _probe(self, folder: RawFolder) -> Recognised:
         """What most of a few checkpoints are, spread over the zoo."""
         places = [(trial, epoch) for trial in folder.trials for epoch in trial.epochs]
-        votes: Counter[tuple[str, int, int, str]] = Counter()
-        seen: dict[tuple[str, int, int, str], Recognised] = {}
+        votes: Counter[tuple[NetworkKind, str]] = Counter()
+        seen: dict[tuple[NetworkKind, str], Recognised] = {}
         reason = ""
         self._container.prepare(itertools.islice(_spread(places), _PROBES), MAX_CHECKPOINT)
         for path in _spread(places):
@@ -286,7 +288,7 @@ class RawCheckpoints:
             except CheckpointError as error:
                 reason = f"{path}: {error}"
                 continue
-            key = (found.architecture, found.in_channels, found.classes, found.sparsifier or "")
+            key = (found.network, found.sparsifier or "")
             votes[key] += 1
             seen.setdefault(key, found)
             if votes.total() >= _PROBES:

@@ -15,6 +15,7 @@ from zoo_datasets.builders.shards.notes import Note, shown
 from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
+from zoo_datasets.networks.kind import NetworkKind
 
 CHECKPOINT_FILE = "checkpoints"
 
@@ -200,10 +201,10 @@ def read_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def contradictions(file: str, params: Mapping[str, Any], classes: int, channels: int) -> list[Note]:
+def contradictions(file: str, params: Mapping[str, Any], network: NetworkKind) -> list[Note]:
     """Where a file of hyperparameters says other than the tensors, which are what counts."""
     texts = []
-    for key, truth in (("model::o_dim", classes), ("model::channels_in", channels)):
+    for key, truth in (("model::o_dim", network.classes), ("model::channels_in", network.in_channels)):
         if isinstance(params.get(key), int) and params[key] != truth:
             texts.append(f"{file} says {key} = {shown(params[key])}, the tensors {truth}")
     if params.get("model::use_bias") is False:

@@ -20,12 +20,13 @@ from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.features.base import Matrix, Transform
 from zoo_datasets.loading.load import SplitBy, load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader, values_of
+from zoo_datasets.networks.kind import KIND_COLUMNS
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import SPLITS, WEIGHTS
 from zoo_datasets.storage.cores import cores
 
 _BATCH_BYTES = 8_000_000
-_IDS = ("model_id", "parent_id", "epoch", "architecture", "in_channels", "classes")
+_IDS = ("model_id", "parent_id", "epoch", *KIND_COLUMNS)
 
 
 @dataclass(frozen=True)

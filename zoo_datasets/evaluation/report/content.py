@@ -25,7 +25,7 @@ from zoo_datasets.evaluation.predictions import predictions, representations
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
-from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, WEIGHTS
@@ -150,7 +150,7 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
     models = pc.count_distinct(table["model_id"]).as_py()
     facts = [["models", f"{models:,}"], ["states (models × epochs)", f"{table.num_rows:,}"]]
     facts.append(["epochs", f"{pc.min(table['epoch']).as_py()} to {pc.max(table['epoch']).as_py()}"])
-    facts.append(["architecture", f"{manifest.architecture}, {manifest.layout.parameters:,} weights"])
+    facts.append(["architecture", f"{manifest.network.architecture}, {manifest.layout.parameters:,} weights"])
     facts.append(["images", str(table["images"][0].as_py())])
     splits = last.group_by("split").aggregate([("model_id", "count")]).to_pylist()
     facts.append(["models by split", ", ".join(f"{s['split']} {s['model_id_count']:,}" for s in splits)])
@@ -343,8 +343,7 @@ def _by_activation(rows: Dataset, weights: Tensor, run: Callable[[Any, str, Tens
 
 
 def _layers(rows: Dataset) -> Any:
-    row = rows.select_columns(["architecture", "in_channels", "classes"])[0]
-    return get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
+    return NetworkKind.of_row(rows.select_columns(list(KIND_COLUMNS))[0]).layers
 
 
 def _left_out(manifest: Manifest, nonfinite: int) -> dict[str, Any]:

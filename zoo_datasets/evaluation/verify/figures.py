@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from zoo_datasets.images.prepare import ImageData, Split
-from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.variational import LOG_SIGMA2, total_kl
 from zoo_datasets.repository.row import KL_WEIGHT, MEANS, RECORDED
 from zoo_datasets.specs.spec import digest_of
@@ -19,7 +19,7 @@ from zoo_datasets.stacked.evaluate import same_loss
 STACK_BYTES = 200_000_000
 
 
-_SHARED = ("architecture", "in_channels", "classes", "activation")
+_SHARED = (*KIND_COLUMNS, "activation")
 
 
 class State(Protocol):
@@ -61,7 +61,7 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
     """
     for positions in _stacks(rows):
         first = rows[positions[0]]
-        layers = get_architecture(first["architecture"]).layers(first["in_channels"], first["classes"])
+        layers = NetworkKind.of_row(first).layers
         weights = torch.from_numpy(np.stack([rows[position]["weights"] for position in positions]))
         problems: list[list[str]] = [[] for _ in positions]
         costs = _kl_terms([rows[position] for position in positions])
@@ -95,7 +95,7 @@ def _kl_terms(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
         if row.get(KL_WEIGHT) is None or not {LOG_SIGMA2, MEANS} <= row.keys():
             costs.append(None)
             continue
-        layers = get_architecture(row["architecture"]).layers(row["in_channels"], row["classes"])
+        layers = NetworkKind.of_row(row).layers
         means, noise = (torch.from_numpy(np.array(row[name])[None]) for name in (MEANS, LOG_SIGMA2))
         costs.append(row[KL_WEIGHT] * float(total_kl(layers, means, noise)))
     return costs

@@ -16,7 +16,6 @@ from zoo_datasets.errors import DamagedError, RunError, ZooError
 from zoo_datasets.evaluation.verify.figures import spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Findings, Verification
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
@@ -88,7 +87,7 @@ def verify_run(
 def _check_manifest(run: Run, findings: Findings) -> None:
     manifest = run.manifest
     try:
-        expected = layout_of(manifest.zoo.architecture, manifest.images.channels, manifest.images.classes)
+        expected = manifest.network.layout
     except ZooError as error:
         findings.differs("manifest", str(error))
     else:
@@ -206,11 +205,7 @@ def _is_recorded(state: _State) -> bool:
 def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
     """Recompute the sampled states; gives their number."""
     manifest = run.manifest
-    common = {
-        "architecture": manifest.zoo.architecture,
-        "in_channels": manifest.images.channels,
-        "classes": manifest.images.classes,
-    }
+    common = manifest.network.columns()
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
     rows: list[dict[str, Any]] = []
     for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):

@@ -133,13 +133,7 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     epochs = pc.unique(table["epoch"]).to_pylist()
     if len(epochs) != 1:
         findings.differs("rows", f"{where} mixes epochs {epochs}")
-    constants = {
-        "zoo": manifest.config,
-        "architecture": manifest.architecture,
-        "in_channels": manifest.in_channels,
-        "classes": manifest.classes,
-    }
-    for column, value in constants.items():
+    for column, value in {"zoo": manifest.config, **manifest.network.columns()}.items():
         found = pc.unique(table[column]).to_pylist()
         if found != [value]:
             findings.differs("rows", f"{where}: {column} is {found}, the manifest says {value!r}")

@@ -17,7 +17,6 @@ from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_fi
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
@@ -138,13 +137,14 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
             "manifest", f"{manifest.states.left_out:,} states left out, but {listed:,} listed with a reason"
         )
     try:
-        expected = layout_of(manifest.architecture, manifest.in_channels, manifest.classes)
+        expected = manifest.network.layout
     except UnknownNameError as error:
         findings.differs("manifest", str(error))
     else:
         if expected != manifest.layout:
             findings.differs(
-                "manifest", f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.architecture}"
+                "manifest",
+                f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.network.architecture}",
             )
     findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
 
