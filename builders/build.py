@@ -177,24 +177,24 @@ def _check_replaceable(source: Source, repo: Path, config: str) -> None:
     Raises:
         RepositoryError: saying what is there.
     """
-    there = read_manifest(repo, config)
-    if there is None:
+    existing = read_manifest(repo, config)
+    if existing is None:
         return
     held = (
-        f"{repo / config} holds {there.models.written:,} models of epochs {there.epochs[0]} to {there.epochs[-1]} "
-        f"of zoo {there.zoo.get('name', there.config)}"
-        if there.shards
+        f"{repo / config} holds {existing.models.written:,} models of epochs {existing.epochs[0]} to "
+        f"{existing.epochs[-1]} of zoo {existing.zoo.get('name', existing.config)}"
+        if existing.shards
         else f"{repo / config} holds a config without rows"
     )
     remedy = "choose another --name, or replace it with --replace"
-    if there.source_id != source.source_id:
+    if existing.source_id != source.source_id:
         raise RepositoryError(f"{held}, built from another source (other recipe, limits or images); {remedy}")
-    if source.models < there.models.found or source.states < there.states.found:
+    if source.models < existing.models.found or source.states < existing.states.found:
         raise RepositoryError(
-            f"{held}, built from {there.models.found:,} models with {there.states.found:,} states, "
+            f"{held}, built from {existing.models.found:,} models with {existing.states.found:,} states, "
             f"more than the {source.models:,} with {source.states:,} that this source has; {remedy}"
         )
-    _check_models_kept(source, repo, there)
+    _check_models_kept(source, repo, existing)
 
 
 def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
@@ -216,18 +216,18 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
     Raises:
         RepositoryError: saying how many, and why the others are left out.
     """
-    there = read_manifest(repo, manifest.config)
-    if there is None:
+    existing = read_manifest(repo, manifest.config)
+    if existing is None:
         return
-    paths, earlier = {shard.path for shard in manifest.shards}, {shard.path for shard in there.shards}
+    paths, earlier = {shard.path for shard in manifest.shards}, {shard.path for shard in existing.shards}
     left_out = f": {reasons(manifest)}" if manifest.states.left_out else ""
     try:
-        old = [_keys(repo, shard, None) for shard in there.shards if shard.path not in paths]
+        old = [_keys(repo, shard, None) for shard in existing.shards if shard.path not in paths]
     except (OSError, pa.ArrowException):  # what cannot be read is not lost now
         old = []
-        if manifest.states.written < there.states.written:
+        if manifest.states.written < existing.states.written:
             raise RepositoryError(
-                f"{repo / manifest.config} holds {there.states.written:,} rows, not all of which can be read, and "
+                f"{repo / manifest.config} holds {existing.states.written:,} rows, not all of which can be read, and "
                 f"would keep {manifest.states.written:,}{left_out}. The repository is unchanged; "
                 "mend the source, or pass --replace"
             ) from None
@@ -240,8 +240,8 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
     if lost.num_rows:
         one = lost.slice(0, 1).to_pylist()[0]
         raise RepositoryError(
-            f"{repo / manifest.config} holds {there.states.written:,} rows and would keep "
-            f"{there.states.written - lost.num_rows:,}: {lost.num_rows:,} are not among the "
+            f"{repo / manifest.config} holds {existing.states.written:,} rows and would keep "
+            f"{existing.states.written - lost.num_rows:,}: {lost.num_rows:,} are not among the "
             f"{manifest.states.written:,} of this build, as model {one['model_id'][:16]}… at epoch {one['epoch']}"
             f"{left_out}. The repository is unchanged; {_TOGETHER}mend the source, or pass --replace"
         )
@@ -256,7 +256,7 @@ def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
     return table.select(names).replace_schema_metadata(None)
 
 
-def _check_models_kept(source: Source, repo: Path, there: Manifest) -> None:
+def _check_models_kept(source: Source, repo: Path, existing: Manifest) -> None:
     """Refuse early where whole models would be lost: one part of a zoo in the place of another.
 
     Raises:
@@ -266,14 +266,14 @@ def _check_models_kept(source: Source, repo: Path, there: Manifest) -> None:
         return
     models = {model.model_id for block in source.blocks() for model in block.models}
     try:
-        held = [_keys(repo, shard, None)["model_id"] for shard in there.shards]
+        held = [_keys(repo, shard, None)["model_id"] for shard in existing.shards]
     except (OSError, pa.ArrowException):
         return
     lost = {model for column in held for model in pc.unique(column).to_pylist()} - models
     if lost:
         raise RepositoryError(
-            f"{repo / there.config} holds {there.models.written:,} models, and {len(lost):,} of them are not in this "
-            f"source; {_TOGETHER}choose another --name, or pass --replace"
+            f"{repo / existing.config} holds {existing.models.written:,} models, and {len(lost):,} of them are not in "
+            f"this source; {_TOGETHER}choose another --name, or pass --replace"
         )
 
 

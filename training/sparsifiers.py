@@ -101,9 +101,9 @@ def get_sparsifier(name: str, amount: float | None, scope: str | None) -> Sparsi
     """
     if name not in SPARSIFIERS:
         raise UnknownNameError("sparsifier", name, SPARSIFIERS)
-    found = SPARSIFIERS[name]
-    if not found.pruning and (amount is not None or scope is not None):
+    sparsifier = SPARSIFIERS[name]
+    if not sparsifier.pruning and (amount is not None or scope is not None):
         raise SpecError(f"{name} takes no amount and no scope: it finds by training which weights become zero")
-    if found.pruning and (amount is None or not 0 < amount < 1):
+    if sparsifier.pruning and (amount is None or not 0 < amount < 1):
         raise SpecError(f"{name} needs an amount between 0 and 1, the share of weights to prune; found {amount}")
-    return found
+    return sparsifier

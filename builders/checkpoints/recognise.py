@@ -98,8 +98,8 @@ def difference(layout: WeightLayout, parts: Sequence[TensorPart]) -> str | None:
         if spec is None:
             return f"tensor {tensor.name[:80]!r} {list(tensor.shape)} is surplus"
         if tensor.shape != spec.shape or _kind(tensor.name) != spec.name.rsplit(".", 1)[-1]:
-            found = f"tensor {tensor.name[:80]!r} {list(tensor.shape)}"
-            return f"{found} stands where {spec.name!r} {list(spec.shape)} belongs"
+            actual = f"tensor {tensor.name[:80]!r} {list(tensor.shape)}"
+            return f"{actual} stands where {spec.name!r} {list(spec.shape)} belongs"
     return None
 
 

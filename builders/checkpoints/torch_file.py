@@ -128,17 +128,17 @@ class CheckpointReader:
         Raises:
             CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
         """
-        for known in self._known.get(len(data), ()):
-            if known.fits(data):
-                known.check(data)
-                return known
-        found = parse_structure(data)
-        found.check(data)
+        for candidate in self._known.get(len(data), ()):
+            if candidate.fits(data):
+                candidate.check(data)
+                return candidate
+        structure = parse_structure(data)
+        structure.check(data)
         with self._lock:
             if len(data) not in self._known and len(self._known) >= _KNOWN_SIZES:
                 self._known.pop(next(iter(self._known)))
-            self._known[len(data)] = (*self._known.get(len(data), ()), found)[-_KNOWN_PER_SIZE:]
-        return found
+            self._known[len(data)] = (*self._known.get(len(data), ()), structure)[-_KNOWN_PER_SIZE:]
+        return structure
 
 
 def read_tensors(data: bytes) -> dict[str, NDArray[np.float32]]:
@@ -166,10 +166,10 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
     if data[:2] != b"PK":
-        found = "it is empty" if not len(data) else "it is no zip archive"
+        problem = "it is empty" if not len(data) else "it is no zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"
         why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
-        raise CheckpointError(why if old else f"{found}, as torch.save writes; it is cut short or something else")
+        raise CheckpointError(why if old else f"{problem}, as torch.save writes; it is cut short or something else")
     entries, counted = read_directory(lambda start, count: data[start : start + count], len(data), "it")
     if counted != len(entries):
         raise CheckpointError(f"it is broken: its end tells of {counted:,} members, its directory of {len(entries):,}")

@@ -90,12 +90,12 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> Directo
     if end.size > _LARGE_DIRECTORY and read(end.start, 4) != _CENTRAL_SIGNATURE:
         raise CheckpointError(f"{what} is broken: there is no directory where it should begin")
     directory = read(end.start, end.size)
-    found = list(_records(directory, end.start, end.before, what))
-    headers = [fields[-2] for fields in found]
-    ends = [end.start] * len(found)
-    for index, following in itertools.pairwise(sorted(range(len(found)), key=headers.__getitem__)):
+    records = list(_records(directory, end.start, end.before, what))
+    headers = [fields[-2] for fields in records]
+    ends = [end.start] * len(records)
+    for index, following in itertools.pairwise(sorted(range(len(records)), key=headers.__getitem__)):
         ends[index] = headers[following]
-    members = [Member(*fields, stop) for fields, stop in zip(found, ends, strict=True)]
+    members = [Member(*fields, stop) for fields, stop in zip(records, ends, strict=True)]
     for member in members:
         if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > member.end:
             raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")

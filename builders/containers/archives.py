@@ -73,13 +73,13 @@ class ZipFile(AtHand, OneByOne):
 
     def extents(self, paths: Iterable[str], limit: int) -> list[tuple[int, int]]:
         """Where members lie in the archive, without those that `read` would refuse."""
-        found = []
+        places = []
         for path in paths:
             with contextlib.suppress(CheckpointError):
                 if (member := self._members.get(path)) is not None:
                     check_readable(member, limit)
-                    found.append(extent(member))
-        return found
+                    places.append(extent(member))
+        return places
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a member; see `Container`."""
@@ -97,9 +97,9 @@ class TarFile(AtHand, OneByOne):
 
     def __init__(self, path: Path) -> None:
         self.name = stem(path)
-        found = path.stat()
-        self._identity = ["tar", found.st_size, found.st_mtime_ns]
-        self._descriptor = _plain_tar(path, found.st_size)
+        status = path.stat()
+        self._identity = ["tar", status.st_size, status.st_mtime_ns]
+        self._descriptor = _plain_tar(path, status.st_size)
         weakref.finalize(self, os.close, self._descriptor)
         self._members: dict[str, tuple[int, int]] = {}
         refused: dict[str, str] = {}
@@ -197,13 +197,13 @@ class ContainerKind:
 
 def _open_zip(path: Path) -> ZipFile:
     descriptor = open_binary(path, os.O_RDONLY)
-    found = os.fstat(descriptor)
+    status = os.fstat(descriptor)
     try:
         archive = ZipFile(
             stem(path),
             lambda start, count: read_at(descriptor, count, start),
-            found.st_size,
-            ["zip", found.st_size, found.st_mtime_ns],
+            status.st_size,
+            ["zip", status.st_size, status.st_mtime_ns],
             str(path),
         )
     except CheckpointError:

@@ -111,9 +111,9 @@ class Folder(AtHand):
         if self._tree is None:
             self.entries, self.refused = _walk(path)
         else:
-            told = self._tree.refused.items()
+            unreadable = self._tree.refused.items()
             self.entries = self._tree.entries
-            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in told}
+            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in unreadable}
 
     @functools.cached_property
     def _descriptor(self) -> int:
@@ -171,10 +171,10 @@ def read_file(path: str, limit: int) -> bytes:
 
 def _stamp(path: str) -> str:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:  # it vanished
         return "-1 -1"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 # Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.

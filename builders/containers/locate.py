@@ -58,8 +58,8 @@ def open_location(location: Path | str, fetched: Fetched | None = None) -> Conta
         SourceError: where there is none, or the archive is broken.
         DownloadError, StorageError: where it cannot be fetched or kept.
     """
-    found = locate(location, fetched=fetched)
-    return open_container(found) if isinstance(found, Path) else found
+    place = locate(location, fetched=fetched)
+    return open_container(place) if isinstance(place, Path) else place
 
 
 def has_file(place: Place, name: str) -> bool:

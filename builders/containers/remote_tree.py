@@ -122,7 +122,7 @@ class FsspecTree:
     def list(self, path: str) -> list[Listed]:
         """See `Tree`."""
         folder = f"{self._path}/{path}".rstrip("/")
-        found = asked_of_fsspec(self._url, self._fs.ls, folder, detail=True)
+        infos = asked_of_fsspec(self._url, self._fs.ls, folder, detail=True)
         return [
             Listed(
                 name=info["name"].rstrip("/").rsplit("/", 1)[-1],
@@ -130,7 +130,7 @@ class FsspecTree:
                 size=info.get("size") if info["type"] != "directory" else None,
                 version=version_of(info),
             )
-            for info in found
+            for info in infos
             if info["name"].rstrip("/") != folder  # object stores list a folder's own marker
         ]
 
@@ -210,11 +210,11 @@ class RemoteFolder(OneByOne):
         """Whether the mirror has the file that is listed: of that size, with the mark of that version."""
         listed = self._listed[path]
         try:
-            found = os.lstat(self.mirror / path)
+            status = os.lstat(self.mirror / path)
         except OSError:
             return False
-        return found.st_size == (found.st_size if listed.size is None else listed.size) and (
-            found.st_mtime_ns == _mark(listed)
+        return status.st_size == (status.st_size if listed.size is None else listed.size) and (
+            status.st_mtime_ns == _mark(listed)
         )
 
     def _fetch(self, path: str, limit: int, halt: Halt) -> None:

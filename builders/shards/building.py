@@ -126,11 +126,11 @@ class Building:
     @property
     def left_out(self) -> dict[tuple[str, str], list[int]]:
         """Epochs by model and reason."""
-        found: dict[tuple[str, str], list[int]] = {}
+        epochs: dict[tuple[str, str], list[int]] = {}
         parts = [one.left_out for _, one in sorted(self.outcomes.items())]
         for entry in itertools.chain(self.refused, *parts):
-            found.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
-        return found
+            epochs.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
+        return epochs
 
     @property
     def states_left_out(self) -> int:
@@ -145,10 +145,10 @@ class Building:
     @property
     def num_bytes(self) -> dict[str, int]:
         """Size in memory of each split that has rows."""
-        found: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
         for one in self.written:
-            found[one.shard.split] += one.num_bytes
-        return {split: found[split] for split in SPLITS if found[split]}
+            sizes[one.shard.split] += one.num_bytes
+        return {split: sizes[split] for split in SPLITS if sizes[split]}
 
     def discard(self) -> None:
         """Remove the shards that this build added."""

@@ -68,13 +68,13 @@ class Journal:
             raise self._trouble(error) from error
         if header != self._header:
             return {}
-        found: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome] = {}
         for line in lines:
             entry = _parse(line)
             if entry is not None and self._in_place(entry[1]):
-                found[entry[0]] = entry[1]
+                outcomes[entry[0]] = entry[1]
                 self._lines.append(line)
-        return found
+        return outcomes
 
     def add(self, index: int, outcome: Outcome) -> None:
         """Note that a part is finished.

@@ -32,9 +32,9 @@ class Notes:
 
     def add(self, notes: Iterable[Note]) -> None:
         """All notes of one model: it counts once for each code."""
-        chosen = set(notes)
-        self.counts.update({note.code for note in chosen})
-        for note in sorted(chosen, key=lambda note: note.text):
+        distinct = set(notes)
+        self.counts.update({note.code for note in distinct})
+        for note in sorted(distinct, key=lambda note: note.text):
             self.add_text(note, 1)
 
     def add_text(self, note: Note, count: int) -> None:

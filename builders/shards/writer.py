@@ -34,14 +34,14 @@ def rows_of_a_group(row_bytes: int) -> int:
 
 def size_in_memory(table: pa.Table) -> int:
     """Bytes that Arrow needs for a table without lists: not those of the buffers that one happens to have."""
-    found = 0
+    size = 0
     for column in table.columns:
         if pa.types.is_string(column.type):
-            found += 4 * (table.num_rows + 1) + (pc.sum(pc.binary_length(column)).as_py() or 0)
+            size += 4 * (table.num_rows + 1) + (pc.sum(pc.binary_length(column)).as_py() or 0)
         else:
-            found += table.num_rows * column.type.bit_width // 8
-        found += -(-table.num_rows // 8) if column.null_count else 0
-    return found
+            size += table.num_rows * column.type.bit_width // 8
+        size += -(-table.num_rows // 8) if column.null_count else 0
+    return size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

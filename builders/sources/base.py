@@ -67,15 +67,15 @@ class States:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     tallies: Mapping[str, int] = field(default_factory=dict)
 
-    def select(self, chosen: Sequence[int]) -> States:
+    def select(self, positions: Sequence[int]) -> States:
         """The rows at these positions."""
-        if len(chosen) == len(self.models):
+        if len(positions) == len(self.models):
             return self
-        indices = pa.array(chosen, pa.int64())
-        rows = torch.tensor(chosen, dtype=torch.int64)
+        indices = pa.array(positions, pa.int64())
+        rows = torch.tensor(positions, dtype=torch.int64)
         return States(
-            epochs=[self.epochs[position] for position in chosen],
-            models=[self.models[position] for position in chosen],
+            epochs=[self.epochs[position] for position in positions],
+            models=[self.models[position] for position in positions],
             weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
             extras={name: values[rows] for name, values in self.extras.items()},
@@ -117,12 +117,12 @@ class Reading:
 
     def selection(self) -> dict[str, Any]:
         """What is wanted, as a manifest records it; empty where it is all."""
-        chosen = {
+        wanted = {
             "epochs": None if self.epochs is None else sorted(self.epochs),
             "models": self.models,
             "where": None if self.where is None else self.where.text,
         }
-        return {key: value for key, value in chosen.items() if value is not None}
+        return {key: value for key, value in wanted.items() if value is not None}
 
 
 class Source(ABC):

@@ -109,8 +109,8 @@ class RunSource(Source):
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
         recorded = {key: value[key] for key in parts if key in value}
-        chosen = self._reading.selection()
-        return recorded | ({"selection": chosen} if chosen else {})
+        selection = self._reading.selection()
+        return recorded | ({"selection": selection} if selection else {})
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
@@ -167,14 +167,14 @@ class RunSource(Source):
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
         if reading.where is None:
-            chosen = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
+            wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            chosen = self._rows.matching(reading.where, asked)
-        chosen = dict(itertools.islice(chosen.items(), reading.models))
-        if not chosen:
+            wanted = self._rows.matching(reading.where, asked)
+        wanted = dict(itertools.islice(wanted.items(), reading.models))
+        if not wanted:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
-        return chosen
+        return wanted
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -246,12 +246,12 @@ class _Reader:
             reason = LOST if epoch in self._lost else NOT_TRAINED
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
-        chosen = pa.array(positions, pa.int64())
+        indices = pa.array(positions, pa.int64())
         yield States(
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
+            figures={name: rows.column(name).combine_chunks().take(indices) for name in figures_of(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )

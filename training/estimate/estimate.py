@@ -96,7 +96,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
         seconds = _seconds(opening, left, data, pace, threads)
     size = run_size(opening)
-    there = _size_there(run.path)
+    written = _size_there(run.path)
     return TrainingEstimate(
         zoo=run.manifest.zoo.name,
         folder=run.path,
@@ -112,7 +112,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         pace=pace,
         seconds=seconds,
         size=size,
-        size_left=max(size - there, 0),
+        size_left=max(size - written, 0),
         free=shutil.disk_usage(existing(run.path)).free,
     )
 
@@ -258,10 +258,12 @@ def print_estimate(plan: TrainingEstimate, console: Console | None = None) -> No
         table.add_row("all", "", "", *(f"{total:,}" for total in totals), f"{fill:.0%}")
     console.print(table)
     lines = {"run": f"{plan.folder} ({'new' if plan.new else 'goes on'})", "path": f"{plan.path}, {plan.lanes} lanes"}
-    there = plan.states - plan.states_left
-    lines["states"] = f"{plan.states_left:,} to train" + (f", {there:,} of {plan.states:,} are there" if there else "")
+    states_done = plan.states - plan.states_left
+    lines["states"] = f"{plan.states_left:,} to train" + (
+        f", {states_done:,} of {plan.states:,} are there" if states_done else ""
+    )
     lines["time"] = _time_line(plan)
-    new = f", {plan.size_left / 1e6:,.1f} MB of it new" if there and plan.states_left else ""
+    new = f", {plan.size_left / 1e6:,.1f} MB of it new" if states_done and plan.states_left else ""
     lines["disk"] = f"{plan.size / 1e6:,.1f} MB{new}; {plan.free / 1e9:,.1f} GB are free"
     for title, text in lines.items():
         say(console, f"{title:8}{text}")

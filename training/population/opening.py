@@ -135,20 +135,20 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
         manifest = dataclasses.replace(asked, engine=engine.name)
         changed = True
     else:
-        there = Run.open(out)
-        manifest = _grown(there, asked, size)
+        earlier = Run.open(out)
+        manifest = _grown(earlier, asked, size)
         if population.parents is not None:
-            members = _begun_first(there, members)
+            members = _begun_first(earlier, members)
             population = dataclasses.replace(population, members=members)
-        if list(members[: there.models]) != there.members:
+        if list(members[: earlier.models]) != earlier.members:
             raise RunError(
                 f"{out} was begun with other models, and may only grow by further ones; give the same models first, "
                 "or choose another --out"
             )
-        engine = choose_path(path, there.manifest.engine, work)
-        if engine.name != there.manifest.engine.split("+")[-1]:
-            manifest = dataclasses.replace(manifest, engine=f"{there.manifest.engine}+{engine.name}")
-        changed = manifest != there.manifest
+        engine = choose_path(path, earlier.manifest.engine, work)
+        if engine.name != earlier.manifest.engine.split("+")[-1]:
+            manifest = dataclasses.replace(manifest, engine=f"{earlier.manifest.engine}+{engine.name}")
+        changed = manifest != earlier.manifest
     if changed:
         _check_writable(out)
     run = Run(out, manifest)
@@ -224,19 +224,19 @@ def _check_size(zoo: ZooSpec, data: ImageData) -> None:
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
     """The manifest with `size` added where it is larger; anything else that differs is an error."""
-    there = run.manifest
-    if there.images.fingerprint != asked.images.fingerprint:
+    recorded = run.manifest
+    if recorded.images.fingerprint != asked.images.fingerprint:
         raise RunError(
-            f"{run.path} was trained on other images: fingerprint {there.images.fingerprint} there, "
+            f"{run.path} was trained on other images: fingerprint {recorded.images.fingerprint} there, "
             f"{asked.images.fingerprint} now. Pass the images it was trained on, or another --out"
         )
-    differences = _differences(there, asked)
+    differences = _differences(recorded, asked)
     if differences:
         raise RunError(
             f"{run.path} is a run of another recipe: {'; '.join(differences)}. A run may grow in models and "
             "epochs only; choose another --out for another recipe"
         )
-    last = there.growth[-1]
+    last = recorded.growth[-1]
     if size.models < last.models or size.epochs < last.epochs:
         raise RunError(
             f"{run.path} was begun with {last.models} models to epoch {last.epochs}, and a run does not shrink: "
@@ -244,18 +244,18 @@ def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
             "delete the folder to begin anew"
         )
     if size == last:
-        return there
-    if size.epochs > last.epochs and (schedule := _schedule(there.zoo)):
+        return recorded
+    if size.epochs > last.epochs and (schedule := _schedule(recorded.zoo)):
         raise RunError(
             f"{run.path} was trained with the {schedule} schedule over {last.epochs} epochs; "
             f"to {size.epochs} epochs is another training. Choose another --out"
         )
-    return dataclasses.replace(there, zoo=asked.zoo, growth=(*there.growth, size))
+    return dataclasses.replace(recorded, zoo=asked.zoo, growth=(*recorded.growth, size))
 
 
-def _begun_first(there: Run, members: Sequence[Member]) -> list[Member]:
+def _begun_first(run: Run, members: Sequence[Member]) -> list[Member]:
     """The run's members before further ones: parents whose training ended later stand anywhere among the others."""
-    places = {member.model_id: place for place, member in enumerate(there.members)}
+    places = {member.model_id: place for place, member in enumerate(run.members)}
     return sorted(members, key=lambda member: places.get(member.model_id, len(places)))
 
 
@@ -270,15 +270,15 @@ def _told(parents: ParentsRecord | None) -> str:
     return "none" if parents is None else f"{parents.zoo} at epoch {parents.epoch} (--from-epoch {parents.epoch})"
 
 
-def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
+def _differences(recorded: RunManifest, asked: RunManifest) -> list[str]:
     differences = []
     for part in ("zoo", "limits", "images"):
-        old, new = (dataclasses.asdict(getattr(manifest, part)) for manifest in (there, asked))
+        old, new = (dataclasses.asdict(getattr(manifest, part)) for manifest in (recorded, asked))
         for name in old:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
-    if there.parents != asked.parents:
-        differences.append(f"its parents are {_told(there.parents)} there and {_told(asked.parents)} here")
-    if there.layout != asked.layout:
+    if recorded.parents != asked.parents:
+        differences.append(f"its parents are {_told(recorded.parents)} there and {_told(asked.parents)} here")
+    if recorded.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

@@ -59,11 +59,11 @@ def twins_of_parents(
     Raises:
         UnknownNameError, SpecError: where there is no such sparsifier, or not with these settings.
     """
-    found = get_sparsifier(sparsifier, amount, scope)
-    if found.pruning:
+    method = get_sparsifier(sparsifier, amount, scope)
+    if method.pruning:
         scope = scope or "global"
-    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs or found.epochs, amount=amount, scope=scope)
-    members = [_twin(zoo, parent, parents.epoch, found.whole) for parent in parents.members]
+    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs or method.epochs, amount=amount, scope=scope)
+    members = [_twin(zoo, parent, parents.epoch, method.whole) for parent in parents.members]
     start = TwinStart(path=parents.path.resolve(), config=parents.config, epoch=parents.epoch)
     record = ParentsRecord(zoo=parents.zoo.name, epoch=parents.epoch)
     return Population(zoo=zoo, members=members, limits=parents.limits, start=start, parents=record)

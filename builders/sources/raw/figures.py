@@ -89,21 +89,21 @@ def _read(place: int, value: Any, twins: bool, odd: dict[str, None], unread: dic
     if value is None:
         return None
     name = REPORTED[place]
-    found = number(value)
-    if found is None:
+    figure = number(value)
+    if figure is None:
         unread[f"{name} {shown(value)}"] = None
         return None
     if place in _LOSSES:
         # Of an int too long for a float, as of any number beyond float32, nothing is left.
-        possible = _is_loss(found) and not (found == math.inf and isinstance(value, int))
-        if twins and not _SENTINEL.fullmatch(str(found)):
-            possible = found != found or abs(found) <= _LARGEST or found == math.inf
+        possible = _is_loss(figure) and not (figure == math.inf and isinstance(value, int))
+        if twins and not _SENTINEL.fullmatch(str(figure)):
+            possible = figure != figure or abs(figure) <= _LARGEST or figure == math.inf
     else:
-        possible = found != found or 0 <= found <= (100 if place in _ACCURACIES else _ROUNDED)
+        possible = figure != figure or 0 <= figure <= (100 if place in _ACCURACIES else _ROUNDED)
     if not possible:
         odd[f"{name} {shown(value)}"] = None
         return None
-    return 1.0 if 1 < found <= _ROUNDED and place not in _LOSSES else found
+    return 1.0 if 1 < figure <= _ROUNDED and place not in _LOSSES else figure
 
 
 def _in_one_unit(rows: Sequence[list[float | None]], odd: dict[str, None], file: str) -> list[Note]:

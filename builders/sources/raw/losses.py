@@ -60,8 +60,8 @@ class TwinLosses:
         """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
         if self._data is None:
             return {"cross_entropy": "not recomputed; the recorded losses hold β·KL"}
-        told = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
-        return told | {"recorded": dict(compared)}
+        record = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
+        return record | {"recorded": dict(compared)}
 
     def notes(self, compared: Mapping[str, int], models: int) -> list[tuple[Note, int]]:
         """What a user should know, each with how often; of so many models."""
@@ -89,21 +89,21 @@ class TwinLosses:
         count = len(models)
         trained = [model.columns.get("epochs_train") for model in models]
         betas = [None if last is None else kl_weight(epoch, last) for epoch, last in zip(epochs, trained, strict=True)]
-        made: dict[str, pa.Array] = {name: pa.nulls(count, pa.float32()) for name in RECORDED}
+        columns: dict[str, pa.Array] = {name: pa.nulls(count, pa.float32()) for name in RECORDED}
         if self._keep:
-            made |= {column: recorded[name] for name, column in RECORDED.items()}
-            made[KL_WEIGHT] = pa.array(betas, pa.float64())
+            columns |= {column: recorded[name] for name, column in RECORDED.items()}
+            columns[KL_WEIGHT] = pa.array(betas, pa.float64())
         if self._data is None:
-            return made, compared
+            return columns, compared
         kl = None if noise is None or means is None else total_kl(self._layers, means, noise).tolist()
         for split in self._computed:
             loss, accuracy = self._evaluate(self._data, models, weights, split)
-            made[f"{split}_loss"] = pa.array(loss, pa.float32())
-            made[f"{split}_acc"] = pc.coalesce(recorded[f"{split}_acc"], pa.array(accuracy, pa.float32()))
+            columns[f"{split}_loss"] = pa.array(loss, pa.float32())
+            columns[f"{split}_acc"] = pc.coalesce(recorded[f"{split}_acc"], pa.array(accuracy, pa.float32()))
             for index, said in enumerate(recorded[f"{split}_loss"].to_pylist()):
                 if said is not None:
                     compared[_verdict(said, loss[index], betas[index], None if kl is None else kl[index])] += 1
-        return made, compared
+        return columns, compared
 
     def _evaluate(
         self, data: ImageData, models: Sequence[Model], weights: Tensor, split: str
@@ -114,8 +114,8 @@ class TwinLosses:
         for activation in sorted(set(activations)):
             places = torch.tensor([index for index, own in enumerate(activations) if own == activation])
             with self._evaluating:
-                found = evaluate(weights[places], data, self._architecture, activation, split)
-            loss[places], accuracy[places] = found
+                results = evaluate(weights[places], data, self._architecture, activation, split)
+            loss[places], accuracy[places] = results
         return loss.tolist(), accuracy.tolist()
 
 

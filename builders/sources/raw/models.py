@@ -95,9 +95,9 @@ class RawModels:
             trials = trials[: self._reading.models]  # what the others tell cannot change which are the first
         paths = [f"{trial.path}{name}" for trial in trials for name in _DESCRIBING if name in trial.files]
         self._container.prepare(paths, MAX_JSON)
-        found = [self._find(trial) for trial in trials]
-        self._match(found)
-        return found
+        entries = [self._find(trial) for trial in trials]
+        self._match(entries)
+        return entries
 
     @property
     def unmatched(self) -> bool:
@@ -111,11 +111,11 @@ class RawModels:
 
     def _identify(self, own: FolderName) -> tuple[str, str]:
         parent = self._parent_folder() if self.sparsifier is not None else None
-        told = [own, *([parent] if parent else [])]
+        names = [own, *([parent] if parent else [])]
         if self._reading.name is not None:
-            told.append(read_folder_name(self._reading.name))
-        told += [read_folder_name(dump) for dump in self._dumps()]
-        images = next((name.images for name in told if name.images is not None), None)
+            names.append(read_folder_name(self._reading.name))
+        names += [read_folder_name(dump) for dump in self._dumps()]
+        images = next((name.images for name in names if name.images is not None), None)
         if images is None:
             raise SourceError(
                 f"{self._folder.name}: nothing tells which images its models were trained on; "
@@ -149,32 +149,32 @@ class RawModels:
 
     def _find(self, trial: Trial) -> TrialModel:
         """A trial as a model; `_match` tells its states."""
-        found = TrialModel(trial=trial)
+        entry = TrialModel(trial=trial)
         if trial.path in self._container.refused:
-            found.reason = self._container.refused[trial.path]
-            return found
+            entry.reason = self._container.refused[trial.path]
+            return entry
         problems = []
         notes: list[Note] = []
         try:
-            found.results = self._results(trial)
-            notes += found.results.notes
+            entry.results = self._results(trial)
+            notes += entry.results.notes
         except CheckpointError as error:
             problems.append(str(error))
         try:
-            found.model = self._model(trial, notes)
+            entry.model = self._model(trial, notes)
         except CheckpointError as error:
             problems.append(str(error))
         self.notes.add(notes)
         if problems:
             problems += [note.text for note in notes if note.code == MISSING]
-        found.reason = "; ".join(problems)
-        return found
+        entry.reason = "; ".join(problems)
+        return entry
 
-    def _match(self, found: Sequence[TrialModel]) -> None:
+    def _match(self, entries: Sequence[TrialModel]) -> None:
         """Tell the states of trials, and which reports are theirs."""
-        with_results = [(entry.trial.epochs, entry.results) for entry in found if entry.results is not None]
+        with_results = [(entry.trial.epochs, entry.results) for entry in entries if entry.results is not None]
         by_iteration = numbers_are_iterations(with_results)
-        for entry in found:
+        for entry in entries:
             numbers = entry.trial.epochs
             if entry.results is None:
                 entry.numbers = {number: number for number in sorted(numbers)}
@@ -225,10 +225,10 @@ class RawModels:
                     yield "result.json", flattened(config)
 
     def _model(self, trial: Trial, notes: list[Note]) -> Model:
-        told = Told(self._told(trial, notes))
-        columns, strange = columns_of(told, trial.name, self._defaults)
+        files = Told(self._told(trial, notes))
+        columns, strange = columns_of(files, trial.name, self._defaults)
         notes += strange
-        file, params = next(iter(told), ("the folder's name", {}))
+        file, params = next(iter(files), ("the folder's name", {}))
         if "params.json" not in trial.files:
             notes.append(Note("import-params-elsewhere", f"there is no params.json; {file} was used instead"))
         notes += contradictions(file, params, self._kind.classes, self._kind.in_channels)
@@ -305,11 +305,13 @@ def read_params(
     container = open_location(path)
     folder = find_zoo(container)
     container.prepare([f"{trial.path}params.json" for trial in folder.trials], MAX_JSON)
-    found = {}
+    hyperparameters = {}
     for trial in folder.trials:
         try:
             params = read_json(container.read(f"{trial.path}params.json", MAX_JSON))
-            found[folder.name, trial.name], _ = columns_of([("params.json", flattened(params))], trial.name, {})
+            hyperparameters[folder.name, trial.name], _ = columns_of(
+                [("params.json", flattened(params))], trial.name, {}
+            )
         except CheckpointError:
             continue  # the name of its folder is what remains
-    return found
+    return hyperparameters

@@ -109,21 +109,27 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
     Raises:
         SpecError: where it is pruned by magnitude, and nothing tells how many percent.
     """
-    told = read_folder_name(config)
+    config_name = read_folder_name(config)
     dense = dense_name(config)
     size = f"_{raw_size(architecture)}" if raw_size(architecture) else ""
-    kind = next((kind.folder for kind in KINDS if kind.suffix == told.suffix), None)
+    kind = next((kind.folder for kind in KINDS if kind.suffix == config_name.suffix), None)
     with contextlib.suppress(UnknownNameError):
         kind = kind or f"_{get_zoo(dense).init[0]}"
-    names = (f"{images}{size}{kind}" if kind else dense, f"{images}{size}{told.suffix}", f"{images}{told.suffix}")
-    own = next((name for name in names if not _misleads(name, images, told.suffix)), names[-1])
-    return file_name(f"tune_zoo_{own}{_twin_folder(config, sparsifier, told.percent)}")
+    names = (
+        f"{images}{size}{kind}" if kind else dense,
+        f"{images}{size}{config_name.suffix}",
+        f"{images}{config_name.suffix}",
+    )
+    own = next((name for name in names if not _misleads(name, images, config_name.suffix)), names[-1])
+    return file_name(f"tune_zoo_{own}{_twin_folder(config, sparsifier, config_name.percent)}")
 
 
 def _misleads(name: str, images: str, suffix: str) -> bool:
     """Whether a dense zoo's folder of that name would be taken for one of other images or another kind, or of twins."""
-    told = read_folder_name(f"_{name}")
-    return told.images not in (images, None) or told.suffix != suffix or told.sparsifier is not None
+    folder_name = read_folder_name(f"_{name}")
+    return (
+        folder_name.images not in (images, None) or folder_name.suffix != suffix or folder_name.sparsifier is not None
+    )
 
 
 def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> str:
@@ -169,8 +175,8 @@ def trial_name_values(name: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for part in _DATE.sub("", name).split(","):
         key, equals, value = part.rpartition("=")
-        for known, column in COLUMN_OF_KEY.items():
-            if equals and re.search(rf"(^|_){known.replace('::', '__')}$", key):
+        for raw_key, column in COLUMN_OF_KEY.items():
+            if equals and re.search(rf"(^|_){raw_key.replace('::', '__')}$", key):
                 columns[column] = value
     return columns
 

@@ -138,7 +138,7 @@ def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
     except UnknownNameError:
         return False
     match = _AUTHORS_ZOO.fullmatch(folder)
-    theirs = {found["number"] for trial in trials if (found := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
+    theirs = {hit["number"] for trial in trials if (hit := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
     return (
         (dense.published or dense.doi is not None)
         and match is not None
@@ -206,17 +206,17 @@ def _choose(zoo: ZooSpec, record: int, files: Sequence[dict[str, Any]], wanted: 
         SourceError: where none is it, or several; lists the files.
     """
     if wanted is not None:
-        found = [entry for entry in files if entry["key"] == wanted]
+        matching = [entry for entry in files if entry["key"] == wanted]
     else:
-        found = [entry for entry in files if _is_of(zoo, str(entry["key"]))]
-    if len(found) != 1:
+        matching = [entry for entry in files if _is_of(zoo, str(entry["key"]))]
+    if len(matching) != 1:
         keys = sorted(str(entry["key"]) for entry in files)
         more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         raise SourceError(
-            f"Zenodo record {record} has {len(found)} files that are {wanted or zoo.name}, 1 expected; it has "
+            f"Zenodo record {record} has {len(matching)} files that are {wanted or zoo.name}, 1 expected; it has "
             f"{', '.join(keys[:_NAMED]) or 'none'}{more}. Choose one: zoo download {zoo.name} --file NAME"
         )
-    (entry,) = found
+    (entry,) = matching
     algorithm, _, digits = str(entry.get("checksum", "")).partition(":")
     # A mirror may hold Zenodo's own answers, whose links lead back to Zenodo.
     url = re.sub(rf"^{re.escape(ZENODO)}(?=/)", _base(ZENODO_VARIABLE, ZENODO), str(entry["links"]["self"]))
@@ -227,11 +227,11 @@ def _is_of(zoo: ZooSpec, key: str) -> bool:
     """Whether a file's name is that of a zoo's archive."""
     if not is_archive(Path(key)):
         return False
-    told = read_folder_name(stem(Path(key)))
+    folder_name = read_folder_name(stem(Path(key)))
     suffix = (zoo.parent or zoo.name).removeprefix(f"{zoo.images}_{zoo.architecture}")
     percent = None if zoo.amount is None else round(zoo.amount * 100)
     return (
-        told.images in (None, zoo.images)
-        and (told.size, told.suffix) == (raw_size(zoo.architecture), suffix)
-        and (told.sparsifier, told.percent) == (zoo.sparsifier, percent)
+        folder_name.images in (None, zoo.images)
+        and (folder_name.size, folder_name.suffix) == (raw_size(zoo.architecture), suffix)
+        and (folder_name.sparsifier, folder_name.percent) == (zoo.sparsifier, percent)
     )

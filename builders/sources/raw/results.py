@@ -181,7 +181,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 def _epoch(value: Any) -> int | None:
     if type(value) is int and 0 <= value <= MAX_EPOCH:
         return value
-    found = number(value)
-    if found is None or not 0 <= found <= MAX_EPOCH:
+    numeric = number(value)
+    if numeric is None or not 0 <= numeric <= MAX_EPOCH:
         return None
-    return int(found) if found == int(found) else None
+    return int(numeric) if numeric == int(numeric) else None

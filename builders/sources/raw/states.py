@@ -111,17 +111,17 @@ class RawCheckpoints:
     def _merged(self, good: list[int], reasons: dict[int, str], parts: Sequence[_Part]) -> Weights:
         """Several parts in the order of their positions."""
         row = {position: number for number, position in enumerate(good)}
-        found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
+        merged = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
         if self._noisy:
-            found.noise, found.means = np.empty_like(found.weights), np.empty_like(found.weights)
+            merged.noise, merged.means = np.empty_like(merged.weights), np.empty_like(merged.weights)
         for part in parts:
             rows = [row[position] for position in part.positions]
-            found.weights[rows] = part.weights
-            if found.noise is not None and found.means is not None:
-                found.noise[rows], found.means[rows] = part.noise, part.means
+            merged.weights[rows] = part.weights
+            if merged.noise is not None and merged.means is not None:
+                merged.noise[rows], merged.means[rows] = part.noise, part.means
             for dtype in part.converted:
-                found.converted[dtype] += len(rows)
-        return found
+                merged.converted[dtype] += len(rows)
+        return merged
 
     @property
     def _noisy(self) -> bool:
@@ -178,7 +178,7 @@ class RawCheckpoints:
         size = 0
 
         def slice_held() -> None:
-            parts.extend(self._part(found, here, self._together(files)) for found, here, files in held.values())
+            parts.extend(self._part(kind, here, self._together(files)) for kind, here, files in held.values())
             held.clear()
 
         for position in positions:
@@ -244,8 +244,8 @@ class RawCheckpoints:
     def _unlisted(self, trial: Trial, epoch: int) -> str | None:
         """Why a checkpoint folder could not be listed; None where it could."""
         folders = (path for path in self._container.refused if path.startswith(trial.path) and path.endswith("/"))
-        found = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
-        return None if found is None else self._container.refused[found]
+        folder = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
+        return None if folder is None else self._container.refused[folder]
 
     def _recognise(self, structure: Structure) -> Recognised | str:
         """What a structure is, or why it is not of this zoo; worked out once for each."""
@@ -256,22 +256,22 @@ class RawCheckpoints:
             return self._recognise_new(structure)
 
     def _recognise_new(self, structure: Structure) -> Recognised | str:
-        found: Recognised | str
+        verdict: Recognised | str
         layout = self.kind.layout
         try:
-            found = recognise(structure)
-            if found.layout != layout:
-                found = (
-                    f"it is a {found.architecture}: {fits(structure, layout)}; the zoo is of {self.kind.architecture}"
+            verdict = recognise(structure)
+            if verdict.layout != layout:
+                verdict = (
+                    f"it is a {verdict.architecture}: {fits(structure, layout)}; the zoo is of {self.kind.architecture}"
                 )
-            elif found.sparsifier not in (None, self.kind.sparsifier):
-                found = f"it is pruned by {found.sparsifier}, the zoo's others are not"
+            elif verdict.sparsifier not in (None, self.kind.sparsifier):
+                verdict = f"it is pruned by {verdict.sparsifier}, the zoo's others are not"
         except CheckpointError as error:
-            found = f"{fits(structure, layout)} ({error})"
+            verdict = f"{fits(structure, layout)} ({error})"
         if len(self._recognised) >= _KNOWN:
             self._recognised.clear()
-        self._recognised[id(structure)] = (structure, found)
-        return found
+        self._recognised[id(structure)] = (structure, verdict)
+        return verdict
 
     def _probe(self, folder: RawFolder) -> Recognised:
         """What most of a few checkpoints are, spread over the zoo."""
@@ -282,13 +282,13 @@ class RawCheckpoints:
         self._container.prepare(itertools.islice(_spread(places), _PROBES), MAX_CHECKPOINT)
         for path in _spread(places):
             try:
-                found = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
+                recognised = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
             except CheckpointError as error:
                 reason = f"{path}: {error}"
                 continue
-            key = (found.architecture, found.in_channels, found.classes, found.sparsifier or "")
+            key = (recognised.architecture, recognised.in_channels, recognised.classes, recognised.sparsifier or "")
             votes[key] += 1
-            seen.setdefault(key, found)
+            seen.setdefault(key, recognised)
             if votes.total() >= _PROBES:
                 break
         if not votes and not reason:

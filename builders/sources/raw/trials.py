@@ -132,7 +132,7 @@ def _without_resource_forks(entries: Sequence[str]) -> tuple[Sequence[str], list
 
 def _trial_folders(entries: Sequence[str]) -> set[str]:
     """Folders that hold what a trial holds, or are named as one; `entries` are sorted."""
-    found: set[str] = set()
+    folders: set[str] = set()
     position = 0
     while position < len(entries):
         parts = entries[position].split("/")
@@ -143,12 +143,12 @@ def _trial_folders(entries: Sequence[str]) -> set[str]:
             named = _TRIAL_NAME.fullmatch(part) is not None
             if named or (below and _CHECKPOINT_FOLDER.fullmatch(inside)) or (not below and inside in _TRIAL_FILES):
                 folder = "/".join(parts[: depth + 1]) + "/"
-                found.add(folder)
+                folders.add(folder)
                 if named:  # what lies in it tells nothing more
                     position = _end_of(folder, entries)
                 break
     # A params.json that lies beside the trials makes their common folder no trial.
-    ordered = [*sorted(found), ""]  # what lies in a folder follows it
+    ordered = [*sorted(folders), ""]  # what lies in a folder follows it
     return {path for path, after in itertools.pairwise(ordered) if not after.startswith(path)}
 
 
