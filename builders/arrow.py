@@ -68,7 +68,7 @@ def zoo_builder(
     """A builder of a source's rows: `zoo_builder(path).download_and_prepare()`, then `.as_dataset()`.
 
     Raises:
-        SourceError, RunError: where the source cannot be read.
+        SourceError, RunError: if the source cannot be read.
     """
     source = open_source(source_path)
     return ZooBuilder(

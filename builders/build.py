@@ -45,9 +45,9 @@ def build_repository(
     progress: Callable[[int, int], None] | None = None,
     fetched: Fetched | None = None,
 ) -> BuildResult:
-    """Build a source into a config of a dataset repository, which is made where there is none.
+    """Build a source into a config of a dataset repository, creating the repository if necessary.
 
-    What was there stays loadable until the new README.md is renamed into place, whenever the process dies; the next
+    Existing content stays loadable until the new README.md is renamed into place, whenever the process dies; the next
     build of the same source goes on from the shards that were finished. The bytes of a shard depend on the source and
     the options alone: not on where a build was interrupted, nor on `num_proc`.
 
@@ -55,7 +55,7 @@ def build_repository(
         source_path: a run, or a raw zoo in a folder or an archive, also behind a URL; several if they are parts of one.
         repo: the repository's folder.
         name: the config; the zoo's name unless given.
-        reading: what is wanted of the source, and what it does not tell itself.
+        reading: what to read of the source, and what the source itself does not state.
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
@@ -65,9 +65,9 @@ def build_repository(
         fetched: as of `open_source`.
 
     Raises:
-        SourceError, RunError, DownloadError: where the source cannot be read.
-        RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
-        StorageError: where a file cannot be written.
+        SourceError, RunError, DownloadError: if the source cannot be read.
+        RepositoryError: if the config holds another zoo, its name cannot be used, or another process builds it.
+        StorageError: if a file cannot be written.
     """
     check_repository_folder(repo)  # before anything is fetched
     reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
@@ -87,7 +87,7 @@ def build_repository(
 
 @contextlib.contextmanager
 def _older_objects_left_alone() -> Iterator[None]:
-    """The garbage collector goes over what is made meanwhile only.
+    """Inside, the garbage collector scans only objects created since entry.
 
     Names and places of a hundred thousand files make it look through all objects of all imported libraries, which
     takes longer than reading thousands of checkpoints.
@@ -132,7 +132,7 @@ def build_from(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder} could not be made: {error.strerror or error}; choose another --out") from error
+        raise StorageError(f"{folder} could not be created: {error.strerror or error}; choose another --out") from error
     with locked_zoo(repo, config):
         remove_temporaries(folder)
         if not replace:
@@ -160,10 +160,10 @@ def build_from(
 
 
 def _check_ids(source: Source) -> None:
-    """Refuse ids that no row may have.
+    """Refuse ids that a row may not have.
 
     Raises:
-        SourceError: with the first.
+        SourceError: for the first such id.
     """
     for model in (model for block in source.blocks() for model in block.models):
         problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
@@ -172,10 +172,10 @@ def _check_ids(source: Source) -> None:
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:
-    """Refuse to lose what is there.
+    """Refuse to replace a config that this source would shrink or contradict.
 
     Raises:
-        RepositoryError: saying what is there.
+        RepositoryError: if it would; the message describes the existing config.
     """
     existing = read_manifest(repo, config)
     if existing is None:
@@ -198,10 +198,10 @@ def _check_replaceable(source: Source, repo: Path, config: str) -> None:
 
 
 def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
-    """Refuse a source of which there is anything to say.
+    """Refuse a source that has any note.
 
     Raises:
-        SourceError: with the codes and texts.
+        SourceError: listing the texts and codes.
     """
     lines = source.notes(tallies).lines()
     if lines:
@@ -211,10 +211,10 @@ def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
 
 
 def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None:
-    """Refuse to drop rows that are there.
+    """Refuse to drop existing rows.
 
     Raises:
-        RepositoryError: saying how many, and why the others are left out.
+        RepositoryError: stating how many would be dropped, and why states were left out.
     """
     existing = read_manifest(repo, manifest.config)
     if existing is None:
@@ -248,7 +248,7 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
 
 
 def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
-    """model_id and epoch of a shard's rows, read where they are not at hand."""
+    """model_id and epoch of a shard's rows, read from its file unless `rows` has them."""
     names = ["model_id", "epoch"]
     if rows is not None:
         return rows.select(names).replace_schema_metadata(None)
@@ -260,7 +260,7 @@ def _check_models_kept(source: Source, repo: Path, existing: Manifest) -> None:
     """Refuse early where whole models would be lost: one part of a zoo in the place of another.
 
     Raises:
-        RepositoryError: saying how many.
+        RepositoryError: stating how many.
     """
     if source.refused():  # which of them is not known by id
         return

@@ -37,7 +37,7 @@ class Sparsifier:
         variational: whether weights have noise that is trained with them.
         pruning: whether it takes an amount and a scope.
         whole: whether a twin's weights depend on how many epochs there are in all.
-        epochs: for which twins are trained unless told otherwise.
+        epochs: default number of epochs for which twins are trained.
     """
 
     begin: Begin
@@ -96,8 +96,8 @@ def get_sparsifier(name: str, amount: float | None, scope: str | None) -> Sparsi
     """The sparsifier of that name, if it takes such an amount and scope.
 
     Raises:
-        UnknownNameError: with the names that are near.
-        SpecError: where amount or scope is missing, out of range, or not for this one.
+        UnknownNameError: names close matches.
+        SpecError: if amount or scope is missing, out of range, or not applicable to this one.
     """
     if name not in SPARSIFIERS:
         raise UnknownNameError("sparsifier", name, SPARSIFIERS)

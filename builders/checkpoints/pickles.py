@@ -82,7 +82,7 @@ class TensorStub:
 
 @dataclass(slots=True)
 class StandIn:
-    """An object of a class that is not at hand: its name and its attributes."""
+    """An object of an unavailable class: its name and its attributes."""
 
     name: Name
     attributes: dict[Any, Any] = field(default_factory=dict)
@@ -90,10 +90,10 @@ class StandIn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """The names that a kind of file may use.
+    """The global names that a kind of file may use.
 
     Attributes:
-        calls: what a call of a name gives, from its arguments.
+        calls: for each callable name, the function that builds its result from the arguments.
         stand_in: whether objects of a class are kept as `StandIn`.
     """
 
@@ -107,7 +107,7 @@ def load_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
     Ordered dictionaries come as dict, in their order. Keys of dictionaries are str or int.
 
     Raises:
-        CheckpointError: where the pickle is broken or holds anything else.
+        CheckpointError: if the pickle is broken or holds anything else.
     """
     try:
         return _Machine(data, vocabulary).run()

@@ -83,7 +83,7 @@ class Structure:
 
     @property
     def checksums(self) -> list[tuple[int, int, int]]:
-        """Start and length of bytes that a CRC is told of, and where that stands, 4 bytes little-endian."""
+        """For each CRC: start and length of the bytes it covers, and its own offset (4 bytes, little-endian)."""
         return [
             (data.start, data.stop - data.start, place)
             for data, place in zip(self._storages, self._places, strict=True)
@@ -97,7 +97,7 @@ class Structure:
         """Compare the tensors' bytes with their checksums.
 
         Raises:
-            CheckpointError: where they differ.
+            CheckpointError: if they differ.
         """
         if tuple(map(crc32, map(memoryview(data).__getitem__, self._storages))) != self._checksums.unpack(data):
             raise CheckpointError("the checksum of a tensor's bytes is wrong; the file is damaged")
@@ -116,7 +116,7 @@ class Structure:
 
 
 class CheckpointReader:
-    """Reads checkpoints; remembers the structures that it has met. Threads may use it at a time."""
+    """Reads checkpoints; caches the structures it has seen. Thread-safe."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Structure, ...]] = {}
@@ -126,7 +126,7 @@ class CheckpointReader:
         """The structure of a file, its checksums verified.
 
         Raises:
-            CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+            CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
         """
         for candidate in self._known.get(len(data), ()):
             if candidate.fits(data):
@@ -145,7 +145,7 @@ def read_tensors(data: bytes) -> dict[str, NDArray[np.float32]]:
     """The tensors of one checkpoint by name, as float32 in their shapes.
 
     Raises:
-        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+        CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     structure = CheckpointReader().structure(data)
     files = as_files([data])
@@ -161,7 +161,7 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     """The members of a torch archive by their names without the archive's folder, and where their bytes begin.
 
     Raises:
-        CheckpointError: where this is no archive that torch writes.
+        CheckpointError: if this is not an archive as torch writes it.
     """
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
@@ -172,7 +172,9 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
         raise CheckpointError(why if old else f"{problem}, as torch.save writes; it is cut short or something else")
     entries, counted = read_directory(lambda start, count: data[start : start + count], len(data), "it")
     if counted != len(entries):
-        raise CheckpointError(f"it is broken: its end tells of {counted:,} members, its directory of {len(entries):,}")
+        raise CheckpointError(
+            f"it is broken: its end record counts {counted:,} members, its directory lists {len(entries):,}"
+        )
     folder = entries[0].name.split("/")[0] if entries else ""
     members: dict[str, Member] = {}
     for member in entries:
@@ -205,7 +207,7 @@ def parse_structure(data: bytes) -> Structure:
     """Work out the structure of a state dict's file.
 
     Raises:
-        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+        CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     members, starts = open_archive(data)
     if members["data.pkl"].size > MAX_PICKLE:
@@ -222,7 +224,7 @@ def state_tensors(state: object, members: dict[str, Member], starts: dict[str, i
     """The tensors of a state dict, each lying wholly in its storage, no two in the same place.
 
     Raises:
-        CheckpointError: where it holds something else than tensors, or storages that are not there.
+        CheckpointError: if it holds anything but tensors, or a storage is missing.
     """
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"it holds a {type(state).__name__}, expected a state dict with tensors")

@@ -66,19 +66,19 @@ _Fields = tuple[str, bytes, int, int, int, int, int, int, int]  # those of a mem
 
 
 class Directory(NamedTuple):
-    """The members of an archive in their order; `counted` is how many its end says that there are."""
+    """The members of an archive in their order; `counted` is the number that its end record states."""
 
     members: list[Member]
     counted: int
 
 
 def read_directory(read: Read, total: int, what: str = "the archive") -> Directory:
-    """The directory of an archive of `total` bytes, to its end whatever it says of the number of its members.
+    """The directory of an archive of `total` bytes, read to its end whatever number of members it states.
 
     Bytes in front of the archive, of which its own places know nothing, are passed over.
 
     Raises:
-        CheckpointError: where it is no zip archive, is cut short, or its members overlap.
+        CheckpointError: if it is not a zip archive, is cut short, or its members overlap.
     """
     end = _end(read, total, what)
     if end.start < 0 or end.start + end.size > end.limit or end.size > MAX_DIRECTORY:
@@ -202,17 +202,17 @@ def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> 
 
 
 def data_start(header: bytes, member: Member) -> int:
-    """Where a member's data begins, from its local header, which must tell the same as the directory.
+    """Where a member's data begins, from its local header, which must agree with the directory.
 
     Raises:
-        CheckpointError: where it tells something else.
+        CheckpointError: if they differ.
     """
     if len(header) < LOCAL_SIZE + len(member.raw_name):
         raise CheckpointError(f"member {member.name[:80]!r} is cut short")
     fields = _LOCAL.unpack_from(header)
     name = header[LOCAL_SIZE : LOCAL_SIZE + fields[9]]
     if fields[0] != _LOCAL_SIGNATURE or fields[3] != member.method or name != member.raw_name:
-        raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory tell different things")
+        raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory differ")
     start = int(member.header + LOCAL_SIZE + fields[9] + fields[10])
     if start + member.compressed > member.end:
         raise CheckpointError(f"member {member.name[:80]!r} overlaps what follows it")
@@ -223,7 +223,7 @@ def read_member(read: Read, member: Member, limit: int) -> bytes:
     """The content of a member, its size and CRC checked.
 
     Raises:
-        CheckpointError: where it is encrypted, of another compression than deflate, larger than `limit` or than
+        CheckpointError: if it is encrypted, of another compression than deflate, larger than `limit` or than
             it says, compressed as no data is, or broken.
     """
     check_readable(member, limit)

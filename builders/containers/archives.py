@@ -53,7 +53,7 @@ class ZipFile(AtHand, OneByOne):
         self.notes: Sequence[Note] = ()
         if counted != len(members):
             text = (
-                f"the end of {self.name}.zip says that it has {counted:,} members, and its directory lists "
+                f"the end record of {self.name}.zip counts {counted:,} members, and its directory lists "
                 f"{len(members):,}: all of these were read"
             )
             self.notes = (Note("import-archive-count", text, whole=True),)
@@ -82,7 +82,7 @@ class ZipFile(AtHand, OneByOne):
         return places
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a member; see `Container`."""
+        """The content of a member; errors as in `Container.read`."""
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         return read_member(self._read, self._members[path], limit)
@@ -147,7 +147,7 @@ class TarFile(AtHand, OneByOne):
             refused[name] = reason
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a member; see `Container`."""
+        """The content of a member; errors as in `Container.read`."""
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         start, size = self._members[path]
@@ -189,7 +189,7 @@ class _TarHeaders:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerKind:
-    """A kind of container: the endings that tell it, and how to open one."""
+    """A kind of container: its file name endings, and how to open one."""
 
     endings: tuple[str, ...]
     open: Callable[[Path], Container]
@@ -225,10 +225,10 @@ def is_archive(path: Path) -> bool:
 
 
 def open_container(path: Path, threads: int = 1) -> Container:
-    """The container at a path; a folder is listed by so many threads.
+    """The container at a path; a folder is listed by `threads` threads.
 
     Raises:
-        SourceError: where there is none, or the archive is broken.
+        SourceError: if the path is neither a folder nor an archive, or the archive is broken.
     """
     try:
         if path.is_dir():

@@ -42,7 +42,7 @@ class _Structure(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where there is no compiler."""
+    """The compiled functions; None if no compiler is available."""
     try:
         source = resources.files("zoo_datasets.builders.containers") / "files.c"
         compiled = compile_library(source.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ class Tree:
 
 
 def list_tree(root: str, threads: int = 1) -> Tree | None:
-    """What lies below a folder, its folders listed by so many threads; None without a compiler."""
+    """What lies below a folder, its folders listed by `threads` threads; None without a compiler."""
     functions = library()
     if functions is None:
         return None
@@ -164,12 +164,16 @@ class Template:
 
     @classmethod
     def of(cls, structure: Structure) -> Template:
-        """That of a structure."""
+        """The template of a structure.
+
+        Raises:
+            ValueError: if it refers to bytes outside the file.
+        """
         pieces = np.array([(start, len(same)) for start, same in structure.pieces], np.int64).reshape(-1, 2)
         checksums = np.array(structure.checksums, np.int64).reshape(-1, 3)
         ends = (pieces.sum(axis=1), checksums[:, :2].sum(axis=1), checksums[:, 2] + 4)
         if any((end > structure.length).any() for end in ends) or any((p < 0).any() for p in (pieces, checksums)):
-            raise ValueError(f"a structure of {structure.length:,} bytes tells of places outside of them")
+            raise ValueError(f"a structure of {structure.length:,} bytes refers to places outside of them")
         same = np.frombuffer(b"".join(same for _, same in structure.pieces), np.uint8)
         c_structure = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
         return cls(structure.length, c_structure, (pieces, checksums, same))
@@ -184,8 +188,8 @@ def read_alike(
         memory: uint8 [len(paths) · length + 1] or more.
 
     Returns:
-        bool [len(paths)], whether a file is of the structure and undamaged; of the others nothing is told. None
-        without a compiler.
+        bool [len(paths)], true for each file that has the structure and is undamaged; the memory of the others is
+        undefined. None without a compiler.
     """
     functions = library()
     if functions is None:
@@ -198,7 +202,7 @@ def read_alike(
 
 
 def check_alike(memory: NDArray[np.uint8], count: int, template: Template) -> NDArray[np.bool_] | None:
-    """Which of so many files in memory, one after another, are of the template's structure and undamaged.
+    """Which of `count` consecutive files in memory have the template's structure and are undamaged.
 
     Returns:
         bool [count]; None without a compiler.

@@ -1,4 +1,4 @@
-"""What a config has beside its shards, derived from them: the light config without weights."""
+"""The light config without weights, derived from the shards of a config."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ROW_GROUP = 100_000
 
 
 def with_meta(repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table]) -> tuple[Manifest, Mapping[str, int]]:
-    """The manifest with its light config, whose files are written where they are not there yet.
+    """The manifest with its light config, writing those of its files that do not exist yet.
 
-    The plots that were drawn of the same light config stay listed. Also gives the size of each split of the light
+    The plots that were drawn of the same light config stay listed. Also returns the size of each split of the light
     config in memory, as `datasets` counts.
 
     Args:
-        rows: of shards, by path, with these columns at least; those of the others are read.
+        rows: of shards, by path, with at least these columns; those of other shards are read from their files.
 
     Raises:
-        RepositoryError: where a shard cannot be read.
-        StorageError: where a file cannot be written.
+        RepositoryError: if a shard cannot be read.
+        StorageError: if a file cannot be written.
     """
     meta: list[Shard] = []
     num_bytes: dict[str, int] = {}

@@ -46,7 +46,7 @@ from zoo_datasets.runs.rows import Model, matching
 from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
 
 _NOT_AT_HAND = Note(
-    "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those that the names of its folders tell"
+    "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those in the names of its folders"
 )
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
 MAX_PT = 1 << 40
@@ -79,7 +79,7 @@ class _Found:
 
 
 class PtSource(Source):
-    """A preprocessed dataset. Where the raw zoo lies beside it, its params.json tell the hyperparameters."""
+    """A preprocessed dataset. If the raw zoo lies beside it, hyperparameters come from its params.json."""
 
     kind = "preprocessed dataset"
 
@@ -118,14 +118,14 @@ class PtSource(Source):
 
     @classmethod
     def open(cls, path: Place, reading: Reading | None = None) -> PtSource:
-        """The dataset in a file, which lies here.
+        """The dataset in a local file.
 
         Raises:
-            SourceError: where it is none, or is broken.
+            SourceError: if it is not such a dataset, or is broken.
         """
         reading = reading or Reading()
         if not isinstance(path, Path):
-            raise SourceError(f"{path.name} is no single file; a preprocessed dataset is one {PREPROCESSED} file")
+            raise SourceError(f"{path.name} is not a single file; a preprocessed dataset is one {PREPROCESSED} file")
         if reading.keep_log_sigma2:
             raise SourceError(f"{path}: preprocessed datasets hold no log_sigma2; build the raw zoo")
         return cls(path, reading)
@@ -138,14 +138,14 @@ class PtSource(Source):
 
     @property
     def zoo(self) -> Mapping[str, Any]:
-        """What is known of the recipe."""
+        """The known fields of the recipe."""
         models = [entry.model for entry in self._found if entry.model is not None]
         value = {"name": self.name, "images": self._images, "architecture": self.architecture}
         value["doi"] = doi_of(self.name, self.credit)
         return value | grid_of([model.columns for model in models])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """Where it came from and what was strange about it."""
+        """Its origin, limits and selection, and the notes about it."""
         return {
             "folder": self._zoo_folder,
             "images": {"name": self._images},
@@ -155,16 +155,16 @@ class PtSource(Source):
         }
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """What was strange and yet kept no state out."""
+        """Irregularities that excluded no state."""
         return self._notes
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """See `Source`."""
+        """The hyperparameter columns that are null for some of its models."""
         return unknown_columns(entry.model for entry in self._found)
 
     def refused(self) -> list[LeftOut]:
-        """Models of which nothing tells the hyperparameters."""
+        """Models whose hyperparameters are missing, each with the reason."""
         return [
             LeftOut(model=entry.trial, epochs=tuple(sorted(entry.samples)), reason=entry.reason)
             for entry in self._found
@@ -237,7 +237,7 @@ class PtSource(Source):
                     for one in layout.tensors
                 )
                 return recognise(Structure(len(self._data), pieces, (), ()))
-        raise CheckpointError(f"its vector {list(whole.shape)} is that of no architecture on {self._images}")
+        raise CheckpointError(f"its vector {list(whole.shape)} matches no architecture on {self._images}")
 
     def _keys(self, value: Any) -> set[str]:
         stubs = [value] if isinstance(value, TensorStub) else value.values()
@@ -287,7 +287,7 @@ class PtSource(Source):
         return kept[: reading.models]
 
     def _keep(self, where: Condition, entries: Sequence[_Found]) -> None:
-        """Keep of each model the samples that a condition keeps; what is no model cannot be judged and stays."""
+        """Keep of each model the samples that a condition keeps; what is not a model cannot be judged and stays."""
         judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.samples]
         kept = matching(
             where,
@@ -303,7 +303,7 @@ class PtSource(Source):
 
 
 def _columns_of(samples: Sequence[_Sample]) -> dict[str, pa.Array]:
-    """The figures of some states, a column each."""
+    """The figures of some states as one array for each of `FIGURES`."""
     columns = {name: [sample.figures.get(name) for sample in samples] for name in FIGURES}
     return {name: pa.array(values, pa.float32()) for name, values in columns.items()}
 
@@ -312,7 +312,7 @@ def _models_of(content: Any, notes: Notes) -> list[_Found]:
     """The models of all splits.
 
     Raises:
-        CheckpointError: where the content is not that of a preprocessed dataset.
+        CheckpointError: if the content is not that of a preprocessed dataset.
     """
     if not isinstance(content, dict) or not set(SPLIT_OF_KEY) & set(content):
         raise CheckpointError(

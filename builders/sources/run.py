@@ -1,4 +1,4 @@
-"""Our own runs as a source."""
+"""Runs of `zoo train` as a source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _UNCHECKED = "without checksum"
 
 
 def is_run(place: Place) -> bool:
-    """Whether a run lies in a folder, here or afar."""
+    """Whether a run lies in a folder, local or remote."""
     return has_file(place, RUN_MANIFEST)
 
 
@@ -67,11 +67,11 @@ class RunSource(Source):
 
     @classmethod
     def open(cls, place: Place, reading: Reading | None = None) -> RunSource:
-        """The run in a folder; one that lies afar is fetched as a whole.
+        """The run in a folder; a remote one is fetched as a whole.
 
         Raises:
-            RunError: where there is none, or it is broken.
-            SourceError: where no state fits the selection, or it is asked for what only raw zoos need.
+            RunError: if there is no run, or it is broken.
+            SourceError: if no state fits the selection, or an option that only applies to raw zoos is set.
         """
         reading = reading or Reading()
         refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
@@ -87,7 +87,7 @@ class RunSource(Source):
         return self.run.manifest.zoo.to_dict()
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
+        """Folders that are not cohorts of the run, and the number of states without checksums."""
         notes = Notes()
         for name, reason in self._odd.items():
             notes.add([Note("run-odd-folder", f"{name} is left out: {self._published(reason)}", whole=True)])
@@ -105,7 +105,7 @@ class RunSource(Source):
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """What the run records of itself, without the folder it lies in."""
+        """What the run records about itself, without its folder."""
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
         recorded = {key: value[key] for key in parts if key in value}
@@ -138,7 +138,7 @@ class RunSource(Source):
         return [part for block in blocks if (part := self._part(block)).models and part.epochs]
 
     def _part(self, block: StateBlock) -> StateBlock:
-        """What was asked for of a block; `read` leaves out single states."""
+        """The selected models and epochs of a block; `read` skips single states."""
         models = tuple(m for m in block.models if not self._chosen.get(m.model_id, _NONE).isdisjoint(block.epochs))
         epochs = frozenset[int]().union(*(self._chosen[model.model_id] for model in models))
         return StateBlock(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
@@ -162,7 +162,7 @@ class RunSource(Source):
 
     @cached_property
     def _chosen(self) -> dict[str, frozenset[int]]:
-        """The epochs wanted of each model of which any is, in the order of the zoo."""
+        """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
@@ -188,12 +188,12 @@ class RunSource(Source):
 
     @cached_property
     def _cohorts(self) -> list[tuple[Cohort, int]]:
-        """The cohorts that were begun, each with its step of growth."""
+        """The cohorts already begun, each with its step of growth."""
         return self._sound[0]
 
     @property
     def _odd(self) -> dict[str, str]:
-        """Of other folders, by name, why their members are not those of the run."""
+        """Folders left out, by name, with the reason why their members are not those of the run."""
         return self._sound[1]
 
     @cached_property
@@ -226,7 +226,7 @@ class _Reader:
         self._ids = [member.model_id for member in cohort.members]
 
     def at(self, epoch: int, wanted: Mapping[str, Model]) -> Iterator[States | LeftOut]:
-        """The states of those of its members that are wanted, or the reason why there are none."""
+        """The states of those of its members that are wanted, or the reason why they are missing."""
         positions = [position for position, model_id in enumerate(self._ids) if model_id in wanted]
         models = [wanted[self._ids[position]] for position in positions]
         if not models:

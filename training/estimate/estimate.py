@@ -48,11 +48,11 @@ class CohortGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingEstimate:
-    """What a training would do.
+    """The plan of a training and its estimated cost.
 
     Attributes:
         states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
-        pace: as measured on this machine; None where nothing is left to train.
+        pace: as measured on this machine; None if nothing is left to train.
         seconds: estimated wall time on `threads` threads of this machine, without writing.
         size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
     """
@@ -118,7 +118,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
 
 
 def _epochs_left(cohort: Cohort, last: int) -> int:
-    """Epochs that a cohort has still to be trained for, epoch 0 included."""
+    """Number of epochs still to train for a cohort, epoch 0 included."""
     done = cohort.resume_epoch()
     return last + 1 if done is None else max(last - done, 0)
 
@@ -216,7 +216,7 @@ def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], me
 
 @cache
 def _metrics_size(count: int, epochs: int) -> int:
-    """Bytes of metrics.parquet, found by writing one in memory."""
+    """Bytes of metrics.parquet, measured by writing one in memory."""
     generator = torch.Generator().manual_seed(0)
     members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
     rows = count * (epochs + 1)

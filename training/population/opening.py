@@ -1,4 +1,4 @@
-"""Opening of a run: all that can be wrong is found before anything is written."""
+"""Opening of a run: everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Population:
     """What is to be trained.
 
     Attributes:
-        zoo: with the epochs that are asked for.
+        zoo: with the requested number of epochs.
         members: in their fixed order.
         limits: on the images.
         start: where members begin.
@@ -101,16 +101,16 @@ def check_run(
     path: str = "auto",
     device: str = "cpu",
 ) -> Opening:
-    """The run that a training of the zoo into `out` creates, goes on with or lets grow; writes nothing.
+    """The run that a training of the zoo into `out` creates, continues or extends; writes nothing.
 
     Arguments are those of `train_zoo`.
 
     Raises:
-        SpecError: where the zoo cannot be trained, or not on these images.
-        UnknownNameError: where it names an activation, initialisation, optimizer, augmentation, schedule or path that
-            there is not.
-        RunError: where `out` holds something else, another run, or a larger one.
-        StorageError: where `out` can be seen not to be writable.
+        SpecError: if the zoo cannot be trained, or not on these images.
+        UnknownNameError: if it names an activation, initialisation, optimizer, augmentation, schedule or path that
+            does not exist.
+        RunError: if `out` holds something else, another run, or a larger one.
+        StorageError: if `out` is not writable.
     """
     limits = limits or Limits()
     zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
@@ -158,7 +158,7 @@ def open_run(population: Population, out: Path, data: ImageData, *, path: str = 
 
 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
-    """What decides which engine paths can be used for a zoo."""
+    """The properties of a zoo that decide which engine paths can be used."""
     return Workload(
         layers=get_architecture(zoo.architecture).layers(data.channels, data.classes),
         in_shape=(data.channels, data.size, data.size),
@@ -260,13 +260,13 @@ def _begun_first(run: Run, members: Sequence[Member]) -> list[Member]:
 
 
 def _schedule(zoo: ZooSpec) -> str | None:
-    """What depends on the number of epochs; None where a run may grow."""
+    """What depends on the number of epochs; None if a run may grow."""
     if zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].whole:
         return zoo.sparsifier
     return zoo.scheduler
 
 
-def _told(parents: ParentsRecord | None) -> str:
+def _parents_text(parents: ParentsRecord | None) -> str:
     return "none" if parents is None else f"{parents.zoo} at epoch {parents.epoch} (--from-epoch {parents.epoch})"
 
 
@@ -278,7 +278,9 @@ def _differences(recorded: RunManifest, asked: RunManifest) -> list[str]:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
     if recorded.parents != asked.parents:
-        differences.append(f"its parents are {_told(recorded.parents)} there and {_told(asked.parents)} here")
+        differences.append(
+            f"its parents are {_parents_text(recorded.parents)} there and {_parents_text(asked.parents)} here"
+        )
     if recorded.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

@@ -36,9 +36,9 @@ class Parents:
         config: of the repository; None for a run.
         zoo: the spec that the models have in common.
         limits: on the images that they were trained on.
-        fingerprint: of those images; None where it is not known.
+        fingerprint: of those images; None if unknown.
         members: the chosen ones, in the order of the source.
-        figures: at that epoch, by model_id, as far as they are known.
+        figures: those known at that epoch, by model_id.
         left_out: models that cannot be parents, each with the reason.
         checked: whether all files that were read carry checksums, or are of a repository.
     """
@@ -55,7 +55,7 @@ class Parents:
     checked: bool = True
 
     def check_images(self, data: ImageData) -> None:
-        """Raise SpecError where these are not the images that the parents were trained on."""
+        """Raise SpecError if these are not the images that the parents were trained on."""
         if self.fingerprint is not None and self.fingerprint != data.fingerprint:
             raise SpecError(
                 f"{self.path} was trained on other images: fingerprint {self.fingerprint} there, {data.fingerprint} "
@@ -67,7 +67,7 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
     """Weights of models of a run, or of a repository's config, at an epoch: float32 [K, D].
 
     Raises:
-        RunError, RepositoryError: where they are not to be had.
+        RunError, RepositoryError: if the weights are missing or cannot be read.
     """
     by_id: dict[str, Tensor] = {}
     if config is None:
@@ -82,7 +82,7 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
                 by_id |= dict(zip(part["model_id"][:], weights, strict=True))
     lost = [model_id for model_id in model_ids if model_id not in by_id]
     if lost:
-        raise RunError(f"{path}: {len(lost)} parents are not in it any more, the first one is {lost[0]}")
+        raise RunError(f"{path}: {len(lost)} parents are no longer in it, the first one is {lost[0]}")
     return torch.stack([by_id[model_id] for model_id in model_ids])
 
 
@@ -99,12 +99,12 @@ def open_parents(
     Args:
         config: of a repository; needed unless it has one dense config only.
         epoch: None means the last one.
-        models: the first so many of those that `where` keeps.
+        models: how many to take, the first of those that `where` keeps.
         where: a condition on hyperparameters, seed and the figures at that epoch.
 
     Raises:
-        RunError, RepositoryError: where neither lies at `source`, or it is broken.
-        SpecError: where the models are twins themselves, or none is left; where a run is given a config.
+        RunError, RepositoryError: if `source` holds neither, or is broken.
+        SpecError: if the models are twins themselves, or none is left; where a run is given a config.
     """
     if config is not None and Run.exists(source):
         raise SpecError(
@@ -175,7 +175,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     name = config or _only_config(path)
     manifest = read_manifest(path, name)
     if manifest is None:
-        raise SpecError(f"{path} is no run, and as a repository it has no config {name!r}; `zoo train` makes runs")
+        raise SpecError(f"{path} is not a run, and as a repository it has no config {name!r}; `zoo train` makes runs")
     if not manifest.epochs:
         raise SpecError(f"{path} {name} has no rows")
     parent_epoch = manifest.epochs[-1] if epoch is None else epoch
@@ -185,7 +185,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     unknown = [column for column in HYPERPARAMETERS if any(row[column] is None for row in rows)]
     if unknown:
         raise SpecError(
-            f"{path} {name}: {', '.join(unknown)} of some models is not known, and twins are trained as their parents; "
+            f"{path} {name}: {', '.join(unknown)} of some models is unknown, and twins are trained like their parents; "
             f"build a config of the others first: zoo build … --where '{unknown[0]} is not None'"
         )
     members = tuple(
@@ -224,7 +224,7 @@ def _only_config(path: Path) -> str:
 
 
 def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
-    """The spec of the config's models; where its source tells a part only, the grid is that of its rows."""
+    """The spec of the config's models; if its source records only a part, the grid is that of its rows."""
     fields = {entry.name for entry in dataclasses.fields(ZooSpec)}
     recipe = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
     if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler"}:

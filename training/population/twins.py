@@ -57,7 +57,7 @@ def twins_of_parents(
         amount, scope: of pruning, the share of weights and what it is a share of: `global` (the default) or `layer`.
 
     Raises:
-        UnknownNameError, SpecError: where there is no such sparsifier, or not with these settings.
+        UnknownNameError, SpecError: if there is no such sparsifier, or it does not take these settings.
     """
     method = get_sparsifier(sparsifier, amount, scope)
     if method.pruning:
@@ -94,7 +94,7 @@ class Difference:
 
     @property
     def small(self) -> bool:
-        """Whether it is what pruning the smallest weights makes."""
+        """Whether both differences are within the tolerances."""
         return self.loss <= LOSS_TOLERANCE and self.accuracy <= ACCURACY_TOLERANCE
 
 

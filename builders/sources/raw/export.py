@@ -58,7 +58,7 @@ class RawExport:
 
 
 def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> ExportRows:
-    """All states of a source as rows of the config `name`; states that cannot be read are not among them."""
+    """All states of a source as rows of the config `name`; without states that cannot be read."""
     maker = RowMaker(source, name or source.name)
     constants = {
         "zoo": name or source.name, "architecture": source.architecture, "in_channels": source.in_channels,
@@ -87,12 +87,12 @@ def export_raw(rows: ExportRows, out: Path, progress: Advance | None = None) -> 
 
     An export that was stopped goes on with the same call; files that are there with their content are kept. Twins by
     variational dropout have log σ² in their checkpoints where the rows have it; else they are the plain networks that
-    act. Their losses are those recorded, with β·KL, and are left away where the rows do not have them.
+    act. Their losses are those recorded, with β·KL, and are omitted if the rows lack them.
 
     Raises:
-        RepositoryError: where the folder holds another export or something else.
-        SpecError: where the rows are none or of several architectures.
-        StorageError: where a file cannot be written.
+        RepositoryError: if the folder holds another export or something else.
+        SpecError: if there are no rows, or they are of several architectures.
+        StorageError: if a file cannot be written.
     """
     check_output(out)
     zoo = _RawZoo.of(rows)
@@ -225,7 +225,7 @@ def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
 
 
 def _id_in_name(model_id: str) -> str:
-    """The first half of a digest; of another id all of it, as far as it can be in a name."""
+    """The first half of a digest; another id whole, shortened to what a name can hold."""
     return model_id[:ID_LENGTH] if _DIGEST.fullmatch(model_id) else file_name(model_id, TEXT_LENGTH)
 
 
@@ -241,10 +241,10 @@ def _scheduler(config: str) -> dict[str, str]:
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write config.json, or find that an export of the same rows began here.
+    """Write config.json, unless an earlier export of the same rows did.
 
     Raises:
-        RepositoryError: where something else lies here.
+        RepositoryError: if the folder holds anything else.
     """
     content = (json.dumps(config, indent=2) + "\n").encode()
     file = folder / "config.json"

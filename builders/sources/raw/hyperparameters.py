@@ -1,6 +1,6 @@
-"""The hyperparameters of one model as strangers' files tell them: flat, nested, as text or as printed objects.
+"""The hyperparameters of one model from third-party files: flat, nested, as text or as printed objects.
 
-A value that is there and is not understood is never replaced by another: it is null, and a note has it.
+A value that is present but not understood is never replaced: it becomes null, with a note.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
 
 
 def flattened(value: Mapping[str, Any]) -> dict[str, Any]:
-    """All values of nested objects by `section::name`, in lower case, without what wraps hyperparameters.
+    """All values of nested objects by `section::name`, in lower case, without wrapper sections.
 
-    An object stands under its own name too. Of two values of one name that which is nested least counts.
+    An object stands under its own name too. Of two values of one name, the less deeply nested one counts.
     """
     flat: dict[str, Any] = {}
     level: list[tuple[tuple[str, ...], Any]] = [((), value)]
@@ -90,7 +90,7 @@ def flattened(value: Mapping[str, Any]) -> dict[str, Any]:
 def columns_of(
     files: Iterable[tuple[str, Mapping[str, Any]]], trial_name: str, defaults: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Note]]:
-    """The hyperparameter columns of a model, None where nothing tells them or it is not understood, and what to know.
+    """The hyperparameter columns of a model, None if missing or not understood, and notes about them.
 
     Args:
         files: the name of each file with its flattened hyperparameters; the first that has a value counts.
@@ -98,7 +98,7 @@ def columns_of(
         defaults: what is the same in all of a zoo, where it is known to be that zoo.
 
     Raises:
-        CheckpointError: where its activation is not told or not known, on which its network depends.
+        CheckpointError: if its activation, on which its network depends, is missing or unknown.
     """
     notes: list[Note] = []
     named = trial_name_values(trial_name)
@@ -131,7 +131,7 @@ def columns_of(
     if columns["activation"] not in ACTIVATIONS:
         _refuse_activation("activation", columns["activation"])
     if taken:
-        text = f"{', '.join(taken)} told by no file of the model: taken from the published zoo, of which it is one"
+        text = f"{', '.join(taken)} not in any file of the model: taken from the published zoo that it belongs to"
         notes.append(Note("import-zoo-defaults", text))
     if missing:
         notes.append(Note(MISSING, f"nothing tells its {', '.join(missing)}: null"))
@@ -139,7 +139,7 @@ def columns_of(
 
 
 def understood(column: str, value: Any) -> Any:
-    """A value as its column has it; None where it cannot be understood."""
+    """A value in the type of its column; None if it is not understood."""
     if isinstance(value, dict):
         names = [value[name] for name in _NAMES_OF_OBJECTS if isinstance(value.get(name), (str, int, float))]
         return understood(column, names[0]) if names else None
@@ -168,7 +168,7 @@ def _text(value: Any) -> str | None:
 
 
 def _first(column: str, files: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, Any]:
-    """The first file that has a value of a column, and the value; where it has null only, None."""
+    """The first file that has a value of a column, and the value; if files only hold null, None."""
     null = ""
     for file, values in files:
         for key in _KEYS[column]:
@@ -180,7 +180,7 @@ def _first(column: str, files: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple
 
 
 def _is_section(value: Any) -> bool:
-    """Whether an object holds other hyperparameters and is none itself, as `optim` of a nested file."""
+    """Whether an object groups hyperparameters instead of being one, as `optim` of a nested file."""
     return isinstance(value, dict) and not any(name in value for name in _NAMES_OF_OBJECTS) and _sections_of(value)
 
 

@@ -57,14 +57,14 @@ class TwinLosses:
         return [split for split in _SPLITS if self._data is not None and getattr(self._data, split) is not None]
 
     def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
-        """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
+        """For the manifest: the origin of the losses, and how many recorded ones are cross-entropy + β·KL."""
         if self._data is None:
             return {"cross_entropy": "not recomputed; the recorded losses hold β·KL"}
         record = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
         return record | {"recorded": dict(compared)}
 
     def notes(self, compared: Mapping[str, int], models: int) -> list[tuple[Note, int]]:
-        """What a user should know, each with how often; of so many models."""
+        """Notes for the user, each with its count; `models` is the number of models."""
         if self._data is None:
             text = "the recorded losses of a twin hold β·KL, so loss columns are null; --images recomputes them"
             return [(Note("import-twin-losses", text), models)]

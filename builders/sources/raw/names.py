@@ -1,4 +1,4 @@
-"""What the folder names of the published zoos and their trials tell."""
+"""The information in the folder names of the published zoos and their trials."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TEXT_COLUMNS = ("activation", "init", "optimizer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderName:
-    """What a zoo folder's name says. `size` is an architecture's `raw_size`, `percent` that of magnitude pruning."""
+    """The parts of a zoo folder's name. `size` is an architecture's `raw_size`, `percent` that of magnitude pruning."""
 
     images: str | None
     size: str
@@ -84,7 +84,7 @@ class FolderName:
 
 
 def read_folder_name(name: str) -> FolderName:
-    """Images, size, kind and sparsifier, as far as a zoo folder's name tells them."""
+    """Images, size, kind and sparsifier, where a zoo folder's name states them."""
     text = name.lower()
     twin, match = next(((twin, match) for twin in TWINS if (match := _found(twin.pattern, text))), (None, None))
     percent = match.groupdict().get("percent") if match is not None else None
@@ -107,7 +107,7 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
     """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
 
     Raises:
-        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
+        SpecError: if it is pruned by magnitude and its name states no percentage.
     """
     config_name = read_folder_name(config)
     dense = dense_name(config)
@@ -159,7 +159,7 @@ def raw_model_id(zoo_folder: str, trial_folder: str) -> str:
 
 
 def parent_of(path: object) -> tuple[str, str] | None:
-    """Zoo folder and trial folder of a twin's `training::init_checkpoint_path`; None where it is none."""
+    """Zoo folder and trial folder of a twin's `training::init_checkpoint_path`; None if it is not one."""
     if not isinstance(path, str):
         return None
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -182,7 +182,7 @@ def trial_name_values(name: str) -> dict[str, str]:
 
 
 def read_trial_name(name: str) -> dict[str, Any]:
-    """The hyperparameters that a trial folder's name holds, by column; values that make no sense are left away."""
+    """The hyperparameters that a trial folder's name holds, by column; invalid values are omitted."""
     values = {column: _value(column, text) for column, text in trial_name_values(name).items()}
     return {column: value for column, value in values.items() if value is not None}
 
@@ -203,7 +203,7 @@ def _pattern(*names: str) -> str:
 
 def _longest(patterns: Mapping[str, str], text: str) -> str | None:
     """The name whose pattern takes most of a text: `f_mnist` holds `mnist` too; the first of those that take as much.
-    None where there is none."""
+    None if none matches."""
     taken = {name: len(match[0]) for name, pattern in patterns.items() if (match := _found(pattern, text))}
     return max(taken, key=taken.__getitem__, default=None)
 

@@ -45,7 +45,7 @@ _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
 def is_raw(place: Place) -> bool:
-    """Whether a raw zoo lies there: in an archive, or in a folder with trials in it."""
+    """Whether a place holds a raw zoo: in an archive, or in a folder with trials in it."""
     if not isinstance(place, Path):
         return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
     if not place.is_dir():
@@ -93,10 +93,10 @@ class RawSource(Source):
 
     @classmethod
     def open(cls, place: Place, reading: Reading | None = None) -> RawSource:
-        """The raw zoo in a folder or an archive, here or afar.
+        """The raw zoo in a folder or an archive, local or remote.
 
         Raises:
-            SourceError: where there is none, or nothing tells what it is.
+            SourceError: if there is none, or its images or architecture cannot be determined.
         """
         if not isinstance(place, Path):
             return cls(place, reading)
@@ -114,12 +114,12 @@ class RawSource(Source):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """See `Source`."""
+        """The hyperparameter columns that are null for some of its models."""
         return unknown_columns(entry.model for entry in self._found)
 
     @property
     def zoo(self) -> Mapping[str, Any]:
-        """What the trials tell of the recipe, in the fields of a zoo's spec."""
+        """The recipe as the trials record it, in the fields of a zoo's spec."""
         models = [entry.model for entry in self._found if entry.model is not None]
         value: dict[str, Any] = {
             "name": self.name,
@@ -134,7 +134,7 @@ class RawSource(Source):
         return value
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """Where it came from and what was strange about it."""
+        """Its origin, limits and selection, and the notes about it."""
         reading = self._reading
         value = {
             "folder": self._folder.name,
@@ -154,7 +154,7 @@ class RawSource(Source):
         return value
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """What was strange and yet kept no state out."""
+        """Irregularities that excluded no state."""
         notes = self._models.notes.joined(Notes())
         differing = tallies.get(f"{_SPARSITY}/{_DIFFERS}", 0)
         text = "the sparsity of a state is not the recorded one; the tensors count"
@@ -178,7 +178,7 @@ class RawSource(Source):
         return [StateBlock(models=models, epochs=self._epochs)] if models else []
 
     def refused(self) -> list[LeftOut]:
-        """Trials that are no model."""
+        """Trials that are not models and checkpoints that cannot be states, each with the reason."""
         refused = [
             LeftOut(model=entry.trial.name, epochs=entry.epochs, reason=entry.reason)
             for entry in self._found
@@ -187,7 +187,7 @@ class RawSource(Source):
         return [*refused, *(lost for entry in self._found for lost in entry.lost)]
 
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
-        """The states of a block; see `Source`. Several small epochs come together."""
+        """The states of a block, several small epochs in one piece; see `Source.read`."""
         wanted = {model.model_id for model in block.models}
         entries = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
         most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_PIECE_BYTES))
@@ -252,7 +252,7 @@ class RawSource(Source):
         return EXTRAS
 
     def _select(self, entries: list[TrialModel]) -> list[TrialModel]:
-        """What the user asked for."""
+        """The trials and epochs that the user selected."""
         reading = self._reading
         for entry in entries:
             if reading.epochs is not None:
@@ -269,7 +269,7 @@ class RawSource(Source):
         return entries
 
     def _matching(self, where: Condition, entries: Sequence[TrialModel]) -> list[TrialModel]:
-        """The trials of which a condition keeps a state; one that is no model cannot be judged and stays."""
+        """The trials of which a condition keeps a state; one that is not a model cannot be judged and stays."""
         judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.epochs]
         states = [(entry, epoch) for entry, _, epoch in judged]
         check_known(where, self._unknown(states), self._folder.name)
@@ -313,13 +313,13 @@ class RawSource(Source):
 
 
 def _reported(states: Sequence[tuple[TrialModel, int]]) -> list[tuple[float | None, ...]]:
-    """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
+    """What result.json reports of some states: the values of each of `FIGURES`, and of the sparsity."""
     rows = [entry.figures.get(epoch, _UNKNOWN) for entry, epoch in states]
     return list(zip(*rows, strict=True)) or [()] * len(_UNKNOWN)
 
 
 def _figures(reported: Sequence[Sequence[float | None]]) -> dict[str, pa.Array]:
-    """Columns of what result.json tells; NaN stays NaN."""
+    """The reported figures as columns; NaN stays NaN."""
     columns = zip(FIGURES, reported, strict=False)
     return {name: pa.array(values, pa.float32(), from_pandas=False) for name, values in columns}
 

@@ -1,4 +1,4 @@
-"""The checkpoints of one raw zoo: what most of them are, and many of them as one array."""
+"""The checkpoints of one raw zoo: their common structure, and many of them as one array."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Memory(threading.local):
 
 
 class RawCheckpoints:
-    """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Threads may read at a time."""
+    """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Thread-safe."""
 
     def __init__(self, container: Container, folder: RawFolder) -> None:
         self._container = container
@@ -128,7 +128,7 @@ class RawCheckpoints:
         return self.kind.sparsifier == "variational_dropout"
 
     def _part(self, recognised: Recognised, positions: Sequence[int], files: NDArray[np.uint8]) -> _Part:
-        """What files hold, uint8 [K, length], which are not needed afterwards."""
+        """The weights in files, uint8 [K, length], which may be overwritten afterwards."""
         weights, noise, means = acting_weights(recognised, files, self._empty)
         if self._noisy and (noise is None or means is None):  # dense checkpoints among those of twins
             noise, means = np.full_like(weights, -np.inf), weights.copy()
@@ -138,7 +138,7 @@ class RawCheckpoints:
         return self._recycled.empty(*shape, torch.float32).numpy()
 
     def _read_alike(self, states: Sequence[tuple[Trial, int]], parts: list[_Part]) -> list[int]:
-        """Read those that are of the structure that their trial's others have; gives the positions of the others."""
+        """Read those that are of the structure that their trial's others have; returns the positions of the rest."""
         expected: dict[int, tuple[Recognised, list[int], list[str]]] = {}
         rest = []
         for position, (trial, epoch) in enumerate(states):
@@ -172,7 +172,7 @@ class RawCheckpoints:
     def _read_singly(
         self, states: Sequence[tuple[Trial, int]], positions: Sequence[int], parts: list[_Part]
     ) -> dict[int, str]:
-        """Read one by one; gives the reasons why some were not."""
+        """Read one by one; returns the reasons for those that failed, by position."""
         reasons: dict[int, str] = {}
         held: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
         size = 0
@@ -242,13 +242,13 @@ class RawCheckpoints:
         self._expected[name] = recognised
 
     def _unlisted(self, trial: Trial, epoch: int) -> str | None:
-        """Why a checkpoint folder could not be listed; None where it could."""
+        """Why a checkpoint folder could not be listed; None if it could."""
         folders = (path for path in self._container.refused if path.startswith(trial.path) and path.endswith("/"))
         folder = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
         return None if folder is None else self._container.refused[folder]
 
     def _recognise(self, structure: Structure) -> Recognised | str:
-        """What a structure is, or why it is not of this zoo; worked out once for each."""
+        """What a structure holds, or why it does not belong to this zoo; computed once for each."""
         kept = self._recognised.get(id(structure))
         if kept is not None and kept[0] is structure:
             return kept[1]
@@ -274,7 +274,7 @@ class RawCheckpoints:
         return verdict
 
     def _probe(self, folder: RawFolder) -> Recognised:
-        """What most of a few checkpoints are, spread over the zoo."""
+        """The most common kind among a few checkpoints spread over the zoo."""
         places = [(trial, epoch) for trial in folder.trials for epoch in trial.epochs]
         votes: Counter[tuple[str, int, int, str]] = Counter()
         seen: dict[tuple[str, int, int, str], Recognised] = {}
