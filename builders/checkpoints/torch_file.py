@@ -166,7 +166,7 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
     if data[:2] != b"PK":
-        problem = "it is empty" if not len(data) else "it is no zip archive"
+        problem = "it is empty" if not len(data) else "it is not a zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"
         why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
         raise CheckpointError(why if old else f"{problem}, as torch.save writes; it is cut short or something else")

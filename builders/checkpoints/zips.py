@@ -117,7 +117,7 @@ def _end(read: Read, total: int, what: str) -> _End:
     tail = read(total - length, length)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END.size:
-        raise CheckpointError(f"{what} is no zip archive or is cut short: there is no directory at its end")
+        raise CheckpointError(f"{what} is not a zip archive or is cut short: there is no directory at its end")
     position = total - length + at
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
     locator = position - _END64_LOCATOR.size
@@ -282,9 +282,9 @@ def check_name(name: str) -> str | None:
     if not _ODD_NAME.search(name.rstrip("/")):
         return None
     if not name or name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":":
-        return f"{name[:80]!r} is no relative path"
+        return f"{name[:80]!r} is not a relative path"
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
-        return f"{name[:80]!r} climbs out of its folder or is no plain path"
+        return f"{name[:80]!r} climbs out of its folder or is not a plain path"
     return None
 
 

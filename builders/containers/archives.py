@@ -118,7 +118,7 @@ class TarFile(AtHand, OneByOne):
                 self._check_end(opened.offset)
         # RecursionError: long names of long names.
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
-            raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
+            raise SourceError(f"{path} is not a tar archive, or is cut short or broken: {error}") from error
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
 

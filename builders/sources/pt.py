@@ -101,7 +101,7 @@ class PtSource(Source):
         named = [read_folder_name(name) for name in (self._zoo_folder, path.stem, reading.name or "")]
         self._images = next((name.images for name in named if name.images), None)
         if self._images is None:
-            raise SourceError(f"{path}: nothing tells which images its models were trained on; give --name mnist_cnn_s")
+            raise SourceError(f"{path}: cannot tell which images its models were trained on; give --name mnist_cnn_s")
         kind = self._probe()
         self._kind = kind
         self.layout = kind.layout

@@ -54,7 +54,7 @@ class RunSource(Source):
         self.run = run
         self._reading = reading or Reading()
         if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
-            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
+            raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
         self.layout = manifest.layout

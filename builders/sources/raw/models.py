@@ -118,7 +118,7 @@ class RawModels:
         images = next((name.images for name in names if name.images is not None), None)
         if images is None:
             raise SourceError(
-                f"{self._folder.name}: nothing tells which images its models were trained on; "
+                f"{self._folder.name}: cannot tell which images its models were trained on; "
                 "rename the folder as the authors did (tune_zoo_mnist_…), or give --name mnist_cnn_s or the like"
             )
         suffix = own.suffix or (parent.suffix if parent else "")

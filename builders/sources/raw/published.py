@@ -193,7 +193,7 @@ def _files_of(record: int) -> list[dict[str, Any]]:
         raise MissingError(f"Zenodo has no record {record}: {error}, or set {ZENODO_VARIABLE} to a mirror") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(
-            f"{shown(url)} is no record as Zenodo's API gives them (files with key, checksum and links.self); "
+            f"{shown(url)} is not a record as Zenodo's API gives them (files with key, checksum and links.self); "
             f"check {ZENODO_VARIABLE}"
         ) from error
     return files

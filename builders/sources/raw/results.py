@@ -138,7 +138,7 @@ def parsed_by_python(line: bytes) -> dict[str, Any]:
 
 def _counted(broken: int, repeated: int) -> Iterable[Note]:
     if broken:
-        yield Note("import-half-line", "result.json ends in half a line or holds lines that are no report")
+        yield Note("import-half-line", "result.json ends in half a line or holds lines that are not reports")
     if repeated:
         yield Note(
             "import-repeated-report", "result.json reports epochs again (a resumed trial); the last report counts"

@@ -247,7 +247,7 @@ class RawSource(Source):
             return ()
         if self._checkpoints.kind.sparsifier != "variational_dropout":
             raise SourceError(
-                f"{self._folder.name} holds no log_sigma2: its models are no twins by variational dropout"
+                f"{self._folder.name} holds no log_sigma2: its models are not twins by variational dropout"
             )
         return EXTRAS
 
