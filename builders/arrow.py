@@ -78,7 +78,7 @@ def zoo_builder(
         cache_dir: of the Arrow files; None: where `datasets` keeps its own. A changed source is prepared anew.
 
     Raises:
-        SourceError, RunError, DownloadError: where the source cannot be read.
+        SourceError, RunError, DownloadError: if the source cannot be read.
     """
     source = open_source(source_path)
     return ZooBuilder(
