@@ -189,7 +189,7 @@ def test_what_cannot_be_fetched_says_why_and_what_to_do(tmp_path, zoo, monkeypat
         with pytest.raises(DownloadError, match="HTTP 503, 7 times in a row; what was fetched is kept"):
             open_source(url)
         assert not served.statuses
-        with pytest.raises(DownloadError, match=r"no listing of a folder as JSON, \[\{name, type, size\}"):
+        with pytest.raises(DownloadError, match=r"not a folder listing as JSON, \[\{name, type, size\}"):
             open_source(f"{served.url}/{SEED_ZOO}/{next(zoo.iterdir()).name}/params.json/")
         with pytest.raises(DownloadError, match=r"md5 [0-9a-f]{32} found, " + "0" * 32 + " expected.*is removed"):
             open_source(f"{url}#md5={'0' * 32}")
