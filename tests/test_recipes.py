@@ -444,7 +444,7 @@ def test_a_kind_of_source_that_knows_little(tmp_path, monkeypatch):
 def test_a_kind_of_archive(tmp_path, monkeypatch):
     make_zoo(tmp_path / SEED_ZOO, models=3, epochs=(0, 1))
     archive = zipped(tmp_path / SEED_ZOO).rename(tmp_path / f"{SEED_ZOO}.toy")
-    with pytest.raises(SourceError, match="is nothing that a repository can be built from"):
+    with pytest.raises(SourceError, match="is not a source that a repository can be built from"):
         zd.build_repository(archive, tmp_path / "repo")
     (zips,) = [kind for kind in archives.ARCHIVES if ".zip" in kind.endings]
     toy = dataclasses.replace(zips, endings=(".toy",))
