@@ -1,8 +1,9 @@
 """Builders: a source of models becomes a config of a dataset repository."""
 
+from zoo_datasets.builders.arrow import zoo_builder
 from zoo_datasets.builders.build import build_from, build_repository
 from zoo_datasets.builders.shards.building import BuildResult
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.table import open_source
 
-__all__ = ["BuildResult", "Reading", "build_from", "build_repository", "open_source"]
+__all__ = ["BuildResult", "Reading", "build_from", "build_repository", "open_source", "zoo_builder"]

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
 from zoo_datasets.builders.sources.base import States
-from zoo_datasets.builders.sources.table import open_source
+from zoo_datasets.builders.sources.table import Location, open_source
 from zoo_datasets.repository.row import SPLITS, features
+from zoo_datasets.storage.remote import is_url
 
 
 @dataclass
@@ -31,12 +32,12 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     BUILDER_CONFIG_CLASS = ZooConfig
 
     def _info(self) -> datasets.DatasetInfo:
-        source = open_source(Path(self.config.source_path))
+        source = open_source(self.config.source_path)
         return datasets.DatasetInfo(features=features(source.layout, source.extras))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         """A unit of work is one epoch of one block; `num_proc` and streaming divide the list of them."""
-        source = open_source(Path(self.config.source_path))
+        source = open_source(self.config.source_path)
         generators = []
         for split in SPLITS:
             units = [
@@ -50,7 +51,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return generators
 
     def _generate_tables(self, units: list[tuple[int, int]], split: str) -> Iterator[tuple[Any, pa.Table]]:
-        source = open_source(Path(self.config.source_path))
+        source = open_source(self.config.source_path)
         rows = RowMaker(source, self.config.name)
         blocks = [block.of(split) for block in source.blocks()]
         for number, (index, epoch) in enumerate(units):
@@ -63,19 +64,28 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 def zoo_builder(
-    source_path: Path, name: str | None = None, *, keep_nonfinite: bool = False, cache_dir: Path | None = None
+    source_path: Location, name: str | None = None, *, keep_nonfinite: bool = False, cache_dir: Path | None = None
 ) -> ZooBuilder:
     """A builder of a source's rows: `zoo_builder(path).download_and_prepare()`, then `.as_dataset()`.
 
+    The rows, their columns and splits are those of the repository that `build_repository` would make. What cannot be a
+    row is left out without a list of it: build a repository where that matters.
+
+    Args:
+        source_path: a run, a raw zoo or a `.pt` file, at a path or behind a URL.
+        name: what the rows have as `zoo`; the zoo's name unless given.
+        keep_nonfinite: whether states with NaN or infinite weights become rows too.
+        cache_dir: of the Arrow files; None: where `datasets` keeps its own. A changed source is prepared anew.
+
     Raises:
-        SourceError, RunError: where the source cannot be read.
+        SourceError, RunError, DownloadError: if the source cannot be read.
     """
     source = open_source(source_path)
     return ZooBuilder(
         cache_dir=None if cache_dir is None else str(cache_dir),
         dataset_name="zoo_datasets",
         config_name=name or source.name,
-        source_path=str(source_path.resolve()),
+        source_path=str(source_path) if is_url(str(source_path)) else str(Path(source_path).resolve()),
         keep_nonfinite=keep_nonfinite,
         fingerprint=source.fingerprint(),
     )

@@ -45,9 +45,9 @@ def build_repository(
     progress: Callable[[int, int], None] | None = None,
     fetched: Fetched | None = None,
 ) -> BuildResult:
-    """Build a source into a config of a dataset repository, which is made where there is none.
+    """Build a source into a config of a dataset repository, creating the repository if necessary.
 
-    What was there stays loadable until the new README.md is renamed into place, whenever the process dies; the next
+    Existing content stays loadable until the new README.md is renamed into place, whenever the process dies; the next
     build of the same source goes on from the shards that were finished. The bytes of a shard depend on the source and
     the options alone: not on where a build was interrupted, nor on `num_proc`.
 
@@ -55,7 +55,7 @@ def build_repository(
         source_path: a run, or a raw zoo in a folder or an archive, also behind a URL; several if they are parts of one.
         repo: the repository's folder.
         name: the config; the zoo's name unless given.
-        reading: what is wanted of the source, and what it does not tell itself.
+        reading: what to read of the source, and what the source itself does not state.
         replace: whether a config that was built from another source, or from more of this one, may be replaced.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
@@ -65,9 +65,9 @@ def build_repository(
         fetched: as of `open_source`.
 
     Raises:
-        SourceError, RunError, DownloadError: where the source cannot be read.
-        RepositoryError: where the config holds another zoo, its name cannot be used, or another process builds it.
-        StorageError: where a file cannot be written.
+        SourceError, RunError, DownloadError: if the source cannot be read.
+        RepositoryError: if the config holds another zoo, its name cannot be used, or another process builds it.
+        StorageError: if a file cannot be written.
     """
     check_repository_folder(repo)  # before anything is fetched
     reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
@@ -87,7 +87,7 @@ def build_repository(
 
 @contextlib.contextmanager
 def _older_objects_left_alone() -> Iterator[None]:
-    """The garbage collector goes over what is made meanwhile only.
+    """Inside, the garbage collector scans only objects created since entry.
 
     Names and places of a hundred thousand files make it look through all objects of all imported libraries, which
     takes longer than reading thousands of checkpoints.
@@ -132,7 +132,7 @@ def build_from(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder} could not be made: {error.strerror or error}; choose another --out") from error
+        raise StorageError(f"{folder} could not be created: {error.strerror or error}; choose another --out") from error
     with locked_zoo(repo, config):
         remove_temporaries(folder)
         if not replace:
@@ -160,10 +160,10 @@ def build_from(
 
 
 def _check_ids(source: Source) -> None:
-    """Refuse ids that no row may have.
+    """Refuse ids that a row may not have.
 
     Raises:
-        SourceError: with the first.
+        SourceError: for the first such id.
     """
     for model in (model for block in source.blocks() for model in block.models):
         problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
@@ -172,36 +172,36 @@ def _check_ids(source: Source) -> None:
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:
-    """Refuse to lose what is there.
+    """Refuse to replace a config that this source would shrink or contradict.
 
     Raises:
-        RepositoryError: saying what is there.
+        RepositoryError: if it would; the message describes the existing config.
     """
-    there = read_manifest(repo, config)
-    if there is None:
+    existing = read_manifest(repo, config)
+    if existing is None:
         return
     held = (
-        f"{repo / config} holds {there.models.written:,} models of epochs {there.epochs[0]} to {there.epochs[-1]} "
-        f"of zoo {there.zoo.get('name', there.config)}"
-        if there.shards
+        f"{repo / config} holds {existing.models.written:,} models of epochs {existing.epochs[0]} to "
+        f"{existing.epochs[-1]} of zoo {existing.zoo.get('name', existing.config)}"
+        if existing.shards
         else f"{repo / config} holds a config without rows"
     )
     remedy = "choose another --name, or replace it with --replace"
-    if there.source_id != source.source_id:
+    if existing.source_id != source.source_id:
         raise RepositoryError(f"{held}, built from another source (other recipe, limits or images); {remedy}")
-    if source.models < there.models.found or source.states < there.states.found:
+    if source.models < existing.models.found or source.states < existing.states.found:
         raise RepositoryError(
-            f"{held}, built from {there.models.found:,} models with {there.states.found:,} states, "
+            f"{held}, built from {existing.models.found:,} models with {existing.states.found:,} states, "
             f"more than the {source.models:,} with {source.states:,} that this source has; {remedy}"
         )
-    _check_models_kept(source, repo, there)
+    _check_models_kept(source, repo, existing)
 
 
 def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
-    """Refuse a source of which there is anything to say.
+    """Refuse a source that has any note.
 
     Raises:
-        SourceError: with the codes and texts.
+        SourceError: listing the texts and codes.
     """
     lines = source.notes(tallies).lines()
     if lines:
@@ -211,23 +211,23 @@ def _check_no_notes(source: Source, tallies: Mapping[str, int]) -> None:
 
 
 def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None:
-    """Refuse to drop rows that are there.
+    """Refuse to drop existing rows.
 
     Raises:
-        RepositoryError: saying how many, and why the others are left out.
+        RepositoryError: stating how many would be dropped, and why states were left out.
     """
-    there = read_manifest(repo, manifest.config)
-    if there is None:
+    existing = read_manifest(repo, manifest.config)
+    if existing is None:
         return
-    paths, earlier = {shard.path for shard in manifest.shards}, {shard.path for shard in there.shards}
+    paths, earlier = {shard.path for shard in manifest.shards}, {shard.path for shard in existing.shards}
     left_out = f": {reasons(manifest)}" if manifest.states.left_out else ""
     try:
-        old = [_keys(repo, shard, None) for shard in there.shards if shard.path not in paths]
+        old = [_keys(repo, shard, None) for shard in existing.shards if shard.path not in paths]
     except (OSError, pa.ArrowException):  # what cannot be read is not lost now
         old = []
-        if manifest.states.written < there.states.written:
+        if manifest.states.written < existing.states.written:
             raise RepositoryError(
-                f"{repo / manifest.config} holds {there.states.written:,} rows, not all of which can be read, and "
+                f"{repo / manifest.config} holds {existing.states.written:,} rows, not all of which can be read, and "
                 f"would keep {manifest.states.written:,}{left_out}. The repository is unchanged; "
                 "mend the source, or pass --replace"
             ) from None
@@ -240,15 +240,15 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
     if lost.num_rows:
         one = lost.slice(0, 1).to_pylist()[0]
         raise RepositoryError(
-            f"{repo / manifest.config} holds {there.states.written:,} rows and would keep "
-            f"{there.states.written - lost.num_rows:,}: {lost.num_rows:,} are not among the "
+            f"{repo / manifest.config} holds {existing.states.written:,} rows and would keep "
+            f"{existing.states.written - lost.num_rows:,}: {lost.num_rows:,} are not among the "
             f"{manifest.states.written:,} of this build, as model {one['model_id'][:16]}… at epoch {one['epoch']}"
             f"{left_out}. The repository is unchanged; {_TOGETHER}mend the source, or pass --replace"
         )
 
 
 def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
-    """model_id and epoch of a shard's rows, read where they are not at hand."""
+    """model_id and epoch of a shard's rows, read from its file unless `rows` has them."""
     names = ["model_id", "epoch"]
     if rows is not None:
         return rows.select(names).replace_schema_metadata(None)
@@ -256,24 +256,24 @@ def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
     return table.select(names).replace_schema_metadata(None)
 
 
-def _check_models_kept(source: Source, repo: Path, there: Manifest) -> None:
+def _check_models_kept(source: Source, repo: Path, existing: Manifest) -> None:
     """Refuse early where whole models would be lost: one part of a zoo in the place of another.
 
     Raises:
-        RepositoryError: saying how many.
+        RepositoryError: stating how many.
     """
     if source.refused():  # which of them is not known by id
         return
     models = {model.model_id for block in source.blocks() for model in block.models}
     try:
-        held = [_keys(repo, shard, None)["model_id"] for shard in there.shards]
+        held = [_keys(repo, shard, None)["model_id"] for shard in existing.shards]
     except (OSError, pa.ArrowException):
         return
     lost = {model for column in held for model in pc.unique(column).to_pylist()} - models
     if lost:
         raise RepositoryError(
-            f"{repo / there.config} holds {there.models.written:,} models, and {len(lost):,} of them are not in this "
-            f"source; {_TOGETHER}choose another --name, or pass --replace"
+            f"{repo / existing.config} holds {existing.models.written:,} models, and {len(lost):,} of them are not in "
+            f"this source; {_TOGETHER}choose another --name, or pass --replace"
         )
 
 

@@ -229,7 +229,9 @@ def _rank(rank, ranks, port, queue):
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1",
                    "OMP_NUM_THREADS": "1"}  # fmt: skip
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # what tests of this process made of it before the fork
     made = batches(zoo_of(41), 4, ["number"], shuffle=True, seed=9, even=False)
     accelerator = Accelerator(cpu=True)
     epochs = [numbers(made), numbers(accelerator.prepare(made))]

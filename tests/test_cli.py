@@ -144,7 +144,7 @@ def test_a_raw_zoo_is_built_with_selections_and_a_table_of_what_is_left_out(tmp_
     result = zoo("build", zipped(tmp_path / SEED_ZOO), "--out", tmp_path / "repo")
     assert result.returncode == 0
     assert "5 models, epochs 0–2, 14 rows" in result.stderr
-    assert "no zip archive" in result.stderr
+    assert "not a zip archive" in result.stderr
     result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", "--on-bad", "fail")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert f"{folders[2].name} at epoch 1" in result.stderr

@@ -1,10 +1,12 @@
-"""The examples of the README's section on training run as they stand."""
+"""The README's examples in Python run as they stand, and the paths that the documents name are there."""
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 
 import datasets
+import pytest
 import torch
 from tiny_runs import make_run
 
@@ -12,7 +14,72 @@ from zoo_datasets.builders import build_repository
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.specs.zoos import get_zoo
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+# Files and folders, as `specs/zoos.py`, `networks/layers/`, `pyproject.toml` or `.ci/run`; and names of tables.
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
+OF_USERS = {"zoo.json", "manifest.json", ".pt", ".venv"}  # which training and builds, or make, write
+TABLE = re.compile(r"[A-Z][A-Z_]+")
+
+
+def blocks_of(heading):
+    """The blocks of Python of a section of the README."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+def place_of(name, *others):
+    """The file, folder or module that a document names: from the top, from that of the package, or from others."""
+    if name.startswith("zoo_datasets."):
+        return importlib.util.find_spec(name)
+    return next((place for folder in (ROOT, ROOT / "zoo_datasets", *others) if (place := folder / name).exists()), None)
+
+
+def paths_in(text):
+    """What a text has in backquotes, or as targets of links, that is written as a path."""
+    quoted = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"\]\(([^):#]+)\)", text)]
+    known = {path.name for path in ROOT.iterdir()}
+    return [name for name in quoted if PATH.fullmatch(name) and ("/" in name or "." in name or name in known)]
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_paths_that_a_document_names_are_there(document):
+    text = (ROOT / document).read_text()
+    names = paths_in(re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    assert len(names) > 5
+    beside = (ROOT / document).parent, ROOT / "builders", ROOT / "training", ROOT / "zoo_datasets/stacked"
+    assert [name for name in names if name not in OF_USERS and not place_of(name, *beside)] == []
+
+
+def test_the_tables_where_new_things_go_are_there():
+    text = (ROOT / "docs/architecture.md").read_text().partition("goes here\n")[2]
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 17
+    for _, new, *cells, _ in rows:
+        assert paths_in(cells[0]), new
+        files = [place_of(name) for name in paths_in("".join(cells)) if name.endswith(".py")]
+        modules = [importlib.import_module(module_of(file)) for file in files]
+        for table in (name for name in re.findall(r"`([^`]+)`", "".join(cells)) if TABLE.fullmatch(name)):
+            assert table == "FEATURE" or any(len(vars(module).get(table, ())) for module in modules), (new, table)
+
+
+def module_of(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "zoo_datasets" else ("zoo_datasets", *parts)).removesuffix(".__init__")
+
+
+def test_the_builder_of_datasets_is_what_the_readme_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    make_run(tmp_path / "runs" / "digits_cnn_s", ((14, 2),))
+    build_repository(tmp_path / "runs" / "digits_cnn_s", tmp_path / "model-zoos")
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks_of("From a zoo to a dataset") if "zoo_builder" in block]
+    names = {}
+    exec(block, names)
+    expected = load_zoo("model-zoos", "digits_cnn_s", "train")
+    assert names["zoo"].features == expected.features
+    assert names["zoo"][:] == expected[:]
+    assert list(names["stream"]) == list(expected)
 
 
 def test_the_examples_of_training_on_a_zoo_run(tmp_path, monkeypatch):
@@ -23,8 +90,7 @@ def test_the_examples_of_training_on_a_zoo_run(tmp_path, monkeypatch):
     for run in ("run", "other"):
         build_repository(tmp_path / run, tmp_path / "model-zoos")
     monkeypatch.chdir(tmp_path)
-    (section,) = re.findall(r"^## Train on a zoo\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
-    blocks = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    blocks = blocks_of("Train on a zoo")
     assert len(blocks) == 5
     # A sparse zoo that has as twins what the dense one has as models.
     dense = load_zoo("model-zoos", "digits_cnn_s", "train")

@@ -37,7 +37,7 @@ class Sparsifier:
         variational: whether weights have noise that is trained with them.
         pruning: whether it takes an amount and a scope.
         whole: whether a twin's weights depend on how many epochs there are in all.
-        epochs: for which twins are trained unless told otherwise.
+        epochs: default number of epochs for which twins are trained.
     """
 
     begin: Begin
@@ -96,14 +96,14 @@ def get_sparsifier(name: str, amount: float | None, scope: str | None) -> Sparsi
     """The sparsifier of that name, if it takes such an amount and scope.
 
     Raises:
-        UnknownNameError: with the names that are near.
-        SpecError: where amount or scope is missing, out of range, or not for this one.
+        UnknownNameError: names close matches.
+        SpecError: if amount or scope is missing, out of range, or not applicable to this one.
     """
     if name not in SPARSIFIERS:
         raise UnknownNameError("sparsifier", name, SPARSIFIERS)
-    found = SPARSIFIERS[name]
-    if not found.pruning and (amount is not None or scope is not None):
+    sparsifier = SPARSIFIERS[name]
+    if not sparsifier.pruning and (amount is not None or scope is not None):
         raise SpecError(f"{name} takes no amount and no scope: it finds by training which weights become zero")
-    if found.pruning and (amount is None or not 0 < amount < 1):
+    if sparsifier.pruning and (amount is None or not 0 < amount < 1):
         raise SpecError(f"{name} needs an amount between 0 and 1, the share of weights to prune; found {amount}")
-    return found
+    return sparsifier

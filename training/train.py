@@ -35,27 +35,27 @@ def train_zoo(
     observer: Observer | None = None,
     first: Callable[[Callable[[], None]], None] | None = None,
 ) -> Run:
-    """Train a zoo into the run folder `out`, going on where an earlier call stopped.
+    """Train a zoo into the run folder `out`, resuming where an earlier call stopped.
 
     Args:
         zoo: the zoo; must be dense.
         out: the run's folder; a run may grow in models and epochs, any other change is an error.
         data: the images of the zoo, without limits.
-        models: the first so many members of the zoo's hashed order; None means all.
+        models: number of members, the first in the zoo's hashed order; None means all.
         epochs: the last epoch; None means the zoo's.
-        limits: train, validate and test on the first so many images of each split.
+        limits: numbers of images to train, validate and test on, the first of each split.
         path: engine path, `auto` or a name of `zoo_datasets.training.steps.paths.PATHS`.
         device: torch device of the plain-torch path.
         threads: blocks that train at the same time, on ray in each task; None means all cores.
         engine: where cohorts are trained, a name of `zoo_datasets.training.engines.table.ENGINES`.
         share: which of several processes this is; the call returns when all cohorts of the run are finished.
-        observer: the first process's is told of each finished epoch, whichever process trained it.
+        observer: the first process's is called for each finished epoch, whichever process trained it.
         first: calls a function on the first of several processes while the others wait for it.
 
     Raises:
-        SpecError: where the zoo cannot be trained, or not on these images.
-        RunError: where `out` holds another run, or is asked to shrink.
-        StorageError: where a file could not be written.
+        SpecError: if the zoo cannot be trained, or not on these images.
+        RunError: if `out` holds another run, or is asked to shrink.
+        StorageError: if a file could not be written.
         KeyboardInterrupt: on Ctrl-C, after the workers have let go; finished epochs are on disk.
     """
     limits = limits or Limits()
@@ -115,4 +115,4 @@ def train_population(check: Callable[[Launch], Opening], data: ImageData, launch
 
 
 def _ignore(*_: object) -> None:
-    """Nobody is watching."""
+    """Ignore progress: there is no observer."""

@@ -82,7 +82,7 @@ class TensorStub:
 
 @dataclass(slots=True)
 class StandIn:
-    """An object of a class that is not at hand: its name and its attributes."""
+    """An object of an unavailable class: its name and its attributes."""
 
     name: Name
     attributes: dict[Any, Any] = field(default_factory=dict)
@@ -90,10 +90,10 @@ class StandIn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """The names that a kind of file may use.
+    """The global names that a kind of file may use.
 
     Attributes:
-        calls: what a call of a name gives, from its arguments.
+        calls: for each callable name, the function that builds its result from the arguments.
         stand_in: whether objects of a class are kept as `StandIn`.
     """
 
@@ -107,7 +107,7 @@ def load_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
     Ordered dictionaries come as dict, in their order. Keys of dictionaries are str or int.
 
     Raises:
-        CheckpointError: where the pickle is broken or holds anything else.
+        CheckpointError: if the pickle is broken or holds anything else.
     """
     try:
         return _Machine(data, vocabulary).run()
@@ -361,11 +361,13 @@ class _Machine:
         self._named(module, name)
 
     def _named(self, module: str, name: str) -> None:
-        found = Name(module, name)
-        known = self._vocabulary
-        if found not in known.calls and found not in _CLASSES and not known.stand_in(found):
-            raise CheckpointError(f"its pickle names {found}, which is not needed for tensors; nothing of it was run")
-        self._stack.append(found)
+        global_name = Name(module, name)
+        vocabulary = self._vocabulary
+        if global_name not in vocabulary.calls and global_name not in _CLASSES and not vocabulary.stand_in(global_name):
+            raise CheckpointError(
+                f"its pickle names {global_name}, which is not needed for tensors; nothing of it was run"
+            )
+        self._stack.append(global_name)
 
     def call(self) -> None:
         arguments, called = self._pop(), self._pop()
@@ -374,10 +376,12 @@ class _Machine:
         self._stack.append(self._vocabulary.calls[called](arguments))
 
     def new_object(self) -> None:
-        arguments, made = self._pop(), self._pop()
-        if not isinstance(made, Name) or not self._vocabulary.stand_in(made) or arguments != ():
-            raise CheckpointError(f"its pickle makes an object of {_kind(made)}, which is nothing to build data with")
-        self._stack.append(StandIn(made))
+        arguments, class_name = self._pop(), self._pop()
+        if not isinstance(class_name, Name) or not self._vocabulary.stand_in(class_name) or arguments != ():
+            raise CheckpointError(
+                f"its pickle makes an object of {_kind(class_name)}, which is nothing to build data with"
+            )
+        self._stack.append(StandIn(class_name))
 
     def build(self) -> None:
         state, target = self._pop(), self._top()

@@ -35,7 +35,7 @@ class TensorPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Recognised:
-    """What a structure is.
+    """The architecture, layout and tensors recognised in a structure.
 
     Attributes:
         parts: the tensors in the order of the layout.
@@ -62,7 +62,7 @@ def recognise(structure: Structure) -> Recognised:
     """The architecture whose layout has these tensors.
 
     Raises:
-        CheckpointError: where none has; says what was found.
+        CheckpointError: if none has; the message lists the tensors found.
     """
     parts = _parts(structure.tensors)
     if not parts:
@@ -72,18 +72,16 @@ def recognise(structure: Structure) -> Recognised:
         if network is not None:
             return Recognised(structure=structure, network=network, parts=tuple(parts), sparsifier=_sparsifier(parts))
     shown = ", ".join(f"{part.tensor.name[:40]} {list(part.tensor.shape)}" for part in parts[:3])
-    raise CheckpointError(
-        f"its {len(parts)} tensors ({shown}, …) are those of no architecture ({', '.join(ARCHITECTURES)})"
-    )
+    raise CheckpointError(f"its {len(parts)} tensors ({shown}, …) match no architecture ({', '.join(ARCHITECTURES)})")
 
 
 def fits(structure: Structure, layout: WeightLayout) -> str:
-    """Why a structure is not of a layout: the first tensor that is missing, surplus or wrong."""
-    return difference(layout, _parts(structure.tensors)) or "its tensors fit"
+    """Why a structure does not match a layout: the first tensor that is missing, surplus or wrong."""
+    return difference(layout, _parts(structure.tensors)) or "its tensors match"
 
 
 def difference(layout: WeightLayout, parts: Sequence[TensorPart]) -> str | None:
-    """The first tensor that is missing, surplus or wrong; None where all fit."""
+    """The first tensor that is missing, surplus or wrong; None if all match."""
     for spec, part in itertools.zip_longest(layout.tensors, parts):
         if part is None:
             return f"tensor {spec.name!r} {list(spec.shape)} is missing"
@@ -91,8 +89,8 @@ def difference(layout: WeightLayout, parts: Sequence[TensorPart]) -> str | None:
         if spec is None:
             return f"tensor {tensor.name[:80]!r} {list(tensor.shape)} is surplus"
         if tensor.shape != spec.shape or _kind(tensor.name) != spec.name.rsplit(".", 1)[-1]:
-            found = f"tensor {tensor.name[:80]!r} {list(tensor.shape)}"
-            return f"{found} stands where {spec.name!r} {list(spec.shape)} belongs"
+            actual = f"tensor {tensor.name[:80]!r} {list(tensor.shape)}"
+            return f"{actual} stands where {spec.name!r} {list(spec.shape)} belongs"
     return None
 
 
@@ -162,7 +160,7 @@ def _parts(tensors: Sequence[StoredTensor]) -> list[TensorPart]:
         for other in extra.values():
             if other.shape != tensor.shape:
                 raise CheckpointError(
-                    f"tensor {other.name[:80]!r} {list(other.shape)} has not the shape of {tensor.name[:80]!r}"
+                    f"tensor {other.name[:80]!r} {list(other.shape)} does not have the shape of {tensor.name[:80]!r}"
                 )
         parts.append(TensorPart(tensor=tensor, log_sigma2=extra.get("log_sigma2"), mask=extra.get("mask")))
     if beside:
@@ -183,7 +181,7 @@ def _sparsifier(parts: Sequence[TensorPart]) -> SparsifierName | None:
 
 
 def _network_of(architecture: Architecture, parts: Sequence[TensorPart]) -> NetworkKind | None:
-    """The architecture's network with these tensors; None where there is none.
+    """The architecture's network with these tensors; None if they do not match.
 
     Its layouts for few channels and classes tell which sizes of tensors grow with them, and by how much.
     """
@@ -198,7 +196,7 @@ def _network_of(architecture: Architecture, parts: Sequence[TensorPart]) -> Netw
 
 def _solved(shapes: Sequence[tuple[int, ...]], one: NetworkKind | None, two: NetworkKind | None) -> int | None:
     """The number with which an architecture has these shapes, from its networks with one and with two: the first size
-    in which these differ grows evenly. 1 where they are equal; None where there is no such number."""
+    in which these differ grows evenly. 1 where they are equal; None if there is no such number."""
     if one is None or two is None or not len(shapes) == len(one.layout.tensors) == len(two.layout.tensors):
         return None
     for shape, first, second in zip(shapes, one.layout.tensors, two.layout.tensors, strict=True):

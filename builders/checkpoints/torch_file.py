@@ -83,7 +83,7 @@ class Structure:
 
     @property
     def checksums(self) -> list[tuple[int, int, int]]:
-        """Start and length of bytes that a CRC is told of, and where that stands, 4 bytes little-endian."""
+        """For each CRC: start and length of the bytes it covers, and its own offset (4 bytes, little-endian)."""
         return [
             (data.start, data.stop - data.start, place)
             for data, place in zip(self._storages, self._places, strict=True)
@@ -97,7 +97,7 @@ class Structure:
         """Compare the tensors' bytes with their checksums.
 
         Raises:
-            CheckpointError: where they differ.
+            CheckpointError: if they differ.
         """
         if tuple(map(crc32, map(memoryview(data).__getitem__, self._storages))) != self._checksums.unpack(data):
             raise CheckpointError("the checksum of a tensor's bytes is wrong; the file is damaged")
@@ -116,7 +116,7 @@ class Structure:
 
 
 class CheckpointReader:
-    """Reads checkpoints; remembers the structures that it has met. Threads may use it at a time."""
+    """Reads checkpoints; caches the structures it has seen. Thread-safe."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Structure, ...]] = {}
@@ -126,26 +126,26 @@ class CheckpointReader:
         """The structure of a file, its checksums verified.
 
         Raises:
-            CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+            CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
         """
-        for known in self._known.get(len(data), ()):
-            if known.fits(data):
-                known.check(data)
-                return known
-        found = parse_structure(data)
-        found.check(data)
+        for candidate in self._known.get(len(data), ()):
+            if candidate.fits(data):
+                candidate.check(data)
+                return candidate
+        structure = parse_structure(data)
+        structure.check(data)
         with self._lock:
             if len(data) not in self._known and len(self._known) >= _KNOWN_SIZES:
                 self._known.pop(next(iter(self._known)))
-            self._known[len(data)] = (*self._known.get(len(data), ()), found)[-_KNOWN_PER_SIZE:]
-        return found
+            self._known[len(data)] = (*self._known.get(len(data), ()), structure)[-_KNOWN_PER_SIZE:]
+        return structure
 
 
 def read_tensors(data: bytes) -> dict[str, NDArray[np.float32]]:
     """The tensors of one checkpoint by name, as float32 in their shapes.
 
     Raises:
-        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+        CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     structure = CheckpointReader().structure(data)
     files = as_files([data])
@@ -161,18 +161,20 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     """The members of a torch archive by their names without the archive's folder, and where their bytes begin.
 
     Raises:
-        CheckpointError: where this is no archive that torch writes.
+        CheckpointError: if this is not an archive as torch writes it.
     """
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
     if data[:2] != b"PK":
-        found = "it is empty" if not len(data) else "it is no zip archive"
+        problem = "it is empty" if not len(data) else "it is not a zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"
         why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
-        raise CheckpointError(why if old else f"{found}, as torch.save writes; it is cut short or something else")
+        raise CheckpointError(why if old else f"{problem}, as torch.save writes; it is cut short or something else")
     entries, counted = read_directory(lambda start, count: data[start : start + count], len(data), "it")
     if counted != len(entries):
-        raise CheckpointError(f"it is broken: its end tells of {counted:,} members, its directory of {len(entries):,}")
+        raise CheckpointError(
+            f"it is broken: its end record counts {counted:,} members, its directory lists {len(entries):,}"
+        )
     folder = entries[0].name.split("/")[0] if entries else ""
     members: dict[str, Member] = {}
     for member in entries:
@@ -205,7 +207,7 @@ def parse_structure(data: bytes) -> Structure:
     """Work out the structure of a state dict's file.
 
     Raises:
-        CheckpointError: where it is no checkpoint, is broken, or holds anything but tensors.
+        CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     members, starts = open_archive(data)
     if members["data.pkl"].size > MAX_PICKLE:
@@ -222,7 +224,7 @@ def state_tensors(state: object, members: dict[str, Member], starts: dict[str, i
     """The tensors of a state dict, each lying wholly in its storage, no two in the same place.
 
     Raises:
-        CheckpointError: where it holds something else than tensors, or storages that are not there.
+        CheckpointError: if it holds anything but tensors, or a storage is missing.
     """
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"it holds a {type(state).__name__}, expected a state dict with tensors")

@@ -66,19 +66,19 @@ _Fields = tuple[str, bytes, int, int, int, int, int, int, int]  # those of a mem
 
 
 class Directory(NamedTuple):
-    """The members of an archive in their order; `counted` is how many its end says that there are."""
+    """The members of an archive in their order; `counted` is the number that its end record states."""
 
     members: list[Member]
     counted: int
 
 
 def read_directory(read: Read, total: int, what: str = "the archive") -> Directory:
-    """The directory of an archive of `total` bytes, to its end whatever it says of the number of its members.
+    """The directory of an archive of `total` bytes, read to its end whatever number of members it states.
 
     Bytes in front of the archive, of which its own places know nothing, are passed over.
 
     Raises:
-        CheckpointError: where it is no zip archive, is cut short, or its members overlap.
+        CheckpointError: if it is not a zip archive, is cut short, or its members overlap.
     """
     end = _end(read, total, what)
     if end.start < 0 or end.start + end.size > end.limit or end.size > MAX_DIRECTORY:
@@ -90,12 +90,12 @@ def read_directory(read: Read, total: int, what: str = "the archive") -> Directo
     if end.size > _LARGE_DIRECTORY and read(end.start, 4) != _CENTRAL_SIGNATURE:
         raise CheckpointError(f"{what} is broken: there is no directory where it should begin")
     directory = read(end.start, end.size)
-    found = list(_records(directory, end.start, end.before, what))
-    headers = [fields[-2] for fields in found]
-    ends = [end.start] * len(found)
-    for index, following in itertools.pairwise(sorted(range(len(found)), key=headers.__getitem__)):
+    records = list(_records(directory, end.start, end.before, what))
+    headers = [fields[-2] for fields in records]
+    ends = [end.start] * len(records)
+    for index, following in itertools.pairwise(sorted(range(len(records)), key=headers.__getitem__)):
         ends[index] = headers[following]
-    members = [Member(*fields, stop) for fields, stop in zip(found, ends, strict=True)]
+    members = [Member(*fields, stop) for fields, stop in zip(records, ends, strict=True)]
     for member in members:
         if member.header + LOCAL_SIZE + len(member.raw_name) + member.compressed > member.end:
             raise CheckpointError(f"{what} is broken: member {member.name[:80]!r} overlaps what follows it")
@@ -117,7 +117,7 @@ def _end(read: Read, total: int, what: str) -> _End:
     tail = read(total - length, length)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END.size:
-        raise CheckpointError(f"{what} is no zip archive or is cut short: there is no directory at its end")
+        raise CheckpointError(f"{what} is not a zip archive or is cut short: there is no directory at its end")
     position = total - length + at
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
     locator = position - _END64_LOCATOR.size
@@ -202,17 +202,17 @@ def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> 
 
 
 def data_start(header: bytes, member: Member) -> int:
-    """Where a member's data begins, from its local header, which must tell the same as the directory.
+    """Where a member's data begins, from its local header, which must agree with the directory.
 
     Raises:
-        CheckpointError: where it tells something else.
+        CheckpointError: if they differ.
     """
     if len(header) < LOCAL_SIZE + len(member.raw_name):
         raise CheckpointError(f"member {member.name[:80]!r} is cut short")
     fields = _LOCAL.unpack_from(header)
     name = header[LOCAL_SIZE : LOCAL_SIZE + fields[9]]
     if fields[0] != _LOCAL_SIGNATURE or fields[3] != member.method or name != member.raw_name:
-        raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory tell different things")
+        raise CheckpointError(f"member {member.name[:80]!r}: its header and the directory differ")
     start = int(member.header + LOCAL_SIZE + fields[9] + fields[10])
     if start + member.compressed > member.end:
         raise CheckpointError(f"member {member.name[:80]!r} overlaps what follows it")
@@ -223,7 +223,7 @@ def read_member(read: Read, member: Member, limit: int) -> bytes:
     """The content of a member, its size and CRC checked.
 
     Raises:
-        CheckpointError: where it is encrypted, of another compression than deflate, larger than `limit` or than
+        CheckpointError: if it is encrypted, of another compression than deflate, larger than `limit` or than
             it says, compressed as no data is, or broken.
     """
     check_readable(member, limit)
@@ -282,9 +282,9 @@ def check_name(name: str) -> str | None:
     if not _ODD_NAME.search(name.rstrip("/")):
         return None
     if not name or name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":":
-        return f"{name[:80]!r} is no relative path"
+        return f"{name[:80]!r} is not a relative path"
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
-        return f"{name[:80]!r} climbs out of its folder or is no plain path"
+        return f"{name[:80]!r} climbs out of its folder or is not a plain path"
     return None
 
 

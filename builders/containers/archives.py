@@ -53,7 +53,7 @@ class ZipFile(AtHand, OneByOne):
         self.notes: Sequence[Note] = ()
         if counted != len(members):
             text = (
-                f"the end of {self.name}.zip says that it has {counted:,} members, and its directory lists "
+                f"the end record of {self.name}.zip counts {counted:,} members, and its directory lists "
                 f"{len(members):,}: all of these were read"
             )
             self.notes = (Note("import-archive-count", text, whole=True),)
@@ -73,16 +73,16 @@ class ZipFile(AtHand, OneByOne):
 
     def extents(self, paths: Iterable[str], limit: int) -> list[tuple[int, int]]:
         """Where members lie in the archive, without those that `read` would refuse."""
-        found = []
+        places = []
         for path in paths:
             with contextlib.suppress(CheckpointError):
                 if (member := self._members.get(path)) is not None:
                     check_readable(member, limit)
-                    found.append(extent(member))
-        return found
+                    places.append(extent(member))
+        return places
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a member; see `Container`."""
+        """The content of a member; errors as in `Container.read`."""
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         return read_member(self._read, self._members[path], limit)
@@ -97,9 +97,9 @@ class TarFile(AtHand, OneByOne):
 
     def __init__(self, path: Path) -> None:
         self.name = stem(path)
-        found = path.stat()
-        self._identity = ["tar", found.st_size, found.st_mtime_ns]
-        self._descriptor = _plain_tar(path, found.st_size)
+        status = path.stat()
+        self._identity = ["tar", status.st_size, status.st_mtime_ns]
+        self._descriptor = _plain_tar(path, status.st_size)
         weakref.finalize(self, os.close, self._descriptor)
         self._members: dict[str, tuple[int, int]] = {}
         refused: dict[str, str] = {}
@@ -118,7 +118,7 @@ class TarFile(AtHand, OneByOne):
                 self._check_end(opened.offset)
         # RecursionError: long names of long names.
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
-            raise SourceError(f"{path} is no tar archive, or is cut short or broken: {error}") from error
+            raise SourceError(f"{path} is not a tar archive, or is cut short or broken: {error}") from error
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
 
@@ -147,7 +147,7 @@ class TarFile(AtHand, OneByOne):
             refused[name] = reason
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a member; see `Container`."""
+        """The content of a member; errors as in `Container.read`."""
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         start, size = self._members[path]
@@ -189,7 +189,7 @@ class _TarHeaders:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerKind:
-    """A kind of container: the endings that tell it, and how to open one."""
+    """A kind of container: its file name endings, and how to open one."""
 
     endings: tuple[str, ...]
     open: Callable[[Path], Container]
@@ -197,13 +197,13 @@ class ContainerKind:
 
 def _open_zip(path: Path) -> ZipFile:
     descriptor = open_binary(path, os.O_RDONLY)
-    found = os.fstat(descriptor)
+    status = os.fstat(descriptor)
     try:
         archive = ZipFile(
             stem(path),
             lambda start, count: read_at(descriptor, count, start),
-            found.st_size,
-            ["zip", found.st_size, found.st_mtime_ns],
+            status.st_size,
+            ["zip", status.st_size, status.st_mtime_ns],
             str(path),
         )
     except CheckpointError:
@@ -225,10 +225,10 @@ def is_archive(path: Path) -> bool:
 
 
 def open_container(path: Path, threads: int = 1) -> Container:
-    """The container at a path; a folder is listed by so many threads.
+    """The container at a path; a folder is listed by `threads` threads.
 
     Raises:
-        SourceError: where there is none, or the archive is broken.
+        SourceError: if the path is neither a folder nor an archive, or the archive is broken.
     """
     try:
         if path.is_dir():

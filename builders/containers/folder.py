@@ -38,44 +38,43 @@ class Container(Protocol):
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """What cannot be read, each with its reason; names that are no paths stand here alone."""
+        """Paths that cannot be read, each with its reason; invalid names are listed here only."""
 
     @property
     def notes(self) -> Sequence[Note]:
-        """What was strange about it as a whole."""
+        """Notes about the container as a whole."""
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a file.
 
         Raises:
-            CheckpointError: where it is larger than `limit` bytes, broken or cannot be read.
+            CheckpointError: if it is larger than `limit` bytes, broken or cannot be read.
         """
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
-        """Make files ready that will be read, none of them larger than `limit` bytes: what is far away is fetched,
-        several at a time.
+        """Make files of up to `limit` bytes ready to be read: remote ones are fetched, several at a time.
 
         Raises:
-            DownloadError: where that fails; a file that is not there says so when it is read.
+            DownloadError: if fetching fails; a missing file raises only when it is read.
         """
 
     def read_alike(
         self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
-        """Read many files that should be of one structure; see `native_files.read_alike`. None where this container
-        does not do so."""
+        """Read many files that should be of one structure; see `native_files.read_alike`. None if this container
+        does not support it."""
 
     def fingerprint(self) -> str:
         """Changes when the files change; cheap."""
 
 
 class AtHand:
-    """A container whose files need not be fetched."""
+    """A container whose files are local."""
 
     notes: Sequence[Note] = ()
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
-        """Nothing to do; see `Container`."""
+        """Do nothing: the files are local."""
 
 
 class OneByOne:
@@ -84,7 +83,7 @@ class OneByOne:
     def read_alike(
         self: Container, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
-        """Read many files; see `Container`."""
+        """Read many files of one structure into `memory`; see `Container.read_alike`."""
         if library() is None:
             return None
         here = np.zeros(len(paths), np.bool_)
@@ -111,9 +110,9 @@ class Folder(AtHand):
         if self._tree is None:
             self.entries, self.refused = _walk(path)
         else:
-            told = self._tree.refused.items()
+            unreadable = self._tree.refused.items()
             self.entries = self._tree.entries
-            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in told}
+            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in unreadable}
 
     @functools.cached_property
     def _descriptor(self) -> int:
@@ -122,7 +121,7 @@ class Folder(AtHand):
         return descriptor
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a file; see `Container`."""
+        """The content of a file; errors as in `Container.read`."""
         if path in self.refused:
             raise CheckpointError(self.refused[path])
         return read_file(f"{self._path}/{path}", limit)
@@ -130,12 +129,12 @@ class Folder(AtHand):
     def read_alike(
         self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
-        """Read many files; see `Container`."""
+        """Read many files of one structure into `memory`; see `Container.read_alike`."""
         if any(map(self.refused.__contains__, paths)):
             return None
         try:
             return read_alike(self._descriptor, paths, template, memory)
-        except OSError:  # each file tells why
+        except OSError:  # reading each file reports why
             return None
 
     def fingerprint(self) -> str:
@@ -149,7 +148,7 @@ class Folder(AtHand):
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The content of a file on disk, no link; see `Container.read`."""
+    """The content of a regular file on disk, not a link; errors as in `Container.read`."""
     descriptor = -1
     try:
         if not _UNFOLLOWED and not stat.S_ISREG(os.lstat(path).st_mode):
@@ -171,10 +170,10 @@ def read_file(path: str, limit: int) -> bytes:
 
 def _stamp(path: str) -> str:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:  # it vanished
         return "-1 -1"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 # Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.

@@ -21,10 +21,10 @@ _PART = re.compile(r"(-\d{8}T\d{6}Z)?(-\d+)*-\d{3}|[._ -]part[._ -]?\d+|\s?\(\d+
 
 
 class Joined(OneByOne):
-    """The parts of one zoo. A file that stands in several of them must be the same in all.
+    """The parts of one zoo. A file that several of them hold must be the same in all.
 
     Raises:
-        SourceError: where they are of different zoos, or hold different files under one name.
+        SourceError: if they belong to different zoos, or hold different content under one name.
     """
 
     def __init__(self, parts: Sequence[Container]) -> None:
@@ -62,14 +62,14 @@ class Joined(OneByOne):
         self.notes: Sequence[Note] = [*repeated_notes, *(note for part in parts for note in part.notes)]
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a file; see `Container`."""
+        """The content of a file; errors as in `Container.read`."""
         if path not in self._where:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         part, entry = self._where[path]
         return part.read(entry, limit)
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
-        """Fetch what is far away; see `Container`."""
+        """Fetch remote files, each from the part that holds it."""
         wanted: dict[int, list[str]] = {}
         for path in paths:
             if path in self._where:
@@ -81,7 +81,7 @@ class Joined(OneByOne):
     def read_alike(
         self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
-        """Read many files; see `Container`."""
+        """Read many files, by their part's own fast path if all lie in one part."""
         places = [self._where[path] for path in paths if path in self._where]
         if len(places) == len(paths) and len({id(part) for part, _ in places}) == 1:
             return places[0][0].read_alike([entry for _, entry in places], template, memory)
@@ -92,7 +92,7 @@ class Joined(OneByOne):
         return digest_of(["joined", *(part.fingerprint() for part in self._parts)])
 
     def _path(self, part: Container, root: str, entry: str) -> str:
-        """Where an entry of a part stands: below the zoo's name, or else, as what is no part of the zoo, the part's."""
+        """The joined path of a part's entry: below the zoo's name, or below the part's if outside the zoo's folder."""
         if entry.startswith(root):
             return f"{self.name}/{entry[len(root) :]}"
         return f"{part.name}: {entry}"
@@ -105,7 +105,7 @@ class Joined(OneByOne):
             raise SourceError(f"{path[:200]!r} stands in two parts and cannot be compared: {error}") from error
         if not same:
             raise SourceError(
-                f"{path[:200]!r} stands in two parts with different content: they are no parts of one zoo; "
+                f"{path[:200]!r} stands in two parts with different content: they are not parts of one zoo; "
                 "build each into a config of its own with --name"
             )
 

@@ -47,7 +47,7 @@ class RemoteZip(ZipFile):
         )
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
-        """Fetch members, neighbours together; see `Container`."""
+        """Fetch members, adjacent ones in one request."""
         self._cache.fetch(self.extents(paths, limit), f"parts of {self.name}.zip")
 
 
@@ -55,24 +55,24 @@ def open_location(location: Path | str, fetched: Fetched | None = None) -> Conta
     """The container at a path or behind a URL. Opening it again, in another process too, fetches nothing twice.
 
     Raises:
-        SourceError: where there is none, or the archive is broken.
-        DownloadError, StorageError: where it cannot be fetched or kept.
+        SourceError: if it is neither a folder nor an archive, or the archive is broken.
+        DownloadError, StorageError: if it cannot be fetched or kept.
     """
-    found = locate(location, fetched=fetched)
-    return open_container(found) if isinstance(found, Path) else found
+    place = locate(location, fetched=fetched)
+    return open_container(place) if isinstance(place, Path) else place
 
 
 def has_file(place: Place, name: str) -> bool:
-    """Whether a file of that name stands in a folder itself, here or afar."""
+    """Whether a folder, local or remote, directly holds a file of that name."""
     return (place / name).is_file() if isinstance(place, Path) else name in place.entries
 
 
 def local_folder(place: Place) -> Path:
-    """The folder at a path; of one that lies afar, a copy of all that it holds.
+    """The folder at a path; for a remote one, a complete local copy.
 
     Raises:
-        SourceError: where it is an archive.
-        DownloadError, StorageError: where it cannot be fetched or kept.
+        SourceError: if it is an archive.
+        DownloadError, StorageError: if it cannot be fetched or kept.
     """
     if isinstance(place, Path):
         return place
@@ -93,8 +93,8 @@ def locate(
         whole: whether all of it will be read.
 
     Raises:
-        SourceError: where the URL names neither a folder nor an archive.
-        DownloadError, StorageError: where it cannot be fetched or kept.
+        SourceError: if the URL names neither a folder nor an archive.
+        DownloadError, StorageError: if it cannot be fetched or kept.
     """
     if not isinstance(location, str) or not is_url(location):
         return Path(location)
@@ -117,14 +117,14 @@ def remote_folder(url: str, mirror: Path, fetched: Fetched | None = None) -> Rem
     """A folder of a web server, with the files that are fetched in the folder `mirror`.
 
     Raises:
-        DownloadError: where the server does not list it.
+        DownloadError: if the server does not list it.
     """
     return RemoteFolder(HttpTree(Http(), url), mirror.name, mirror, fetched)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """What `locate` was asked for, besides where."""
+    """The arguments of `locate` other than the location."""
 
     endings: tuple[str, ...]
     whole: bool
@@ -132,7 +132,7 @@ class _Asked:
     fetched: Fetched | None
 
     def name(self, file: RemoteFile) -> str | None:
-        """The name that tells what a file is; `…/files/zoo.zip/content` has it in the middle."""
+        """The name that identifies the kind of file; `…/files/zoo.zip/content` has it in the middle."""
         return next((name for name in file.names if self._known(name)), None)
 
     def _known(self, name: str) -> bool:
@@ -181,7 +181,7 @@ def _folder(tree: HttpTree | FsspecTree, url: str, path: str, fetched: Fetched |
 
 
 def _key(url: str, version: str, size: int | None) -> str:
-    """A name in the cache. The query counts where nothing else tells two files apart; it may hold a token, so that it
-    counts only as a part of a hash."""
+    """A name in the cache. The query counts only if nothing else distinguishes two files; as it may hold a token, it
+    enters only as part of a hash."""
     named: Sequence[object] = [shown(url), size, version] if version else [shown(url), size, urlsplit(url).query]
     return digest_of(["download", *named])[:32]

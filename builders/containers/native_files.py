@@ -42,21 +42,21 @@ class _Structure(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where there is no compiler."""
+    """The compiled functions; None if no compiler is available."""
     try:
         source = resources.files("zoo_datasets.builders.containers") / "files.c"
-        found = compile_library(source.read_text(encoding="utf-8"))
+        compiled = compile_library(source.read_text(encoding="utf-8"))
     except (NativeError, OSError):
         return None
     pointer, number, text = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p
-    found.zoo_list.argtypes = [text, text, pointer]
-    found.zoo_read.argtypes = [ctypes.c_int, text, number, pointer, pointer, pointer]
-    found.zoo_check.argtypes = [number, pointer, pointer, pointer]
-    found.zoo_free.argtypes = [pointer]
-    found.zoo_crc32.argtypes = [text, number]
-    found.zoo_crc32.restype = ctypes.c_uint32
-    found.zoo_read.restype = found.zoo_check.restype = found.zoo_free.restype = None
-    return found
+    compiled.zoo_list.argtypes = [text, text, pointer]
+    compiled.zoo_read.argtypes = [ctypes.c_int, text, number, pointer, pointer, pointer]
+    compiled.zoo_check.argtypes = [number, pointer, pointer, pointer]
+    compiled.zoo_free.argtypes = [pointer]
+    compiled.zoo_crc32.argtypes = [text, number]
+    compiled.zoo_crc32.restype = ctypes.c_uint32
+    compiled.zoo_read.restype = compiled.zoo_check.restype = compiled.zoo_free.restype = None
+    return compiled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,17 +76,17 @@ class Tree:
 
 
 def list_tree(root: str, threads: int = 1) -> Tree | None:
-    """What lies below a folder, its folders listed by so many threads; None without a compiler."""
+    """What lies below a folder, its folders listed by `threads` threads; None without a compiler."""
     functions = library()
     if functions is None:
         return None
     try:
         # Once and here: what comes or goes meanwhile is in or out, and each folder is listed by one thread.
         with os.scandir(root) as listing:
-            found = sorted(map(_own, listing), key=lambda entry: entry.path)
+            top_level = sorted(map(_own, listing), key=lambda entry: entry.path)
     except OSError as error:
         return Tree(entries=[], refused={"": error.errno}, stamps=b"")
-    folders = [entry.path for entry in found if entry.path.endswith("/")]
+    folders = [entry.path for entry in top_level if entry.path.endswith("/")]
     if threads <= 1:
         below = {path: _list_below(functions, root, path) for path in folders}
     else:
@@ -95,7 +95,7 @@ def list_tree(root: str, threads: int = 1) -> Tree | None:
             below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
         finally:
             pool.shutdown(cancel_futures=True)
-    trees = [below.get(entry.path) or entry.tree for entry in found]
+    trees = [below.get(entry.path) or entry.tree for entry in top_level]
     return Tree(
         entries=list(itertools.chain.from_iterable(tree.entries for tree in trees)),
         refused={path: number for tree in trees for path, number in tree.refused.items()},
@@ -123,10 +123,10 @@ def _own(entry: os.DirEntry[str]) -> _Own:
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
-        found = entry.stat(follow_symlinks=False)
+        status = entry.stat(follow_symlinks=False)
     except OSError:  # it vanished, as files.c has it
         return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:
@@ -164,15 +164,19 @@ class Template:
 
     @classmethod
     def of(cls, structure: Structure) -> Template:
-        """That of a structure."""
+        """The template of a structure.
+
+        Raises:
+            ValueError: if it refers to bytes outside the file.
+        """
         pieces = np.array([(start, len(same)) for start, same in structure.pieces], np.int64).reshape(-1, 2)
         checksums = np.array(structure.checksums, np.int64).reshape(-1, 3)
         ends = (pieces.sum(axis=1), checksums[:, :2].sum(axis=1), checksums[:, 2] + 4)
         if any((end > structure.length).any() for end in ends) or any((p < 0).any() for p in (pieces, checksums)):
-            raise ValueError(f"a structure of {structure.length:,} bytes tells of places outside of them")
+            raise ValueError(f"a structure of {structure.length:,} bytes refers to places outside of them")
         same = np.frombuffer(b"".join(same for _, same in structure.pieces), np.uint8)
-        told = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
-        return cls(structure.length, told, (pieces, checksums, same))
+        c_structure = _Structure(structure.length, len(pieces), len(checksums), _at(pieces), _at(checksums), _at(same))
+        return cls(structure.length, c_structure, (pieces, checksums, same))
 
 
 def read_alike(
@@ -184,21 +188,21 @@ def read_alike(
         memory: uint8 [len(paths) · length + 1] or more.
 
     Returns:
-        bool [len(paths)], whether a file is of the structure and undamaged; of the others nothing is told. None
-        without a compiler.
+        bool [len(paths)], true for each file that has the structure and is undamaged; the memory of the others is
+        undefined. None without a compiler.
     """
     functions = library()
     if functions is None:
         return None
     _check_memory(memory, len(paths) * template.length + 1)
     good = np.zeros(len(paths), np.bool_)
-    told = ctypes.byref(template._told)
-    functions.zoo_read(folder, _joined(paths), len(paths), told, _at(memory), _at(good))
+    c_structure = ctypes.byref(template._told)
+    functions.zoo_read(folder, _joined(paths), len(paths), c_structure, _at(memory), _at(good))
     return good
 
 
 def check_alike(memory: NDArray[np.uint8], count: int, template: Template) -> NDArray[np.bool_] | None:
-    """Which of so many files in memory, one after another, are of the template's structure and undamaged.
+    """Which of `count` consecutive files in memory have the template's structure and are undamaged.
 
     Returns:
         bool [count]; None without a compiler.

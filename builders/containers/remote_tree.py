@@ -45,7 +45,7 @@ _CHECKPOINT = "checkpoints"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
-    """One entry of a folder; `version` changes with it, as far as the server tells."""
+    """One entry of a folder; `version` changes with it, if the server provides one."""
 
     name: str
     folder: bool
@@ -62,11 +62,11 @@ class Tree(Protocol):
         """The entries of a folder, whose path ends with a slash or is empty.
 
         Raises:
-            MissingError, DownloadError: where there is none.
+            MissingError, DownloadError: if it does not exist or cannot be listed.
         """
 
     def file(self, path: str) -> RemoteFile:
-        """A file below it; it need not be there."""
+        """A file below it, which may not exist; reading it then raises MissingError."""
 
 
 class HttpTree:
@@ -78,7 +78,7 @@ class HttpTree:
         self._http, self._url = http, url
 
     def list(self, path: str) -> list[Listed]:
-        """See `Tree`."""
+        """The entries of a folder, from the server's JSON listing."""
         file = HttpFile(self._http, moved(self._url, quote(path)), accept="application/json, */*;q=0.1")
         data = bytearray()
         for position, piece in file.pieces():
@@ -89,12 +89,12 @@ class HttpTree:
             return [_entry(item) for item in parse_json(data)]
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise DownloadError(
-                f"{file.shown} is no listing of a folder as JSON, [{{name, type, size}}, …] expected; "
+                f"{file.shown} is not a folder listing as JSON, [{{name, type, size}}, …] expected; "
                 "give the URL of an archive (.zip, .tar, .tar.gz), or of a folder that the server lists as JSON"
             ) from error
 
     def file(self, path: str) -> RemoteFile:
-        """See `Tree`."""
+        """The file behind the tree's URL extended by `path`."""
         return HttpFile(self._http, moved(self._url, quote(path)))
 
 
@@ -120,9 +120,9 @@ class FsspecTree:
         self._fs, self._path, self._url = fs, path.rstrip("/"), url
 
     def list(self, path: str) -> list[Listed]:
-        """See `Tree`."""
+        """The entries of a folder, as the file system lists them."""
         folder = f"{self._path}/{path}".rstrip("/")
-        found = asked_of_fsspec(self._url, self._fs.ls, folder, detail=True)
+        infos = asked_of_fsspec(self._url, self._fs.ls, folder, detail=True)
         return [
             Listed(
                 name=info["name"].rstrip("/").rsplit("/", 1)[-1],
@@ -130,19 +130,19 @@ class FsspecTree:
                 size=info.get("size") if info["type"] != "directory" else None,
                 version=version_of(info),
             )
-            for info in found
+            for info in infos
             if info["name"].rstrip("/") != folder  # object stores list a folder's own marker
         ]
 
     def file(self, path: str) -> RemoteFile:
-        """See `Tree`."""
+        """The file at `path` below the folder, on its file system."""
         return FsspecFile(self._fs, f"{self._path}/{path}", self._url)
 
 
 class RemoteFolder(OneByOne):
     """A remote folder as a container; files that were fetched lie in a local folder, `mirror`.
 
-    Checkpoint folders are not listed: each is taken to hold its `checkpoints`, which says so when it is not there.
+    Checkpoint folders are not listed: each is assumed to hold a file `checkpoints`; reading a missing one reports it.
     """
 
     notes: Sequence[Note] = ()
@@ -161,7 +161,7 @@ class RemoteFolder(OneByOne):
         self.entries: Sequence[str] = sorted(self._listed)
 
     def read(self, path: str, limit: int) -> bytes:
-        """The content of a file; see `Container`."""
+        """The content of a file; errors as in `Container.read`."""
         self.prepare([path], limit)
         listed = self._listed.get(path)
         if path in self.refused or listed is None:
@@ -175,7 +175,7 @@ class RemoteFolder(OneByOne):
         return read_file(str(self.mirror / path), limit)
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
-        """Fetch files; see `Container`."""
+        """Fetch files that the mirror lacks, several at a time."""
         wanted = [path for path in dict.fromkeys(paths) if self._is_wanted(path, limit)]
         if not wanted:
             return
@@ -207,14 +207,14 @@ class RemoteFolder(OneByOne):
         return (listed.size or 0) <= limit and not self._is_here(path)
 
     def _is_here(self, path: str) -> bool:
-        """Whether the mirror has the file that is listed: of that size, with the mark of that version."""
+        """Whether the mirror holds the listed file, by size and version mark."""
         listed = self._listed[path]
         try:
-            found = os.lstat(self.mirror / path)
+            status = os.lstat(self.mirror / path)
         except OSError:
             return False
-        return found.st_size == (found.st_size if listed.size is None else listed.size) and (
-            found.st_mtime_ns == _mark(listed)
+        return status.st_size == (status.st_size if listed.size is None else listed.size) and (
+            status.st_mtime_ns == _mark(listed)
         )
 
     def _fetch(self, path: str, limit: int, halt: Halt) -> None:
@@ -263,7 +263,7 @@ class RemoteFolder(OneByOne):
             raise DownloadError(f"{self._tree.shown} is more than {_DEPTH} folders deep; give the zoo's own folder")
 
     def _add(self, folder: str, entry: Listed, refused: dict[str, str]) -> str | None:
-        """Take an entry up; returns the path of a folder that is still to be listed."""
+        """Record an entry; returns its path if it is a folder still to be listed."""
         path = f"{folder}{entry.name}"
         reason = check_name(path) or _no_name(entry.name)
         if reason is not None:
@@ -285,7 +285,7 @@ def _no_name(name: str) -> str | None:
     try:
         name.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can tell and no URL can hold
-        return "a name is no Unicode text"
+        return "a name is not Unicode text"
     return None
 
 

@@ -1,4 +1,4 @@
-"""One build under way: its parts, what became of them, and what there is to say of it."""
+"""One build under way: its parts, their outcomes, and the result."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BuildResult:
 
 @dataclass(kw_only=True)
 class Building:
-    """One build under way: what became of its parts so far.
+    """One build under way, with the outcomes of its parts so far.
 
     Attributes:
         rows: of the shards that this process wrote, by path, without the columns as wide as the weights.
@@ -66,22 +66,22 @@ class Building:
 
     @functools.cached_property
     def refused(self) -> Sequence[LeftOut]:
-        """What was no model from the beginning."""
+        """What the source excludes before any state is read."""
         return self.job.source.refused()
 
     @functools.cached_property
     def parts(self) -> list[ShardPart]:
-        """What becomes one shard each."""
+        """The parts of the source, one for each shard."""
         source = self.job.source
         return plan(source.blocks(), 4 * source.layout.size, source.states)
 
     @functools.cached_property
     def journal(self) -> Journal:
-        """Of what is finished."""
+        """The journal of finished parts."""
         return Journal(self.job.repo, self.job.config, key_of(self.job, self.parts))
 
     def write_shards(self, progress: Callable[[int, int], None]) -> None:
-        """Write all shards but those that are finished; then all are on the disk."""
+        """Write all unfinished shards, and sync every shard to disk."""
         self.job.refuse(self.refused)
         self.outcomes = self.journal.finished()
         self.resumed = len(self.written)
@@ -125,30 +125,30 @@ class Building:
 
     @property
     def left_out(self) -> dict[tuple[str, str], list[int]]:
-        """Epochs by model and reason."""
-        found: dict[tuple[str, str], list[int]] = {}
+        """Epochs left out, by model and reason."""
+        epochs: dict[tuple[str, str], list[int]] = {}
         parts = [one.left_out for _, one in sorted(self.outcomes.items())]
         for entry in itertools.chain(self.refused, *parts):
-            found.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
-        return found
+            epochs.setdefault((entry.model, entry.reason), []).extend(entry.epochs)
+        return epochs
 
     @property
     def states_left_out(self) -> int:
-        """Number of states that are no rows."""
+        """Number of states left out."""
         return sum(map(len, self.left_out.values()))
 
     @property
     def tallies(self) -> Counter[str]:
-        """What the states told, summed up."""
+        """The tallies of all states, summed."""
         return sum((Counter(one.tallies) for one in self.outcomes.values()), Counter())
 
     @property
     def num_bytes(self) -> dict[str, int]:
         """Size in memory of each split that has rows."""
-        found: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
         for one in self.written:
-            found[one.shard.split] += one.num_bytes
-        return {split: found[split] for split in SPLITS if found[split]}
+            sizes[one.shard.split] += one.num_bytes
+        return {split: sizes[split] for split in SPLITS if sizes[split]}
 
     def discard(self) -> None:
         """Remove the shards that this build added."""
@@ -188,7 +188,7 @@ class Building:
         )
 
     def result(self, manifest: Manifest) -> BuildResult:
-        """What to tell the user."""
+        """The result as reported to the user."""
         missing = [split for split in SPLITS if split not in manifest.splits]
         warnings = [
             f"split {split!r} of {self.job.config} is empty: none of its {manifest.models.written:,} models falls into "

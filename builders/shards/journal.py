@@ -1,4 +1,4 @@
-"""What a build has finished so far, so that one that was killed goes on from there."""
+"""What a build has finished so far, so that a killed build can resume from there."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Journal:
         self._file: BinaryIO | None = None
 
     def finished(self) -> dict[int, Outcome]:
-        """The finished parts of a build of the same source with the same options; none where it was another."""
+        """The finished parts of a build of the same source with the same options; none if it was another build."""
         try:
             header, *lines = read_bytes(self._path, _LONGEST).split(b"\n")
         except (FileNotFoundError, DocumentError):
@@ -68,19 +68,19 @@ class Journal:
             raise self._trouble(error) from error
         if header != self._header:
             return {}
-        found: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome] = {}
         for line in lines:
             entry = _parse(line)
             if entry is not None and self._in_place(entry[1]):
-                found[entry[0]] = entry[1]
+                outcomes[entry[0]] = entry[1]
                 self._lines.append(line)
-        return found
+        return outcomes
 
     def add(self, index: int, outcome: Outcome) -> None:
-        """Note that a part is finished.
+        """Record that a part is finished.
 
         Raises:
-            StorageError: where the file cannot be written.
+            StorageError: if the file cannot be written.
         """
         line = json.dumps({"part": index, "outcome": _OUTCOME.dump_python(outcome, mode="json")}).encode()
         try:
@@ -91,13 +91,13 @@ class Journal:
             raise self._trouble(error) from error
 
     def close(self) -> None:
-        """Leave it for the next build."""
+        """Close the file and keep it for the next build."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """The build is finished."""
+        """Delete the file: the build is finished."""
         self.close()
         self._path.unlink(missing_ok=True)
 
@@ -129,7 +129,7 @@ class Journal:
 
 
 def _parse(line: bytes) -> tuple[int, Outcome] | None:
-    """One line; None where it is cut short."""
+    """The part number and outcome of a line; None if it is incomplete or invalid."""
     try:
         value: Any = parse_json(line)
         return int(value["part"]), _OUTCOME.validate_python(value["outcome"])

@@ -1,4 +1,4 @@
-"""What a config has beside its shards, derived from them: the light config without weights."""
+"""The light config without weights, derived from the shards of a config."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from zoo_datasets.storage.files import write_bytes
 _ROW_GROUP = 100_000
 
 
-def with_meta(repo: Path, manifest: Manifest, known: Mapping[str, pa.Table]) -> tuple[Manifest, Mapping[str, int]]:
-    """The manifest with its light config, whose files are written where they are not there yet.
+def with_meta(repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table]) -> tuple[Manifest, Mapping[str, int]]:
+    """The manifest with its light config, writing those of its files that do not exist yet.
 
-    The plots that were drawn of the same light config stay listed. Also gives the size of each split of the light
+    The plots that were drawn of the same light config stay listed. Also returns the size of each split of the light
     config in memory, as `datasets` counts.
 
     Args:
-        known: rows of shards by path, with these columns at least; those of the others are read.
+        rows: of shards, by path, with at least these columns; those of other shards are read from their files.
 
     Raises:
-        RepositoryError: where a shard cannot be read.
-        StorageError: where a file cannot be written.
+        RepositoryError: if a shard cannot be read.
+        StorageError: if a file cannot be written.
     """
     meta: list[Shard] = []
     num_bytes: dict[str, int] = {}
     for split in manifest.splits:  # one table at a time
-        table = _metadata(repo, manifest, split, known)
+        table = _metadata(repo, manifest, split, rows)
         meta.append(_write(repo, manifest.config, split, table))
         num_bytes[split] = size_in_memory(table)
-    there = _earlier(repo, manifest.config)
-    plots = plots_there(repo, there) if there is not None and there.meta == tuple(meta) else ()
+    earlier = _earlier(repo, manifest.config)
+    plots = plots_there(repo, earlier) if earlier is not None and earlier.meta == tuple(meta) else ()
     return dataclasses.replace(manifest, meta=tuple(meta), plots=plots), num_bytes
 
 
@@ -51,13 +51,13 @@ def _earlier(repo: Path, config: str) -> Manifest | None:
         return None
 
 
-def _metadata(repo: Path, manifest: Manifest, split: str, known: Mapping[str, pa.Table]) -> pa.Table:
+def _metadata(repo: Path, manifest: Manifest, split: str, rows: Mapping[str, pa.Table]) -> pa.Table:
     """All columns but the weights, of the rows of a split in their order."""
     schema = meta_schema(manifest.unknown)
     tables = []
     for shard in manifest.shards:
         if shard.split == split:
-            table = known.get(shard.path)
+            table = rows.get(shard.path)
             if table is None:
                 table = _read(repo, shard, schema)
             tables.append(table.select(schema.names).replace_schema_metadata(schema.metadata))

@@ -1,4 +1,4 @@
-"""What was strange about a source and yet kept nothing out: each note has a code, and counts the models it is about."""
+"""Irregularities of a source that excluded nothing: each note has a code and the number of models affected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VALUE = 60  # characters of a stranger's value
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One thing to know of a model, or of a source as a `whole`; `code` tells what kind it is and never changes."""
+    """One remark on a model, or on a source as a `whole`; `code` identifies its kind and never changes."""
 
     code: str
     text: str
@@ -25,16 +25,16 @@ class Note:
 
 @dataclass(slots=True)
 class Notes:
-    """Notes by code. `counts` are numbers of models (or of files, states or archives, where a text says so)."""
+    """Notes by code. `counts` are numbers of models (or of files, states or archives, if a text says so)."""
 
     counts: Counter[str] = field(default_factory=Counter)
     _texts: dict[str, Counter[Note]] = field(default_factory=dict)
 
     def add(self, notes: Iterable[Note]) -> None:
-        """All notes of one model: it counts once for each code."""
-        chosen = set(notes)
-        self.counts.update({note.code for note in chosen})
-        for note in sorted(chosen, key=lambda note: note.text):
+        """Add all notes of one model, which counts once for each code."""
+        distinct = set(notes)
+        self.counts.update({note.code for note in distinct})
+        for note in sorted(distinct, key=lambda note: note.text):
             self.add_text(note, 1)
 
     def add_text(self, note: Note, count: int) -> None:
@@ -44,13 +44,13 @@ class Notes:
             texts[note] += count
 
     def add_counted(self, note: Note, count: int) -> None:
-        """A note about so many things."""
+        """Add a note that applies to `count` models, files or states."""
         if count:
             self.counts[note.code] += count
             self.add_text(note, count)
 
     def joined(self, other: Notes) -> Notes:
-        """These and those."""
+        """The notes of both, as a new object."""
         result = Notes(self.counts + other.counts)
         for notes in (self, other):
             for texts in notes._texts.values():
@@ -64,7 +64,7 @@ class Notes:
         return {"notes": dict(sorted(texts.items())), "note_codes": dict(sorted(self.counts.items()))}
 
     def lines(self) -> dict[str, str]:
-        """For a person, the most frequent first; the values are codes."""
+        """Lines for display, the most frequent first, each with its code."""
         lines: dict[str, str] = {}
         for code, total in self.counts.most_common():
             texts = self._texts[code].most_common()
@@ -75,7 +75,7 @@ class Notes:
 
 
 def shown(value: Any) -> str:
-    """A stranger's value as a few characters of JSON, all of which can be seen."""
+    """A stranger's value as a few characters of JSON, all of them visible."""
     try:
         text = json_text(value)
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""One part of a build: the states that become one shard, and what became of them."""
+"""One part of a build: the states that become one shard, and its outcome."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BuildJob:
     on_bad: OnBad = "leave out"
 
     def refuse(self, entries: Iterable[LeftOut]) -> None:
-        """Stop at what is left out, where nothing may be.
+        """Raise for the first state left out, unless leaving out is allowed.
 
         Raises:
             SourceError: naming the state and the reason.
@@ -46,13 +46,13 @@ class BuildJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
-        written: its shard; None where it has no row.
+        written: its shard; None if it has no row.
         states: number of its rows.
         models: ids of the models of which there are rows.
-        tallies: the sums of what `States` tell.
+        tallies: the sums of the tallies of its `States`.
     """
 
     written: Written | None
@@ -70,15 +70,15 @@ class Outcome:
 def write_part(
     job: BuildJob, rows: RowMaker, part: ShardPart, progress: Callable[[int], None] | None = None
 ) -> tuple[Outcome, pa.Table | None]:
-    """Read a part and write its shard; also gives its rows, if any, without the columns as wide as the weights.
+    """Read a part and write its shard; also returns its rows, if any, without the columns as wide as the weights.
 
     Args:
         rows: makes the rows of `job.source`.
         progress: called with the number of states done since the last call.
 
     Raises:
-        SourceError: where a state cannot be a row and none may be left out.
-        StorageError: where the shard cannot be written.
+        SourceError: if a state cannot be a row and none may be left out.
+        StorageError: if the shard cannot be written.
     """
     states = 0
     few = max(SMALL_PIECE_BYTES // (4 * job.source.layout.size), 1)

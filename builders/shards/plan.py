@@ -19,7 +19,7 @@ SHARDS_OF_A_SPLIT = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardPart:
-    """What becomes one shard: models of one split at some epochs."""
+    """The contents of one shard: models of one split at some epochs."""
 
     split: str
     block: StateBlock

@@ -16,7 +16,7 @@ from zoo_datasets.runs.rows import NarrowRows
 
 
 def together(items: Iterable[States | LeftOut], most: int) -> Iterator[States | LeftOut]:
-    """The same with small pieces joined, as long as they have no more than `most` rows: a few large ones are written
+    """The same items with small pieces joined into ones of at most `most` rows: a few large pieces are written
     faster than many small ones."""
     held: list[States] = []
     rows = 0

@@ -24,9 +24,9 @@ class _StoppedError(Exception):
 def run_parts(
     job: BuildJob, parts: Mapping[int, ShardPart], num_proc: int, progress: Callable[[int], None]
 ) -> Generator[Finished, None, None]:
-    """Write the shards of parts; yields each part's number and what `write_part` gives, in any order.
+    """Write the shards of parts; yields each part's number and the result of `write_part`, in any order.
 
-    What takes the time, reading files, copying, compressing and hashing, leaves Python's lock free.
+    The expensive steps (reading, copying, compressing, hashing) release the GIL.
 
     Args:
         num_proc: parts that are written at a time, each by a thread; with one, all are written by this thread, in

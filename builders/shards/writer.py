@@ -33,15 +33,15 @@ def rows_of_a_group(row_bytes: int) -> int:
 
 
 def size_in_memory(table: pa.Table) -> int:
-    """Bytes that Arrow needs for a table without lists: not those of the buffers that one happens to have."""
-    found = 0
+    """Bytes that Arrow needs for a table without lists: regardless of the buffers it currently uses."""
+    size = 0
     for column in table.columns:
         if pa.types.is_string(column.type):
-            found += 4 * (table.num_rows + 1) + (pc.sum(pc.binary_length(column)).as_py() or 0)
+            size += 4 * (table.num_rows + 1) + (pc.sum(pc.binary_length(column)).as_py() or 0)
         else:
-            found += table.num_rows * column.type.bit_width // 8
-        found += -(-table.num_rows // 8) if column.null_count else 0
-    return found
+            size += table.num_rows * column.type.bit_width // 8
+        size += -(-table.num_rows // 8) if column.null_count else 0
+    return size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class ShardWriter:
     columns as wide as the weights.
 
     Raises:
-        StorageError: where a file cannot be written; names it.
+        StorageError: if a file cannot be written; the message names its folder.
     """
 
     def __init__(self, repo: Path, config: str, split: str, schema: pa.Schema) -> None:
@@ -143,7 +143,7 @@ class ShardWriter:
                 self._flush()
 
     def close(self) -> Written | None:
-        """Write what is pending and put the shard into its place; None where there was no row."""
+        """Write what is pending and put the shard into its place; None if there was no row."""
         self._flush()
         return self._finish()
 
@@ -219,7 +219,7 @@ def sync(shard: Path) -> None:
     """Wait until the bytes of a shard in its place are on the disk.
 
     Raises:
-        StorageError: where they cannot be written.
+        StorageError: if they cannot be written.
     """
     # For reading: shards that are there already may be read-only.
     with _storing(shard.parent), shard.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What every kind of source gives: blocks of models × epochs, and their states read one piece at a time."""
+"""The interface of sources: blocks of models × epochs, and their states read one piece at a time."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ class States:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     tallies: Mapping[str, int] = field(default_factory=dict)
 
-    def select(self, chosen: Sequence[int]) -> States:
+    def select(self, positions: Sequence[int]) -> States:
         """The rows at these positions."""
-        if len(chosen) == len(self.models):
+        if len(positions) == len(self.models):
             return self
-        indices = pa.array(chosen, pa.int64())
-        rows = torch.tensor(chosen, dtype=torch.int64)
+        indices = pa.array(positions, pa.int64())
+        rows = torch.tensor(positions, dtype=torch.int64)
         return States(
-            epochs=[self.epochs[position] for position in chosen],
-            models=[self.models[position] for position in chosen],
+            epochs=[self.epochs[position] for position in positions],
+            models=[self.models[position] for position in positions],
             weights=self.weights[rows],
             figures={name: values.take(indices) for name, values in self.figures.items()},
             extras={name: values[rows] for name, values in self.extras.items()},
@@ -92,13 +92,13 @@ class Reading:
     """How a source is to be read.
 
     Attributes:
-        name: of the config, where the user gave one; also tells what a source's own name does not.
-        epochs, models, where: what is wanted: these epochs, so many models, the rows that a condition keeps.
+        name: of the config, if the user gave one; it also supplies what the source's own name omits.
+        epochs, models, where: the selection: these epochs, the first `models` models, the rows matching `where`.
         limits: on the images, as in training; of sources that do not record them.
-        parents: where the parents of twins lie: a path or a URL.
+        parents: location of the parents of twins: a path or a URL.
         keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
         images: a folder with the images, to recompute losses that are recorded with something added to them.
-        num_proc: threads that list what there is.
+        num_proc: threads that list the files of the source.
     """
 
     name: str | None = None
@@ -113,30 +113,30 @@ class Reading:
 
     @property
     def everything(self) -> bool:
-        """Whether all states of the source are wanted."""
+        """Whether all states of the source are selected."""
         return self.epochs is None and self.models is None and self.where is None
 
     def selection(self) -> dict[str, Any]:
-        """What is wanted, as a manifest records it; empty where it is all."""
-        chosen = {
+        """The selection as a manifest records it; empty if it is everything."""
+        wanted = {
             "epochs": None if self.epochs is None else sorted(self.epochs),
             "models": self.models,
             "where": None if self.where is None else self.where.text,
         }
-        return {key: value for key, value in chosen.items() if value is not None}
+        return {key: value for key, value in wanted.items() if value is not None}
 
 
 class Source(ABC):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file, and writes what it has:
     the attributes without a value, and the methods that are abstract.
 
-    `models` and `states` count everything found, those that will be left out too; what `refused` gives, and `read`
-    over all blocks, states and left-out ones together, adds up to them.
+    `models` and `states` count everything found, including what is left out: the entries of `refused`, plus the states
+    and left-out entries that `read` yields over all blocks, add up to them.
 
     Attributes:
         name: of the zoo, and of the config unless another is asked for.
         network: of all its models.
-        models, states: how many were found.
+        models, states: numbers found.
         kind: what a manifest calls this kind of source.
         credit: whose the models are.
         extras: columns of the weights' type beside them, of `schema.EXTRAS`.
@@ -162,7 +162,7 @@ class Source(ABC):
 
     @property
     def zoo(self) -> Mapping[str, Any]:
-        """Fields of the zoo's spec, as far as they are known."""
+        """The known fields of the zoo's spec."""
         return {"name": self.name, "architecture": self.network.architecture}
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
@@ -178,16 +178,16 @@ class Source(ABC):
         return {"kind": self.kind, "credit": self.credit.to_dict()} | self.describe(tallies)
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """What was strange and yet did not keep a state out."""
+        """Irregularities that excluded no state."""
         return Notes()
 
     @property
     def unknown(self) -> Sequence[str]:
         """The columns of `HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
-        return ()
+        return unknown_columns(model for block in self.blocks() for model in block.models)
 
     def refused(self) -> Sequence[LeftOut]:
-        """What is known to be no model before any state is read."""
+        """What is excluded before any state is read, each with its reason."""
         return ()
 
     @abstractmethod
@@ -203,7 +203,7 @@ class Source(ABC):
         """The states of a block, or of a part of one: by epoch, then in the order of `block.models`.
 
         Yields a piece at a time, so that no more than a cohort is ever held, or some small epochs; a state that cannot
-        be read comes as `LeftOut` with its reason. Several threads may each read a block at a time.
+        be read is yielded as `LeftOut` with its reason. Several threads may each read a block at a time.
         """
 
 

@@ -47,7 +47,7 @@ from zoo_datasets.runs.rows import Model, matching
 from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
 
 _NOT_AT_HAND = Note(
-    "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those that the names of its folders tell"
+    "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those in the names of its folders"
 )
 SPLIT_OF_KEY = {"trainset": "train", "valset": "validation", "testset": "test"}
 MAX_PT = 1 << 40
@@ -80,7 +80,7 @@ class _Found:
 
 
 class PtSource(Source):
-    """A preprocessed dataset. Where the raw zoo lies beside it, its params.json tell the hyperparameters."""
+    """A preprocessed dataset. If the raw zoo lies beside it, hyperparameters come from its params.json."""
 
     kind = "preprocessed dataset"
 
@@ -98,31 +98,31 @@ class PtSource(Source):
             self._found = _models_of(content, self._notes)
         except (CheckpointError, OSError, ValueError) as error:
             raise SourceError(f"{path}: {error}") from error
-        self._zoo_folder = Counter(found.zoo for found in self._found).most_common(1)[0][0]
+        self._zoo_folder = Counter(entry.zoo for entry in self._found).most_common(1)[0][0]
         named = [read_folder_name(name) for name in (self._zoo_folder, path.stem, reading.name or "")]
         self._images = next((name.images for name in named if name.images), None)
         if self._images is None:
-            raise SourceError(f"{path}: nothing tells which images its models were trained on; give --name mnist_cnn_s")
+            raise SourceError(f"{path}: cannot tell which images its models were trained on; give --name mnist_cnn_s")
         self._kind = self._probe()
         self.network = self._kind.network
         self.name = zoo_name(self._images, self.network.architecture, named[0].suffix, None, None)
-        trials = [found.trial for found in self._found if found.zoo == self._zoo_folder]
+        trials = [entry.trial for entry in self._found if entry.zoo == self._zoo_folder]
         self.credit = credit_of(self.name, self._zoo_folder, trials)
         self._describe_models()
         self._found = self._select()
         self.models = len(self._found)
-        self.states = sum(len(found.samples) for found in self._found)
+        self.states = sum(len(entry.samples) for entry in self._found)
 
     @classmethod
     def open(cls, path: Place, reading: Reading | None = None) -> PtSource:
-        """The dataset in a file, which lies here.
+        """The dataset in a local file.
 
         Raises:
-            SourceError: where it is none, or is broken.
+            SourceError: if it is not such a dataset, or is broken.
         """
         reading = reading or Reading()
         if not isinstance(path, Path):
-            raise SourceError(f"{path.name} is no single file; a preprocessed dataset is one {PREPROCESSED} file")
+            raise SourceError(f"{path.name} is not a single file; a preprocessed dataset is one {PREPROCESSED} file")
         if reading.keep_log_sigma2:
             raise SourceError(f"{path}: preprocessed datasets hold no log_sigma2; build the raw zoo")
         return cls(path, reading)
@@ -135,14 +135,14 @@ class PtSource(Source):
 
     @property
     def zoo(self) -> Mapping[str, Any]:
-        """What is known of the recipe."""
-        models = [found.model for found in self._found if found.model is not None]
+        """The known fields of the recipe."""
+        models = [entry.model for entry in self._found if entry.model is not None]
         value = {"name": self.name, "images": self._images, "architecture": self.network.architecture}
         value["doi"] = doi_of(self.name, self.credit)
         return value | grid_of([model.columns for model in models])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """Where it came from and what was strange about it."""
+        """Its origin, limits and selection, and the notes about it."""
         return {
             "folder": self._zoo_folder,
             "images": {"name": self._images},
@@ -152,63 +152,65 @@ class PtSource(Source):
         }
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """What was strange and yet kept no state out."""
+        """Irregularities that excluded no state."""
         return self._notes
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """See `Source`."""
-        return unknown_columns(found.model for found in self._found)
+        """The hyperparameter columns that are null for some of its models."""
+        return unknown_columns(entry.model for entry in self._found)
 
     def refused(self) -> list[LeftOut]:
-        """Models of which nothing tells the hyperparameters."""
+        """Models whose hyperparameters are missing, each with the reason."""
         return [
-            LeftOut(model=found.trial, epochs=tuple(sorted(found.samples)), reason=found.reason)
-            for found in self._found
-            if found.model is None
+            LeftOut(model=entry.trial, epochs=tuple(sorted(entry.samples)), reason=entry.reason)
+            for entry in self._found
+            if entry.model is None
         ]
 
     def fingerprint(self) -> str:
         """Changes when the file changes."""
-        found = self._path.stat()
-        return digest_of([found.st_size, found.st_mtime_ns, self.source_id])
+        status = self._path.stat()
+        return digest_of([status.st_size, status.st_mtime_ns, self.source_id])
 
     @cached_property
     def _epochs(self) -> tuple[int, ...]:
-        return tuple(sorted({epoch for found in self._found for epoch in found.samples}))
+        return tuple(sorted({epoch for entry in self._found for epoch in entry.samples}))
 
     def blocks(self) -> Sequence[StateBlock]:
         """One block of all models and epochs."""
-        models = tuple(found.model for found in self._found if found.model is not None)
+        models = tuple(entry.model for entry in self._found if entry.model is not None)
         return [StateBlock(models=models, epochs=self._epochs)] if models else []
 
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, one at a time."""
         wanted = {model.model_id for model in block.models}
         for epoch in block.epochs:
-            for found in self._found:
-                if found.model is None or found.model.model_id not in wanted or epoch not in found.samples:
+            for entry in self._found:
+                if entry.model is None or entry.model.model_id not in wanted or epoch not in entry.samples:
                     continue
-                sample = found.samples[epoch]
+                sample = entry.samples[epoch]
                 try:
                     weights = self._weights(sample.value)
                 except CheckpointError as error:
-                    yield LeftOut(model=found.trial, epochs=(epoch,), reason=str(error))
+                    yield LeftOut(model=entry.trial, epochs=(epoch,), reason=str(error))
                     continue
                 yield States(
                     epochs=(epoch,),
-                    models=[found.model],
+                    models=[entry.model],
                     weights=torch.from_numpy(weights),
                     figures=_columns_of([sample]),
                 )
 
     def _weights(self, value: Any) -> NDArray[np.float32]:
         """float32 [1, D] of a state dict or a vector."""
-        found = self._recognise(value)
-        if found.layout != self.layout:
-            raise CheckpointError(f"it is a {found.network.architecture}, the others are {self.network.architecture}")
+        recognised = self._recognise(value)
+        if recognised.layout != self.layout:
+            raise CheckpointError(
+                f"it is a {recognised.network.architecture}, the others are {self.network.architecture}"
+            )
         files = np.frombuffer(self._data, np.uint8).reshape(1, -1)
-        return acting_weights(found, files)[0]
+        return acting_weights(recognised, files)[0]
 
     def _recognise(self, value: Any) -> Recognised:
         vector = isinstance(value, TensorStub)
@@ -234,7 +236,7 @@ class PtSource(Source):
                     for one in layout.tensors
                 )
                 return recognise(Structure(len(self._data), pieces, (), ()))
-        raise CheckpointError(f"its vector {list(whole.shape)} is that of no architecture on {self._images}")
+        raise CheckpointError(f"its vector {list(whole.shape)} matches no architecture on {self._images}")
 
     def _keys(self, value: Any) -> set[str]:
         stubs = [value] if isinstance(value, TensorStub) else value.values()
@@ -242,8 +244,8 @@ class PtSource(Source):
 
     def _probe(self) -> Recognised:
         reason = "it holds no sample"
-        for found in self._found:
-            for sample in found.samples.values():
+        for entry in self._found:
+            for sample in entry.samples.values():
                 try:
                     return self._recognise(sample.value)
                 except CheckpointError as error:
@@ -252,64 +254,64 @@ class PtSource(Source):
 
     def _describe_models(self) -> None:
         """Hyperparameters: of the raw zoo beside the file, else in the trial's name, else the published zoo's."""
-        told = read_params(self._reading.parents, self._path.resolve().parent, {found.zoo for found in self._found})
+        params = read_params(self._reading.parents, self._path.resolve().parent, {entry.zoo for entry in self._found})
         common: dict[str, dict[str, Any]] = {}
-        for zoo in {found.zoo for found in self._found}:
-            common[zoo] = common_to_all(self.name, zoo, [found.trial for found in self._found if found.zoo == zoo])
-        for found in self._found:
+        for zoo in {entry.zoo for entry in self._found}:
+            common[zoo] = common_to_all(self.name, zoo, [entry.trial for entry in self._found if entry.zoo == zoo])
+        for entry in self._found:
             notes: list[Note] = []
             try:
-                known = told.get((found.zoo, found.trial))
-                if known is None:
+                hyperparameters = params.get((entry.zoo, entry.trial))
+                if hyperparameters is None:
                     notes.append(_NOT_AT_HAND)
-                    known, strange = columns_of([], found.trial, common[found.zoo])
+                    hyperparameters, strange = columns_of([], entry.trial, common[entry.zoo])
                     notes += strange
-                columns = known | {"images": self._images, "source_split": found.source_split}
-                found.model = Model(model_id=raw_model_id(found.zoo, found.trial), columns=columns, label=found.trial)
+                columns = hyperparameters | {"images": self._images, "source_split": entry.source_split}
+                entry.model = Model(model_id=raw_model_id(entry.zoo, entry.trial), columns=columns, label=entry.trial)
             except CheckpointError as error:
-                found.reason = str(error)
+                entry.reason = str(error)
             self._notes.add(notes)
 
     def _select(self) -> list[_Found]:
         reading = self._reading
-        chosen = sorted(self._found, key=lambda found: raw_model_id(found.zoo, found.trial))
-        for found in chosen:
+        entries = sorted(self._found, key=lambda entry: raw_model_id(entry.zoo, entry.trial))
+        for entry in entries:
             if reading.epochs is not None:
-                found.samples = {epoch: found.samples[epoch] for epoch in found.samples if epoch in reading.epochs}
+                entry.samples = {epoch: entry.samples[epoch] for epoch in entry.samples if epoch in reading.epochs}
         if reading.where is not None:
-            self._keep(reading.where, chosen)
-        kept = [found for found in chosen if found.samples]
+            self._keep(reading.where, entries)
+        kept = [entry for entry in entries if entry.samples]
         if not kept:
             raise SourceError(f"{self._path}: no state of it fits the selection")
         return kept[: reading.models]
 
-    def _keep(self, where: Condition, chosen: Sequence[_Found]) -> None:
-        """Keep of each model the samples that a condition keeps; what is no model cannot be judged and stays."""
-        judged = [(found, found.model, epoch) for found in chosen if found.model for epoch in found.samples]
+    def _keep(self, where: Condition, entries: Sequence[_Found]) -> None:
+        """Keep of each model the samples that a condition keeps; what is not a model cannot be judged and stays."""
+        judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.samples]
         kept = matching(
             where,
             RowMaker(self, self._reading.name or self.name),
             [(model, epoch) for _, model, epoch in judged],
-            lambda here: _columns_of([found.samples[epoch] for found, _, epoch in judged[here]]),
+            lambda here: _columns_of([entry.samples[epoch] for entry, _, epoch in judged[here]]),
         )
-        samples = [(found, epoch, found.samples[epoch]) for found, _, epoch in (judged[number] for number in kept)]
-        for found, _, _ in judged:
-            found.samples = {}
-        for found, epoch, sample in samples:
-            found.samples[epoch] = sample
+        samples = [(entry, epoch, entry.samples[epoch]) for entry, _, epoch in (judged[number] for number in kept)]
+        for entry, _, _ in judged:
+            entry.samples = {}
+        for entry, epoch, sample in samples:
+            entry.samples[epoch] = sample
 
 
 def _columns_of(samples: Sequence[_Sample]) -> dict[str, pa.Array]:
-    """The figures of some states, a column each."""
-    told = {name: [sample.figures.get(name) for sample in samples] for name in FIGURES}
-    return {name: pa.array(values, pa.float32()) for name, values in told.items()}
+    """The figures of some states as one array for each of `FIGURES`."""
+    columns = {name: [sample.figures.get(name) for sample in samples] for name in FIGURES}
+    return {name: pa.array(values, pa.float32()) for name, values in columns.items()}
 
 
 def _models_of(content: Any, notes: Notes) -> list[_Found]:
     """The models of all splits.
 
     Raises:
-        CheckpointError: where the content is not that of a preprocessed dataset.
+        CheckpointError: if the content is not that of a preprocessed dataset.
     """
     if not isinstance(content, dict) or not set(SPLIT_OF_KEY) & set(content):
         raise CheckpointError(
@@ -345,15 +347,15 @@ def _add_samples(
         if not isinstance(value, (dict, TensorStub)) or not _sound(value):
             raise CheckpointError(f"a sample of its {key} is a {type(value).__name__}, expected tensors")
         identity = (parts[-2], parts[-1])
-        found = models.setdefault(identity, _Found(zoo=parts[-2], trial=parts[-1], source_split=split))
-        if found.source_split != split:
+        entry = models.setdefault(identity, _Found(zoo=parts[-2], trial=parts[-1], source_split=split))
+        if entry.source_split != split:
             notes.add([Note("import-two-splits", "a model stands in two splits of the file; the first counts")])
-        if epoch in found.samples:
+        if epoch in entry.samples:
             notes.add([Note("import-repeated-sample", "a sample stands in the file twice; the first counts")])
             continue
-        if (told := figures.get((path, epoch))) is None:
+        if (row := figures.get((path, epoch))) is None:
             notes.add([Note("import-missing-report", "no properties of a sample's epoch; its figures are null")])
-        found.samples[epoch] = _Sample(value=value, figures=told or {})
+        entry.samples[epoch] = _Sample(value=value, figures=row or {})
 
 
 def _sound(value: Any) -> bool:
@@ -380,7 +382,7 @@ def _figures(properties: Any, paths: Sequence[Any], notes: Notes) -> dict[tuple[
         row = {name: values[index] for name, values in columns.items() if index < len(values)}
         gaps[path, iteration] = row.get("ggap")
         reports.setdefault(path, {})[iteration] = tuple(map(row.get, REPORTED))
-    found: dict[tuple[str, int], dict[str, float | None]] = {}
+    figures: dict[tuple[str, int], dict[str, float | None]] = {}
     for path, rows in reports.items():
         kept, strange = cleaned(rows, file="properties")
         notes.add(strange)
@@ -391,5 +393,5 @@ def _figures(properties: Any, paths: Sequence[Any], notes: Notes) -> dict[tuple[
             if row["train_acc"] is None and accuracy is not None and gap is not None and math.isfinite(gap):
                 accuracy += gap / 100 if in_percent else gap
                 row["train_acc"] = accuracy if 0 <= accuracy <= 1 else None
-            found[path, iteration] = row
-    return found
+            figures[path, iteration] = row
+    return figures

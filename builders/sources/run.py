@@ -1,4 +1,4 @@
-"""Our own runs as a source."""
+"""Runs of `zoo train` as a source."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _UNCHECKED = "without checksum"
 
 
 def is_run(place: Place) -> bool:
-    """Whether a run lies in a folder, here or afar."""
+    """Whether a run lies in a folder, local or remote."""
     return has_file(place, RUN_MANIFEST)
 
 
@@ -55,7 +55,7 @@ class RunSource(Source):
         self.run = run
         self._reading = reading or Reading()
         if self._reading.keep_log_sigma2 and manifest.zoo.sparsifier != "variational_dropout":
-            raise SourceError(f"{run.path} holds no log_sigma2: its models are no twins by variational dropout")
+            raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
         self.network = manifest.network
@@ -65,11 +65,11 @@ class RunSource(Source):
 
     @classmethod
     def open(cls, place: Place, reading: Reading | None = None) -> RunSource:
-        """The run in a folder; one that lies afar is fetched as a whole.
+        """The run in a folder; a remote one is fetched as a whole.
 
         Raises:
-            RunError: where there is none, or it is broken.
-            SourceError: where no state fits the selection, or it is asked for what only raw zoos need.
+            RunError: if there is no run, or it is broken.
+            SourceError: if no state fits the selection, or an option that only applies to raw zoos is set.
         """
         reading = reading or Reading()
         refused = [why for asked, why in ((reading.limits != Limits(), _LIMITS), (reading.parents, _PARENTS),
@@ -90,7 +90,7 @@ class RunSource(Source):
         return self.run.manifest.zoo.to_dict()
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """Folders that are no cohorts of the run, and how many states damage could not be seen in."""
+        """Folders that are not cohorts of the run, and the number of states without checksums."""
         notes = Notes()
         for name, reason in self._odd.items():
             notes.add([Note("run-odd-folder", f"{name} is left out: {self._published(reason)}", whole=True)])
@@ -108,12 +108,12 @@ class RunSource(Source):
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """What the run records of itself, without the folder it lies in."""
+        """What the run records about itself, without its folder."""
         value = self.run.manifest.to_dict()
         parts = ("growth", "limits", "images", "engine", "versions", "parents")
         recorded = {key: value[key] for key in parts if key in value}
-        chosen = self._reading.selection()
-        return recorded | ({"selection": chosen} if chosen else {})
+        selection = self._reading.selection()
+        return recorded | ({"selection": selection} if selection else {})
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
@@ -141,7 +141,7 @@ class RunSource(Source):
         return [part for block in blocks if (part := self._part(block)).models and part.epochs]
 
     def _part(self, block: StateBlock) -> StateBlock:
-        """What was asked for of a block; `read` leaves out single states."""
+        """The selected models and epochs of a block; `read` skips single states."""
         models = tuple(m for m in block.models if not self._chosen.get(m.model_id, _NONE).isdisjoint(block.epochs))
         epochs = frozenset[int]().union(*(self._chosen[model.model_id] for model in models))
         return StateBlock(models=models, epochs=tuple(epoch for epoch in block.epochs if epoch in epochs))
@@ -165,19 +165,19 @@ class RunSource(Source):
 
     @cached_property
     def _chosen(self) -> dict[str, frozenset[int]]:
-        """The epochs wanted of each model of which any is, in the order of the zoo."""
+        """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
         epochs = range(self.run.epochs + 1)
         asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
         if reading.where is None:
-            chosen = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
+            wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            chosen = self._rows.matching(reading.where, asked)
-        chosen = dict(itertools.islice(chosen.items(), reading.models))
-        if not chosen:
+            wanted = self._rows.matching(reading.where, asked)
+        wanted = dict(itertools.islice(wanted.items(), reading.models))
+        if not wanted:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
-        return chosen
+        return wanted
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -191,12 +191,12 @@ class RunSource(Source):
 
     @cached_property
     def _cohorts(self) -> list[tuple[Cohort, int]]:
-        """The cohorts that were begun, each with its step of growth."""
+        """The cohorts already begun, each with its step of growth."""
         return self._sound[0]
 
     @property
     def _odd(self) -> dict[str, str]:
-        """Of other folders, by name, why their members are not those of the run."""
+        """Folders left out, by name, with the reason why their members are not those of the run."""
         return self._sound[1]
 
     @cached_property
@@ -229,7 +229,7 @@ class _Reader:
         self._ids = [member.model_id for member in cohort.members]
 
     def at(self, epoch: int, wanted: Mapping[str, Model]) -> Iterator[States | LeftOut]:
-        """The states of those of its members that are wanted, or the reason why there are none."""
+        """The states of those of its members that are wanted, or the reason why they are missing."""
         positions = [position for position, model_id in enumerate(self._ids) if model_id in wanted]
         models = [wanted[self._ids[position]] for position in positions]
         if not models:
@@ -249,12 +249,12 @@ class _Reader:
             reason = LOST if epoch in self._lost else NOT_TRAINED
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
-        chosen = pa.array(positions, pa.int64())
+        indices = pa.array(positions, pa.int64())
         yield States(
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(chosen) for name in figures_of(self._run)},
+            figures={name: rows.column(name).combine_chunks().take(indices) for name in figures_of(self._run)},
             extras={name: values[positions] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )

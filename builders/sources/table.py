@@ -26,11 +26,11 @@ Locations = Location | Sequence[Location]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceKind:
-    """A kind of source: how to recognise it and how to open it, at a path of this machine or in a container afar.
+    """A kind of source: how to recognise it and how to open it, at a local path or in a remote container.
 
     Attributes:
-        name: for a person, with what it looks like.
-        endings: of single files that are one and no archives; behind a URL they are fetched as a whole.
+        name: for messages, with a description of its form.
+        endings: of single files, other than archives, that are such a source; a remote one is fetched as a whole.
     """
 
     name: str
@@ -54,11 +54,11 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
     Args:
         location: a path, or a URL of http or fsspec, which may end with a checksum: `#md5=…`; several where they are
             parts of one raw zoo.
-        fetched: called with what is being fetched, how much of it is done, and how much there is (0: not known).
+        fetched: called with what is being fetched, how much of it is done, and the total (0: unknown).
 
     Raises:
-        SourceError: where it is nothing that can be built from.
-        DownloadError, StorageError: where it cannot be fetched or kept.
+        SourceError: if no kind of source matches it.
+        DownloadError, StorageError: if it cannot be fetched or kept.
     """
     reading = reading or Reading()
     if not isinstance(location, (str, Path)):
@@ -74,13 +74,13 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         return matching.open(place, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     if not isinstance(place, Path):
-        raise SourceError(f"{place.name} holds no raw zoo, and is nothing else to build from; expected: {kinds}")
-    problem = "does not exist" if missing else "is nothing that a repository can be built from"
+        raise SourceError(f"{place.name} holds no raw zoo and is no other kind of source; expected: {kinds}")
+    problem = "does not exist" if missing else "is not a source that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
 
 
 def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetched | None) -> RawSource:
-    """The raw zoo of which several places hold parts."""
+    """The raw zoo whose parts lie in several places."""
     if not locations:
         raise SourceError("there is nothing to build from: give a path or a URL")
     parts = []
@@ -95,7 +95,7 @@ def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetche
 def _open_part(path: Path, reading: Reading) -> Container:
     with _readable(path):
         if Run.exists(path) or not is_raw(path):
-            problem = "is no raw zoo" if path.exists() else "does not exist"
+            problem = "is not a raw zoo" if path.exists() else "does not exist"
             raise SourceError(f"{path} {problem}; only parts of one raw zoo build together, in folders or archives")
         return open_container(path, reading.num_proc)
 

@@ -18,9 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import make_run, weights_of, write_epoch
 
-from zoo_datasets.builders import Reading, build_repository, open_source
+from zoo_datasets.builders import Reading, build_repository, open_source, zoo_builder
 from zoo_datasets.builders import build as repository
-from zoo_datasets.builders.arrow import zoo_builder
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.shards import plan
 from zoo_datasets.builders.shards import writer as shards
@@ -279,7 +278,7 @@ def test_a_run_without_any_state_is_refused(tmp_path):
 def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(SourceError, match="does not exist; expected: run"):
         build_repository(tmp_path / "nothing", tmp_path / "repo")
-    with pytest.raises(SourceError, match="is nothing that a repository can be built from"):
+    with pytest.raises(SourceError, match="is not a source that a repository can be built from"):
         build_repository(tmp_path, tmp_path / "repo")
     make_run(tmp_path / "run", ((3, 0),))
     with pytest.raises(RepositoryError, match=r"config name '\.\./x': expected letters"):
@@ -522,7 +521,7 @@ def test_a_rebuild_never_loses_rows_silently(tmp_path):
 def test_a_repository_that_cannot_be_made_is_a_clear_error(tmp_path):
     run = make_run(tmp_path / "run", ((12, 1),))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="could not be made: .*choose another --out"):
+    with pytest.raises(StorageError, match="could not be created: .*choose another --out"):
         build_repository(run.path, tmp_path / "file")
 
 

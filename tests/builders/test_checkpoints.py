@@ -187,7 +187,7 @@ def test_what_is_no_checkpoint_is_refused_with_its_reason():
     members = {"data/0": bytes(16)}
     for data, reason in (
         (b"", "it is empty"),
-        (b"hello", "no zip archive"),
+        (b"hello", "not a zip archive"),
         (whole[:-30], "is cut short"),
         (whole[: len(whole) // 2], "is cut short"),
         (saved(state(), _use_new_zipfile_serialization=False), "old format"),

@@ -180,11 +180,11 @@ def header(kind, size, path="a"):
 def test_chains_and_circles_of_tar_headers_end(folder):
     chain = (header(tarfile.GNUTYPE_LONGNAME, 2) + b"b\0" + bytes(510)) * 5000
     found = explore(folder, "chain.tar", chain + header(tarfile.REGTYPE, 0) + bytes(1024))
-    assert "is no tar archive, or is cut short or broken" in found
+    assert "is not a tar archive, or is cut short or broken" in found
     first = header(tarfile.REGTYPE, 0, "first")
     back = header(tarfile.REGTYPE, -1024, "back")
     found = explore(folder, "circle.tar", first + back + bytes(1024))
-    assert "is no tar archive, or is cut short or broken" in found
+    assert "is not a tar archive, or is cut short or broken" in found
     digits = header(tarfile.XHDTYPE, 16_000) + b"1" * 16_000 + bytes(384)
     assert isinstance(explore(folder, "digits.tar", digits + header(tarfile.REGTYPE, 0) + bytes(1024)), (str, dict))
     claims = header(tarfile.GNUTYPE_LONGNAME, 10**9) + bytes(1024)

@@ -61,7 +61,7 @@ def test_what_is_not_published_or_not_in_the_record_says_so(served):
     with pytest.raises(MissingError, match=r"Zenodo has no record 6632120: http.* is not there .*ZOO_ZENODO"):
         find_original("svhn_cnn_s")
     served.records[6632120] = "no files"
-    with pytest.raises(DownloadError, match="is no record as Zenodo's API gives them"):
+    with pytest.raises(DownloadError, match="is not a record as Zenodo's API gives them"):
         find_original("svhn_cnn_s")
 
 

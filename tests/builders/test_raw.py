@@ -29,8 +29,7 @@ from raw_zoos import (
     zipped,
 )
 
-from zoo_datasets.builders import Reading, build_repository, open_source
-from zoo_datasets.builders.arrow import zoo_builder
+from zoo_datasets.builders import Reading, build_repository, open_source, zoo_builder
 from zoo_datasets.builders.containers import folder as containers
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.sources.raw import losses as twin_losses
@@ -150,7 +149,7 @@ def test_results_are_matched_by_iteration_and_the_last_report_counts(tmp_path, z
     assert rows[1, 1]["train_loss"] == float("inf")
     assert rows[1, 2]["test_acc"] == np.float32(0.91)
     notes = read_manifest(tmp_path / "repo", "mnist_cnn_s").source["notes"]
-    assert notes["result.json ends in half a line or holds lines that are no report"] == 1
+    assert notes["result.json ends in half a line or holds lines that are not reports"] == 1
     assert notes["result.json reports epochs again (a resumed trial); the last report counts"] == 1
     assert notes["result.json does not report every epoch of which there is a checkpoint"] == 1
     assert other.exists()
@@ -278,7 +277,9 @@ def test_every_fault_is_left_out_with_its_reason_and_the_counts_add_up(tmp_path,
 def test_on_bad_fail_stops_and_names_the_first(tmp_path, zoo):
     folders = make_zoo(zoo, models=3)
     (folders[1] / "checkpoint_000002" / "checkpoints").write_bytes(b"junk")
-    with pytest.raises(SourceError, match=rf"{folders[1].name} at epoch 2: it is no zip archive.* left out and listed"):
+    with pytest.raises(
+        SourceError, match=rf"{folders[1].name} at epoch 2: it is not a zip archive.* left out and listed"
+    ):
         build(zoo, tmp_path, on_bad="fail")
     assert not (tmp_path / "repo" / "README.md").exists()
 
@@ -342,7 +343,7 @@ def test_links_are_not_followed(tmp_path, zoo):
 
 def test_images_and_kind_come_from_the_folder_or_the_name_given(tmp_path):
     make_zoo(tmp_path / "my_zoo", models=1, epochs=(0,))
-    with pytest.raises(SourceError, match="nothing tells which images .* give --name mnist_cnn_s"):
+    with pytest.raises(SourceError, match="cannot tell which images .* give --name mnist_cnn_s"):
         open_source(tmp_path / "my_zoo")
     result = build(tmp_path / "my_zoo", tmp_path, "f_mnist_mine")
     (row,) = rows_of(tmp_path / "repo", "f_mnist_mine").values()

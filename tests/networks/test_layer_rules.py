@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import plain
 import pytest
 import torch
-from torch.nn import functional
+from toy_layer import LayerNorm
 
 from zoo_datasets import layout_of, load_zoo, to_module
 from zoo_datasets.adapters.graphs import from_graphs, to_graphs
@@ -31,7 +31,6 @@ from zoo_datasets.networks.layers import (
     Flatten,
     GlobalAveragePool,
     Layer,
-    LayerTensor,
     Linear,
     MaxPool,
     Residual,
@@ -222,57 +221,6 @@ def test_what_lies_in_a_block_is_not_left_out_either():
     for name in ("layout", "module", "channels", "to graphs", "noise", "raw index", "lanes"):
         with pytest.raises(LayerError, match="Bare"):
             INTERPRETERS[name](layers)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNorm(Layer):
-    """Normalisation of vectors, a kind with all rules: nothing but this class is told of it."""
-
-    name: str
-    features: int
-
-    def tensors(self):
-        shape = (self.features,)
-        return (
-            LayerTensor(f"{self.name}.weight", shape, start=1.0),
-            LayerTensor(f"{self.name}.bias", shape, start=0.0),
-        )
-
-    def sublayers(self):
-        return None
-
-    def build(self, modules):
-        modules.add(self.name, torch.nn.LayerNorm(self.features))
-
-    def forward(self, x, modules):
-        return modules.module(self.name)(x)
-
-    def stacked(self, x, state):
-        weight, bias = (state.tensors[f"{self.name}.{part}"][:, None] for part in ("weight", "bias"))
-        return functional.layer_norm(x, (self.features,)) * weight + bias
-
-    def subsamples(self):
-        return False
-
-    def walk_channels(self, walk, stream):
-        walk.normalise(stream, [f"{self.name}.weight", f"{self.name}.bias"], [])
-        return stream
-
-    def noise_bounds(self):
-        return {}
-
-    def inputs(self):
-        return self.features
-
-    def walk_graph(self, walk, nodes):
-        walk.add_features(nodes, {f"norm_{part}": f"{self.name}.{part}" for part in ("weight", "bias")})
-        return nodes
-
-    def reads_out(self):
-        return False
-
-    def raw_places(self, dropout):
-        return (self.name,)
 
 
 NORMED = around(LayerNorm("norm", 12))

@@ -30,8 +30,8 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
     need wait at a barrier for hours.
 
     Raises:
-        RunError: where cohorts are broken on disk, after all others were trained.
-        CohortInUseError: where another process holds a cohort and the work is not patient.
+        RunError: if cohorts are broken on disk, after all others were trained.
+        CohortInUseError: if another process holds a cohort and the work is not patient.
         KeyboardInterrupt: after the workers have let go; finished epochs are on disk.
     """
     threads = work.threads or cores()
@@ -42,7 +42,7 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
         job = _job_of(work, workers, stop)
 
         def train(entry: Entry) -> bool:
-            """Whether the cohort is finished; it is not where another process is at it."""
+            """Whether the cohort is finished; not if another process is training it."""
             cohort, members = entry
             if stop.is_set() or (work.patient and _in_use(cohort)):
                 return False

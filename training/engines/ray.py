@@ -1,6 +1,6 @@
 """The ray engine: one task a cohort on a Ray cluster whose machines share the run's file system.
 
-The run folder is the only state. A task whose worker or machine dies is started again and goes on from the
+The run folder is the only state. A task whose worker or machine dies is started again and resumes from the
 cohort's last finished epoch; a driver that died is started again by the same command.
 """
 
@@ -45,8 +45,8 @@ def train_on_ray(work: Work, tick: Callable[[], None]) -> None:
     """Train the work's cohorts as tasks of Ray; connects to RAY_ADDRESS, else starts Ray on this machine.
 
     Raises:
-        RunError: where the cluster cannot be reached, or a task's workers die again and again.
-        ZooError: that a task met; it is not tried again.
+        RunError: if the cluster cannot be reached, or a task's workers die repeatedly.
+        ZooError: that a task raised; it is not tried again.
     """
     ray = _import_ray()
     left = [number for number, (cohort, _) in enumerate(work.cohorts) if not _is_finished(cohort, work.run.epochs)]
@@ -85,7 +85,7 @@ def _train_cohort(
     device: str,
     threads: int,
 ) -> ZooError | None:
-    """What a task does: train one cohort to the run's last epoch. An error of ours is a result: not tried again."""
+    """Train one cohort to the run's last epoch; a ZooError is returned, so that Ray does not retry it."""
     try:
         run = Run.open(folder)
         data = _from_arrays(shell, arrays)
@@ -121,8 +121,8 @@ def _follow(
 ) -> None:
     """Wait until `tasks` (reference to number of the cohort) is empty, or raise the first error.
 
-    A task whose worker died is submitted again, so many times; a cohort that is broken on disk does not keep others
-    from being trained.
+    A task whose worker died is submitted again, for at most `_TRIES` tries; a cohort that is broken on disk does not
+    keep others from being trained.
     """
     broken: list[RunError] = []
     tries = dict.fromkeys(tasks.values(), 1)

@@ -31,8 +31,8 @@ def get_engine(name: str) -> Engine:
     """The engine of that name.
 
     Raises:
-        UnknownNameError: with the names that are near.
-        RunError: where what it needs is not installed.
+        UnknownNameError: names close matches.
+        RunError: if what it needs is not installed.
     """
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)

@@ -1,4 +1,4 @@
-"""Following a training that other processes do: by looking at the metrics in its folder now and then."""
+"""Following a training that other processes run, by polling the metrics in its folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Watch:
         self._looked = time.monotonic()
 
     def tick(self) -> None:
-        """Look, if the last look is a while ago."""
+        """Look again if the last look was more than two seconds ago."""
         if time.monotonic() - self._looked > _SECONDS:
             self.look()
 

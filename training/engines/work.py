@@ -29,7 +29,7 @@ class Work:
         device: torch device of the plain-torch path.
         threads: blocks that train at the same time; None means the engine's own choice.
         share: which part this process begins with.
-        patient: whether cohorts that another process holds are waited for; an error otherwise.
+        patient: whether to wait for cohorts that another process holds; otherwise they are an error.
     """
 
     run: Run
@@ -46,14 +46,14 @@ class Work:
 class Train(Protocol):
     """Trains all cohorts to the run's last epoch and returns when they are finished.
 
-    `report` is told of each epoch that this very process finished; `tick` is called several times a second.
+    `report` is called for each epoch that this process finished; `tick` is called several times a second.
     """
 
     def __call__(self, work: Work, report: Callable[[EpochReport], None], tick: Callable[[], None]) -> None: ...
 
 
 def raise_broken(errors: Sequence[RunError]) -> None:
-    """Raise what kept cohorts from being trained, after all others were."""
+    """Raise the errors of cohorts that could not be trained, after all others were."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -47,11 +47,11 @@ class CohortGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingEstimate:
-    """What a training would do.
+    """The plan of a training and its estimated cost.
 
     Attributes:
         states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
-        pace: as measured on this machine; None where nothing is left to train.
+        pace: as measured on this machine; None if nothing is left to train.
         seconds: estimated wall time on `threads` threads of this machine, without writing.
         size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
     """
@@ -95,7 +95,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
         seconds = _seconds(opening, left, data, pace, threads)
     size = run_size(opening)
-    there = _size_there(run.path)
+    written = _size_there(run.path)
     return TrainingEstimate(
         zoo=run.manifest.zoo.name,
         folder=run.path,
@@ -111,13 +111,13 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         pace=pace,
         seconds=seconds,
         size=size,
-        size_left=max(size - there, 0),
+        size_left=max(size - written, 0),
         free=shutil.disk_usage(existing(run.path)).free,
     )
 
 
 def _epochs_left(cohort: Cohort, last: int) -> int:
-    """Epochs that a cohort has still to be trained for, epoch 0 included."""
+    """Number of epochs still to train for a cohort, epoch 0 included."""
     done = cohort.resume_epoch()
     return last + 1 if done is None else max(last - done, 0)
 
@@ -213,7 +213,7 @@ def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], me
 
 @cache
 def _metrics_size(count: int, epochs: int) -> int:
-    """Bytes of metrics.parquet, found by writing one in memory."""
+    """Bytes of metrics.parquet, measured by writing one in memory."""
     generator = torch.Generator().manual_seed(0)
     members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
     rows = count * (epochs + 1)
@@ -255,10 +255,12 @@ def print_estimate(plan: TrainingEstimate, console: Console | None = None) -> No
         table.add_row("all", "", "", *(f"{total:,}" for total in totals), f"{fill:.0%}")
     console.print(table)
     lines = {"run": f"{plan.folder} ({'new' if plan.new else 'goes on'})", "path": f"{plan.path}, {plan.lanes} lanes"}
-    there = plan.states - plan.states_left
-    lines["states"] = f"{plan.states_left:,} to train" + (f", {there:,} of {plan.states:,} are there" if there else "")
+    states_done = plan.states - plan.states_left
+    lines["states"] = f"{plan.states_left:,} to train" + (
+        f", {states_done:,} of {plan.states:,} are there" if states_done else ""
+    )
     lines["time"] = _time_line(plan)
-    new = f", {plan.size_left / 1e6:,.1f} MB of it new" if there and plan.states_left else ""
+    new = f", {plan.size_left / 1e6:,.1f} MB of it new" if states_done and plan.states_left else ""
     lines["disk"] = f"{plan.size / 1e6:,.1f} MB{new}; {plan.free / 1e9:,.1f} GB are free"
     for title, text in lines.items():
         say(console, f"{title:8}{text}")

@@ -1,4 +1,4 @@
-"""How fast this machine trains: measured by training for a few seconds, in memory, on the real images."""
+"""Training speed of this machine, measured by training for a few seconds, in memory, on the real images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure_pace(
     threads: int,
     start: Start = initial_weights,
 ) -> Pace:
-    """Train a block of these members on each of so many threads at once, then evaluate, and time both."""
+    """Train a block of these members on each of `threads` threads at once, then evaluate, and time both."""
     recipe = block_recipe(layers, zoo, members)
     weights, state = start(zoo, layers, members)
     together = threading.Barrier(threads)

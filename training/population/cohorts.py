@@ -14,7 +14,7 @@ _LARGE = 100_000
 
 
 def cohort_size(weights: int) -> int:
-    """Members in a full cohort of networks with so many weights: one where a checkpoint is tens of MB."""
+    """Members in a full cohort of networks with `weights` weights: one if a checkpoint is tens of MB."""
     return COHORT_SIZE if weights <= _LARGE else 1
 
 

@@ -1,4 +1,4 @@
-"""Opening of a run: all that can be wrong is found before anything is written."""
+"""Opening of a run: everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Population:
     """What is to be trained.
 
     Attributes:
-        zoo: with the epochs that are asked for.
+        zoo: with the requested number of epochs.
         members: in their fixed order.
         limits: on the images.
         start: where members begin.
@@ -102,16 +102,16 @@ def check_run(
     epochs: int | None = None,
     limits: Limits | None = None,
 ) -> Opening:
-    """The run that a training of the zoo into `out` creates, goes on with or lets grow; writes nothing.
+    """The run that a training of the zoo into `out` creates, continues or extends; writes nothing.
 
     Arguments are those of `train_zoo`; of `launch`, the path and the device.
 
     Raises:
-        SpecError: where the zoo cannot be trained, or not on these images.
-        UnknownNameError: where it names an activation, initialisation, optimizer, augmentation, schedule or path that
-            there is not.
-        RunError: where `out` holds something else, another run, or a larger one.
-        StorageError: where `out` can be seen not to be writable.
+        SpecError: if the zoo cannot be trained, or not on these images.
+        UnknownNameError: if it names an activation, initialisation, optimizer, augmentation, schedule or path that
+            does not exist.
+        RunError: if `out` holds something else, another run, or a larger one.
+        StorageError: if `out` is not writable.
     """
     limits = limits or Limits()
     zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
@@ -136,20 +136,20 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
         manifest = dataclasses.replace(asked, engine=engine.name)
         changed = True
     else:
-        there = Run.open(out)
-        manifest = _grown(there, asked, size)
+        earlier = Run.open(out)
+        manifest = _grown(earlier, asked, size)
         if population.parents is not None:
-            members = _begun_first(there, members)
+            members = _begun_first(earlier, members)
             population = dataclasses.replace(population, members=members)
-        if list(members[: there.models]) != there.members:
+        if list(members[: earlier.models]) != earlier.members:
             raise RunError(
                 f"{out} was begun with other models, and may only grow by further ones; give the same models first, "
                 "or choose another --out"
             )
-        engine = choose_path(launch.path, there.manifest.engine, work)
-        if engine.name != there.manifest.engine.split("+")[-1]:
-            manifest = dataclasses.replace(manifest, engine=f"{there.manifest.engine}+{engine.name}")
-        changed = manifest != there.manifest
+        engine = choose_path(launch.path, earlier.manifest.engine, work)
+        if engine.name != earlier.manifest.engine.split("+")[-1]:
+            manifest = dataclasses.replace(manifest, engine=f"{earlier.manifest.engine}+{engine.name}")
+        changed = manifest != earlier.manifest
     if changed:
         _check_writable(out)
     run = Run(out, manifest)
@@ -159,7 +159,7 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
 
 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
-    """What decides which engine paths can be used for a zoo."""
+    """The properties of a zoo that decide which engine paths can be used."""
     return Workload(
         layers=NetworkKind.on(zoo.architecture, data).layers,
         in_shape=(data.channels, data.size, data.size),
@@ -225,19 +225,19 @@ def _check_size(zoo: ZooSpec, data: ImageData) -> None:
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
     """The manifest with `size` added where it is larger; anything else that differs is an error."""
-    there = run.manifest
-    if there.images.fingerprint != asked.images.fingerprint:
+    recorded = run.manifest
+    if recorded.images.fingerprint != asked.images.fingerprint:
         raise RunError(
-            f"{run.path} was trained on other images: fingerprint {there.images.fingerprint} there, "
+            f"{run.path} was trained on other images: fingerprint {recorded.images.fingerprint} there, "
             f"{asked.images.fingerprint} now. Pass the images it was trained on, or another --out"
         )
-    differences = _differences(there, asked)
+    differences = _differences(recorded, asked)
     if differences:
         raise RunError(
             f"{run.path} is a run of another recipe: {'; '.join(differences)}. A run may grow in models and "
             "epochs only; choose another --out for another recipe"
         )
-    last = there.growth[-1]
+    last = recorded.growth[-1]
     if size.models < last.models or size.epochs < last.epochs:
         raise RunError(
             f"{run.path} was begun with {last.models} models to epoch {last.epochs}, and a run does not shrink: "
@@ -245,41 +245,43 @@ def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:
             "delete the folder to begin anew"
         )
     if size == last:
-        return there
-    if size.epochs > last.epochs and (schedule := _schedule(there.zoo)):
+        return recorded
+    if size.epochs > last.epochs and (schedule := _schedule(recorded.zoo)):
         raise RunError(
             f"{run.path} was trained with the {schedule} schedule over {last.epochs} epochs; "
             f"to {size.epochs} epochs is another training. Choose another --out"
         )
-    return dataclasses.replace(there, zoo=asked.zoo, growth=(*there.growth, size))
+    return dataclasses.replace(recorded, zoo=asked.zoo, growth=(*recorded.growth, size))
 
 
-def _begun_first(there: Run, members: Sequence[Member]) -> list[Member]:
+def _begun_first(run: Run, members: Sequence[Member]) -> list[Member]:
     """The run's members before further ones: parents whose training ended later stand anywhere among the others."""
-    places = {member.model_id: place for place, member in enumerate(there.members)}
+    places = {member.model_id: place for place, member in enumerate(run.members)}
     return sorted(members, key=lambda member: places.get(member.model_id, len(places)))
 
 
 def _schedule(zoo: ZooSpec) -> str | None:
-    """What depends on the number of epochs; None where a run may grow."""
+    """What depends on the number of epochs; None if a run may grow."""
     if zoo.sparsifier is not None and SPARSIFIERS[zoo.sparsifier].whole:
         return zoo.sparsifier
     return zoo.scheduler
 
 
-def _told(parents: ParentsRecord | None) -> str:
+def _parents_text(parents: ParentsRecord | None) -> str:
     return "none" if parents is None else f"{parents.zoo} at epoch {parents.epoch} (--from-epoch {parents.epoch})"
 
 
-def _differences(there: RunManifest, asked: RunManifest) -> list[str]:
+def _differences(recorded: RunManifest, asked: RunManifest) -> list[str]:
     differences = []
     for part in ("zoo", "limits", "images"):
-        old, new = (dataclasses.asdict(getattr(manifest, part)) for manifest in (there, asked))
+        old, new = (dataclasses.asdict(getattr(manifest, part)) for manifest in (recorded, asked))
         for name in old:
             if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
-    if there.parents != asked.parents:
-        differences.append(f"its parents are {_told(there.parents)} there and {_told(asked.parents)} here")
-    if there.layout != asked.layout:
+    if recorded.parents != asked.parents:
+        differences.append(
+            f"its parents are {_parents_text(recorded.parents)} there and {_parents_text(asked.parents)} here"
+        )
+    if recorded.layout != asked.layout:
         differences.append("the layout of the weights differs")
     return differences

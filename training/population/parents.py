@@ -36,9 +36,9 @@ class Parents:
         config: of the repository; None for a run.
         zoo: the spec that the models have in common.
         limits: on the images that they were trained on.
-        fingerprint: of those images; None where it is not known.
+        fingerprint: of those images; None if unknown.
         members: the chosen ones, in the order of the source.
-        figures: at that epoch, by model_id, as far as they are known.
+        figures: those known at that epoch, by model_id.
         left_out: models that cannot be parents, each with the reason.
         checked: whether all files that were read carry checksums, or are of a repository.
     """
@@ -55,7 +55,7 @@ class Parents:
     checked: bool = True
 
     def check_images(self, data: ImageData) -> None:
-        """Raise SpecError where these are not the images that the parents were trained on."""
+        """Raise SpecError if these are not the images that the parents were trained on."""
         if self.fingerprint is not None and self.fingerprint != data.fingerprint:
             raise SpecError(
                 f"{self.path} was trained on other images: fingerprint {self.fingerprint} there, {data.fingerprint} "
@@ -67,23 +67,23 @@ def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequen
     """Weights of models of a run, or of a repository's config, at an epoch: float32 [K, D].
 
     Raises:
-        RunError, RepositoryError: where they are not to be had.
+        RunError, RepositoryError: if the weights are missing or cannot be read.
     """
-    found: dict[str, Tensor] = {}
+    by_id: dict[str, Tensor] = {}
     if config is None:
         for cohort in Run.open(path).sound_cohorts()[0]:
             ids = [member.model_id for member in cohort.members]
             if not set(ids).isdisjoint(model_ids):
-                found |= dict(zip(ids, cohort.weights(epoch), strict=True))
+                by_id |= dict(zip(ids, cohort.weights(epoch), strict=True))
     else:
         for condition in conditions_in("model_id", model_ids):
             for part in _load(path, config, epoch, ["model_id", WEIGHTS], condition):
                 weights = part.with_format("torch")[WEIGHTS][:]
-                found |= dict(zip(part["model_id"][:], weights, strict=True))
-    lost = [model_id for model_id in model_ids if model_id not in found]
+                by_id |= dict(zip(part["model_id"][:], weights, strict=True))
+    lost = [model_id for model_id in model_ids if model_id not in by_id]
     if lost:
-        raise RunError(f"{path}: {len(lost)} parents are not in it any more, the first one is {lost[0]}")
-    return torch.stack([found[model_id] for model_id in model_ids])
+        raise RunError(f"{path}: {len(lost)} parents are no longer in it, the first one is {lost[0]}")
+    return torch.stack([by_id[model_id] for model_id in model_ids])
 
 
 def open_parents(
@@ -99,12 +99,12 @@ def open_parents(
     Args:
         config: of a repository; needed unless it has one dense config only.
         epoch: None means the last one.
-        models: the first so many of those that `where` keeps.
+        models: how many to take, the first of those that `where` keeps.
         where: a condition on hyperparameters, seed and the figures at that epoch.
 
     Raises:
-        RunError, RepositoryError: where neither lies at `source`, or it is broken.
-        SpecError: where the models are twins themselves, or none is left; where a run is given a config.
+        RunError, RepositoryError: if `source` holds neither, or is broken.
+        SpecError: if the models are twins themselves, or none is left; where a run is given a config.
     """
     if config is not None and Run.exists(source):
         raise SpecError(
@@ -135,7 +135,7 @@ def _kept(parents: Parents, where: Condition) -> Collection[str]:
 
 def _of_run(path: Path, epoch: int | None) -> Parents:
     run = Run.open(path)
-    chosen = run.epochs if epoch is None else epoch
+    parent_epoch = run.epochs if epoch is None else epoch
     figures: dict[str, Mapping[str, float]] = {}
     cohorts, odd = run.sound_cohorts()
     absent = "; ".join([NOT_TRAINED, *(f"or in {name}, which cannot be used: {why}" for name, why in odd.items())])
@@ -143,12 +143,12 @@ def _of_run(path: Path, epoch: int | None) -> Parents:
     for cohort in cohorts:
         ids = [member.model_id for member in cohort.members]
         try:
-            rows = cohort.figures(chosen)
+            rows = cohort.figures(parent_epoch)
             if rows is None:
                 lost = cohort.setback()
                 left_out |= dict.fromkeys(ids, NOT_TRAINED if lost is None else f"{cohort.path}: {lost}")
                 continue
-            cohort.tensors(chosen)
+            cohort.tensors(parent_epoch)
         except RunError as error:
             left_out |= dict.fromkeys(ids, str(error))
             continue
@@ -160,7 +160,7 @@ def _of_run(path: Path, epoch: int | None) -> Parents:
     return Parents(
         path=path,
         config=None,
-        epoch=chosen,
+        epoch=parent_epoch,
         zoo=run.manifest.zoo,
         limits=run.manifest.limits,
         fingerprint=run.manifest.images.fingerprint,
@@ -175,17 +175,17 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     name = config or _only_config(path)
     manifest = read_manifest(path, name)
     if manifest is None:
-        raise SpecError(f"{path} is no run, and as a repository it has no config {name!r}; `zoo train` makes runs")
+        raise SpecError(f"{path} is not a run, and as a repository it has no config {name!r}; `zoo train` makes runs")
     if not manifest.epochs:
         raise SpecError(f"{path} {name} has no rows")
-    chosen = manifest.epochs[-1] if epoch is None else epoch
+    parent_epoch = manifest.epochs[-1] if epoch is None else epoch
     columns = ["model_id", "seed", *(entry.name for entry in dataclasses.fields(HyperParameters)), *_FIGURES]
-    rows = [row for part in _load(path, name, chosen, columns) for row in part.to_list()]
+    rows = [row for part in _load(path, name, parent_epoch, columns) for row in part.to_list()]
     rows.sort(key=lambda row: row["model_id"])  # a hash: the first N spread over the grid
     unknown = [column for column in HYPERPARAMETERS if any(row[column] is None for row in rows)]
     if unknown:
         raise SpecError(
-            f"{path} {name}: {', '.join(unknown)} of some models is not known, and twins are trained as their parents; "
+            f"{path} {name}: {', '.join(unknown)} of some models is unknown, and twins are trained like their parents; "
             f"build a config of the others first: zoo build … --where '{unknown[0]} is not None'"
         )
     members = tuple(
@@ -202,7 +202,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     return Parents(
         path=path,
         config=name,
-        epoch=chosen,
+        epoch=parent_epoch,
         zoo=_zoo_of(manifest, members),
         limits=Limits(**(manifest.source.get("limits") or {})),
         fingerprint=images.get("fingerprint"),
@@ -214,7 +214,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
 
 def _only_config(path: Path) -> str:
     names = sorted(entry.parent.name for entry in path.glob("*/manifest.json")) if path.is_dir() else []
-    dense = [name for name in names if (there := read_manifest(path, name)) and not there.zoo.get("parent")]
+    dense = [name for name in names if (manifest := read_manifest(path, name)) and not manifest.zoo.get("parent")]
     if len(dense) != 1:
         if dense:
             raise SpecError(f"{path}: its dense configs are {', '.join(dense)}; name the one to sparsify with --name")
@@ -224,21 +224,21 @@ def _only_config(path: Path) -> str:
 
 
 def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
-    """The spec of the config's models; where its source tells a part only, the grid is that of its rows."""
+    """The spec of the config's models; if its source records only a part, the grid is that of its rows."""
     fields = {entry.name for entry in dataclasses.fields(ZooSpec)}
-    told = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
-    if fields - told.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler"}:
-        return zoo_from_dict(told, manifest.config)
+    recipe = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
+    if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler"}:
+        return zoo_from_dict(recipe, manifest.config)
     points = [dataclasses.asdict(member.hyperparameters) for member in members]
     grid = {axis: sorted({point[axis] for point in points}) for axis in GRID_FIELDS}
     momenta = {point["momentum"] for point in points} - {None}
     try:
-        known = get_zoo(manifest.zoo.get("name", manifest.config)).to_dict()
+        defaults = get_zoo(manifest.zoo.get("name", manifest.config)).to_dict()
     except LookupError:
-        known = {}
+        defaults = {}
     return zoo_from_dict(
-        known
-        | {key: value for key, value in told.items() if key in ("images", "architecture", "augmentation", "parent")}
+        defaults
+        | {key: value for key, value in recipe.items() if key in ("images", "architecture", "augmentation", "parent")}
         | grid
         | {"name": manifest.config, "epochs": max(manifest.epochs[-1], 1), "seeds": len(members)}
         | {"batch_size": points[0]["batch_size"], "momentum": min(momenta, default=0.9)},

@@ -57,13 +57,13 @@ def twins_of_parents(
         amount, scope: of pruning, the share of weights and what it is a share of: `global` (the default) or `layer`.
 
     Raises:
-        UnknownNameError, SpecError: where there is no such sparsifier, or not with these settings.
+        UnknownNameError, SpecError: if there is no such sparsifier, or it does not take these settings.
     """
-    found = get_sparsifier(sparsifier, amount, scope)
-    if found.pruning:
+    method = get_sparsifier(sparsifier, amount, scope)
+    if method.pruning:
         scope = scope or "global"
-    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs or found.epochs, amount=amount, scope=scope)
-    members = [_twin(zoo, parent, parents.epoch, found.whole) for parent in parents.members]
+    zoo = twin_of(parents.zoo, sparsifier, epochs=epochs or method.epochs, amount=amount, scope=scope)
+    members = [_twin(zoo, parent, parents.epoch, method.whole) for parent in parents.members]
     start = TwinStart(path=parents.path.resolve(), config=parents.config, epoch=parents.epoch)
     record = ParentsRecord(zoo=parents.zoo.name, epoch=parents.epoch)
     return Population(zoo=zoo, members=members, limits=parents.limits, start=start, parents=record)
@@ -94,7 +94,7 @@ class Difference:
 
     @property
     def small(self) -> bool:
-        """Whether it is what pruning the smallest weights makes."""
+        """Whether both differences are within the tolerances."""
         return self.loss <= LOSS_TOLERANCE and self.accuracy <= ACCURACY_TOLERANCE
 
 

@@ -76,8 +76,8 @@ class CohortTrainer:
         """Train to the job's last epoch; `report` is called after each epoch that was written.
 
         Raises:
-            Stopped: where the stop event was set; finished epochs are on disk.
-            RunError: where what lies on disk is broken or belongs to other members.
+            Stopped: if the stop event was set; finished epochs are on disk.
+            RunError: if what lies on disk is broken or belongs to other members.
         """
         with self._cohort.locked():
             self._cohort.begin(self._members)

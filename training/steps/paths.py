@@ -60,7 +60,7 @@ class PathEntry:
 
 
 def _kernels_lack(work: Workload) -> str | None:
-    """Why the native kernels compute no such workload on any machine; None where they do."""
+    """Why the native kernels support no such workload on any machine; None if they do."""
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
     unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
@@ -101,8 +101,8 @@ def choose_path(asked: str, recorded: str | None, work: Workload) -> EnginePath:
         UserWarning: a new run could be trained by the native kernels if this machine had a compiler.
 
     Raises:
-        UnknownNameError: where there is no such path.
-        RunError: where the path cannot be used here.
+        UnknownNameError: if there is no such path.
+        RunError: if the path cannot be used here.
     """
     if asked != "auto":
         path = _path_named(asked, work, PATHS)

@@ -68,6 +68,7 @@ class TrainingCommand:
     def __init__(self, path: str, engine: str, threads: int | None) -> None:
         from zoo_datasets.terminal import Terminal
         from zoo_datasets.training.engines.processes import Processes
+        from zoo_datasets.training.engines.table import get_engine
         from zoo_datasets.training.launch import Launch
 
         self._processes = Processes()
@@ -75,7 +76,7 @@ class TrainingCommand:
         self._launch = Launch(
             path=path,
             device=self._processes.device,
-            threads=threads or (self._processes.threads if engine == "local" else None),
+            threads=threads or (None if get_engine(engine).elsewhere else self._processes.threads),
             engine=engine,
             share=self._processes.share,
             first=self._processes.first,

@@ -1,12 +1,14 @@
 """What a zoo is, as plain frozen data: images, hyperparameters, the grid of a zoo, one member of it.
 
-This module imports nothing of the package; tables and everything else stand on it.
+This module imports nothing of the package; tables and everything else stand on it. Which optimizers have a momentum
+is looked up in their table when a grid is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import itertools
 import json
 import re
@@ -79,7 +81,10 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HyperParameters:
-    """All that varies between the members of a zoo, besides the seed. `momentum` is None for Adam."""
+    """All that varies between the members of a zoo, besides the seed.
+
+    `momentum` is None of optimizers that have none, as Adam.
+    """
 
     activation: Activation
     init: Init
@@ -112,7 +117,7 @@ class ZooSpec:
 
     Attributes:
         activation … weight_decay: the values of each grid axis; the grid is their product.
-        momentum: for sgd members; OneCycle cycles it between 0.85 and 0.95 instead.
+        momentum: for members whose optimizer has one, as sgd; OneCycle cycles it between 0.85 and 0.95 instead.
         seeds: number of seeds for each grid point.
         seed_kind: `range` gives every point the seeds 1..seeds; `random` draws distinct seeds from
             [0, 1,000,000) with `entropy`.
@@ -202,6 +207,7 @@ class ZooSpec:
     def grid(self) -> list[HyperParameters]:
         """The grid points, the last axis varying fastest."""
         axes = [getattr(self, axis) for axis in GRID_FIELDS]
+        with_momentum = _optimizers_with_momentum()
         return [
             HyperParameters(
                 activation=activation,
@@ -210,7 +216,7 @@ class ZooSpec:
                 optimizer=optimizer,
                 lr=float(lr),
                 weight_decay=float(weight_decay),
-                momentum=float(self.momentum) if optimizer == "sgd" else None,
+                momentum=float(self.momentum) if optimizer in with_momentum else None,
                 batch_size=self.batch_size,
             )
             for activation, init, dropout, optimizer, lr, weight_decay in itertools.product(*axes)
@@ -271,6 +277,12 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
         Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
         for point, seed in pairs[:models]
     ]
+
+
+def _optimizers_with_momentum() -> set[str]:
+    """Their table lies above the specs and imports torch, so it is looked up when members are made, not before."""
+    table = importlib.import_module("zoo_datasets.stacked.optimizers").OPTIMIZERS
+    return {name for name, kind in table.items() if kind.momentum}
 
 
 def _seeds(zoo: ZooSpec) -> list[list[int]]:

@@ -74,7 +74,7 @@ _STL10 = ("tanh", "kaiming_uniform", 1e-4, 1e-3)
 _MILD = _GRID | {"weight_decay": (1e-3, 1e-4)}
 _CIFAR10_GRID = _GRID | {"lr": (1e-3,)}
 
-DENSE_ZOOS: tuple[ZooSpec, ...] = (
+_DENSE: tuple[ZooSpec, ...] = (
     *_family("mnist", "cnn_s", seed=("tanh", "uniform", 3e-4, 0.0), grid=_MILD, doi=6632086),
     *_family("fashion_mnist", "cnn_s", seed=("tanh", "uniform", 3e-4, 0.0), grid=_MILD, doi=6632104),
     *_family("svhn", "cnn_s", seed=("tanh", "uniform", 3e-3, 0.0), grid=_SVHN_GRID, doi=6632120),
@@ -100,12 +100,13 @@ DENSE_ZOOS: tuple[ZooSpec, ...] = (
     ),
 )  # fmt: skip
 
-ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in DENSE_ZOOS}
-if len(ZOOS) != len(DENSE_ZOOS):
-    raise ValueError(f"the table of zoos repeats a name: {[zoo.name for zoo in DENSE_ZOOS]}")
+# The table: dense zoos by name; that of a twin follows from its parent's.
+ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in _DENSE}
+if len(ZOOS) != len(_DENSE):
+    raise ValueError(f"the table of zoos repeats a name: {[zoo.name for zoo in _DENSE]}")
 
 _TWIN_NAME = re.compile(r"(?P<parent>.+)_(?:sparse|magnitude(?P<percent>[1-9]\d?))")
-_TWIN_SUFFIX = re.compile(r"_(?:sparse|magnitude\d+(\.\d+)?)(?:_layer)?$")
+_TWIN_SUFFIX = r"_(?:sparse|magnitude\d+(?:\.\d+)?{})(?:_layer)?$"
 
 
 def twin_of(
@@ -141,9 +142,14 @@ def _magnitude_twin(parent: ZooSpec, percent: int) -> ZooSpec:
     return twin_of(parent, "magnitude", amount=percent / 100, scope="global")
 
 
-def dense_name(name: str) -> str:
-    """The name of a twin's parent zoo: `mnist_cnn_s` of `mnist_cnn_s_sparse`; other names are their own."""
-    return _TWIN_SUFFIX.sub("", name)
+def dense_name(name: str, sparsifier: SparsifierName | None = None) -> str:
+    """The name of a twin's parent zoo: `mnist_cnn_s` of `mnist_cnn_s_sparse`; other names are their own.
+
+    `sparsifier` is how the twins are known to have been made; those of `TWIN_EPOCHS` are recognised by the name alone.
+    """
+    known = sparsifier is None or sparsifier in TWIN_EPOCHS
+    other = "" if known else rf"|{re.escape(str(sparsifier))}(?:\d+(?:\.\d+)?)?"
+    return re.sub(_TWIN_SUFFIX.format(other), "", name)
 
 
 def twins_of(zoo: ZooSpec) -> list[ZooSpec]:
@@ -154,7 +160,7 @@ def twins_of(zoo: ZooSpec) -> list[ZooSpec]:
 
 def list_zoos() -> list[ZooSpec]:
     """All dense zoos: the 27 published ones in the paper's order, then ours. `twins_of` gives their twins."""
-    return list(DENSE_ZOOS)
+    return list(ZOOS.values())
 
 
 def get_zoo(name: str) -> ZooSpec:
@@ -169,7 +175,7 @@ def get_zoo(name: str) -> ZooSpec:
     if twin and twin["parent"] in ZOOS:
         parent = ZOOS[twin["parent"]]
         return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
-    known = [spec.name for zoo in DENSE_ZOOS for spec in (zoo, *twins_of(zoo))]
+    known = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
     raise UnknownNameError("zoo", name, known, "`zoo list` shows all; a .yaml file describes a zoo of your own")
 
 

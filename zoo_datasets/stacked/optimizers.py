@@ -15,7 +15,7 @@ ADAM_EPS = 1e-8
 class StepSettings:
     """What one optimizer step of K members needs besides the gradients; all tensors float [K].
 
-    `count` is the number of steps that came before in the whole training; `momentum` is for SGD alone.
+    `count` is the number of steps that came before in the whole training; `momentum` is 0 for kinds without one.
     """
 
     lr: Tensor
@@ -49,13 +49,20 @@ def sgd(parameters: Tensor, gradients: Tensor, state: State, settings: StepSetti
 
 @dataclass(frozen=True, slots=True)
 class OptimizerKind:
-    """An optimizer: its update and the names of its state tensors, each [K, P] and zero at first."""
+    """An optimizer.
+
+    Attributes:
+        update: one step in place, on parameters, gradients and state [K, P].
+        state: names of its state tensors, each [K, P] and zero at first.
+        momentum: whether it takes the zoo's momentum.
+    """
 
     update: Callable[[Tensor, Tensor, State, StepSettings], None]
     state: tuple[str, ...]
+    momentum: bool = False
 
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
     "adam": OptimizerKind(adam, ("exp_avg", "exp_avg_sq")),
-    "sgd": OptimizerKind(sgd, ("momentum_buffer",)),
+    "sgd": OptimizerKind(sgd, ("momentum_buffer",), momentum=True),
 }

@@ -56,7 +56,7 @@ def numbers_are_iterations(trials: Iterable[tuple[Collection[int], Results]]) ->
 
 
 def _is_by_iteration(numbers: Collection[int], results: Results) -> bool | None:
-    """The same of one trial; None where nothing tells."""
+    """The same of one trial; None if undecided."""
     if results.named:
         return all(number == epoch for number, (epoch, _) in results.named.items())
     if 0 in results.epochs:
@@ -114,7 +114,7 @@ def _match_named(numbers: Collection[int], results: Results, anywhere: Collectio
 
 
 def _line(named: Mapping[int, tuple[int, Figures]]) -> tuple[int, int] | None:
-    """Step and start where epoch = step · number + start for all named checkpoints; None where they tell none."""
+    """Step and start where epoch = step · number + start for all named checkpoints; None if there is no such line."""
     points = sorted((number, epoch) for number, (epoch, _) in named.items())
     if len(points) == 1:
         (number, epoch) = points[0]

@@ -59,7 +59,7 @@ class RawExport:
 
 
 def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> ExportRows:
-    """All states of a source as rows of the config `name`; states that cannot be read are not among them."""
+    """All states of a source as rows of the config `name`; without states that cannot be read."""
     maker = RowMaker(source, name or source.name)
     constants = {"zoo": name or source.name, **source.network.columns()}
     models = {
@@ -85,12 +85,12 @@ def export_raw(rows: ExportRows, out: Path, progress: Advance | None = None) -> 
 
     An export that was stopped goes on with the same call; files that are there with their content are kept. Twins by
     variational dropout have log σ² in their checkpoints where the rows have it; else they are the plain networks that
-    act. Their losses are those recorded, with β·KL, and are left away where the rows do not have them.
+    act. Their losses are those recorded, with β·KL, and are omitted if the rows lack them.
 
     Raises:
-        RepositoryError: where the folder holds another export or something else.
-        SpecError: where the rows are none or of several architectures.
-        StorageError: where a file cannot be written.
+        RepositoryError: if the folder holds another export or something else.
+        SpecError: if there are no rows, or they are of several architectures.
+        StorageError: if a file cannot be written.
     """
     check_output(out)
     zoo = _RawZoo.of(rows)
@@ -172,18 +172,18 @@ class _RawZoo:
         }  # fmt: skip
         return cls(
             folder=raw_folder_name(rows.config, images, architecture.name, sparsifier),
-            parents=raw_folder_name(dense_name(rows.config), images, architecture.name),
+            parents=raw_folder_name(dense_name(rows.config, sparsifier), images, architecture.name),
             layers=network.layers,
             layout=network.layout,
-            params=params | {key: found[0] for key, found in values.items() if len(found) == 1},
-            varied={key: found for key, found in values.items() if len(found) > 1},
+            params=params | {key: options[0] for key, options in values.items() if len(options) == 1},
+            varied={key: options for key, options in values.items() if len(options) > 1},
             dropout=architecture.raw_dropout or all((row["dropout"] or 0) > 0 for row in models),
             selection=rows.selection,
         )
 
     def config(self) -> dict[str, Any]:
         """config.json: what all trials share, and the values of what varies."""
-        searched = {key: {"grid_search": found} for key, found in self.varied.items()}
+        searched = {key: {"grid_search": options} for key, options in self.varied.items()}
         return {**self.params, **searched, "zoo_datasets::selection": dict(self.selection)}
 
     def trial(self, row: Mapping[str, Any]) -> str:
@@ -218,14 +218,14 @@ class _RawZoo:
 def trial_name(model_id: str, row: Mapping[str, Any]) -> str:
     """The folder of a dense model: its id, hyperparameters and seed, in Ray Tune's manner."""
     values = {key: _param(key, row) for key in (*_NAMED, "seed")}
-    told = ",".join(
+    settings = ",".join(
         f"{key.replace('::', '__')}={_in_name(value)}" for key, value in values.items() if value is not None
     )
-    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{told}_{DATE}", TRIAL_LENGTH)
+    return shortened(f"NN_tune_trainable_{_id_in_name(model_id)}_00000_0_{settings}_{DATE}", TRIAL_LENGTH)
 
 
 def _id_in_name(model_id: str) -> str:
-    """The first half of a digest; of another id all of it, as far as it can be in a name."""
+    """The first half of a digest; another id whole, shortened to what a name can hold."""
     return model_id[:ID_LENGTH] if _DIGEST.fullmatch(model_id) else file_name(model_id, TEXT_LENGTH)
 
 
@@ -234,24 +234,26 @@ def _in_name(value: Any) -> Any:
 
 
 def _scheduler(config: str) -> dict[str, str]:
+    """The schedule of a zoo of the table, as the authors call it; another name is ours."""
     try:
-        return {"optim::scheduler": "OneCycleLR"} if get_zoo(config).scheduler == "onecycle" else {}
+        name = get_zoo(config).scheduler
     except UnknownNameError:
         return {}
+    return {} if name is None else {"optim::scheduler": "OneCycleLR" if name == "onecycle" else name}
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write config.json, or find that an export of the same rows began here.
+    """Write config.json, unless an earlier export of the same rows did.
 
     Raises:
-        RepositoryError: where something else lies here.
+        RepositoryError: if the folder holds anything else.
     """
     content = (json.dumps(config, indent=2) + "\n").encode()
     file = folder / "config.json"
-    there = [] if not folder.is_dir() else [entry.name for entry in folder.iterdir() if entry.name[:1] != "."]
-    if there and (not file.is_file() or file.read_bytes() != content):
+    entries = [] if not folder.is_dir() else [entry.name for entry in folder.iterdir() if entry.name[:1] != "."]
+    if entries and (not file.is_file() or file.read_bytes() != content):
         raise RepositoryError(
-            f"{folder} holds another export, or something else ({', '.join(sorted(there)[:3])}, …); choose another "
+            f"{folder} holds another export, or something else ({', '.join(sorted(entries)[:3])}, …); choose another "
             "--out, or remove it"
         )
     write_if_changed(file, content)
@@ -263,14 +265,14 @@ def _param(key: str, row: Mapping[str, Any]) -> Any:
 
 def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     """What result.json reports of a state. Twins' losses are the recorded ones where the row has them."""
-    told = {name: row[name] for name in FIGURES}
+    figures = {name: row[name] for name in FIGURES}
     if row["sparsifier"] == "variational_dropout":
-        told |= {name: row.get(column) for name, column in RECORDED.items()}
-        told["sparsity_ratio"] = row["sparsity"]
-        told |= {KL_WEIGHT: row.get(KL_WEIGHT), _NOISY: True if LOG_SIGMA2 in row else None}
+        figures |= {name: row.get(column) for name, column in RECORDED.items()}
+        figures["sparsity_ratio"] = row["sparsity"]
+        figures |= {KL_WEIGHT: row.get(KL_WEIGHT), _NOISY: True if LOG_SIGMA2 in row else None}
     elif row["sparsifier"] is not None:
-        told["sparsity_ratio"] = row["sparsity"]
-    return {name: value for name, value in told.items() if value is not None}
+        figures["sparsity_ratio"] = row["sparsity"]
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _epochs_trained(reports: Mapping[int, Mapping[str, Any]]) -> int:

@@ -1,4 +1,4 @@
-"""The figures of one model as strangers' files tell them: numbers in one unit, and null where a value cannot be."""
+"""The figures of one model from third-party files: numbers in one unit, and null where a value is impossible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Figures = tuple[float | None, ...]
 
 
 def usual(values: tuple[Any, ...]) -> bool:
-    """Whether values of `REPORTED` are numbers or None, all of which can be, with accuracies as shares."""
+    """Whether values of `REPORTED` are None or plausible numbers, with accuracies as shares."""
     return (
         _USUAL.issuperset(map(type, values))
         and all(map(_is_share, _shares(values)))
@@ -57,16 +57,16 @@ def number(value: Any) -> float | None:
 def cleaned(
     reports: Mapping[_Key, tuple[Any, ...]], *, twins: bool = False, file: str = "result.json"
 ) -> tuple[dict[_Key, Figures], list[Note]]:
-    """The figures of one model's reports, and what to know of them.
+    """The figures of one model's reports, and notes about them.
 
     Accuracies are shares in all of its reports or percent in all: percent where several are above 1, a quarter of some
-    column at least. What cannot be is None: a loss below 0, one beyond float32, a sentinel as −999, an accuracy outside
-    the unit, what is no number.
+    column at least. Impossible values become None: a loss below 0 or beyond float32, a sentinel such as −999, an
+    accuracy outside the unit, anything that is not a number.
 
     Args:
         reports: values of `REPORTED`, by anything.
         twins: whether losses may be below 0: those of variational dropout hold β·KL.
-        file: in which they stand, for the notes.
+        file: the name of their file, for the notes.
     """
     odd: dict[str, None] = {}
     unread: dict[str, None] = {}
@@ -76,34 +76,34 @@ def cleaned(
     }
     notes = _in_one_unit(list(rows.values()), odd, file)
     if odd:
-        text = f"{file} holds values that cannot be ({_some(odd)}); they are null"
+        text = f"{file} holds impossible values ({_some(odd)}); they are null"
         notes.append(Note("import-impossible-figure", text))
     if unread:
-        text = f"{file} holds figures that are no numbers ({_some(unread)}); they are null"
+        text = f"{file} holds figures that are not numbers ({_some(unread)}); they are null"
         notes.append(Note("import-unread-figure", text))
     return {key: tuple(row) for key, row in rows.items()}, notes
 
 
 def _read(place: int, value: Any, twins: bool, odd: dict[str, None], unread: dict[str, None]) -> float | None:
-    """One value as a number that could be in some unit."""
+    """One value as a number that is plausible in some unit, else None."""
     if value is None:
         return None
     name = REPORTED[place]
-    found = number(value)
-    if found is None:
+    figure = number(value)
+    if figure is None:
         unread[f"{name} {shown(value)}"] = None
         return None
     if place in _LOSSES:
         # Of an int too long for a float, as of any number beyond float32, nothing is left.
-        possible = _is_loss(found) and not (found == math.inf and isinstance(value, int))
-        if twins and not _SENTINEL.fullmatch(str(found)):
-            possible = found != found or abs(found) <= _LARGEST or found == math.inf
+        possible = _is_loss(figure) and not (figure == math.inf and isinstance(value, int))
+        if twins and not _SENTINEL.fullmatch(str(figure)):
+            possible = figure != figure or abs(figure) <= _LARGEST or figure == math.inf
     else:
-        possible = found != found or 0 <= found <= (100 if place in _ACCURACIES else _ROUNDED)
+        possible = figure != figure or 0 <= figure <= (100 if place in _ACCURACIES else _ROUNDED)
     if not possible:
         odd[f"{name} {shown(value)}"] = None
         return None
-    return 1.0 if 1 < found <= _ROUNDED and place not in _LOSSES else found
+    return 1.0 if 1 < figure <= _ROUNDED and place not in _LOSSES else figure
 
 
 def _in_one_unit(rows: Sequence[list[float | None]], odd: dict[str, None], file: str) -> list[Note]:

@@ -1,6 +1,6 @@
-"""The hyperparameters of one model as strangers' files tell them: flat, nested, as text or as printed objects.
+"""The hyperparameters of one model from third-party files: flat, nested, as text or as printed objects.
 
-A value that is there and is not understood is never replaced by another: it is null, and a note has it.
+A value that is present but not understood is never replaced: it becomes null, with a note.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from zoo_datasets.builders.sources.raw.figures import number
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, trial_name_values
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.specs.names import known_names
+from zoo_datasets.stacked.optimizers import OPTIMIZERS
 
 MISSING = "import-hyperparameter-missing"
 _DEPTH = 8
@@ -66,11 +68,11 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
 
 
 def flattened(value: Mapping[str, Any]) -> dict[str, Any]:
-    """All values of nested objects by `section::name`, in lower case, without what wraps hyperparameters.
+    """All values of nested objects by `section::name`, in lower case, without wrapper sections.
 
-    An object stands under its own name too. Of two values of one name that which is nested least counts.
+    An object stands under its own name too. Of two values of one name, the less deeply nested one counts.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     level: list[tuple[tuple[str, ...], Any]] = [((), value)]
     for _ in range(_DEPTH):
         below: list[tuple[tuple[str, ...], Any]] = []
@@ -81,24 +83,24 @@ def flattened(value: Mapping[str, Any]) -> dict[str, Any]:
                     parts = parts[1:]
                 if isinstance(one, dict):
                     below.append((() if parts and parts[0] in _WRAPPERS else parts, one))
-                if parts and len(found) < _MOST_KEYS:
-                    found.setdefault("::".join(parts), one)
+                if parts and len(flat) < _MOST_KEYS:
+                    flat.setdefault("::".join(parts), one)
         level = below
-    return found
+    return flat
 
 
 def columns_of(
-    told: Iterable[tuple[str, Mapping[str, Any]]], trial_name: str, defaults: Mapping[str, Any]
+    files: Iterable[tuple[str, Mapping[str, Any]]], trial_name: str, defaults: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Note]]:
-    """The hyperparameter columns of a model, None where nothing tells them or it is not understood, and what to know.
+    """The hyperparameter columns of a model, None if missing or not understood, and notes about them.
 
     Args:
-        told: flattened hyperparameters, each with the name of its file; the first that has a value counts.
+        files: the name of each file with its flattened hyperparameters; the first that has a value counts.
         trial_name: of the model's folder, which holds some.
         defaults: what is the same in all of a zoo, where it is known to be that zoo.
 
     Raises:
-        CheckpointError: where its activation is not told or not known, on which its network depends.
+        CheckpointError: if its activation, on which its network depends, is missing or unknown.
     """
     notes: list[Note] = []
     named = trial_name_values(trial_name)
@@ -106,7 +108,7 @@ def columns_of(
     taken: list[str] = []
     missing: list[str] = []
     for column in COLUMN_OF_KEY.values():
-        place, value = _first(column, told)
+        place, value = _first(column, files)
         if value is None and column in named:
             place, value = "the folder's name", named[column]
         columns[column] = None if value is None else understood(column, value)
@@ -118,7 +120,7 @@ def columns_of(
         elif value is None:
             columns[column] = None if place else defaults.get(column)
             (missing if columns[column] is None else taken).append(column)
-    if str(columns["optimizer"] or "").startswith("adam"):
+    if not _has_momentum(columns["optimizer"]):
         columns["momentum"] = None
         notes = [note for note in notes if not note.text.startswith("momentum")]
     taken = [column for column in taken if columns[column] is not None]
@@ -131,30 +133,37 @@ def columns_of(
     if columns["activation"] not in ACTIVATIONS:
         _refuse_activation("activation", columns["activation"])
     if taken:
-        text = f"{', '.join(taken)} told by no file of the model: taken from the published zoo, of which it is one"
+        text = f"{', '.join(taken)} not in any file of the model: taken from the published zoo that it belongs to"
         notes.append(Note("import-zoo-defaults", text))
     if missing:
         notes.append(Note(MISSING, f"nothing tells its {', '.join(missing)}: null"))
     return columns, notes
 
 
+def _has_momentum(optimizer: str | None) -> bool:
+    """Whether a momentum means something: as the table says; of optimizers that are not ours, whether it is no Adam."""
+    if optimizer in OPTIMIZERS:
+        return OPTIMIZERS[optimizer].momentum
+    return not (optimizer or "").startswith("adam")
+
+
 def understood(column: str, value: Any) -> Any:
-    """A value as its column has it; None where it cannot be understood."""
+    """A value in the type of its column; None if it is not understood."""
     if isinstance(value, dict):
         names = [value[name] for name in _NAMES_OF_OBJECTS if isinstance(value.get(name), (str, int, float))]
         return understood(column, names[0]) if names else None
     if column in TEXT_COLUMNS:
-        return _text(value)
-    found = number(value)
-    if found is None or not math.isfinite(found):
+        return value if value in known_names(column) else _text(value)
+    numeric = number(value)
+    if numeric is None or not math.isfinite(numeric):
         return None
     low, high = _LIMITS[column]
     if column in WHOLE_COLUMNS:
-        if found != int(found):
+        if numeric != int(numeric):
             return None
-        exact = int(value) if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value)) else int(found)
+        exact = int(value) if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value)) else int(numeric)
         return exact if low <= exact <= high else None
-    return found if low <= found <= high else None
+    return numeric if low <= numeric <= high else None
 
 
 def _text(value: Any) -> str | None:
@@ -167,10 +176,10 @@ def _text(value: Any) -> str | None:
     return text if _TEXT.fullmatch(text) else None
 
 
-def _first(column: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, Any]:
-    """The first file that has a value of a column, and the value; where it has null only, None."""
+def _first(column: str, files: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[str, Any]:
+    """The first file that has a value of a column, and the value; if files only hold null, None."""
     null = ""
-    for file, values in told:
+    for file, values in files:
         for key in _KEYS[column]:
             if key in values:
                 if values[key] is not None and not _is_section(values[key]):
@@ -180,13 +189,13 @@ def _first(column: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[
 
 
 def _is_section(value: Any) -> bool:
-    """Whether an object holds other hyperparameters and is none itself, as `optim` of a nested file."""
+    """Whether an object groups hyperparameters instead of being one, as `optim` of a nested file."""
     return isinstance(value, dict) and not any(name in value for name in _NAMES_OF_OBJECTS) and _sections_of(value)
 
 
 def _sections_of(value: Mapping[str, Any]) -> bool:
-    known = {name for names in _OTHER_NAMES.values() for name in names}
-    return any(str(key).strip().lower() in known for key in value)
+    column_names = {name for names in _OTHER_NAMES.values() for name in names}
+    return any(str(key).strip().lower() in column_names for key in value)
 
 
 def _unread(column: str, place: str, value: Any) -> Note:
@@ -195,5 +204,5 @@ def _unread(column: str, place: str, value: Any) -> Note:
 
 def _refuse_activation(column: str, value: Any) -> None:
     if column == "activation":
-        told = repr(value[:40]) if isinstance(value, str) and value.isprintable() else shown(value)
-        raise CheckpointError(f"its activation is {told}; known are {', '.join(ACTIVATIONS)}")
+        text = repr(value[:40]) if isinstance(value, str) and value.isprintable() else shown(value)
+        raise CheckpointError(f"its activation is {text}; known are {', '.join(ACTIVATIONS)}")

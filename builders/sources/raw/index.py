@@ -11,10 +11,10 @@ from zoo_datasets.networks.layout import WeightLayout
 
 def module_indices(layers: Sequence[Layer], dropout: bool) -> dict[str, int]:
     """Where each layer with weights stands in the authors' module list, by its name: with dropout layers the
-    later ones stand further back. Networks with normalisation or blocks are no such list and have none.
+    later ones stand further back. Networks with normalisation or blocks have no such list: empty.
 
     Raises:
-        LayerError: where a layer has no rule for it.
+        LayerError: if a layer has no rule for it.
     """
     places = [layer.raw_places(dropout) for layer in checked(layers)]
     if None in places:
@@ -24,7 +24,7 @@ def module_indices(layers: Sequence[Layer], dropout: bool) -> dict[str, int]:
 
 
 def index_dict(layers: Sequence[Layer], dropout: bool) -> dict[str, list[Any]]:
-    """The index_dict.json of an architecture; layers of ResNets are told by their names."""
+    """The index_dict.json of an architecture; layers of ResNets are identified by name."""
     layout = build_layout(layers)
     names = [spec.name.removesuffix(".weight") for spec in layout.tensors if len(spec.shape) > 1]
     return {"layer": list(module_indices(layers, dropout).values()) or names, **index_of(layout)}

@@ -56,14 +56,14 @@ class TwinLosses:
         return [split for split in _SPLITS if self._data is not None and getattr(self._data, split) is not None]
 
     def describe(self, compared: Mapping[str, int]) -> dict[str, Any]:
-        """For the manifest: where the losses are from, and how many recorded ones are cross-entropy + β·KL."""
+        """For the manifest: the origin of the losses, and how many recorded ones are cross-entropy + β·KL."""
         if self._data is None:
             return {"cross_entropy": "not recomputed; the recorded losses hold β·KL"}
-        told = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
-        return told | {"recorded": dict(compared)}
+        record = {"cross_entropy": "recomputed", "fingerprint": self._data.fingerprint}
+        return record | {"recorded": dict(compared)}
 
     def notes(self, compared: Mapping[str, int], models: int) -> list[tuple[Note, int]]:
-        """What a user should know, each with how often; of so many models."""
+        """Notes for the user, each with its count; `models` is the number of models."""
         if self._data is None:
             text = "the recorded losses of a twin hold β·KL, so loss columns are null; --images recomputes them"
             return [(Note("import-twin-losses", text), models)]
@@ -88,21 +88,21 @@ class TwinLosses:
         count = len(models)
         trained = [model.columns.get("epochs_train") for model in models]
         betas = [None if last is None else kl_weight(epoch, last) for epoch, last in zip(epochs, trained, strict=True)]
-        made: dict[str, pa.Array] = {name: pa.nulls(count, pa.float32()) for name in RECORDED}
+        columns: dict[str, pa.Array] = {name: pa.nulls(count, pa.float32()) for name in RECORDED}
         if self._keep:
-            made |= {column: recorded[name] for name, column in RECORDED.items()}
-            made[KL_WEIGHT] = pa.array(betas, pa.float64())
+            columns |= {column: recorded[name] for name, column in RECORDED.items()}
+            columns[KL_WEIGHT] = pa.array(betas, pa.float64())
         if self._data is None:
-            return made, compared
+            return columns, compared
         kl = None if noise is None or means is None else total_kl(self._network.layers, means, noise).tolist()
         for split in self._computed:
             loss, accuracy = self._evaluate(self._data, models, weights, split)
-            made[f"{split}_loss"] = pa.array(loss, pa.float32())
-            made[f"{split}_acc"] = pc.coalesce(recorded[f"{split}_acc"], pa.array(accuracy, pa.float32()))
+            columns[f"{split}_loss"] = pa.array(loss, pa.float32())
+            columns[f"{split}_acc"] = pc.coalesce(recorded[f"{split}_acc"], pa.array(accuracy, pa.float32()))
             for index, said in enumerate(recorded[f"{split}_loss"].to_pylist()):
                 if said is not None:
                     compared[_verdict(said, loss[index], betas[index], None if kl is None else kl[index])] += 1
-        return made, compared
+        return columns, compared
 
     def _evaluate(
         self, data: ImageData, models: Sequence[Model], weights: Tensor, split: str
@@ -113,8 +113,8 @@ class TwinLosses:
         for activation in sorted(set(activations)):
             places = torch.tensor([index for index, own in enumerate(activations) if own == activation])
             with self._evaluating:
-                found = evaluate(weights[places], data, self._network.architecture, activation, split)
-            loss[places], accuracy[places] = found
+                results = evaluate(weights[places], data, self._network.architecture, activation, split)
+            loss[places], accuracy[places] = results
         return loss.tolist(), accuracy.tolist()
 
 

@@ -44,13 +44,13 @@ _DESCRIBING = (*_HYPERPARAMETER_FILES, "result.json")
 
 @dataclass(kw_only=True, slots=True)
 class TrialModel:
-    """One trial and what became of it: a model with its states, or the reason why it is none.
+    """One trial and its outcome: a model with its states, or the reason why it is not one.
 
     Attributes:
         epochs: of the states that it has or should have.
         numbers: of their checkpoint folders, by epoch.
-        figures: by epoch, as far as they are told.
-        lost: checkpoints that can be no state.
+        figures: those reported, by epoch.
+        lost: checkpoints that cannot be a state, each with the reason.
     """
 
     trial: Trial
@@ -72,7 +72,7 @@ class RawModels:
 
     Attributes:
         images, name: of the zoo; from its folder's name, else from what the user calls it, else from params.json.
-        notes: what was strange and yet did not keep a model out.
+        notes: irregularities that excluded no model.
     """
 
     def __init__(
@@ -95,37 +95,37 @@ class RawModels:
             trials = trials[: self._reading.models]  # what the others tell cannot change which are the first
         paths = [f"{trial.path}{name}" for trial in trials for name in _DESCRIBING if name in trial.files]
         self._container.prepare(paths, MAX_JSON)
-        found = [self._find(trial) for trial in trials]
-        self._match(found)
-        return found
+        entries = [self._find(trial) for trial in trials]
+        self._match(entries)
+        return entries
 
     @property
     def unmatched(self) -> bool:
-        """Whether epochs of some models are numbers of checkpoints, because nothing tells which reports are theirs."""
+        """Whether epochs of some models are numbers of checkpoints, because their reports cannot be matched."""
         return UNMATCHED.code in self.notes.counts
 
     @property
     def parents_read(self) -> bool:
-        """Whether the parents' zoo was at hand."""
+        """Whether the parents' zoo was available."""
         return self.sparsifier is not None and bool(self._parents)
 
     def _identify(self, own: FolderName) -> tuple[str, str]:
         parent = self._parent_folder() if self.sparsifier is not None else None
-        told = [own, *([parent] if parent else [])]
+        names = [own, *([parent] if parent else [])]
         if self._reading.name is not None:
-            told.append(read_folder_name(self._reading.name))
-        told += [read_folder_name(dump) for dump in self._dumps()]
-        images = next((name.images for name in told if name.images is not None), None)
+            names.append(read_folder_name(self._reading.name))
+        names += [read_folder_name(dump) for dump in self._dumps()]
+        images = next((name.images for name in names if name.images is not None), None)
         if images is None:
             raise SourceError(
-                f"{self._folder.name}: nothing tells which images its models were trained on; "
+                f"{self._folder.name}: cannot tell which images its models were trained on; "
                 "rename the folder as the authors did (tune_zoo_mnist_…), or give --name mnist_cnn_s or the like"
             )
         suffix = own.suffix or (parent.suffix if parent else "")
         return images, zoo_name(images, self._kind.network.architecture, suffix, self.sparsifier, own.percent)
 
     def _stated_sparsifier(self) -> SparsifierName | None:
-        """What an export of this package says."""
+        """The sparsifier that an export of this package records."""
         stated = (self._params(trial).get(SPARSIFIER_KEY) for trial in self._folder.trials[:1])
         return next((name for name in stated if isinstance(name, str) and NAME.fullmatch(name)), None)
 
@@ -136,7 +136,7 @@ class RawModels:
                 yield dump
 
     def _parent_folder(self) -> FolderName | None:
-        """What the parents' zoo folder is called."""
+        """The parsed name of the parents' zoo folder; None if no twin names one."""
         for trial in self._folder.trials[:_PROBES]:
             parent = parent_of(self._params(trial).get("training::init_checkpoint_path"))
             if parent is not None:
@@ -144,37 +144,37 @@ class RawModels:
         return None
 
     def _params(self, trial: Trial) -> Mapping[str, Any]:
-        """The hyperparameters of a trial by flattened name, empty where none can be read; `_told` says why."""
+        """The hyperparameters of a trial by flattened name, empty if none can be read; `_told` notes why."""
         return next((values for _, values in self._told(trial, [])), {})
 
     def _find(self, trial: Trial) -> TrialModel:
-        """A trial as a model; `_match` tells its states."""
-        found = TrialModel(trial=trial)
+        """A trial as a model; `_match` fills in its states."""
+        entry = TrialModel(trial=trial)
         if trial.path in self._container.refused:
-            found.reason = self._container.refused[trial.path]
-            return found
+            entry.reason = self._container.refused[trial.path]
+            return entry
         problems = []
         notes: list[Note] = []
         try:
-            found.results = self._results(trial)
-            notes += found.results.notes
+            entry.results = self._results(trial)
+            notes += entry.results.notes
         except CheckpointError as error:
             problems.append(str(error))
         try:
-            found.model = self._model(trial, notes)
+            entry.model = self._model(trial, notes)
         except CheckpointError as error:
             problems.append(str(error))
         self.notes.add(notes)
         if problems:
             problems += [note.text for note in notes if note.code == MISSING]
-        found.reason = "; ".join(problems)
-        return found
+        entry.reason = "; ".join(problems)
+        return entry
 
-    def _match(self, found: Sequence[TrialModel]) -> None:
-        """Tell the states of trials, and which reports are theirs."""
-        with_results = [(entry.trial.epochs, entry.results) for entry in found if entry.results is not None]
+    def _match(self, entries: Sequence[TrialModel]) -> None:
+        """Fill in the states of trials and the reports that belong to them."""
+        with_results = [(entry.trial.epochs, entry.results) for entry in entries if entry.results is not None]
         by_iteration = numbers_are_iterations(with_results)
-        for entry in found:
+        for entry in entries:
             numbers = entry.trial.epochs
             if entry.results is None:
                 entry.numbers = {number: number for number in sorted(numbers)}
@@ -210,7 +210,7 @@ class RawModels:
         return frozenset().union(*(trial.epochs for trial in self._folder.trials))
 
     def _told(self, trial: Trial, notes: list[Note]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The hyperparameters of a trial by flattened name, file by file, each read when it is asked for."""
+        """The hyperparameters of a trial by flattened name, file by file, each read on demand."""
         for file in _HYPERPARAMETER_FILES:
             if file not in trial.files:
                 continue
@@ -225,10 +225,10 @@ class RawModels:
                     yield "result.json", flattened(config)
 
     def _model(self, trial: Trial, notes: list[Note]) -> Model:
-        told = Told(self._told(trial, notes))
-        columns, strange = columns_of(told, trial.name, self._defaults)
+        files = Told(self._told(trial, notes))
+        columns, strange = columns_of(files, trial.name, self._defaults)
         notes += strange
-        file, params = next(iter(told), ("the folder's name", {}))
+        file, params = next(iter(files), ("the folder's name", {}))
         if "params.json" not in trial.files:
             notes.append(Note("import-params-elsewhere", f"there is no params.json; {file} was used instead"))
         notes += contradictions(file, params, self._kind.network)
@@ -236,7 +236,7 @@ class RawModels:
         if self.sparsifier is not None:
             parent = parent_of(params.get("training::init_checkpoint_path"))
             if parent is None:
-                raise CheckpointError("params.json tells no parent (training::init_checkpoint_path)")
+                raise CheckpointError("params.json names no parent (training::init_checkpoint_path)")
             columns |= self._parent_columns(parent)
             trained = params.get("training::epochs_train")
             columns |= {"parent_id": raw_model_id(*parent), "parent_zoo": parent[0]}
@@ -250,7 +250,7 @@ class RawModels:
 
     @cached_property
     def _parents(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Hyperparameters of the parents' zoo, by zoo folder and trial; empty where it is not at hand."""
+        """Hyperparameters of the parents' zoo, by zoo folder and trial; empty if it is not available."""
         names = {
             parent[0]
             for trial in self._folder.trials[:_PROBES]
@@ -265,7 +265,7 @@ class RawModels:
 
 
 class Told:
-    """Files of hyperparameters that are read when they are needed, each once: the first mostly tells all."""
+    """Files of hyperparameters that are read when they are needed, each once: the first usually suffices."""
 
     def __init__(self, files: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
         self._files = files
@@ -288,12 +288,12 @@ def _is_there(path: Path) -> bool:
 def read_params(
     given: Path | str | None, beside: Path | None, names: Iterable[str]
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Hyperparameters of another raw zoo, by zoo folder and trial folder; empty where there is none.
+    """Hyperparameters of another raw zoo, by zoo folder and trial folder; empty if there is none.
 
     Args:
-        given: where that zoo lies, if the user said so.
-        beside: a folder in which to look for it else.
-        names: what its folder may be called.
+        given: the location of that zoo, if the user gave one.
+        beside: a folder in which to look for it otherwise.
+        names: possible names of its folder.
     """
     endings = ("", *(ending for kind in ARCHIVES for ending in kind.endings))
     # Files tell these names: one that is no plain name would lead to other folders.
@@ -305,11 +305,13 @@ def read_params(
     container = open_location(path)
     folder = find_zoo(container)
     container.prepare([f"{trial.path}params.json" for trial in folder.trials], MAX_JSON)
-    found = {}
+    hyperparameters = {}
     for trial in folder.trials:
         try:
             params = read_json(container.read(f"{trial.path}params.json", MAX_JSON))
-            found[folder.name, trial.name], _ = columns_of([("params.json", flattened(params))], trial.name, {})
+            hyperparameters[folder.name, trial.name], _ = columns_of(
+                [("params.json", flattened(params))], trial.name, {}
+            )
         except CheckpointError:
             continue  # the name of its folder is what remains
-    return found
+    return hyperparameters

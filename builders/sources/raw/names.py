@@ -1,4 +1,4 @@
-"""What the folder names of the published zoos and their trials tell."""
+"""The information in the folder names of the published zoos and their trials."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TEXT_COLUMNS = ("activation", "init", "optimizer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderName:
-    """What a zoo folder's name says. `size` is an architecture's `raw_size`, `percent` that of magnitude pruning."""
+    """The parts of a zoo folder's name. `size` is an architecture's `raw_size`, `percent` that of magnitude pruning."""
 
     images: str | None
     size: str
@@ -84,7 +84,7 @@ class FolderName:
 
 
 def read_folder_name(name: str) -> FolderName:
-    """Images, size, kind and sparsifier, as far as a zoo folder's name tells them."""
+    """Images, size, kind and sparsifier, where a zoo folder's name states them."""
     text = name.lower()
     twin, match = next(((twin, match) for twin in TWINS if (match := _found(twin.pattern, text))), (None, None))
     percent = match.groupdict().get("percent") if match is not None else None
@@ -107,23 +107,29 @@ def raw_folder_name(config: str, images: str, architecture: str, sparsifier: str
     """The name of a config's folder as the authors would give it: `tune_zoo_mnist_uniform` for `mnist_cnn_s`.
 
     Raises:
-        SpecError: where it is pruned by magnitude, and nothing tells how many percent.
+        SpecError: if it is pruned by magnitude and its name states no percentage.
     """
-    told = read_folder_name(config)
-    dense = dense_name(config)
+    config_name = read_folder_name(config)
+    dense = dense_name(config, sparsifier)
     size = f"_{raw_size(architecture)}" if raw_size(architecture) else ""
-    kind = next((kind.folder for kind in KINDS if kind.suffix == told.suffix), None)
+    kind = next((kind.folder for kind in KINDS if kind.suffix == config_name.suffix), None)
     with contextlib.suppress(UnknownNameError):
         kind = kind or f"_{get_zoo(dense).init[0]}"
-    names = (f"{images}{size}{kind}" if kind else dense, f"{images}{size}{told.suffix}", f"{images}{told.suffix}")
-    own = next((name for name in names if not _misleads(name, images, told.suffix)), names[-1])
-    return file_name(f"tune_zoo_{own}{_twin_folder(config, sparsifier, told.percent)}")
+    names = (
+        f"{images}{size}{kind}" if kind else dense,
+        f"{images}{size}{config_name.suffix}",
+        f"{images}{config_name.suffix}",
+    )
+    own = next((name for name in names if not _misleads(name, images, config_name.suffix)), names[-1])
+    return file_name(f"tune_zoo_{own}{_twin_folder(config, sparsifier, config_name.percent)}")
 
 
 def _misleads(name: str, images: str, suffix: str) -> bool:
     """Whether a dense zoo's folder of that name would be taken for one of other images or another kind, or of twins."""
-    told = read_folder_name(f"_{name}")
-    return told.images not in (images, None) or told.suffix != suffix or told.sparsifier is not None
+    folder_name = read_folder_name(f"_{name}")
+    return (
+        folder_name.images not in (images, None) or folder_name.suffix != suffix or folder_name.sparsifier is not None
+    )
 
 
 def _twin_folder(config: str, sparsifier: str | None, percent: int | None) -> str:
@@ -153,7 +159,7 @@ def raw_model_id(zoo_folder: str, trial_folder: str) -> str:
 
 
 def parent_of(path: object) -> tuple[str, str] | None:
-    """Zoo folder and trial folder of a twin's `training::init_checkpoint_path`; None where it is none."""
+    """Zoo folder and trial folder of a twin's `training::init_checkpoint_path`; None if it is not one."""
     if not isinstance(path, str):
         return None
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -169,21 +175,21 @@ def trial_name_values(name: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for part in _DATE.sub("", name).split(","):
         key, equals, value = part.rpartition("=")
-        for known, column in COLUMN_OF_KEY.items():
-            if equals and re.search(rf"(^|_){known.replace('::', '__')}$", key):
+        for raw_key, column in COLUMN_OF_KEY.items():
+            if equals and re.search(rf"(^|_){raw_key.replace('::', '__')}$", key):
                 columns[column] = value
     return columns
 
 
 def read_trial_name(name: str) -> dict[str, Any]:
-    """The hyperparameters that a trial folder's name holds, by column; values that make no sense are left away."""
+    """The hyperparameters that a trial folder's name holds, by column; invalid values are omitted."""
     values = {column: _value(column, text) for column, text in trial_name_values(name).items()}
     return {column: value for column, value in values.items() if value is not None}
 
 
 def _value(column: str, text: str) -> Any:
     if column in TEXT_COLUMNS:
-        return text if re.fullmatch(r"[a-z_]+", text) else None
+        return text if re.fullmatch(r"\w+", text, re.ASCII) else None
     try:
         value = int(text) if column in WHOLE_COLUMNS else float(text)
         return value if math.isfinite(value) else None
@@ -197,7 +203,7 @@ def _pattern(*names: str) -> str:
 
 def _longest(patterns: Mapping[str, str], text: str) -> str | None:
     """The name whose pattern takes most of a text: `f_mnist` holds `mnist` too; the first of those that take as much.
-    None where there is none."""
+    None if none matches."""
     taken = {name: len(match[0]) for name, pattern in patterns.items() if (match := _found(pattern, text))}
     return max(taken, key=taken.__getitem__, default=None)
 

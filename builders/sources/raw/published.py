@@ -86,12 +86,12 @@ def find_original(name: str, file: str | None = None) -> Original:
     """Where the zoo of this name lies.
 
     Args:
-        file: of a Zenodo record, where its name does not tell that it is this zoo; preprocessed ones too.
+        file: of a Zenodo record, needed if its name does not identify the zoo; also a preprocessed one.
 
     Raises:
-        UnknownNameError: where the table of zoos has no such name.
-        SourceError: where it is not published, or no file of its record is it.
-        DownloadError: where Zenodo cannot be asked.
+        UnknownNameError: if the table of zoos has no such name.
+        SourceError: if it is not published, or no file of its record matches it.
+        DownloadError: if Zenodo cannot be reached.
     """
     zoo = get_zoo(name)
     served = SERVED.get(name)
@@ -101,18 +101,18 @@ def find_original(name: str, file: str | None = None) -> Original:
     record = TWIN_RECORDS.get(zoo.images) if zoo.parent is not None else _record_of(zoo)
     if record is None:
         raise SourceError(
-            f"{name} is not among the zoos whose authors published them in a place that is known; "
+            f"{name} is not among the zoos whose authors published them in a known place; "
             f"train it (`zoo train {zoo.parent or name}`), or build it from a path or URL of your own"
         )
     return _choose(zoo, record, _files_of(record), file)
 
 
 def download_published(name: str, out: Path, *, file: str | None = None, fetched: Fetched | None = None) -> Path:
-    """Fetch a published zoo into a folder, going on from what is there of it; returns where it lies now.
+    """Fetch a published zoo into a folder, resuming a partial download; returns its path.
 
     Raises:
-        UnknownNameError, SourceError: where there is no such zoo, or it is not published.
-        DownloadError, StorageError: where it cannot be fetched, is not what its checksum says, or cannot be kept.
+        UnknownNameError, SourceError: if there is no such zoo, or it is not published.
+        DownloadError, StorageError: if it cannot be fetched, is not what its checksum says, or cannot be kept.
     """
     original = find_original(name, file)
     target = out / original.file
@@ -138,7 +138,7 @@ def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
     except UnknownNameError:
         return False
     match = _AUTHORS_ZOO.fullmatch(folder)
-    theirs = {found["number"] for trial in trials if (found := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
+    theirs = {hit["number"] for trial in trials if (hit := _AUTHORS_TRIAL.fullmatch(trial))}  # Ray counts trials
     return (
         (dense.published or dense.doi is not None)
         and match is not None
@@ -148,7 +148,7 @@ def is_published(name: str, folder: str, trials: Sequence[str]) -> bool:
 
 
 def common_to_all(name: str, folder: str, trials: Sequence[str]) -> dict[str, Any]:
-    """The hyperparameters that all members of a published zoo share, by column; empty where it is not known to be it.
+    """The hyperparameters that all members of a published zoo share, by column; empty for any other zoo.
 
     See `is_published`.
     """
@@ -165,7 +165,7 @@ def credit_of(name: str, folder: str, trials: Sequence[str]) -> Credit:
 
 
 def doi_of(name: str, credit: Credit) -> str | None:
-    """Where a published zoo lies, if this is one."""
+    """The DOI of a published zoo; None for any other."""
     return get_zoo(name).doi if credit is AUTHORS else None
 
 
@@ -193,30 +193,30 @@ def _files_of(record: int) -> list[dict[str, Any]]:
         raise MissingError(f"Zenodo has no record {record}: {error}, or set {ZENODO_VARIABLE} to a mirror") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(
-            f"{shown(url)} is no record as Zenodo's API gives them (files with key, checksum and links.self); "
+            f"{shown(url)} is not a record as Zenodo's API gives them (files with key, checksum and links.self); "
             f"check {ZENODO_VARIABLE}"
         ) from error
     return files
 
 
 def _choose(zoo: ZooSpec, record: int, files: Sequence[dict[str, Any]], wanted: str | None) -> Original:
-    """The one file of a record that is the zoo: the wanted one, or the one whose name tells it.
+    """The one file of a record that is the zoo: the wanted one, or the one with a matching name.
 
     Raises:
-        SourceError: where none is it, or several; lists the files.
+        SourceError: if none or several match; the message lists the files.
     """
     if wanted is not None:
-        found = [entry for entry in files if entry["key"] == wanted]
+        matching = [entry for entry in files if entry["key"] == wanted]
     else:
-        found = [entry for entry in files if _is_of(zoo, str(entry["key"]))]
-    if len(found) != 1:
+        matching = [entry for entry in files if _is_of(zoo, str(entry["key"]))]
+    if len(matching) != 1:
         keys = sorted(str(entry["key"]) for entry in files)
         more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         raise SourceError(
-            f"Zenodo record {record} has {len(found)} files that are {wanted or zoo.name}, 1 expected; it has "
+            f"Zenodo record {record} has {len(matching)} files that are {wanted or zoo.name}, 1 expected; it has "
             f"{', '.join(keys[:_NAMED]) or 'none'}{more}. Choose one: zoo download {zoo.name} --file NAME"
         )
-    (entry,) = found
+    (entry,) = matching
     algorithm, _, digits = str(entry.get("checksum", "")).partition(":")
     # A mirror may hold Zenodo's own answers, whose links lead back to Zenodo.
     url = re.sub(rf"^{re.escape(ZENODO)}(?=/)", _base(ZENODO_VARIABLE, ZENODO), str(entry["links"]["self"]))
@@ -227,11 +227,11 @@ def _is_of(zoo: ZooSpec, key: str) -> bool:
     """Whether a file's name is that of a zoo's archive."""
     if not is_archive(Path(key)):
         return False
-    told = read_folder_name(stem(Path(key)))
+    folder_name = read_folder_name(stem(Path(key)))
     suffix = (zoo.parent or zoo.name).removeprefix(f"{zoo.images}_{zoo.architecture}")
     percent = None if zoo.amount is None else round(zoo.amount * 100)
     return (
-        told.images in (None, zoo.images)
-        and (told.size, told.suffix) == (raw_size(zoo.architecture), suffix)
-        and (told.sparsifier, told.percent) == (zoo.sparsifier, percent)
+        folder_name.images in (None, zoo.images)
+        and (folder_name.size, folder_name.suffix) == (raw_size(zoo.architecture), suffix)
+        and (folder_name.sparsifier, folder_name.percent) == (zoo.sparsifier, percent)
     )

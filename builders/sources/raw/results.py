@@ -32,7 +32,7 @@ _NAMED = 10  # names of unknown figures in a note
 
 
 def checkpoint_number(folder: str) -> int | None:
-    """The number in a checkpoint folder's name; None where it is none."""
+    """The number in a checkpoint folder's name; None if it is not one."""
     match = _CHECKPOINT_FOLDER.fullmatch(folder)
     number = -1 if match is None else int(match[1])
     return number if 0 <= number <= MAX_EPOCH else None
@@ -43,10 +43,10 @@ class Results:
     """What a result.json reports.
 
     Attributes:
-        epochs: for each `training_iteration` the values of `FIGURES` and the sparsity; None where it is not told.
+        epochs: for each `training_iteration` the values of `FIGURES` and the sparsity; None if missing.
         named: where reports name checkpoints, of each by its number: the iteration, and what was reported.
-        broken: lines that are no JSON object with a `training_iteration`, the half one of a killed trial included.
-        notes: what to know of it.
+        broken: lines that are not a JSON object with a `training_iteration`, the half one of a killed trial included.
+        notes: irregularities of the file.
     """
 
     epochs: Mapping[int, Figures]
@@ -128,7 +128,7 @@ _DEEPEST_CONFIG = 500
 
 
 def parsed_by_python(line: bytes) -> dict[str, Any]:
-    """A line that the faster parser refuses, as for half a surrogate pair in a path; empty where it is no object."""
+    """A line that the faster parser refuses, e.g. for half a surrogate pair in a path; empty if it is not an object."""
     try:
         value = parse_json(line, depth=_DEEPEST_CONFIG)
     except DocumentError:
@@ -138,7 +138,7 @@ def parsed_by_python(line: bytes) -> dict[str, Any]:
 
 def _counted(broken: int, repeated: int) -> Iterable[Note]:
     if broken:
-        yield Note("import-half-line", "result.json ends in half a line or holds lines that are no report")
+        yield Note("import-half-line", "result.json ends in half a line or holds lines that are not reports")
     if repeated:
         yield Note(
             "import-repeated-report", "result.json reports epochs again (a resumed trial); the last report counts"
@@ -146,7 +146,7 @@ def _counted(broken: int, repeated: int) -> Iterable[Note]:
 
 
 def _unknown(*lines: bytes) -> list[Note]:
-    """Figures under names that are not known, of a few lines."""
+    """A note about figures under unknown names in a few lines."""
     names: dict[str, None] = {}
     for report in map(_parsed, {line: None for line in lines if line}):
         for name, value in report.items():
@@ -163,7 +163,7 @@ def _unknown(*lines: bytes) -> list[Note]:
     return [
         Note(
             "import-unknown-figures",
-            f"result.json holds figures under names that are not known and were not read: {listed}{more}; "
+            f"result.json holds figures under unknown names, which were not read: {listed}{more}; "
             f"known are {', '.join(FIGURES)}",
         )
     ]
@@ -181,7 +181,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 def _epoch(value: Any) -> int | None:
     if type(value) is int and 0 <= value <= MAX_EPOCH:
         return value
-    found = number(value)
-    if found is None or not 0 <= found <= MAX_EPOCH:
+    numeric = number(value)
+    if numeric is None or not 0 <= numeric <= MAX_EPOCH:
         return None
-    return int(found) if found == int(found) else None
+    return int(numeric) if numeric == int(numeric) else None

@@ -44,7 +44,7 @@ _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
 def is_raw(place: Place) -> bool:
-    """Whether a raw zoo lies there: in an archive, or in a folder with trials in it."""
+    """Whether a place holds a raw zoo: in an archive, or in a folder with trials in it."""
     if not isinstance(place, Path):
         return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
     if not place.is_dir():
@@ -82,16 +82,16 @@ class RawSource(Source):
         self._found = self._models.found()
         self._found = self._select(self._found)
         self.models = len(self._found)
-        self.states = sum(len(found.epochs) + len(found.lost) for found in self._found)
+        self.states = sum(len(entry.epochs) + len(entry.lost) for entry in self._found)
         container.prepare(self._paths(), MAX_CHECKPOINT)
         self._check_index()
 
     @classmethod
     def open(cls, place: Place, reading: Reading | None = None) -> RawSource:
-        """The raw zoo in a folder or an archive, here or afar.
+        """The raw zoo in a folder or an archive, local or remote.
 
         Raises:
-            SourceError: where there is none, or nothing tells what it is.
+            SourceError: if there is none, or its images or architecture cannot be determined.
         """
         if not isinstance(place, Path):
             return cls(place, reading)
@@ -109,13 +109,13 @@ class RawSource(Source):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """See `Source`."""
-        return unknown_columns(found.model for found in self._found)
+        """The hyperparameter columns that are null for some of its models."""
+        return unknown_columns(entry.model for entry in self._found)
 
     @property
     def zoo(self) -> Mapping[str, Any]:
-        """What the trials tell of the recipe, in the fields of a zoo's spec."""
-        models = [found.model for found in self._found if found.model is not None]
+        """The recipe as the trials record it, in the fields of a zoo's spec."""
+        models = [entry.model for entry in self._found if entry.model is not None]
         value: dict[str, Any] = {
             "name": self.name,
             "images": self._models.images,
@@ -129,7 +129,7 @@ class RawSource(Source):
         return value
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """Where it came from and what was strange about it."""
+        """Its origin, limits and selection, and the notes about it."""
         reading = self._reading
         value = {
             "folder": self._folder.name,
@@ -149,7 +149,7 @@ class RawSource(Source):
         return value
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        """What was strange and yet kept no state out."""
+        """Irregularities that excluded no state."""
         notes = self._models.notes.joined(Notes())
         differing = tallies.get(f"{_SPARSITY}/{_DIFFERS}", 0)
         text = "the sparsity of a state is not the recorded one; the tensors count"
@@ -165,56 +165,56 @@ class RawSource(Source):
 
     @cached_property
     def _epochs(self) -> tuple[int, ...]:
-        return tuple(sorted({epoch for found in self._found for epoch in found.epochs}))
+        return tuple(sorted({epoch for entry in self._found for epoch in entry.epochs}))
 
     def blocks(self) -> Sequence[StateBlock]:
         """One block of all models and epochs."""
-        models = tuple(found.model for found in self._found if found.model is not None)
+        models = tuple(entry.model for entry in self._found if entry.model is not None)
         return [StateBlock(models=models, epochs=self._epochs)] if models else []
 
     def refused(self) -> list[LeftOut]:
-        """Trials that are no model."""
+        """Trials that are not models and checkpoints that cannot be states, each with the reason."""
         refused = [
-            LeftOut(model=found.trial.name, epochs=found.epochs, reason=found.reason)
-            for found in self._found
-            if found.model is None
+            LeftOut(model=entry.trial.name, epochs=entry.epochs, reason=entry.reason)
+            for entry in self._found
+            if entry.model is None
         ]
-        return [*refused, *(lost for found in self._found for lost in found.lost)]
+        return [*refused, *(lost for entry in self._found for lost in entry.lost)]
 
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
-        """The states of a block; see `Source`. Several small epochs come together."""
+        """The states of a block, several small epochs in one piece; see `Source.read`."""
         wanted = {model.model_id for model in block.models}
-        found = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
+        entries = [entry for entry in self._found if entry.model is not None and entry.model.model_id in wanted]
         most, few = (max(size // (4 * self.layout.size), 1) for size in (CHUNK_BYTES, SMALL_PIECE_BYTES))
-        chosen: list[tuple[TrialModel, int]] = []
+        states: list[tuple[TrialModel, int]] = []
         for epoch in block.epochs:
-            here = [(entry, epoch) for entry in found if epoch in entry.epochs]
-            if len(chosen) + len(here) > few:
-                yield from self._read_chunk(chosen)
-                chosen = []
+            here = [(entry, epoch) for entry in entries if epoch in entry.epochs]
+            if len(states) + len(here) > few:
+                yield from self._read_chunk(states)
+                states = []
             while len(here) > most:
                 yield from self._read_chunk(here[:most])
                 here = here[most:]
-            chosen += here
-        yield from self._read_chunk(chosen)
+            states += here
+        yield from self._read_chunk(states)
 
-    def _read_chunk(self, chosen: Sequence[tuple[TrialModel, int]]) -> Iterator[States | LeftOut]:
-        if not chosen:
+    def _read_chunk(self, states: Sequence[tuple[TrialModel, int]]) -> Iterator[States | LeftOut]:
+        if not states:
             return
-        read = self._checkpoints.read([(found.trial, found.numbers[epoch]) for found, epoch in chosen])
+        read = self._checkpoints.read([(entry.trial, entry.numbers[epoch]) for entry, epoch in states])
         for position, reason in read.reasons.items():
-            found, epoch = chosen[position]
-            yield LeftOut(model=found.trial.name, epochs=(epoch,), reason=reason)
+            entry, epoch = states[position]
+            yield LeftOut(model=entry.trial.name, epochs=(epoch,), reason=reason)
         if read.good:
-            yield self._states([chosen[position] for position in read.good], read)
+            yield self._states([states[position] for position in read.good], read)
 
-    def _states(self, chosen: Sequence[tuple[TrialModel, int]], read: Weights) -> States:
-        epochs = [epoch for _, epoch in chosen]
+    def _states(self, states: Sequence[tuple[TrialModel, int]], read: Weights) -> States:
+        epochs = [epoch for _, epoch in states]
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
-        columns = _reported(chosen)
+        columns = _reported(states)
         figures = _figures(columns)
         weights = torch.from_numpy(read.weights)
-        models = [found.model for found, _ in chosen if found.model is not None]
+        models = [entry.model for entry, _ in states if entry.model is not None]
         if self._models.sparsifier is not None:
             shares = sparsity(torch.from_numpy(read.weights), self.layout).numpy()
             figures["sparsity"] = pa.array(shares)
@@ -232,9 +232,9 @@ class RawSource(Source):
 
     def _paths(self) -> Iterator[str]:
         """The checkpoints that will be read."""
-        for found in self._found:
-            if found.model is not None:
-                paths = map(found.checkpoint, found.epochs)
+        for entry in self._found:
+            if entry.model is not None:
+                paths = map(entry.checkpoint, entry.epochs)
                 yield from (path for path in paths if path is not None)
 
     def _extras(self) -> tuple[str, ...]:
@@ -242,47 +242,47 @@ class RawSource(Source):
             return ()
         if self._checkpoints.kind.sparsifier != "variational_dropout":
             raise SourceError(
-                f"{self._folder.name} holds no log_sigma2: its models are no twins by variational dropout"
+                f"{self._folder.name} holds no log_sigma2: its models are not twins by variational dropout"
             )
         return EXTRAS
 
-    def _select(self, found: list[TrialModel]) -> list[TrialModel]:
-        """What the user asked for."""
+    def _select(self, entries: list[TrialModel]) -> list[TrialModel]:
+        """The trials and epochs that the user selected."""
         reading = self._reading
-        for entry in found:
+        for entry in entries:
             if reading.epochs is not None:
                 entry.epochs = tuple(epoch for epoch in entry.epochs if epoch in reading.epochs)
                 entry.lost = tuple(lost for lost in entry.lost if reading.epochs.issuperset(lost.epochs))
         if reading.where is not None:
-            found = self._matching(reading.where, found)
-        found = found[: reading.models]
-        for entry in found:
+            entries = self._matching(reading.where, entries)
+        entries = entries[: reading.models]
+        for entry in entries:
             if entry.model is not None and not entry.epochs:
                 entry.model, entry.reason = None, "it has no state of the epochs that were asked for"
-        if not any(entry.epochs for entry in found):
+        if not any(entry.epochs for entry in entries):
             raise SourceError(f"{self._folder.name}: no state of it fits the selection")
-        return found
+        return entries
 
-    def _matching(self, where: Condition, found: Sequence[TrialModel]) -> list[TrialModel]:
-        """The trials of which a condition keeps a state; one that is no model cannot be judged and stays."""
-        judged = [(entry, entry.model, epoch) for entry in found if entry.model for epoch in entry.epochs]
+    def _matching(self, where: Condition, entries: Sequence[TrialModel]) -> list[TrialModel]:
+        """The trials of which a condition keeps a state; one that is not a model cannot be judged and stays."""
+        judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.epochs]
         states = [(entry, epoch) for entry, _, epoch in judged]
         check_known(where, self._unknown(states), self._folder.name)
         unrecorded = {} if self._losses is None else self._losses.unrecorded
 
         def figures(here: slice) -> dict[str, pa.Array]:
-            told = _figures(_reported(states[here]))
-            return told | {name: pa.nulls(len(told[name]), pa.float32()) for name in unrecorded}
+            columns = _figures(_reported(states[here]))
+            return columns | {name: pa.nulls(len(columns[name]), pa.float32()) for name in unrecorded}
 
         kept: dict[str, list[int]] = {}
         rows = RowMaker(self, self._reading.name or self.name)
         for number in matching(where, rows, [(model, epoch) for _, model, epoch in judged], figures):
             entry, _, epoch = judged[number]
             kept.setdefault(entry.trial.name, []).append(epoch)
-        for entry in found:
+        for entry in entries:
             if entry.model is not None:
                 entry.epochs = tuple(kept.get(entry.trial.name, ()))
-        return [entry for entry in found if entry.model is None or entry.epochs]
+        return [entry for entry in entries if entry.model is None or entry.epochs]
 
     def _unknown(self, states: Sequence[tuple[TrialModel, int]]) -> set[str]:
         """Columns that are computed from the weights."""
@@ -307,14 +307,14 @@ class RawSource(Source):
         notes.add(Note("import-index-dict", text.format(key)) for key in differing)
 
 
-def _reported(chosen: Sequence[tuple[TrialModel, int]]) -> list[tuple[float | None, ...]]:
-    """What result.json tells of some states: the values of each of `FIGURES`, and of the sparsity."""
-    told = [found.figures.get(epoch, _UNKNOWN) for found, epoch in chosen]
-    return list(zip(*told, strict=True)) or [()] * len(_UNKNOWN)
+def _reported(states: Sequence[tuple[TrialModel, int]]) -> list[tuple[float | None, ...]]:
+    """What result.json reports of some states: the values of each of `FIGURES`, and of the sparsity."""
+    rows = [entry.figures.get(epoch, _UNKNOWN) for entry, epoch in states]
+    return list(zip(*rows, strict=True)) or [()] * len(_UNKNOWN)
 
 
 def _figures(reported: Sequence[Sequence[float | None]]) -> dict[str, pa.Array]:
-    """Columns of what result.json tells; NaN stays NaN."""
+    """The reported figures as columns; NaN stays NaN."""
     columns = zip(FIGURES, reported, strict=False)
     return {name: pa.array(values, pa.float32(), from_pandas=False) for name, values in columns}
 

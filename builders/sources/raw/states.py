@@ -1,4 +1,4 @@
-"""The checkpoints of one raw zoo: what most of them are, and many of them as one array."""
+"""The checkpoints of one raw zoo: their common structure, and many of them as one array."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Memory(threading.local):
 
 
 class RawCheckpoints:
-    """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Threads may read at a time."""
+    """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Thread-safe."""
 
     def __init__(self, container: Container, folder: RawFolder) -> None:
         self._container = container
@@ -112,24 +112,24 @@ class RawCheckpoints:
     def _merged(self, good: list[int], reasons: dict[int, str], parts: Sequence[_Part]) -> Weights:
         """Several parts in the order of their positions."""
         row = {position: number for number, position in enumerate(good)}
-        found = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
+        merged = Weights(good=good, reasons=reasons, weights=np.empty((len(good), self.kind.layout.size), np.float32))
         if self._noisy:
-            found.noise, found.means = np.empty_like(found.weights), np.empty_like(found.weights)
+            merged.noise, merged.means = np.empty_like(merged.weights), np.empty_like(merged.weights)
         for part in parts:
             rows = [row[position] for position in part.positions]
-            found.weights[rows] = part.weights
-            if found.noise is not None and found.means is not None:
-                found.noise[rows], found.means[rows] = part.noise, part.means
+            merged.weights[rows] = part.weights
+            if merged.noise is not None and merged.means is not None:
+                merged.noise[rows], merged.means[rows] = part.noise, part.means
             for dtype in part.converted:
-                found.converted[dtype] += len(rows)
-        return found
+                merged.converted[dtype] += len(rows)
+        return merged
 
     @property
     def _noisy(self) -> bool:
         return self.kind.sparsifier == "variational_dropout"
 
     def _part(self, recognised: Recognised, positions: Sequence[int], files: NDArray[np.uint8]) -> _Part:
-        """What files hold, uint8 [K, length], which are not needed afterwards."""
+        """The weights in files, uint8 [K, length], which may be overwritten afterwards."""
         weights, noise, means = acting_weights(recognised, files, self._empty)
         if self._noisy and (noise is None or means is None):  # dense checkpoints among those of twins
             noise, means = np.full_like(weights, -np.inf), weights.copy()
@@ -139,7 +139,7 @@ class RawCheckpoints:
         return self._recycled.empty(*shape, torch.float32).numpy()
 
     def _read_alike(self, states: Sequence[tuple[Trial, int]], parts: list[_Part]) -> list[int]:
-        """Read those that are of the structure that their trial's others have; gives the positions of the others."""
+        """Read those that are of the structure that their trial's others have; returns the positions of the rest."""
         expected: dict[int, tuple[Recognised, list[int], list[str]]] = {}
         rest = []
         for position, (trial, epoch) in enumerate(states):
@@ -173,13 +173,13 @@ class RawCheckpoints:
     def _read_singly(
         self, states: Sequence[tuple[Trial, int]], positions: Sequence[int], parts: list[_Part]
     ) -> dict[int, str]:
-        """Read one by one; gives the reasons why some were not."""
+        """Read one by one; returns the reasons for those that failed, by position."""
         reasons: dict[int, str] = {}
         held: dict[int, tuple[Recognised, list[int], list[bytes]]] = {}
         size = 0
 
         def slice_held() -> None:
-            parts.extend(self._part(found, here, self._together(files)) for found, here, files in held.values())
+            parts.extend(self._part(kind, here, self._together(files)) for kind, here, files in held.values())
             held.clear()
 
         for position in positions:
@@ -243,13 +243,13 @@ class RawCheckpoints:
         self._expected[name] = recognised
 
     def _unlisted(self, trial: Trial, epoch: int) -> str | None:
-        """Why a checkpoint folder could not be listed; None where it could."""
+        """Why a checkpoint folder could not be listed; None if it could."""
         folders = (path for path in self._container.refused if path.startswith(trial.path) and path.endswith("/"))
-        found = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
-        return None if found is None else self._container.refused[found]
+        folder = next((path for path in folders if checkpoint_number(path[len(trial.path) : -1]) == epoch), None)
+        return None if folder is None else self._container.refused[folder]
 
     def _recognise(self, structure: Structure) -> Recognised | str:
-        """What a structure is, or why it is not of this zoo; worked out once for each."""
+        """What a structure holds, or why it does not belong to this zoo; computed once for each."""
         kept = self._recognised.get(id(structure))
         if kept is not None and kept[0] is structure:
             return kept[1]
@@ -257,26 +257,26 @@ class RawCheckpoints:
             return self._recognise_new(structure)
 
     def _recognise_new(self, structure: Structure) -> Recognised | str:
-        found: Recognised | str
+        verdict: Recognised | str
         layout = self.kind.layout
         try:
-            found = recognise(structure)
-            if found.layout != layout:
-                found = (
-                    f"it is a {found.network.architecture}: {fits(structure, layout)}; "
+            verdict = recognise(structure)
+            if verdict.layout != layout:
+                verdict = (
+                    f"it is a {verdict.network.architecture}: {fits(structure, layout)}; "
                     f"the zoo is of {self.kind.network.architecture}"
                 )
-            elif found.sparsifier not in (None, self.kind.sparsifier):
-                found = f"it is pruned by {found.sparsifier}, the zoo's others are not"
+            elif verdict.sparsifier not in (None, self.kind.sparsifier):
+                verdict = f"it is pruned by {verdict.sparsifier}, the zoo's others are not"
         except CheckpointError as error:
-            found = f"{fits(structure, layout)} ({error})"
+            verdict = f"{fits(structure, layout)} ({error})"
         if len(self._recognised) >= _KNOWN:
             self._recognised.clear()
-        self._recognised[id(structure)] = (structure, found)
-        return found
+        self._recognised[id(structure)] = (structure, verdict)
+        return verdict
 
     def _probe(self, folder: RawFolder) -> Recognised:
-        """What most of a few checkpoints are, spread over the zoo."""
+        """The most common kind among a few checkpoints spread over the zoo."""
         places = [(trial, epoch) for trial in folder.trials for epoch in trial.epochs]
         votes: Counter[tuple[NetworkKind, str]] = Counter()
         seen: dict[tuple[NetworkKind, str], Recognised] = {}
@@ -284,13 +284,13 @@ class RawCheckpoints:
         self._container.prepare(itertools.islice(_spread(places), _PROBES), MAX_CHECKPOINT)
         for path in _spread(places):
             try:
-                found = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
+                recognised = recognise(self._reader.structure(self._container.read(path, MAX_CHECKPOINT)))
             except CheckpointError as error:
                 reason = f"{path}: {error}"
                 continue
-            key = (found.network, found.sparsifier or "")
+            key = (recognised.network, recognised.sparsifier or "")
             votes[key] += 1
-            seen.setdefault(key, found)
+            seen.setdefault(key, recognised)
             if votes.total() >= _PROBES:
                 break
         if not votes and not reason:

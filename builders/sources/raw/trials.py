@@ -36,7 +36,7 @@ class Contents:
 
     Attributes:
         checkpoints: the file of each epoch; None where a checkpoint folder holds none.
-        stray: what is no part of a trial.
+        stray: files that are not part of a trial.
     """
 
     files: frozenset[str]
@@ -63,14 +63,14 @@ class Trial:
         return self.contents.checkpoints.keys()
 
     def checkpoint(self, epoch: int) -> str | None:
-        """Path of an epoch's checkpoint inside the container; None where its folder holds none, or there is none."""
+        """Path of an epoch's checkpoint inside the container; None if it is missing."""
         file = self.contents.checkpoints.get(epoch)
         return None if file is None else f"{self.path}{file}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFolder:
-    """A raw zoo inside a container: its folder, its trials by name, and what is neither."""
+    """A raw zoo inside a container: its folder, its trials by name, and stray files."""
 
     name: str
     path: str
@@ -83,7 +83,7 @@ def find_zoo(container: Container) -> RawFolder:
     """The one zoo that a container holds.
 
     Raises:
-        SourceError: where it holds none, or several.
+        SourceError: if it holds none, or several.
     """
     entries, resource_forks = _without_resource_forks(container.entries)
     folders = _trial_folders(entries)
@@ -132,8 +132,8 @@ def _without_resource_forks(entries: Sequence[str]) -> tuple[Sequence[str], list
 
 
 def _trial_folders(entries: Sequence[str]) -> set[str]:
-    """Folders that hold what a trial holds, or are named as one; `entries` are sorted."""
-    found: set[str] = set()
+    """Folders that hold what a trial holds, or are named like one; `entries` are sorted."""
+    folders: set[str] = set()
     position = 0
     while position < len(entries):
         parts = entries[position].split("/")
@@ -144,12 +144,12 @@ def _trial_folders(entries: Sequence[str]) -> set[str]:
             named = _TRIAL_NAME.fullmatch(part) is not None
             if named or (below and _CHECKPOINT_FOLDER.fullmatch(inside)) or (not below and inside in _TRIAL_FILES):
                 folder = "/".join(parts[: depth + 1]) + "/"
-                found.add(folder)
+                folders.add(folder)
                 if named:  # what lies in it tells nothing more
                     position = _end_of(folder, entries)
                 break
     # A params.json that lies beside the trials makes their common folder no trial.
-    ordered = [*sorted(found), ""]  # what lies in a folder follows it
+    ordered = [*sorted(folders), ""]  # what lies in a folder follows it
     return {path for path, after in itertools.pairwise(ordered) if not after.startswith(path)}
 
 
@@ -160,7 +160,7 @@ def _end_of(folder: str, entries: Sequence[str]) -> int:
 
 @lru_cache(maxsize=256)
 def _contents_of(entries: tuple[str, ...]) -> Contents:
-    """Give all that lies below a trial's folder its place."""
+    """Classify the entries below a trial's folder."""
     files: set[str] = set()
     checkpoints: dict[int, str | None] = {}
     stray: list[str] = []
@@ -187,10 +187,10 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """A JSON object; whole numbers that nothing can hold are text.
+    """A JSON object; whole numbers too long for an int are text.
 
     Raises:
-        CheckpointError: where the text is something else.
+        CheckpointError: if the text is not a JSON object.
     """
     try:
         value = parse_json(data, long_numbers=True)
@@ -202,7 +202,7 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def contradictions(file: str, params: Mapping[str, Any], network: NetworkKind) -> list[Note]:
-    """Where a file of hyperparameters says other than the tensors, which are what counts."""
+    """Notes where a file of hyperparameters contradicts the tensors, which take precedence."""
     texts = []
     for key, truth in (("model::o_dim", network.classes), ("model::channels_in", network.in_channels)):
         if isinstance(params.get(key), int) and params[key] != truth:

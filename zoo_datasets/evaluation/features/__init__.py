@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ NAMES = ("weights", "statistics", "spectra", "pca", "kernel_pca", "umap")
 __all__ = ["FEATURES", "NAMES", "Feature", "Transform", "get_features"]
 
 
-@functools.cache
 def _features() -> dict[str, Feature]:
     modules = [importlib.import_module(f"{__name__}.{name}") for name in NAMES]
     return {module.FEATURE.name: module.FEATURE for module in modules}

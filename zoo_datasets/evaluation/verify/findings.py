@@ -70,6 +70,6 @@ class Findings:
         return check not in self._counts
 
     def verification(self, config: str, rows: int, recomputed: int) -> Verification:
-        """All of it."""
+        """The checks that were made and what differs, as one value."""
         checks, differences = tuple(self.checks), tuple(self.differences)
         return Verification(config=config, rows=rows, recomputed=recomputed, checks=checks, differences=differences)
