@@ -56,7 +56,7 @@ def test_each_process_opens_the_run_once_and_returns_what_lies_on_disk(tmp_path,
         launches.append(launch)
         return check_run(ZOO, folder, data, launch, models=1, epochs=1)
 
-    launch = Launch(path="torch" if index == 0 else "auto", share=Share(index=index, count=2))
+    launch = Launch(share=Share(index=index, count=2))
     run = train_population(check, data, launch)
     assert launches == [launch]
     assert run.manifest == Run.open(folder).manifest
