@@ -244,7 +244,7 @@ def test_ctrl_c_stops_after_the_pieces_at_hand(zoo, undisturbed, tmp_path, monke
         build_repository(zoo, tmp_path, num_proc=num_proc)
     assert len(begun) <= 5 + num_proc
     assert not list(tmp_path.rglob("*.tmp"))
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of an earlier test may have ended meanwhile
     finished = len((tmp_path / name / JOURNAL).read_bytes().splitlines()) - 1
     monkeypatch.setattr(parts.ShardWriter, "add", original)
     assert build_repository(zoo, tmp_path, num_proc=num_proc).shards_resumed == finished >= 1
