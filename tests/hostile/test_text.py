@@ -32,6 +32,7 @@ from zoo_datasets.evaluation.benchmark.record import Record
 from zoo_datasets.evaluation.benchmark.run import Result, Settings
 from zoo_datasets.evaluation.report.page import page
 from zoo_datasets.evaluation.report.plots import write_plots
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.card import read_card, write_section
 from zoo_datasets.repository.card_text import section_of
 from zoo_datasets.repository.manifest import LeftOut, read_manifest
@@ -414,7 +415,7 @@ def test_a_section_of_any_reason_has_the_same_tokens(repo, text):
 
     def tokens(text):
         changed = dataclasses.replace(
-            manifest, architecture=text, zoo={"images": text, "doi": text, "lr": [text], "seeds": 3},
+            manifest, network=NetworkKind(text, 1, 10), zoo={"images": text, "doi": text, "lr": [text], "seeds": 3},
             source={"kind": text, "limits": {text: text}}, left_out=(LeftOut(model=text, epochs=(1,), reason=text),),
             meta=tuple(dataclasses.replace(shard, split=text) for shard in manifest.meta), plots=(f"{NAME}/{text}",),
         )  # fmt: skip

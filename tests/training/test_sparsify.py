@@ -214,7 +214,7 @@ def test_rows_of_twins_tell_their_parents_and_share_their_split(dense, tmp_path)
             assert len(row["log_sigma2"]) == 2464
             seen += 1
     assert seen == 6 * 3
-    with pytest.raises(SourceError, match="no twins by variational dropout"):
+    with pytest.raises(SourceError, match="not twins by variational dropout"):
         build_repository(dense.path, tmp_path / "other", reading=Reading(keep_log_sigma2=True))
 
 
