@@ -17,6 +17,7 @@ from zoo_datasets.builders.shards.meta import with_meta
 from zoo_datasets.builders.shards.part import BuildJob, OnBad
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.table import Locations, open_source
+from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
 from zoo_datasets.repository.card import write_card
 from zoo_datasets.repository.manifest import META, PLOTS, Manifest, Shard, read_manifest
@@ -33,7 +34,7 @@ _TOGETHER = "build all parts of a zoo together (zoo build A.zip B.zip), "
 
 def build_repository(
     source_path: Locations,
-    repo: Path,
+    repo: StrPath,
     name: str | None = None,
     *,
     reading: Reading | None = None,
@@ -69,6 +70,7 @@ def build_repository(
         RepositoryError: if the config holds another zoo, its name cannot be used, or another process builds it.
         StorageError: if a file cannot be written.
     """
+    repo = Path(repo)
     check_repository_folder(repo)  # before anything is fetched
     reading = dataclasses.replace(reading or Reading(), name=name, num_proc=num_proc)
     with _older_objects_left_alone():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import SpecError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.runs.run import Run
@@ -21,7 +22,7 @@ __all__ = ["Observer", "Share", "train_zoo"]
 
 def train_zoo(
     zoo: ZooSpec,
-    out: Path,
+    out: StrPath,
     data: ImageData,
     *,
     models: int | None = None,
@@ -58,6 +59,7 @@ def train_zoo(
         StorageError: if a file could not be written.
         KeyboardInterrupt: on Ctrl-C, after the workers have let go; finished epochs are on disk.
     """
+    out = Path(out)
     limits = limits or Limits()
     launch = Launch(
         path=path,

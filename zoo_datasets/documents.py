@@ -41,6 +41,10 @@ _brief.maxlong = 40
 _brief.maxlevel = 3
 
 
+# Wherever a path of this machine is asked for.
+StrPath = str | os.PathLike[str]
+
+
 def brief(value: Any) -> str:
     """What a document holds as a short text for a message: escaped, and cut where it is long or deep."""
     return _brief.repr(value)

@@ -49,6 +49,11 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 cohort`, `2 cohorts`, `1,000 cohorts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def json_text(value: Any, **options: Any) -> str:
     """`json.dumps`, in which letters stand as they are, and of other characters those that can be seen."""
     return json.dumps(value, ensure_ascii=False, **options).translate(_JSON)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from zoo_datasets.cli.benchmark import benchmark
 from zoo_datasets.cli.build import build
 from zoo_datasets.cli.download import download_command
@@ -15,12 +19,32 @@ from zoo_datasets.cli.shell import make_app, run_app
 from zoo_datasets.cli.sparsify import sparsify
 from zoo_datasets.cli.train import train
 from zoo_datasets.cli.verify import verify
+from zoo_datasets.version import __version__
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, where it is asked for."""
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
 
 app = make_app(
     name="zoo",
     help="Populations of neural networks as datasets: train, build, load, verify, publish.",
     no_args_is_help=True,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Populations of neural networks as datasets: train, build, load, verify, publish."""
+
+
 app.command("list")(list_command)
 app.command()(train)
 app.command()(sparsify)

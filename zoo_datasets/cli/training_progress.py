@@ -18,6 +18,7 @@ from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.terminal import TaskText, say
+from zoo_datasets.text import counted
 from zoo_datasets.training.launch import EpochReport
 
 # Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
@@ -90,8 +91,8 @@ class TrainingProgress:
         self._resumed = self._done
         say(
             self._console,
-            f"{run.manifest.zoo.name}: {run.models:,} models to epoch {run.epochs} in {len(cohorts)} cohorts, "
-            f"{run.manifest.engine} path → {run.path}",
+            f"{run.manifest.zoo.name}: {counted(run.models, 'model')} to epoch {run.epochs} "
+            f"in {counted(len(cohorts), 'cohort')}, {run.manifest.engine} path → {run.path}",
         )
         if self._done:
             say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")

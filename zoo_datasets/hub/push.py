@@ -26,6 +26,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.hf_api import RepoFile
 
+from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.hub.client import DATASET, hub_errors, remote_card, remote_manifest, remote_text
 from zoo_datasets.hub.local_zoo import LocalZoo, Tell, local_zoos
@@ -62,7 +63,7 @@ class PushResult:
 
 
 def push_repository(
-    repo: Path,
+    repo: StrPath,
     repo_id: str,
     names: Sequence[str] = (),
     *,
@@ -96,6 +97,7 @@ def push_repository(
         UnknownNameError: where it has no zoo of a name.
         HubError: where the Hub cannot be reached or refuses; says what to do. Running again goes on.
     """
+    repo = Path(repo)
     if create_pr and revision not in (None, "main"):
         raise RepositoryError("a pull request goes to the main branch: give either --create-pr or --revision")
     tell = tell or (lambda text: None)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo_datasets.documents import parse_json
+from zoo_datasets.documents import StrPath, parse_json
 from zoo_datasets.errors import ImagesError, StorageError
 from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
@@ -127,8 +127,8 @@ class ImageData:
 def load_images(
     images: str,
     architecture: str,
-    source: Path | None = None,
-    cache_dir: Path | None = None,
+    source: StrPath | None = None,
+    cache_dir: StrPath | None = None,
     progress: Fetched | None = None,
 ) -> ImageData:
     """An image dataset, prepared for an architecture; read from its source once and then from the cache.
@@ -152,13 +152,12 @@ def load_images(
     """
     spec = get_image_spec(images, architecture)
     size = get_architecture(architecture).input_size
-    if source is not None:
-        source = source.expanduser()
+    source = None if source is None else Path(source).expanduser()
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
     recipe = {name: value for name, value in dataclasses.asdict(spec).items() if name != "raw_names"}
     key = digest_of([PREPARATION, identity, recipe, size])
-    file = (cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
+    file = Path(cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
     cached = _read_cache(file, spec)
     if cached is None:
         with _locked(file):

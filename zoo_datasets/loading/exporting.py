@@ -15,7 +15,7 @@ import torch
 from datasets import DatasetDict, IterableDatasetDict
 from safetensors.torch import save
 
-from zoo_datasets.documents import brief, parse_json
+from zoo_datasets.documents import StrPath, brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
@@ -111,7 +111,7 @@ def repository_rows(
     )
 
 
-def export_safetensors(rows: ExportRows, out: Path, progress: Advance | None = None) -> list[Path]:
+def export_safetensors(rows: ExportRows, out: StrPath, progress: Advance | None = None) -> list[Path]:
     """Write each row as `<model_id>-epoch-0050.safetensors` into a folder; gives the files.
 
     A file holds the tensors under the layers' names and, as JSON under the key `zoo_datasets` of its header, all
@@ -121,6 +121,7 @@ def export_safetensors(rows: ExportRows, out: Path, progress: Advance | None = N
     Raises:
         StorageError: where a file cannot be written.
     """
+    out = Path(out)
     check_output(out)
     files: list[Path] = []
     names = distinct_names({model_id: file_name(model_id) for model_id in rows.models}, NAME_LENGTH)
@@ -151,7 +152,7 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
     return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
-def load_exported(path: Path) -> dict[str, Any]:
+def load_exported(path: StrPath) -> dict[str, Any]:
     """The row that `zoo export --format safetensors` wrote: all its columns, `weights` a float32 tensor [D].
 
     `to_module(load_exported(path))` is the network.
@@ -159,6 +160,7 @@ def load_exported(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: where the file cannot be read or is no exported row.
     """
+    path = Path(path)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from zoo_datasets.documents import read_json
+from zoo_datasets.documents import StrPath, read_json
 from zoo_datasets.errors import DamagedError, DocumentError, RunError
 from zoo_datasets.runs.cohort import MEMBERS, Cohort, digest_of_members, read_members
 from zoo_datasets.runs.manifest import RUN_MANIFEST, RunManifest
@@ -49,13 +49,14 @@ class Run:
         return (path / RUN_MANIFEST).is_file()
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: StrPath) -> Run:
         """The run in a folder.
 
         Raises:
             RunError: where there is none, or its zoo.json is broken.
             DamagedError: where zoo.json holds other bytes than were written.
         """
+        path = Path(path)
         file = path / RUN_MANIFEST
         if not file.is_file():
             raise RunError(f"{path} is not a run: there is no {RUN_MANIFEST} in it; `zoo train` makes runs")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_datasets.documents import MAX_YAML, brief, parse_yaml, read_text
+from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.names import known_names, unknown_names
 from zoo_datasets.specs.spec import GRID_FIELDS, Scope, SparsifierName, ZooSpec
@@ -215,12 +215,13 @@ def _adapter() -> TypeAdapter[ZooSpec]:
     return TypeAdapter(ZooSpec)
 
 
-def read_zoo(path: Path) -> ZooSpec:
+def read_zoo(path: StrPath) -> ZooSpec:
     """A user's own zoo from a YAML file with the fields of `ZooSpec`.
 
     Raises:
         SpecError: naming the file and each field that is missing, unknown or of a wrong value.
     """
+    path = Path(path)
     try:
         value = parse_yaml(read_text(path, MAX_YAML))
     except (OSError, DocumentError) as error:

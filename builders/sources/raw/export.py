@@ -24,6 +24,7 @@ from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KEY, raw_folder_name
+from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import LASTING, ExportRows, states_of
 from zoo_datasets.networks.architectures import get_architecture
@@ -79,7 +80,7 @@ def source_rows(source: Source, name: str | None = None, selection: Mapping[str,
     )
 
 
-def export_raw(rows: ExportRows, out: Path, progress: Advance | None = None) -> RawExport:
+def export_raw(rows: ExportRows, out: StrPath, progress: Advance | None = None) -> RawExport:
     """Write rows as a raw zoo into a new folder of `out`: config.json, index_dict.json, and for each model a trial
     with params.json, result.json and one checkpoint folder an epoch.
 
@@ -92,6 +93,7 @@ def export_raw(rows: ExportRows, out: Path, progress: Advance | None = None) -> 
         SpecError: if there are no rows, or they are of several architectures.
         StorageError: if a file cannot be written.
     """
+    out = Path(out)
     check_output(out)
     zoo = _RawZoo.of(rows)
     folder = out / zoo.folder

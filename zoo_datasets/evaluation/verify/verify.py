@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
+from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
@@ -29,7 +30,7 @@ _SHIFTED = 32  # rows at a time that are compared with their neighbours' weights
 
 
 def verify_repository(
-    repo: Path,
+    repo: StrPath,
     name: str,
     *,
     images: ImageData | None = None,
@@ -57,6 +58,7 @@ def verify_repository(
         RepositoryError: where `repo` is no dataset repository or its card cannot be read.
         UnknownNameError: where it has no such config.
     """
+    repo = Path(repo)
     if not (repo / CARD).is_file():
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
     findings = Findings()
