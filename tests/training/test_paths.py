@@ -30,7 +30,7 @@ needs_compiler = pytest.mark.skipif(native.available() is not None, reason=f"no 
 
 @needs_compiler
 def test_a_path_is_called_by_its_short_or_its_full_name():
-    full = f"native-{native.instructions()}"
+    full = native.path_name()
     assert [choose_path(name, None, CNN).name for name in ("native", full, "auto")] == [full] * 3
     assert choose_path("torch", None, CNN).name == "torch"
     for name in ("warp", "warp-avx2"):
@@ -42,13 +42,15 @@ def test_a_path_is_called_by_its_short_or_its_full_name():
 def test_other_instructions_are_not_taken_for_those_asked_for(monkeypatch):
     for name in compiler.instruction_sets():
         if name != native.instructions():
-            with pytest.raises(RunError, match=f"ZOO_NATIVE={name} makes it native-{name}; pass --path auto"):
-                choose_path(f"native-{name}", None, CNN)
-            with pytest.raises(RunError, match=f"trained on the native-{name} path, which is not available"):
-                choose_path("auto", f"torch+native-{name}", CNN)
+            with pytest.raises(
+                RunError, match=f"ZOO_NATIVE={name} makes it {native.path_name(name)}; pass --path auto"
+            ):
+                choose_path(native.path_name(name), None, CNN)
+            with pytest.raises(RunError, match=f"trained on the {native.path_name(name)} path, which is not available"):
+                choose_path("auto", f"torch+{native.path_name(name)}", CNN)
             with monkeypatch.context() as patch:
                 patch.setenv("ZOO_NATIVE", name)
-                assert choose_path(f"native-{name}", None, CNN).name == f"native-{name}"
+                assert choose_path(native.path_name(name), None, CNN).name == native.path_name(name)
 
 
 def test_one_warning_says_why_training_takes_the_plain_path(monkeypatch, tmp_path):

@@ -73,7 +73,7 @@ def _native_obstacle(work: Workload) -> str | None:
 
 def _native_path(work: Workload) -> EnginePath:
     # Other vector instructions round otherwise: a path of its own.
-    return EnginePath(f"native-{native.instructions()}", native.lanes(), NativeBlock)
+    return EnginePath(native.path_name(), native.lanes(), NativeBlock)
 
 
 def _torch_path(work: Workload) -> EnginePath:
@@ -141,8 +141,8 @@ def _path_named(name: str, work: Workload, short: Container[str] = ()) -> Engine
     path = PATHS[kind].make(work)
     if name == path.name or name in short:
         return path
-    wanted = name.removeprefix(f"{kind}-")
-    remedy = f", but {SWITCH}={wanted} makes it {name}" if kind == "native" and wanted in instruction_sets() else ""
+    switch = next((one for one in instruction_sets() if native.path_name(one) == name), None)
+    remedy = f", but {SWITCH}={switch} makes it {name}" if switch else ""
     return f"here it would be {path.name}{remedy}"
 
 

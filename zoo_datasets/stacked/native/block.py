@@ -34,6 +34,7 @@ _GRADIENTS_ONLY: Final = 0
 _SOURCES: Final = ("layers.c", "math.c", "native.c")
 _VARIATIONAL: Final = "variational.c"
 _ALIGNMENT: Final = 64
+_REVISIONS: Final = {"portable": "portable-2"}
 
 Shape = tuple[int, int, int]
 
@@ -118,6 +119,19 @@ def instructions() -> str:
     return find_compiler().instructions
 
 
+def path_name(instruction_set: str | None = None) -> str:
+    """What runs call the native path with some instructions, or with those of this machine: `native-avx2`.
+
+    Kernels that round otherwise than those of earlier versions have another name: without fused multiplication and
+    addition, tanh was a unit in the last place below 1 where it is saturated, and so had a gradient.
+
+    Raises:
+        NativeError: where none are given and there is no compiler.
+    """
+    name = instruction_set or instructions()
+    return f"native-{_REVISIONS.get(name, name)}"
+
+
 def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = False) -> ctypes.CDLL:
     """The compiled kernels of a network for images [C, H, W]; those of variational dropout where asked for.
 
@@ -125,7 +139,7 @@ def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = F
         NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
     """
     compiler = find_compiler()
-    return _load(kernel_source(layers, in_shape, compiler, variational), variational)
+    return _load(compiler, kernel_source(layers, in_shape, compiler, variational), variational)
 
 
 def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, variational: bool = False) -> str:
@@ -141,7 +155,8 @@ def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, 
 
 
 @functools.lru_cache(maxsize=64)
-def _load(source: str, variational: bool) -> ctypes.CDLL:
+def _load(compiler: Compiler, source: str, variational: bool) -> ctypes.CDLL:
+    """The library of a source, remembered for the compiler that `compile_library` takes."""
     library = compile_library(source)
     library.zoo_workspace_size.restype = ctypes.c_int64
     library.zoo_parameters.restype = ctypes.c_int64

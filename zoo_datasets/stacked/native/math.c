@@ -27,9 +27,16 @@ INLINE v clamp(v x, float bound) {
   return choose(x < -bound, splat(-bound), x);
 }
 
-/* Rational minimax approximation with the coefficients of Eigen's fast tanh. */
+/* Rational minimax approximation with the coefficients of Eigen's fast tanh; beyond the bounds, which depend on how
+   sums of products are rounded, it is 1 and its derivative 0. */
+#if defined(__FMA__) || defined(__aarch64__)
+#define TANH_BOUND 7.99881172180175781f
+#else
+#define TANH_BOUND 7.90531110763549805f
+#endif
+
 INLINE v tanh_v(v x) {
-  v c = clamp(x, 7.99881172180175781f), s = c * c;
+  v c = clamp(x, TANH_BOUND), s = c * c;
   v p = splat(-2.76076847742355e-16f);
   p = p * s + 2.00018790482477e-13f;
   p = p * s + -8.60467152213735e-11f;
