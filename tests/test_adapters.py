@@ -111,3 +111,12 @@ def test_a_batch_becomes_modules_whose_figures_are_those_of_the_stack():
         evaluate(batch["weights"][:, :9], data, "cnn_s", "gelu")
     with pytest.raises(UnknownNameError, match="no split named 'tst'; did you mean test"):
         evaluate(batch["weights"], data, "cnn_s", "gelu", "tst")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
+def test_weight_lists_keep_their_dtype(dtype):
+    layout = layout_of("cnn_s", 1, 10)
+    weights = torch.randn(3, layout.size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    back = adapters.from_weight_lists(*adapters.to_weight_lists(weights, layout), layout)
+    assert back.dtype == dtype
+    assert torch.equal(back, weights)

@@ -281,3 +281,8 @@ def test_rows_that_cannot_become_networks(repo):
         to_state_dict(row | {"weights": torch.zeros(2, 2464)})
     with pytest.raises(UnknownNameError, match="no architecture named 'cnn'"):
         layout_of_row(row | {"architecture": "cnn"})
+
+
+def test_a_repository_without_a_name_lists_its_zoos(repo):
+    with pytest.raises(SpecError, match="needs the name of a config; known are mnist_cnn_s_hyp_fix$"):
+        load_zoo(repo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from zoo_datasets.adapters.matrices import _check, _layers
@@ -25,7 +26,7 @@ def to_weight_lists(weights: Tensor, layout: WeightLayout) -> tuple[list[Tensor]
 
 
 def from_weight_lists(matrices: Sequence[Tensor], biases: Sequence[Tensor], layout: WeightLayout) -> Tensor:
-    """The weights [B, D] of such lists.
+    """The weights [B, D] of such lists, in their dtype.
 
     Raises:
         LayoutError: where they do not fit the layout.
@@ -33,10 +34,14 @@ def from_weight_lists(matrices: Sequence[Tensor], biases: Sequence[Tensor], layo
     pairs = _pairs(layout)
     if not len(matrices) == len(biases) == len(pairs):
         raise LayoutError(f"found {len(matrices)} weights and {len(biases)} biases, expected {len(pairs)} of each")
-    state = {}
-    for (weight, bias), matrix, vector in zip(pairs, matrices, biases, strict=True):
-        state[weight], state[bias] = matrix[:, 0], vector[:, 0]
-    return layout.flatten(state)
+    parts = []
+    for names, matrix, vector in zip(pairs, matrices, biases, strict=True):
+        for name, tensor in zip(names, (matrix, vector), strict=True):
+            spec = next(spec for spec in layout.tensors if spec.name == name)
+            if tensor.ndim < 2 or tensor.shape[1] != 1 or tensor.shape[2:] != spec.shape:
+                raise LayoutError(f"{name} is {list(tensor.shape)}, expected [B, 1, {', '.join(map(str, spec.shape))}]")
+            parts.append(tensor.flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 def _pairs(layout: WeightLayout) -> list[tuple[str, str]]:

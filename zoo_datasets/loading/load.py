@@ -33,7 +33,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
 from zoo_datasets.repository.where import Condition, parse_where
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
@@ -93,6 +93,12 @@ def load_zoo(
     """
     alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
                     "streaming": streaming, "revision": revision}  # fmt: skip
+    if isinstance(repo, os.PathLike):
+        repo = Path(repo)
+    if isinstance(repo, (str, Path)) and name is None:
+        zoos = [config for config in _config_names(repo, revision) if not config.endswith(META)]
+        known = ", ".join(zoos) or "none"
+        raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; known are {known}")
     if not isinstance(repo, (str, Path)) or not isinstance(name, str):
         return {key: load_zoo(*pair, split, **alike) for key, pair in _pairs(repo, name).items()}
     if split_by not in ("model", "seed"):
@@ -327,25 +333,45 @@ def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
 
 
 def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
-    folder = Path(repo)
-    check_text(folder)
-    if folder.is_dir():
-        check_repository_folder(folder)
-        if not (folder / CARD).is_file():
-            raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-        known = configs_of(read_card(folder))
-        check_patterns(known.get(name, {}), str(folder / CARD))
-    else:
-        check_patterns(configs_of(_remote_card(str(repo), revision)).get(name, {}), f"{repo}: {CARD}")
-        try:
-            known = datasets.get_dataset_config_names(str(repo), revision=revision)
-        except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
-            raise RepositoryError(
-                f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
-                f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
-            ) from error
+    configs = _configs(repo, revision)
+    origin = str(Path(repo) / CARD) if Path(repo).is_dir() else f"{repo}: {CARD}"
+    check_patterns(configs.get(name, {}), origin)
+    known = list(configs) if Path(repo).is_dir() else _config_names(repo, revision)
     if name not in known:
         raise UnknownNameError("config", name, known)
+
+
+def _configs(repo: str | Path, revision: str | None) -> dict[str, dict[str, Any]]:
+    """What the card says of each config; of a repository on the Hub nothing where it has no card.
+
+    Raises:
+        RepositoryError: where a folder is no repository.
+    """
+    folder = Path(repo)
+    check_text(folder)
+    if not folder.is_dir():
+        return configs_of(_remote_card(str(repo), revision))
+    check_repository_folder(folder)
+    if not (folder / CARD).is_file():
+        raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
+    return configs_of(read_card(folder))
+
+
+def _config_names(repo: str | Path, revision: str | None) -> list[str]:
+    """The configs that `datasets` finds.
+
+    Raises:
+        RepositoryError: where there is no repository, or it cannot be reached.
+    """
+    if Path(repo).is_dir():
+        return list(_configs(repo, revision))
+    try:
+        return list(datasets.get_dataset_config_names(str(repo), revision=revision))
+    except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
+        raise RepositoryError(
+            f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
+            f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
+        ) from error
 
 
 def _remote_card(repo: str, revision: str | None) -> DatasetCard:
