@@ -7,7 +7,7 @@ import dataclasses
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -31,6 +31,8 @@ from zoo_datasets.errors import (
     StorageError,
     UnknownNameError,
 )
+from zoo_datasets.loading import prepared
+from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
@@ -66,6 +68,7 @@ def load_zoo(
     split_by: SplitBy = "model",
     streaming: bool = False,
     revision: str | None = None,
+    check: bool | None = None,
 ) -> Loaded | dict[str, Loaded]:
     """A zoo of a dataset repository, read with `datasets`; only what is asked for is read and prepared.
 
@@ -85,14 +88,16 @@ def load_zoo(
             that models that started from the same weights are never in two splits.
         streaming: whether to read while iterating and to keep nothing on disk.
         revision: branch, tag or commit, on the Hub.
+        check: whether files that were read or downloaded whole are compared with their SHA-256 in the manifest first;
+            each is hashed once, until it changes. None means unless streaming.
 
     Raises:
-        RepositoryError: where `repo` is no dataset repository.
+        RepositoryError: where `repo` is no dataset repository, or a file of it is damaged.
         UnknownNameError: where it has no such config, split or column; says what is near.
         SpecError: where an epoch has no rows, or an argument makes no sense.
     """
     alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
-                    "streaming": streaming, "revision": revision}  # fmt: skip
+                    "streaming": streaming, "revision": revision, "check": check}  # fmt: skip
     if isinstance(repo, os.PathLike):
         repo = Path(repo)
     if isinstance(repo, (str, Path)) and name is None:
@@ -113,13 +118,23 @@ def load_zoo(
     manifest = _manifest(repo, name, revision)
     if chosen is not None:
         _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
-    files = _files(manifest, split if split_by == "model" else None, _epochs_that_can_match(manifest, parts))
+    epochs_read = _epochs_that_can_match(manifest, parts)
+    files = _files(manifest, split if split_by == "model" else None, epochs_read)
     builder = _builder(repo, name, revision, parts, files)
     _check_split(manifest, builder, name, split, split_by)
+    checking = None
+    if check or (check is None and not streaming):
+        origin = manifest if not name.endswith(META) else _manifest(repo, name.removesuffix(META), revision)
+        checking = FileCheck(repo, builder, origin)
+        if check:
+            _require_check(checking, streaming or parts.some)
+        if checking.local:
+            checking.check_local(epochs_read if files else None)
     if streaming:
         loaded = builder.as_streaming_dataset()
     else:
-        _prepare(builder, parts)
+        builder = _whole(builder, lambda: _builder(repo, name, revision, parts, files))
+        _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
         loaded = DatasetDict(
@@ -232,21 +247,66 @@ def _files(manifest: Manifest | None, split: str | None, epochs: list[int] | Non
     return files
 
 
-def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
-    """Write the rows wanted into the cache, unless they are there."""
+def _require_check(checking: FileCheck, in_parts: bool) -> None:
+    """See that a check that was asked for can be made.
+
+    Raises:
+        SpecError: where it cannot.
+    """
+    if in_parts and not checking.local:
+        raise SpecError(
+            "check=True: of files on the Hub only parts are read here, and these carry no checksums; load whole splits "
+            "without streaming, or download the repository and load the folder"
+        )
+    checking.require_digests()
+
+
+def _whole(builder: DatasetBuilder, again: Callable[[], DatasetBuilder]) -> DatasetBuilder:
+    """The builder, its cache without prepared rows that are damaged.
+
+    Raises:
+        StorageError: naming the folder to delete, where they cannot be deleted.
+    """
+    folder = Path(builder.cache_dir)
+    if not prepared.is_damaged(folder):
+        return builder
+    prepared.discard(folder)
+    return again()
+
+
+def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None) -> None:
+    """Write the rows wanted into the cache, unless they are there.
+
+    Raises:
+        RepositoryError: where a file cannot be read, or is damaged.
+        StorageError: where the cache cannot be written.
+    """
     remote = any("://" in str(file) for files in builder.config.data_files.values() for file in files)
     # The usual manager fetches whole files; this one lets the reader ask for the parts it needs.
-    ranges = StreamingDownloadManager(
-        base_path=builder.base_path,
-        download_config=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
-        dataset_name=builder.dataset_name,
-    )
+    manager: Any = None
+    options: dict[str, Any] = {"token": builder.token, "storage_options": builder.storage_options}
+    if remote and parts.some:
+        manager = StreamingDownloadManager(
+            base_path=builder.base_path,
+            download_config=DownloadConfig(**options),
+            dataset_name=builder.dataset_name,
+        )
+    elif remote and checking is not None:
+        manager = CheckedDownloads(
+            checking,
+            dataset_name=builder.dataset_name,
+            download_config=DownloadConfig(cache_dir=builder._cache_downloaded_dir, use_etag=False, **options),
+            base_path=builder.base_path,
+        )
     try:
         builder.download_and_prepare(
-            dl_manager=ranges if remote and parts.some else None,
+            dl_manager=manager,
             # The card records the rows of whole splits, which a selection does not have.
             verification_mode="no_checks" if parts.some else "basic_checks",
         )
+        prepared.note_files(Path(builder.cache_dir))
+    except RepositoryError:
+        raise
     except (OSError, DatasetsError, pa.ArrowException) as error:
         if not is_full(error):
             raise RepositoryError(
