@@ -30,10 +30,11 @@ from zoo_datasets.errors import (
     SpecError,
     StorageError,
     UnknownNameError,
+    ZooError,
 )
 from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
-from zoo_datasets.loading.row_groups import StreamFiles, tell_source
+from zoo_datasets.loading.row_groups import StreamFiles, TableReading, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
@@ -305,9 +306,10 @@ def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None)
             verification_mode="no_checks" if parts.some else "basic_checks",
         )
         prepared.note_files(Path(builder.cache_dir))
-    except RepositoryError:
-        raise
-    except (OSError, DatasetsError, pa.ArrowException) as error:
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        ours = error if isinstance(error, ZooError) else error.__cause__
+        if isinstance(ours, ZooError):
+            raise ours from None
         if not is_full(error):
             raise RepositoryError(
                 f"a file of {builder.config.name} could not be read: "
@@ -367,6 +369,7 @@ def _builder(
     except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:400]
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
+    builder._generate_tables = TableReading(builder._generate_tables)
     _check_inside(repo, builder)
     known = builder.info.features or NAMES
     for column in parts.columns or ():

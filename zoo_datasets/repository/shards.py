@@ -1,4 +1,4 @@
-"""Whether the bytes of a repository's Parquet files are those that were written, and what they are where they are not."""
+"""Whether a repository's Parquet files hold the bytes that were written, and what they hold where they do not."""
 
 from __future__ import annotations
 
