@@ -7,7 +7,7 @@ import dataclasses
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
+from datasets.utils.file_utils import is_local_path
 from huggingface_hub import DatasetCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
@@ -34,7 +35,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
-from zoo_datasets.loading.row_groups import StreamFiles, TableReading, tell_source
+from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
@@ -53,6 +54,9 @@ SplitBy = Literal["model", "seed"]
 
 # The Hub's file system reads 5 MiB past each range. The Parquet reader knows what it needs, and asks for it at once.
 _EXACT_RANGES = {"hf": {"block_size": 1}}
+
+
+_OPENING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError)
 
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
@@ -132,9 +136,10 @@ def load_zoo(
         if checking.local:
             checking.check_local(epochs_read if files else None)
     if streaming:
-        loaded = builder.as_streaming_dataset()
+        loaded = _streamed(builder)
     else:
-        builder = _whole(builder, lambda: _builder(repo, name, revision, parts, files))
+        if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
+            builder = _builder(repo, name, revision, parts, files)
         _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
@@ -262,17 +267,20 @@ def _require_check(checking: FileCheck, in_parts: bool) -> None:
     checking.require_digests()
 
 
-def _whole(builder: DatasetBuilder, again: Callable[[], DatasetBuilder]) -> DatasetBuilder:
-    """The builder, its cache without prepared rows that are damaged.
+def _streamed(builder: DatasetBuilder) -> IterableDatasetDict:
+    """The splits of a builder, read while they are iterated.
 
     Raises:
-        StorageError: naming the folder to delete, where they cannot be deleted.
+        RepositoryError: where a file that tells the columns cannot be read.
     """
-    folder = Path(builder.cache_dir)
-    if not prepared.is_damaged(folder):
-        return builder
-    prepared.discard(folder)
-    return again()
+    first = [str(files[0]) for files in builder.config.data_files.values() if files]
+    for file in filter(is_local_path, first):  # before `datasets` does, which logs what it cannot read
+        read_schema(file)
+    try:
+        return builder.as_streaming_dataset()
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        reason = without_secrets(str(error))[:200]
+        raise RepositoryError(f"a file of {builder.config.name} could not be read: {reason}") from error
 
 
 def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None) -> None:
@@ -300,12 +308,12 @@ def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None)
             base_path=builder.base_path,
         )
     try:
-        builder.download_and_prepare(
-            dl_manager=manager,
-            # The card records the rows of whole splits, which a selection does not have.
-            verification_mode="no_checks" if parts.some else "basic_checks",
-        )
-        prepared.note_files(Path(builder.cache_dir))
+        with contextlib.nullcontext() if checking is None else prepared.noting(builder):
+            builder.download_and_prepare(
+                dl_manager=manager,
+                # The card records the rows of whole splits, which a selection does not have.
+                verification_mode="no_checks" if parts.some else "basic_checks",
+            )
     except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
         ours = error if isinstance(error, ZooError) else error.__cause__
         if isinstance(ours, ZooError):
@@ -360,13 +368,17 @@ def _builder(
         options["filters"] = parts.filter
     if files:
         options["data_files"] = files
+    # `datasets` takes "." and the like for something else than a folder.
+    location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
+    options |= {"path": location, "name": name, "revision": revision, "storage_options": _EXACT_RANGES}
     try:
-        # `datasets` takes "." and the like for something else than a folder.
-        location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
-        builder = datasets.load_dataset_builder(
-            location, name, revision=revision, storage_options=_EXACT_RANGES, **options
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        try:
+            builder = datasets.load_dataset_builder(**options)
+        except _OPENING_ERRORS:
+            if not prepared.discard_unopened(options):
+                raise
+            builder = datasets.load_dataset_builder(**options)
+    except _OPENING_ERRORS as error:
         reason = " ".join(str(error).split())[:400]
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     builder._generate_tables = TableReading(builder._generate_tables)

@@ -5,64 +5,109 @@ from __future__ import annotations
 import contextlib
 import mmap
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
+from datasets import DatasetBuilder
 from isal.isal_zlib import crc32
 
 from zoo_datasets.documents import MAX_JSON, parse_json, read_text
 from zoo_datasets.errors import StorageError
 from zoo_datasets.storage.files import write_json
+from zoo_datasets.storage.locks import hold
 from zoo_datasets.storage.remembered import stamp_of
 
-NOTE = "zoo_checksums.json"
+_NOTE = "zoo_checksums.json"
 
 
-def is_damaged(folder: Path) -> bool:
-    """Whether files in a prepared folder differ from those of the note in it; false where there is none."""
-    if not (folder / NOTE).is_file():
-        return False
-    try:
-        note: dict[str, Any] = parse_json(read_text(folder / NOTE, MAX_JSON))
-        same = {name: stamp_of(folder / name) == entry["stamp"] for name, entry in note.items()}
-        if all(same.values()):
-            return False
-        if any(_checksum(folder / name) != note[name]["crc32"] for name in note if not same[name]):
-            return True
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return True
-    _write(folder)
-    return False
+def renew(folder: Path, *, need_note: bool) -> bool:
+    """Delete a prepared folder that cannot be relied on, so that it is prepared again; gives whether there was one.
 
-
-def note_files(folder: Path) -> None:
-    """Note the checksums of the files in a prepared folder, unless they are noted; where it cannot be written, not."""
-    if not (folder / NOTE).exists():
-        _write(folder)
-
-
-def discard(folder: Path) -> None:
-    """Delete a prepared folder, so that it is prepared again.
+    Args:
+        need_note: whether one without a note is such a one too: `datasets` itself prepares what it finds.
 
     Raises:
         StorageError: naming the folder to delete, where that is refused.
     """
+    if _is_sound(folder, need_note):
+        return False
+    _delete(folder, unless=lambda: _is_sound(folder, need_note))
+    return True
+
+
+def _delete(folder: Path, unless: Callable[[], bool] = lambda: False) -> None:
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
+        with hold(Path(f"{folder}_builder.lock")):  # the lock under which `datasets` puts such folders there
+            if not unless():
+                shutil.rmtree(folder)
     except OSError as error:
         raise StorageError(
-            f"{folder} holds prepared rows that are damaged and could not be deleted "
+            f"{folder} holds prepared rows that cannot be relied on, and could not be deleted "
             f"({error.strerror or error}); delete the folder, and load again"
         ) from error
 
 
-def _write(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # StorageError is one
-        files = [*folder.glob("*.arrow"), folder / "dataset_info.json"]
-        files = [file for file in files if not file.name.startswith("cache-")]  # of `map` and the like, made later
-        write_json(folder / NOTE, {file.name: {"stamp": stamp_of(file), "crc32": _checksum(file)} for file in files})
+def discard_unopened(options: Mapping[str, Any]) -> bool:
+    """Delete the prepared folder of a builder that could not be opened, as its description may be broken.
+
+    Args:
+        options: of `datasets.load_dataset_builder`.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        StorageError: naming the folder to delete, where that is refused.
+    """
+    with tempfile.TemporaryDirectory() as empty:  # a cache in which nothing stands in the way
+        try:
+            place = Path(datasets.load_dataset_builder(**options, cache_dir=empty).cache_dir).relative_to(empty)
+        except Exception:  # noqa: BLE001 - it is not the cache, and the first error says what it is
+            return False
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / place
+    if not folder.is_dir():
+        return False
+    _delete(folder)
+    return True
+
+
+@contextlib.contextmanager
+def noting(builder: DatasetBuilder) -> Iterator[None]:
+    """While a builder prepares: the folder comes with a note of its files' checksums."""
+
+    def save() -> None:
+        save_info()
+        _write_note(Path(builder._output_dir))
+
+    save_info = builder._save_info
+    builder._save_info = save
+    try:
+        yield
+    finally:
+        del builder._save_info
+
+
+def _is_sound(folder: Path, need_note: bool) -> bool:
+    """Whether the files in a prepared folder are those of the note in it; true where there is no such folder."""
+    if not folder.is_dir():
+        return True
+    if not (folder / _NOTE).is_file():
+        return not need_note
+    try:
+        note: dict[str, Any] = parse_json(read_text(folder / _NOTE, MAX_JSON))
+        changed = [name for name, entry in note.items() if stamp_of(folder / name) != entry["stamp"]]
+        return all(_checksum(folder / name) == note[name]["crc32"] for name in changed)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def _write_note(folder: Path) -> None:
+    files = [*folder.glob("*.arrow"), folder / "dataset_info.json"]
+    note = {file.name: {"stamp": stamp_of(file), "crc32": _checksum(file)} for file in files}
+    write_json(folder / _NOTE, note)
 
 
 def _checksum(file: Path) -> int:

@@ -188,6 +188,16 @@ def _as_ours(error: Exception, path: str) -> ZooError:
     )
 
 
+def read_schema(path: str) -> pa.Schema:
+    """The columns of a local Parquet file.
+
+    Raises:
+        RepositoryError: naming the file and what is wrong.
+    """
+    with _reading(path):
+        return pq.read_schema(path)
+
+
 class TableReading:
     """The function of a builder that reads Parquet files into tables, with errors of ours; goes to other processes."""
 
