@@ -83,7 +83,7 @@ class FileCheck:
         return file.partition("@")[2].partition("/")[2]
 
 
-class CheckedDownloads(DownloadManager):
+class CheckedDownloads(DownloadManager):  # type: ignore[misc]
     """Downloads whole files, and checks them before they are given."""
 
     def __init__(self, check: FileCheck, **options: Any) -> None:
