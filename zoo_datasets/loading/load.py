@@ -56,9 +56,6 @@ SplitBy = Literal["model", "seed"]
 _EXACT_RANGES = {"hf": {"block_size": 1}}
 
 
-_OPENING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError)
-
-
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
@@ -372,13 +369,10 @@ def _builder(
     location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
     options |= {"path": location, "name": name, "revision": revision, "storage_options": _EXACT_RANGES}
     try:
-        try:
-            builder = datasets.load_dataset_builder(**options)
-        except _OPENING_ERRORS:
-            if not prepared.discard_unopened(options):
-                raise
-            builder = datasets.load_dataset_builder(**options)
-    except _OPENING_ERRORS as error:
+        builder = prepared.opened(datasets.load_dataset_builder, Path(datasets.config.HF_DATASETS_CACHE), **options)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        if isinstance(error, StorageError):
+            raise
         reason = " ".join(str(error).split())[:400]
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     builder._generate_tables = TableReading(builder._generate_tables)

@@ -6,11 +6,10 @@ import contextlib
 import mmap
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import DatasetBuilder
 from isal.isal_zlib import crc32
 
@@ -38,7 +37,31 @@ def renew(folder: Path, *, need_note: bool) -> bool:
     return True
 
 
-def _delete(folder: Path, unless: Callable[[], bool] = lambda: False) -> None:
+def opened(make: Callable[..., DatasetBuilder], root: Path, **options: Any) -> DatasetBuilder:
+    """A builder; where it cannot be opened as the description in its prepared folder is broken, without that folder.
+
+    Args:
+        make: gives the builder, of the options and a `cache_dir`.
+        root: the folder of the cache, where the options name none.
+
+    Raises:
+        StorageError: naming the folder to delete, where that is refused.
+    """
+    try:
+        return make(**options)
+    except Exception:
+        with tempfile.TemporaryDirectory() as empty:  # a cache in which nothing stands in the way
+            try:
+                place = Path(make(**options | {"cache_dir": empty}).cache_dir).relative_to(empty)
+            except Exception:  # noqa: BLE001 - it is not the cache, and the first error says what it is
+                place = None
+        if place is None or not (root / place).is_dir():
+            raise
+        _delete(root / place, unless=lambda: _is_sound(root / place, need_note=True))
+    return make(**options)
+
+
+def _delete(folder: Path, unless: Callable[[], bool]) -> None:
     try:
         with hold(Path(f"{folder}_builder.lock")):  # the lock under which `datasets` puts such folders there
             if not unless():
@@ -50,37 +73,13 @@ def _delete(folder: Path, unless: Callable[[], bool] = lambda: False) -> None:
         ) from error
 
 
-def discard_unopened(options: Mapping[str, Any]) -> bool:
-    """Delete the prepared folder of a builder that could not be opened, as its description may be broken.
-
-    Args:
-        options: of `datasets.load_dataset_builder`.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        StorageError: naming the folder to delete, where that is refused.
-    """
-    with tempfile.TemporaryDirectory() as empty:  # a cache in which nothing stands in the way
-        try:
-            place = Path(datasets.load_dataset_builder(**options, cache_dir=empty).cache_dir).relative_to(empty)
-        except Exception:  # noqa: BLE001 - it is not the cache, and the first error says what it is
-            return False
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / place
-    if not folder.is_dir():
-        return False
-    _delete(folder)
-    return True
-
-
 @contextlib.contextmanager
 def noting(builder: DatasetBuilder) -> Iterator[None]:
     """While a builder prepares: the folder comes with a note of its files' checksums."""
 
     def save() -> None:
         save_info()
-        _write_note(Path(builder._output_dir))
+        write_note(Path(builder._output_dir))
 
     save_info = builder._save_info
     builder._save_info = save
@@ -98,13 +97,16 @@ def _is_sound(folder: Path, need_note: bool) -> bool:
         return not need_note
     try:
         note: dict[str, Any] = parse_json(read_text(folder / _NOTE, MAX_JSON))
+        if "dataset_info.json" not in note:
+            return False
         changed = [name for name, entry in note.items() if stamp_of(folder / name) != entry["stamp"]]
         return all(_checksum(folder / name) == note[name]["crc32"] for name in changed)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
 
-def _write_note(folder: Path) -> None:
+def write_note(folder: Path) -> None:
+    """Write the checksums of the files that were prepared into their folder."""
     files = [*folder.glob("*.arrow"), folder / "dataset_info.json"]
     note = {file.name: {"stamp": stamp_of(file), "crc32": _checksum(file)} for file in files}
     write_json(folder / _NOTE, note)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.repository.manifest import Manifest, Shard
+from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.storage.remembered import digest_as_expected
@@ -22,7 +23,7 @@ _PAGE = re.compile(
 )
 _BEGINNING = 1024  # bytes that tell what a file is
 # A shard's name holds the beginning of its SHA-256.
-_NAME = re.compile(r"(\w+)-([0-9a-f]{16})\.parquet")
+_NAME = re.compile(rf"({'|'.join(SPLITS)})-([0-9a-f]{{16}})\.parquet")
 _BUILD = "build the zoo again, or put a copy of the file there"
 
 
