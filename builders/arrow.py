@@ -13,6 +13,7 @@ import pyarrow as pa
 from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
 from zoo_datasets.builders.sources.base import States
 from zoo_datasets.builders.sources.table import Location, open_source
+from zoo_datasets.loading import prepared
 from zoo_datasets.repository.row import SPLITS, features
 from zoo_datasets.storage.remote import is_url
 
@@ -50,6 +51,11 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"units": units, "split": split}))
         return generators
 
+    def _save_info(self) -> None:
+        super()._save_info()
+        if not is_url(str(self._output_dir)):
+            prepared.write_note(Path(self._output_dir))
+
     def _generate_tables(self, units: list[tuple[int, int]], split: str) -> Iterator[tuple[Any, pa.Table]]:
         source = open_source(self.config.source_path)
         rows = RowMaker(source, self.config.name)
@@ -75,17 +81,22 @@ def zoo_builder(
         source_path: a run, a raw zoo or a `.pt` file, at a path or behind a URL.
         name: what the rows have as `zoo`; the zoo's name unless given.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
-        cache_dir: of the Arrow files; None: where `datasets` keeps its own. A changed source is prepared anew.
+        cache_dir: of the Arrow files; None: where `datasets` keeps its own. A changed source is prepared anew, and
+            so is what is damaged there.
 
     Raises:
         SourceError, RunError, DownloadError: if the source cannot be read.
+        StorageError: if damaged Arrow files cannot be deleted; names their folder.
     """
     source = open_source(source_path)
-    return ZooBuilder(
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        dataset_name="zoo_datasets",
-        config_name=name or source.name,
-        source_path=str(source_path) if is_url(str(source_path)) else str(Path(source_path).resolve()),
-        keep_nonfinite=keep_nonfinite,
-        fingerprint=source.fingerprint(),
-    )
+    options: dict[str, Any] = {
+        "cache_dir": None if cache_dir is None else str(cache_dir),
+        "dataset_name": "zoo_datasets",
+        "config_name": name or source.name,
+        "source_path": str(source_path) if is_url(str(source_path)) else str(Path(source_path).resolve()),
+        "keep_nonfinite": keep_nonfinite,
+        "fingerprint": source.fingerprint(),
+    }
+    root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    builder: ZooBuilder = prepared.opened(ZooBuilder, root, **options)
+    return ZooBuilder(**options) if prepared.renew(Path(builder.cache_dir), need_note=False) else builder

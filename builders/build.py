@@ -136,7 +136,8 @@ def build_from(
     except OSError as error:
         raise StorageError(f"{folder} could not be created: {error.strerror or error}; choose another --out") from error
     with locked_zoo(repo, config):
-        remove_temporaries(folder)
+        for each in (folder, repo / f"{config}{META}"):
+            remove_temporaries(each)
         if not replace:
             _check_replaceable(source, repo, config)
         if strict:

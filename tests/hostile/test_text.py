@@ -19,7 +19,7 @@ import yaml
 from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.table import Table
-from tiny_runs import make_run
+from tiny_runs import make_run, tell_manifest
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository
@@ -248,6 +248,7 @@ def repo(tmp_path_factory):
             at = table.schema.get_field_index(name)
             table = table.set_column(at, table.schema.field(name), pa.array(values, pa.string()))
         pq.write_table(table, path)
+    tell_manifest(repo, NAME)
     card = repo / "README.md"
     block = {"pretty_name": WHOLE, "license": WHOLE, "evil": {WHOLE: [WHOLE]}}
     kept = re.sub(r"^(license|pretty_name): .*\n", "", card.read_text(), flags=re.MULTILINE)

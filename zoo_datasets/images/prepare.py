@@ -30,6 +30,7 @@ from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.specs.spec import ImageSpec, Limits, digest_of
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold
+from zoo_datasets.storage.remembered import digest_as_expected
 from zoo_datasets.terminal import Fetched
 from zoo_datasets.text import one_line
 
@@ -261,7 +262,7 @@ def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, s
 
 
 def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
-    """What `_write_cache` wrote, mapped into memory; None where there is no whole file."""
+    """What `_write_cache` wrote, mapped into memory; None where there is no file, or other bytes than were written."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             description = parse_json(opened.metadata()["description"])
@@ -271,14 +272,19 @@ def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
             for role in ROLES
             if role != "val" or "val.images" in tensors
         }
+        if any((part.images.dtype, part.labels.dtype) != (torch.uint8, torch.int64) for part in splits.values()):
+            return None
+        fingerprint = description["fingerprint"]
+        if digest_as_expected(file, fingerprint, lambda _: _fingerprint(splits, spec)) != fingerprint:
+            return None
         data = ImageData(
             spec=spec,
             size=splits["train"].images.shape[-1],
-            fingerprint=description["fingerprint"],
+            fingerprint=fingerprint,
             train=splits["train"],
             val=splits.get("val"),
             test=splits["test"],
         )
-        return data, description["notice"]
+        return data, str(description["notice"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 from datasets.download.streaming_download_manager import StreamingDownloadManager
 from datasets.exceptions import DatasetsError
+from datasets.utils.file_utils import is_local_path
 from huggingface_hub import DatasetCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
@@ -30,8 +31,11 @@ from zoo_datasets.errors import (
     SpecError,
     StorageError,
     UnknownNameError,
+    ZooError,
 )
-from zoo_datasets.loading.row_groups import StreamFiles, tell_source
+from zoo_datasets.loading import prepared
+from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
@@ -66,6 +70,7 @@ def load_zoo(
     split_by: SplitBy = "model",
     streaming: bool = False,
     revision: str | None = None,
+    check: bool | None = None,
 ) -> Loaded | dict[str, Loaded]:
     """A zoo of a dataset repository, read with `datasets`; only what is asked for is read and prepared.
 
@@ -85,14 +90,16 @@ def load_zoo(
             that models that started from the same weights are never in two splits.
         streaming: whether to read while iterating and to keep nothing on disk.
         revision: branch, tag or commit, on the Hub.
+        check: whether files that were read or downloaded whole are compared with their SHA-256 in the manifest first;
+            each is hashed once, until it changes. None means unless streaming.
 
     Raises:
-        RepositoryError: where `repo` is no dataset repository.
+        RepositoryError: where `repo` is no dataset repository, or a file of it is damaged.
         UnknownNameError: where it has no such config, split or column; says what is near.
         SpecError: where an epoch has no rows, or an argument makes no sense.
     """
     alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
-                    "streaming": streaming, "revision": revision}  # fmt: skip
+                    "streaming": streaming, "revision": revision, "check": check}  # fmt: skip
     if isinstance(repo, os.PathLike):
         repo = Path(repo)
     if isinstance(repo, (str, Path)) and name is None:
@@ -113,13 +120,24 @@ def load_zoo(
     manifest = _manifest(repo, name, revision)
     if chosen is not None:
         _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
-    files = _files(manifest, split if split_by == "model" else None, _epochs_that_can_match(manifest, parts))
+    epochs_read = _epochs_that_can_match(manifest, parts)
+    files = _files(manifest, split if split_by == "model" else None, epochs_read)
     builder = _builder(repo, name, revision, parts, files)
     _check_split(manifest, builder, name, split, split_by)
+    checking = None
+    if check or (check is None and not streaming):
+        origin = manifest if not name.endswith(META) else _manifest(repo, name.removesuffix(META), revision)
+        checking = FileCheck(repo, builder, origin)
+        if check:
+            _require_check(checking, streaming or parts.some)
+        if checking.local:
+            checking.check_local(epochs_read if files else None)
     if streaming:
-        loaded = builder.as_streaming_dataset()
+        loaded = _streamed(builder)
     else:
-        _prepare(builder, parts)
+        if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
+            builder = _builder(repo, name, revision, parts, files)
+        _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
         loaded = DatasetDict(
@@ -232,22 +250,71 @@ def _files(manifest: Manifest | None, split: str | None, epochs: list[int] | Non
     return files
 
 
-def _prepare(builder: DatasetBuilder, parts: _Parts) -> None:
-    """Write the rows wanted into the cache, unless they are there."""
+def _require_check(checking: FileCheck, in_parts: bool) -> None:
+    """See that a check that was asked for can be made.
+
+    Raises:
+        SpecError: where it cannot.
+    """
+    if in_parts and not checking.local:
+        raise SpecError(
+            "check=True: of files on the Hub only parts are read here, and these carry no checksums; load whole splits "
+            "without streaming, or download the repository and load the folder"
+        )
+    checking.require_digests()
+
+
+def _streamed(builder: DatasetBuilder) -> IterableDatasetDict:
+    """The splits of a builder, read while they are iterated.
+
+    Raises:
+        RepositoryError: where a file that tells the columns cannot be read.
+    """
+    first = [str(files[0]) for files in builder.config.data_files.values() if files]
+    for file in filter(is_local_path, first):  # before `datasets` does, which logs what it cannot read
+        read_schema(file)
+    try:
+        return builder.as_streaming_dataset()
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        reason = without_secrets(str(error))[:200]
+        raise RepositoryError(f"a file of {builder.config.name} could not be read: {reason}") from error
+
+
+def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None) -> None:
+    """Write the rows wanted into the cache, unless they are there.
+
+    Raises:
+        RepositoryError: where a file cannot be read, or is damaged.
+        StorageError: where the cache cannot be written.
+    """
     remote = any("://" in str(file) for files in builder.config.data_files.values() for file in files)
     # The usual manager fetches whole files; this one lets the reader ask for the parts it needs.
-    ranges = StreamingDownloadManager(
-        base_path=builder.base_path,
-        download_config=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
-        dataset_name=builder.dataset_name,
-    )
-    try:
-        builder.download_and_prepare(
-            dl_manager=ranges if remote and parts.some else None,
-            # The card records the rows of whole splits, which a selection does not have.
-            verification_mode="no_checks" if parts.some else "basic_checks",
+    manager: Any = None
+    options: dict[str, Any] = {"token": builder.token, "storage_options": builder.storage_options}
+    if remote and parts.some:
+        manager = StreamingDownloadManager(
+            base_path=builder.base_path,
+            download_config=DownloadConfig(**options),
+            dataset_name=builder.dataset_name,
         )
-    except (OSError, DatasetsError, pa.ArrowException) as error:
+    elif remote and checking is not None:
+        manager = CheckedDownloads(
+            checking,
+            dataset_name=builder.dataset_name,
+            download_config=DownloadConfig(cache_dir=builder._cache_downloaded_dir, use_etag=False, **options),
+            base_path=builder.base_path,
+        )
+    try:
+        with contextlib.nullcontext() if checking is None else prepared.noting(builder):
+            builder.download_and_prepare(
+                dl_manager=manager,
+                # The card records the rows of whole splits, which a selection does not have.
+                verification_mode="no_checks" if parts.some else "basic_checks",
+            )
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        ours = error if isinstance(error, ZooError) else error.__cause__
+        if isinstance(ours, ZooError):
+            raise ours from None
         if not is_full(error):
             raise RepositoryError(
                 f"a file of {builder.config.name} could not be read: "
@@ -298,15 +365,17 @@ def _builder(
         options["filters"] = parts.filter
     if files:
         options["data_files"] = files
+    # `datasets` takes "." and the like for something else than a folder.
+    location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
+    options |= {"path": location, "name": name, "revision": revision, "storage_options": _EXACT_RANGES}
     try:
-        # `datasets` takes "." and the like for something else than a folder.
-        location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
-        builder = datasets.load_dataset_builder(
-            location, name, revision=revision, storage_options=_EXACT_RANGES, **options
-        )
+        builder = prepared.opened(datasets.load_dataset_builder, Path(datasets.config.HF_DATASETS_CACHE), **options)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
+        if isinstance(error, StorageError):
+            raise
         reason = " ".join(str(error).split())[:400]
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
+    builder._generate_tables = TableReading(builder._generate_tables)
     _check_inside(repo, builder)
     known = builder.info.features or NAMES
     for column in parts.columns or ():

@@ -10,10 +10,11 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_
 from zoo_datasets.native.rows import Positions, Recycled
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import layout_of_schema, split_of_seed
+from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.secrets import without_secrets
 
 BUFFER_BYTES = 128_000_000
@@ -42,6 +44,7 @@ _FILES_OPEN = 16
 _MAX_ROWS = 50_000_000
 # Threads that read row groups, and that read footers of remote files.
 _READERS, _SCANNERS = 2, 8
+_READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
 _ROW = "row of the row groups"
 
 
@@ -168,14 +171,50 @@ def _reading(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        if isinstance(error, ZooError):
-            raise
-        reason = without_secrets(str(error))[:200]
-        raise RepositoryError(
-            f"{without_secrets(path)} could not be read as Parquet: {reason}; "
-            "if it lies here, `zoo verify` says what is broken, and building it again mends it"
-        ) from error
+    except _READ_ERRORS as error:
+        raise _as_ours(error, path) from error
+
+
+def _as_ours(error: Exception, path: str) -> ZooError:
+    """An error of reading a Parquet file, which names it and says what is wrong."""
+    if isinstance(error, ZooError):
+        return error
+    instead = what_instead(Path(path)) if is_local_path(path) else None
+    return RepositoryError(
+        f"{without_secrets(path)} {instead}"
+        if instead is not None
+        else f"{without_secrets(path)} could not be read as Parquet: {without_secrets(str(error))[:200]}; "
+        "if it lies here, `zoo verify` says what is broken, and building it again mends it"
+    )
+
+
+def read_schema(path: str) -> pa.Schema:
+    """The columns of a local Parquet file.
+
+    Raises:
+        RepositoryError: naming the file and what is wrong.
+    """
+    with _reading(path):
+        return pq.read_schema(path)
+
+
+class TableReading:
+    """The function of a builder that reads Parquet files into tables, with errors of ours; goes to other processes."""
+
+    def __init__(self, generate: Callable[..., Iterator[Any]]) -> None:
+        self._generate = generate
+
+    def __call__(self, files: list[str], **options: Any) -> Iterator[Any]:
+        """Tables of some files, with their keys.
+
+        Raises:
+            RepositoryError: naming the file and what is wrong.
+        """
+        try:
+            yield from self._generate(files=files, **options)
+        except _READ_ERRORS as error:
+            # While `datasets` prepares, its list knows which file it gave last; when streaming there is one.
+            raise _as_ours(error, str(getattr(files, "last_item", None) or files[0])) from error
 
 
 def _scan(source: StreamFiles, file: int) -> tuple[pq.FileMetaData, list[_Group]]:

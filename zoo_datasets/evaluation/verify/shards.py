@@ -23,6 +23,7 @@ from zoo_datasets.repository.row import (
     split_of,
     weights_matrix,
 )
+from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.terminal import Advance
 
@@ -91,6 +92,10 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
         size, digest = file.stat().st_size, sha256_of(file)
     except OSError as error:
         findings.differs("checksums", f"{shard.path} could not be read: {error.strerror or error}")
+        return False
+    instead = what_instead(file)
+    if instead is not None:
+        findings.differs("checksums", f"{shard.path} {instead}")
         return False
     if size != shard.bytes:
         findings.differs("checksums", f"{shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}")
