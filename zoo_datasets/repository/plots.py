@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_BOXES = 30  # more would not be told apart at this width
+_BOXES = 30  # more could not be distinguished at this width
 _ACCURACIES = (("train_acc", "train", "#8da0cb"), ("test_acc", "test", "#fc8d62"))
 
 

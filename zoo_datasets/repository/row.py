@@ -76,13 +76,13 @@ COLUMNS: tuple[Column, ...] = (
 
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
-# Null where the source of an imported model does not tell them; only there a shard's schema lets them be.
+# Null if the source of an imported model does not state them; only then does a shard's schema allow nulls.
 HYPERPARAMETERS = ("seed", "init", "optimizer", "dropout", "lr", "weight_decay", "batch_size")
 if len(set(NAMES)) != len(NAMES) or not {*FIGURES, *HYPERPARAMETERS} <= set(NAMES):
     raise ValueError(f"the table of columns is inconsistent: {NAMES}")
 
 
-# Columns of twins by variational dropout that follow the others where they were asked for.
+# Columns of twins by variational dropout that follow the others on request.
 RECORDED = {"train_loss": "recorded_train_loss", "val_loss": "recorded_val_loss", "test_loss": "recorded_test_loss"}
 EXTRA_COLUMNS: tuple[Column, ...] = (
     Column(LOG_SIGMA2, None, False, "log σ² of each weight; −∞ where a weight has no noise"),
@@ -134,23 +134,23 @@ def layout_of_schema(schema: pa.Schema) -> WeightLayout:
     """The layout that a shard's schema carries.
 
     Raises:
-        LayoutError: where it carries none, or one of another format.
+        LayoutError: if it carries none, or one of another format.
     """
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         raise LayoutError("the schema carries no weight layout; this file was not written by zoo_datasets")
     try:
         value: Any = parse_json(text)
-        found, layout = value["format"], value["layout"]
+        version, layout = value["format"], value["layout"]
     except (ValueError, TypeError, KeyError) as error:
         raise LayoutError(f"the schema's weight layout could not be read: {error}") from error
-    if found != REPOSITORY_FORMAT:
-        raise LayoutError(f"shard format {brief(found)} found, this version reads {REPOSITORY_FORMAT}")
+    if version != REPOSITORY_FORMAT:
+        raise LayoutError(f"shard format {brief(version)} found, this version reads {REPOSITORY_FORMAT}")
     return WeightLayout.from_list(layout)
 
 
 def id_problem(model_id: object) -> str | None:
-    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
+    """What keeps a value from being the id of a model, or of an optional parent; None if nothing does."""
     if model_id is None:
         return None
     if not isinstance(model_id, str):
@@ -183,14 +183,14 @@ def _split_by(key: Any) -> str:
 
 
 def _fields(layout: WeightLayout, extras: Sequence[str], unknown: Sequence[str] = ()) -> list[pa.Field]:
-    known = {column.name: column for column in EXTRA_COLUMNS}
+    extra_columns = {column.name: column for column in EXTRA_COLUMNS}
     return [
         pa.field(
             column.name,
             weights_type(layout) if column.type is None else column.type,
             nullable=column.nullable or column.name in unknown,
         )
-        for column in (*COLUMNS, *(known[name] for name in extras))
+        for column in (*COLUMNS, *(extra_columns[name] for name in extras))
     ]
 
 
