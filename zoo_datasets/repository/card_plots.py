@@ -73,10 +73,11 @@ def _pictures(repo: Path, manifest: Manifest, tell: Callable[[str], None]) -> di
     if not due:
         return {}
     tell(f"drawing plots of {manifest.config}")
-    from zoo_datasets.repository.plots import accuracy_over_epochs, sparsity_over_epochs, to_png
+    from zoo_datasets.plotting import to_png
+    from zoo_datasets.repository.plots import DPI, accuracy_over_epochs, sparsity_over_epochs
 
     draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
-    return {f"{manifest.config}/{name}.png": to_png(draw[name](table)) for name in due}
+    return {f"{manifest.config}/{name}.png": to_png(draw[name](table), DPI) for name in due}
 
 
 def _columns(repo: Path, name: str, file: Shard) -> pa.Table:
