@@ -24,7 +24,7 @@ from torch import nn
 from zoo_datasets.documents import brief, problems_of
 from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.networks import layers as package
-from zoo_datasets.networks.layers.base import Layer
+from zoo_datasets.networks.layers.base import INPUTS, Layer
 from zoo_datasets.networks.layers.chain import build_layout, flat_layers
 from zoo_datasets.networks.layers.passes import ModuleBuild
 from zoo_datasets.networks.layout import MAX_SIZE
@@ -33,6 +33,7 @@ MAX_LAYERS = 4096  # of a list, those within others included
 MAX_NESTING = 16
 # Of a network's own module, where layers may not stand.
 _TAKEN = re.compile(r"layers|activation|dropout\d+")
+_BARE = nn.Module()
 _PART = re.compile(r"[A-Za-z0-9_]+")
 _NAME_LENGTH = 200
 
@@ -45,11 +46,13 @@ class LayerField:
 
     Attributes:
         nested: whether it holds layers.
+        inputs: whether it is what the layer before gives.
     """
 
     name: str
     hint: Any
     nested: bool
+    inputs: bool
     required: bool
 
     def checked(self, value: Any, where: str) -> Any:
@@ -113,6 +116,7 @@ def fields_of(kind: type[Layer]) -> Mapping[str, LayerField]:
             name=field.name,
             hint=hints[field.name],
             nested=hints[field.name] == tuple[Layer, ...],
+            inputs=INPUTS in getattr(hints[field.name], "__metadata__", ()),
             required=field.default is missing and field.default_factory is missing,
         )
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -168,7 +172,7 @@ def check_network(layers: Sequence[Layer]) -> None:
         raise SpecError(f"layers of {size:,} weights: expected 1 to {MAX_SIZE - 1:,}")
     for layer in flat_layers(layers):
         if isinstance(name := getattr(layer, "name", "layer"), str):
-            _check_name(name)
+            check_name(name)
     modules = ModuleBuild(nn.Module(), 0.0)
     try:
         with torch.device("meta"):  # no memory, whatever the sizes
@@ -178,9 +182,14 @@ def check_network(layers: Sequence[Layer]) -> None:
         raise SpecError(f"layers: no module can be made of them: {brief(str(error))}") from None
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """See that a module can be called so.
+
+    Raises:
+        SpecError: where it cannot.
+    """
     parts = name.split(".")
-    taken = _TAKEN.fullmatch(parts[0]) or any(hasattr(nn.Module, part) for part in parts)
+    taken = _TAKEN.fullmatch(parts[0]) or any(hasattr(_BARE, part) for part in parts)
     if taken or len(name) > _NAME_LENGTH or not all(map(_PART.fullmatch, parts)):
         why = "a name that modules use themselves" if taken else "no name of a module"
         raise SpecError(f"layer {brief(name)}: {why}; expected letters, digits and _, as conv1 or layer1.conv1")
