@@ -11,7 +11,7 @@ import torch
 
 import zoo_datasets as zd
 from zoo_datasets.builders.sources.raw.export import export_raw
-from zoo_datasets.errors import RepositoryError, RunError, SpecError, UnknownNameError
+from zoo_datasets.errors import LayoutError, RepositoryError, RunError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import export_safetensors, repository_rows
 from zoo_datasets.networks import kind
 from zoo_datasets.networks.kind import NetworkKind
@@ -113,7 +113,7 @@ def test_twins_are_of_the_same_network(tmp_path, repo, config):
 def test_rows_of_a_network_that_was_not_read_say_how_to_read_it(repo):
     row = zd.load_zoo(repo, "mine")["train"][0]
     forget()
-    with pytest.raises(UnknownNameError, match="no architecture named 'mine'.*load_zoo has opened it"):
+    with pytest.raises(UnknownNameError, match="no architecture named 'mine'.*load_zoo has opened its repository"):
         zd.to_module(row)
 
 
@@ -203,3 +203,62 @@ def test_zoos_of_the_table_are_written_as_before():
     zoo = zd.get_zoo("mnist_cnn_s")
     assert not {"layers", "input_size"} & zoo.to_dict().keys()
     assert NetworkKind("cnn_s", 1, 10).record() == {"architecture": "cnn_s", "in_channels": 1, "classes": 10}
+
+
+class Theirs(torch.nn.Module):
+    """A module of the user's whose state dict has the tensors of `cnn_s` under the same names."""
+
+    def __init__(self, width=20):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(1, 8, 5)
+        self.conv2 = torch.nn.Conv2d(8, 6, 5)
+        self.conv3 = torch.nn.Conv2d(6, 4, 2)
+        self.fc1 = torch.nn.Linear(36, width)
+        self.fc2 = torch.nn.Linear(width, 10)
+
+
+def row_of_ours():
+    columns = {"architecture": "cnn_s", "in_channels": 1, "classes": 10, "activation": "tanh", "dropout": 0.0}
+    return columns | {"weights": torch.rand(2464).tolist(), "model_id": "a"}
+
+
+def test_weights_go_into_a_module_of_the_users(monkeypatch):
+    row, calls = row_of_ours(), []
+    module = zd.to_module(row, lambda given: calls.append(given["model_id"]) or Theirs())
+    assert (type(module), module.training, calls) == (Theirs, False, ["a"])
+    expected = zd.to_state_dict(row)
+    assert {name: torch.equal(value, expected[name]) for name, value in module.state_dict().items()} == dict.fromkeys(
+        expected, True
+    )
+    batch = {"weights": torch.tensor([row["weights"]]), **{name: [row[name]] for name in row if name != "weights"}}
+    (again,) = zd.to_modules(batch, factory=lambda given: calls.append(given["model_id"]) or Theirs())
+    assert torch.equal(again.fc1.weight, module.fc1.weight)
+    assert calls == ["a", "a"]
+
+
+def without_conv3():
+    module = Theirs()
+    del module.conv3
+    return module
+
+
+def with_more():
+    module = Theirs()
+    module.head = torch.nn.Linear(2, 2)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "message"),
+    [
+        (without_conv3, LayoutError, "the module has no conv3.bias, conv3.weight"),
+        (with_more, LayoutError, "the row has no head.bias, head.weight"),
+        (lambda: Theirs(7), LayoutError, r"of other shapes: fc1.bias is \[7\], the row's \[20\]"),
+        (lambda: "Theirs", SpecError, "the factory gave 'Theirs', expected a torch.nn.Module"),
+    ],
+)
+def test_a_module_that_does_not_fit_is_told_by_its_tensors(factory, error, message):
+    with pytest.raises(error, match=message):
+        zd.to_module(row_of_ours(), lambda _: factory())
+    with pytest.raises(SpecError, match="expected a function that takes the row"):
+        zd.to_module(row_of_ours(), "my_package.models:Theirs")

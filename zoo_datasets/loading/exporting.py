@@ -19,7 +19,7 @@ from zoo_datasets.documents import StrPath, brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
-from zoo_datasets.networks.kind import KIND_COLUMNS, LAYERS, NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
 from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
 from zoo_datasets.storage.folders import check_output
@@ -176,7 +176,7 @@ def load_exported(path: StrPath) -> dict[str, Any]:
     if found != EXPORT_FORMAT:
         raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {EXPORT_FORMAT}")
     try:
-        kind = NetworkKind.recorded(*(row[name] for name in KIND_COLUMNS), layers=value.get(LAYERS))
+        kind = NetworkKind.recorded(row["architecture"], row["in_channels"], row["classes"], value.get(LAYERS))
         row[WEIGHTS] = kind.layout.flatten(tensors)
         return {name: _number(row[name]) if name in _FLOATS else row[name] for name in NAMES}
     except (ZooError, KeyError, TypeError, ValueError) as error:

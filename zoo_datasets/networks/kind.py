@@ -149,7 +149,7 @@ class NetworkKind:
 
     def _of_table(self) -> tuple[Layer, ...]:
         if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
-            remedy = "That of a zoo of one's own is known once load_zoo has opened it; to_module also takes a factory"
+            remedy = "That of a zoo of your own is known once load_zoo has opened its repository"
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES, remedy)
         return get_architecture(self.architecture).layers(self.in_channels, self.classes)
 

@@ -106,9 +106,14 @@ def kind_named(name: Any, where: str) -> type[Layer]:
     raise SpecError(f"{where}: there is no kind of layer named {brief(name)}; {hint}")
 
 
-@functools.cache
 def fields_of(kind: type[Layer]) -> Mapping[str, LayerField]:
     """The fields of a kind by name, in their order."""
+    key: Any = kind
+    return _fields_of(key)
+
+
+@functools.cache
+def _fields_of(kind: Any) -> Mapping[str, LayerField]:
     hints = get_type_hints(kind, include_extras=True)
     missing = dataclasses.MISSING
     return {
@@ -119,7 +124,7 @@ def fields_of(kind: type[Layer]) -> Mapping[str, LayerField]:
             inputs=INPUTS in getattr(hints[field.name], "__metadata__", ()),
             required=field.default is missing and field.default_factory is missing,
         )
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind)
     }
 
 
