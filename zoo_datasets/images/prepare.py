@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from zoo_datasets.errors import ImagesError, StorageError
 from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.specs.spec import ImageSpec, Limits, digest_of
+from zoo_datasets.specs.spec import OWN_FIELDS, ImageSpec, Limits, ZooSpec, digest_of
+from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold
 from zoo_datasets.storage.remembered import digest_as_expected
@@ -152,7 +153,35 @@ def load_images(
         UserWarning: if the source holds other numbers of images than the published dataset.
     """
     spec = get_image_spec(images, architecture)
-    size = get_architecture(architecture).input_size
+    return _load(spec, get_architecture(architecture).input_size, source, cache_dir, progress)
+
+
+def images_of(
+    zoo: ZooSpec,
+    source: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: Fetched | None = None,
+) -> ImageData:
+    """The images of a zoo, of one's own too; the other arguments, and errors, are those of `load_images`."""
+    size = get_architecture(zoo.architecture).input_size if zoo.layers is None else zoo.input_size
+    return _load(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress)
+
+
+def images_of_record(zoo: Mapping[str, Any], architecture: str, source: StrPath | None = None) -> ImageData:
+    """The images of a zoo of which a manifest tells fields: all of them of a zoo of one's own.
+
+    Raises:
+        SpecError: where the fields of a zoo of one's own are no zoo's.
+        UnknownNameError, ImagesError, StorageError: as `load_images`.
+    """
+    if any(zoo.get(name) is not None for name in OWN_FIELDS):
+        return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source)
+    return load_images(zoo.get("images", ""), architecture, source)
+
+
+def _load(
+    spec: ImageSpec, size: int | None, source: StrPath | None, cache_dir: StrPath | None, progress: Fetched | None
+) -> ImageData:
     source = None if source is None else Path(source).expanduser()
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
@@ -174,7 +203,7 @@ def load_images(
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=2)
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=3)
     return data
 
 

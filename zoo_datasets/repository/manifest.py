@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.row import EXTRAS, HYPERPARAMETERS, REPOSITORY_FORMAT, SPLITS
@@ -156,7 +156,7 @@ class Manifest:
             "source_id": self.source_id,
             "zoo": dict(self.zoo),
             "source": dict(self.source),
-            **self.network.columns(),
+            **self.network.record(),
             "layout": self.layout.to_list(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
@@ -187,10 +187,11 @@ class Manifest:
                 source_id=_checked(_TEXT, value["source_id"], "source_id"),
                 zoo=value["zoo"],
                 source=value["source"],
-                network=NetworkKind(
+                network=NetworkKind.recorded(
                     _checked(_TEXT, value["architecture"], "architecture"),
                     _checked(_WIDTH, value["in_channels"], "in_channels"),
                     _checked(_WIDTH, value["classes"], "classes"),
+                    value.get(LAYERS),
                 ),
                 layout=WeightLayout.from_list(value["layout"]),
                 keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
