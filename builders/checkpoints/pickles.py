@@ -25,7 +25,8 @@ STORAGES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 ITEM_SIZES: Final[Mapping[str, int]] = {
     "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16,
+    "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16, "uint16": 2, "uint32": 4, "uint64": 8,
+    "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip
 
 MAX_DIMENSIONS = 8

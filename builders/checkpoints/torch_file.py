@@ -1,4 +1,4 @@
-"""Checkpoints of `torch.save`, read without torch and without running anything in them.
+"""Checkpoints of `torch.save`, read without `torch.load` and without running anything in them.
 
 A checkpoint is a zip archive of stored members: data.pkl describes the tensors, data/<key> hold their bytes.
 Members of one zoo differ only in those bytes (and their CRCs), so what a file describes is worked out once: a
@@ -13,9 +13,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
@@ -44,7 +45,8 @@ OLD_FORMAT = (
 _KNOWN_PER_SIZE = 4
 _KNOWN_SIZES = 64
 _NO_CHECKSUMS = struct.Struct("<")
-_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name != "bfloat16"}
+_NO_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name not in _NO_NUMPY}
 
 
 class Slices(Protocol):
@@ -293,9 +295,10 @@ def state_tensors(
         if reach:
             begin = tensors[-1].start
             spans.append((begin, begin + reach * ITEM_SIZES[stub.storage.dtype], name))
+    total = sum(tensor.size * ITEM_SIZES[tensor.dtype] for tensor in tensors)
     spans.sort()
     for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
-        if begin < end and sum(tensor.size * ITEM_SIZES[tensor.dtype] for tensor in tensors) > shared:
+        if begin < end and total > shared:
             raise CheckpointError(f"its tensors {one[:80]!r} and {other[:80]!r} lie on each other")
     return tuple(tensors)
 
@@ -358,6 +361,9 @@ def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     """uint8 [K, bytes] as float32 [K, elements]; values that float32 cannot hold become infinite."""
     if dtype == "bfloat16":
         return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype.startswith("float8"):
+        flat = torch.from_numpy(np.array(stored, np.uint8)).view(getattr(torch, dtype))
+        return cast(NDArray[np.float32], flat.to(torch.float32).numpy())
     if dtype.startswith("complex"):
         raise CheckpointError(f"a tensor holds {dtype}, which no float32 can be made of")
     values = stored.view(_DTYPES[dtype])
