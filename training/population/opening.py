@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
@@ -161,7 +161,7 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     """The properties of a zoo that decide which engine paths can be used."""
     return Workload(
-        layers=NetworkKind.on(zoo.architecture, data).layers,
+        layers=NetworkKind.of_zoo(zoo, data).layers,
         in_shape=(data.channels, data.size, data.size),
         activations=zoo.activation,
         optimizers=zoo.optimizer,
@@ -185,6 +185,7 @@ def _check_writable(out: Path) -> None:
 def _manifest(population: Population, data: ImageData, size: Growth) -> RunManifest:
     zoo, limits = population.zoo, population.limits
     limited = data.limited(limits)
+    network = NetworkKind.of_zoo(zoo, data)
     return RunManifest(
         zoo=zoo,
         growth=(size,),
@@ -198,10 +199,11 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             val=0 if limited.val is None else len(limited.val.labels),
             test=len(limited.test.labels),
         ),
-        layout=NetworkKind.on(zoo.architecture, data).layout,
+        layout=network.layout,
         engine="",
         versions={"zoo_datasets": __version__, "torch": torch.__version__},
         parents=population.parents,
+        layers=network.record().get(LAYERS),
     )
 
 
@@ -218,7 +220,7 @@ def _checked_members(zoo: ZooSpec, limits: Limits, models: int | None) -> list[M
 
 
 def _check_size(zoo: ZooSpec, data: ImageData) -> None:
-    size = get_architecture(zoo.architecture).input_size
+    size = zoo.input_size if zoo.layers is not None else get_architecture(zoo.architecture).input_size
     if size is not None and size != data.size:
         raise SpecError(f"{zoo.architecture} takes {size} × {size} images, found {data.size} × {data.size}")
 

@@ -19,7 +19,7 @@ from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import GRID_FIELDS, HyperParameters, Limits, Member, ZooSpec
+from zoo_datasets.specs.spec import GRID_FIELDS, OWN_FIELDS, HyperParameters, Limits, Member, ZooSpec
 from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
 
 NOT_TRAINED = "not trained to that epoch"
@@ -227,7 +227,7 @@ def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
     """The spec of the config's models; if its source records only a part, the grid is that of its rows."""
     fields = {entry.name for entry in dataclasses.fields(ZooSpec)}
     recipe = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
-    if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler"}:
+    if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler", *OWN_FIELDS}:
         return zoo_from_dict(recipe, manifest.config)
     points = [dataclasses.asdict(member.hyperparameters) for member in members]
     grid = {axis: sorted({point[axis] for point in points}) for axis in GRID_FIELDS}
@@ -238,7 +238,11 @@ def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
         defaults = {}
     return zoo_from_dict(
         defaults
-        | {key: value for key, value in recipe.items() if key in ("images", "architecture", "augmentation", "parent")}
+        | {
+            key: value
+            for key, value in recipe.items()
+            if key in ("images", "architecture", "augmentation", "parent", *OWN_FIELDS)
+        }
         | grid
         | {"name": manifest.config, "epochs": max(manifest.epochs[-1], 1), "seeds": len(members)}
         | {"batch_size": points[0]["batch_size"], "momentum": min(momenta, default=0.9)},

@@ -99,16 +99,16 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
     for heading in ("weights", "models", "rows", "epochs", "splits", "MB", "left out"):
         table.add_column(heading, justify="right")
     for facts in described:
-        known = "models" in facts
+        described_by_manifest = "models" in facts
         table.add_row(
             facts["name"],
-            f"{facts['weights']:,}" if known else "–",
-            f"{facts['models']:,}" if known else "–",
+            f"{facts['weights']:,}" if described_by_manifest else "–",
+            f"{facts['models']:,}" if described_by_manifest else "–",
             "–" if facts["rows"] is None else f"{facts['rows']:,}",
-            _span(facts["epochs"]) if known else "–",
+            _span(facts["epochs"]) if described_by_manifest else "–",
             " / ".join(f"{split} {rows:,}" for split, rows in facts["splits"].items()),
-            f"{facts['bytes'] / 1e6:,.1f}" if known else "–",
-            f"{facts['left_out']['states']:,} states" if known else "–",
+            f"{facts['bytes'] / 1e6:,.1f}" if described_by_manifest else "–",
+            f"{facts['left_out']['states']:,} states" if described_by_manifest else "–",
         )
     console.print(table)
 
@@ -123,7 +123,7 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
 
     line(title)
     if "models" not in facts:
-        line(f"rows: {facts['splits'] or 'the card does not say'}; not made by `zoo build`, so nothing else is known")
+        line(f"rows: {facts['splits'] or 'the card does not say'}; not written by `zoo build`, so it says no more")
         return
     line(
         f"{facts['architecture']} on {facts['images']}: {facts['parameters']:,} parameters, "

@@ -45,7 +45,7 @@ def report(
     from zoo_datasets.evaluation.report.content import Extent, gather
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.plots import write_plots
-    from zoo_datasets.images.prepare import load_images
+    from zoo_datasets.images.prepare import images_of_record
     from zoo_datasets.repository.manifest import read_manifest
     from zoo_datasets.terminal import Terminal, say, working
 
@@ -55,7 +55,8 @@ def report(
     console = Terminal(stderr=True)
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
-        data = load_images(about, manifest.network.architecture, images) if images or about == _EMBEDDED else None
+        wanted = images is not None or about == _EMBEDDED
+        data = images_of_record(manifest.zoo, manifest.network.architecture, images) if wanted else None
         notes, record = [], None
         try:
             if benchmark is not None:

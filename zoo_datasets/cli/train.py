@@ -57,7 +57,7 @@ def train(
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
     command = TrainingCommand(path, engine, threads)
-    data = command.images(spec.images, spec.architecture, images)
+    data = command.images(spec, images)
     check = partial(check_run, spec, folder, data, models=models, epochs=epochs, limits=limits)
     command.carry_out(check, data.limited(limits), dry_run)
 
@@ -90,16 +90,16 @@ class TrainingCommand:
         """Whether this is the first process."""
         return self._launch.share.index == 0
 
-    def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
+    def images(self, zoo: ZooSpec, folder: Path | None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
 
-        from zoo_datasets.images.prepare import load_images
+        from zoo_datasets.images.prepare import images_of
         from zoo_datasets.terminal import working
 
         loaded: list[ImageData] = []
-        with working(self.console, f"images: {folder or name}"):
-            self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
-            return loaded[0] if loaded else load_images(name, architecture, folder)
+        with working(self.console, f"images: {folder or zoo.images}"):
+            self._processes.first(lambda: loaded.append(images_of(zoo, folder)))
+            return loaded[0] if loaded else images_of(zoo, folder)
 
     def carry_out(self, check: Callable[[Launch], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,7 +75,7 @@ def _verify_run(console: Console, path: Path, images: Path | None, sample: int, 
         except RunError:
             pass  # it is what the verification finds first
         else:
-            data = _load(console, zoo.images, zoo.architecture, images)
+            data = _load(console, zoo.to_dict(), zoo.architecture, images)
     with progress_bar(console, "verifying", "cohorts") as advance:
         return verify_run(path, images=data, sample=sample, progress=advance)
 
@@ -91,17 +92,17 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
-        data = _load(console, manifest.zoo["images"], manifest.network.architecture, images)
+        data = _load(console, manifest.zoo, manifest.network.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
 
-def _load(console: Console, name: str, architecture: str, folder: Path | None) -> ImageData:
-    from zoo_datasets.images.prepare import load_images
+def _load(console: Console, zoo: Mapping[str, Any], architecture: str, folder: Path | None) -> ImageData:
+    from zoo_datasets.images.prepare import images_of_record
     from zoo_datasets.terminal import working
 
-    with working(console, f"images: {folder or name}"):
-        return load_images(name, architecture, folder)
+    with working(console, f"images: {folder or zoo.get('images')}"):
+        return images_of_record(zoo, architecture, folder)
 
 
 def _only_config(repo: Path) -> str:

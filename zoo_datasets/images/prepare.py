@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from zoo_datasets.errors import ImagesError, StorageError
 from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.specs.spec import ImageSpec, Limits, digest_of
+from zoo_datasets.specs.spec import OWN_FIELDS, ImageSpec, Limits, ZooSpec, digest_of
+from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold
 from zoo_datasets.storage.remembered import digest_as_expected
@@ -65,7 +66,7 @@ class ImageData:
         size: height and width of the images.
         fingerprint: hash of the prepared tensors of all splits before any limit, and of the spec's mean,
             std and number of classes; the Hub and a local copy give the same.
-        val: None where the dataset has no validation images.
+        val: None if the dataset has no validation images.
     """
 
     spec: ImageSpec
@@ -77,12 +78,12 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Channels of an image: 1 if grey, 3 if RGB; the C of `images` [N, C, H, W]."""
         return self.spec.channels
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """How many labels there are, 0 to classes − 1: the length of a network's output."""
         return self.spec.classes
 
     @property
@@ -112,7 +113,7 @@ class ImageData:
         return pixels.to(dtype).div_(255).sub_(mean).div_(std)
 
     def limited(self, limits: Limits) -> ImageData:
-        """The first so many images of each split (all where a limit is larger); the fingerprint stays."""
+        """The first so many images of each split (all if a limit is larger); the fingerprint stays."""
 
         def first(split: Split, limit: int | None) -> Split:
             return Split(split.images[:limit], split.labels[:limit])
@@ -141,18 +142,46 @@ def load_images(
             None means the Hub.
         cache_dir: folder for prepared images; None means the environment's ZOO_CACHE, else
             ~/.cache/zoo-datasets.
-        progress: called while images are prepared, with the split, the images done and the images there are.
+        progress: called while images are prepared, with the split, the images done and the images in all.
 
     Raises:
-        UnknownNameError: where there is no such dataset or architecture.
-        ImagesError: where the source cannot be reached or read, or is not what the spec expects.
-        StorageError: where the cache cannot be written.
+        UnknownNameError: if the dataset or the architecture is unknown.
+        ImagesError: if the source cannot be reached or read, or is not what the spec expects.
+        StorageError: if the cache cannot be written.
 
     Warns:
-        UserWarning: where the source holds other numbers of images than the published dataset.
+        UserWarning: if the source holds other numbers of images than the published dataset.
     """
     spec = get_image_spec(images, architecture)
-    size = get_architecture(architecture).input_size
+    return _load(spec, get_architecture(architecture).input_size, source, cache_dir, progress)
+
+
+def images_of(
+    zoo: ZooSpec,
+    source: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: Fetched | None = None,
+) -> ImageData:
+    """The images of a zoo, of one's own too; the other arguments, and errors, are those of `load_images`."""
+    size = get_architecture(zoo.architecture).input_size if zoo.layers is None else zoo.input_size
+    return _load(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress)
+
+
+def images_of_record(zoo: Mapping[str, Any], architecture: str, source: StrPath | None = None) -> ImageData:
+    """The images of a zoo of which a manifest tells fields: all of them of a zoo of one's own.
+
+    Raises:
+        SpecError: where the fields of a zoo of one's own are no zoo's.
+        UnknownNameError, ImagesError, StorageError: as `load_images`.
+    """
+    if any(zoo.get(name) is not None for name in OWN_FIELDS):
+        return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source)
+    return load_images(zoo.get("images", ""), architecture, source)
+
+
+def _load(
+    spec: ImageSpec, size: int | None, source: StrPath | None, cache_dir: StrPath | None, progress: Fetched | None
+) -> ImageData:
     source = None if source is None else Path(source).expanduser()
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
@@ -166,41 +195,41 @@ def load_images(
             if cached is None:
                 from zoo_datasets.images.sources import read_source
 
-                found = read_source(spec, source, size, progress)
-                splits, notice = cut(found, spec, origin)
+                source_splits = read_source(spec, source, size, progress)
+                splits, notice = cut(source_splits, spec, origin)
                 _write_cache(file, splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice})
                 cached = _read_cache(file, spec)
     if cached is None:
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=2)
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=3)
     return data
 
 
-def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
+def cut(source_splits: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
     """All splits, those that are missing cut from the training images; and what differs from the published ones.
 
-    The cut is that of `torch.utils.data.random_split` in file order with a generator seeded 42. Where the
-    number of images is the published one so are the lengths; else they keep the published proportions.
+    The cut is that of `torch.utils.data.random_split` in file order with a generator seeded 42. If the
+    number of images is the published one, so are the lengths; else they keep the published proportions.
 
     Returns:
-        the splits, and a sentence with the numbers found and expected, empty where they agree.
+        the splits, and a sentence with the numbers found and expected, empty if they agree.
 
     Raises:
-        ImagesError: where there are fewer than three training images.
+        ImagesError: if there are fewer than three training images.
     """
     official = {"train": spec.train, "val": spec.val, "test": spec.test}
-    train = found["train"]
+    train = source_splits["train"]
     if len(train) < FEWEST:
         raise ImagesError(
             f"{origin}: {len(train)} training images found, at least {FEWEST} expected; "
             f"{spec.name} has {sum(official.values()):,} in all"
         )
-    roles: list[Role] = [role for role in ROLES if role == "train" or (role not in found and official[role])]
+    roles: list[Role] = [role for role in ROLES if role == "train" or (role not in source_splits and official[role])]
     lengths = _lengths(len(train), [official[role] for role in roles])
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    splits = dict(found)
+    splits = dict(source_splits)
     if len(roles) > 1:
         for role, indices in zip(roles, torch.split(order, lengths), strict=True):
             splits[role] = Split(train.images[indices], train.labels[indices])
@@ -217,7 +246,7 @@ def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Ro
 
 
 def _lengths(count: int, parts: list[int]) -> list[int]:
-    """`count` cut in the proportions of `parts`, at least one each; `parts` itself where it adds up."""
+    """`count` cut in the proportions of `parts`, at least one each; `parts` itself if it adds up."""
     if count == sum(parts):
         return parts
     rest = [max(1, round(count * part / sum(parts))) for part in parts[1:]]
@@ -262,7 +291,7 @@ def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, s
 
 
 def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
-    """What `_write_cache` wrote, mapped into memory; None where there is no file, or other bytes than were written."""
+    """What `_write_cache` wrote, mapped into memory; None if there is no file, or it holds other bytes."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             description = parse_json(opened.metadata()["description"])

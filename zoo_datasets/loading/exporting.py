@@ -19,7 +19,7 @@ from zoo_datasets.documents import StrPath, brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
 from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
 from zoo_datasets.storage.folders import check_output
@@ -148,7 +148,8 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
     tensors = layout_of_row(row).unflatten(torch.as_tensor(row[WEIGHTS], dtype=torch.float32))
     values = {name: _plain(row.get(name)) for name in NAMES if name != WEIGHTS}
     # One metadata key only: safetensors writes several in random order.
-    header = {HEADER_KEY: json_text({"format": EXPORT_FORMAT, "row": values}, allow_nan=False)}
+    own = {name: value for name, value in NetworkKind.of_row(row).record().items() if name == LAYERS}
+    header = {HEADER_KEY: json_text({"format": EXPORT_FORMAT, "row": values} | own, allow_nan=False)}
     return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
@@ -175,7 +176,8 @@ def load_exported(path: StrPath) -> dict[str, Any]:
     if found != EXPORT_FORMAT:
         raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {EXPORT_FORMAT}")
     try:
-        row[WEIGHTS] = NetworkKind.of_row(row).layout.flatten(tensors)
+        kind = NetworkKind.recorded(row["architecture"], row["in_channels"], row["classes"], value.get(LAYERS))
+        row[WEIGHTS] = kind.layout.flatten(tensors)
         return {name: _number(row[name]) if name in _FLOATS else row[name] for name in NAMES}
     except (ZooError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,19 +23,24 @@ from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
 
+ModuleFactory = Callable[[Mapping[str, Any]], nn.Module]
+_SHOWN = 5  # tensors that a message names
 _NEEDED = (WEIGHTS, *KIND_COLUMNS, "activation", "dropout")
 
 
-def to_modules(batch: Mapping[str, Any]) -> list[nn.Module]:
+def to_modules(batch: Mapping[str, Any], factory: ModuleFactory | None = None) -> list[nn.Module]:
     """The networks of a batch of `batches`, in eval mode, each with a copy of its weights.
+
+    Args:
+        factory: as of `to_module`.
 
     Raises:
         SpecError: where the batch lacks a column.
         LayoutError: where the weights do not fit.
     """
-    columns = [name for name in _NEEDED if name in batch]
+    columns = [name for name in (_NEEDED if factory is None else batch) if name in batch]
     count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
-    return [to_module({name: _item(batch[name][index]) for name in columns}) for index in range(count)]
+    return [to_module({name: _item(batch[name][index]) for name in columns}, factory) for index in range(count)]
 
 
 def evaluate(
@@ -116,19 +121,56 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
 
 
-def to_module(row: Mapping[str, Any]) -> nn.Module:
+def to_module(row: Mapping[str, Any], factory: ModuleFactory | None = None) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
+    Args:
+        factory: a function of one's own that is called with the row and makes a module for its weights, whose state
+            dict has the tensors of the row's layout; None for the network of the row's layers.
+
     Raises:
-        SpecError: where the row lacks a column, or a number is out of its range.
-        LayoutError: where the weights do not fit.
+        SpecError: where the row lacks a column, or a number is out of its range; where `factory` makes no module.
+        LayoutError: where the weights do not fit, naming the tensors that the module lacks or has besides.
     """
+    if factory is not None:
+        return _loaded(_module_of(factory, row), to_state_dict(row))
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: not known
     module = _network_of(row).module(row["activation"], rate)
-    counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
-    module.load_state_dict(state | counters)
+    return _loaded(module, state)
+
+
+def _module_of(factory: ModuleFactory, row: Mapping[str, Any]) -> nn.Module:
+    if not callable(factory):
+        raise SpecError(f"factory={brief(factory)}: expected a function that takes the row and gives a module")
+    module = factory(row)
+    if not isinstance(module, nn.Module):
+        raise SpecError(f"the factory gave {brief(module)}, expected a torch.nn.Module")
+    return module
+
+
+def _loaded(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A module with the tensors of a state dict, all of them and no others, in eval mode."""
+    own = module.state_dict()
+    counters = {name: value for name, value in own.items() if name.endswith(IGNORED_SUFFIX)}
+    given = {**counters, **state}
+    missing, surplus = (sorted(one.keys() - other.keys()) for one, other in ((own, given), (given, own)))
+    shapes = [
+        f"{name} is {list(own[name].shape)}, the row's {list(given[name].shape)}"
+        for name in own.keys() & given.keys()
+        if own[name].shape != given[name].shape
+    ]
+    problems = [
+        f"{what} {', '.join(which[:_SHOWN])}{f' and {len(which) - _SHOWN:,} more' if len(which) > _SHOWN else ''}"
+        for what, which in (
+            ("the row has no", missing), ("the module has no", surplus), ("of other shapes:", sorted(shapes)),
+        )
+        if which
+    ]  # fmt: skip
+    if problems:
+        raise LayoutError(f"the row's tensors do not fit the module: {'; '.join(problems)}")
+    module.load_state_dict(given)
     return module.eval()
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
 
-from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.documents import brief
+from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
 from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.module import Network
+from zoo_datasets.networks.outlines import complete
+from zoo_datasets.specs.spec import ZooSpec
 
 KIND_COLUMNS: Final = ("architecture", "in_channels", "classes")
 """The columns of a row that tell its network."""
+
+LAYERS: Final = "layers"
+"""Where an architecture of one's own is recorded beside these."""
+
+# Architectures of zoos of one's own that this process read of a run or a manifest, by the columns that rows tell.
+_KNOWN: Final[dict[tuple[str, int, int], set[tuple[Layer, ...]]]] = {}
 
 
 class ImageWidths(Protocol):
@@ -27,37 +39,96 @@ class ImageWidths(Protocol):
     def classes(self) -> int: ...
 
 
+class ImageShape(ImageWidths, Protocol):
+    """And how many pixels a side."""
+
+    @property
+    def size(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class NetworkKind:
     """An architecture for images of so many channels and classes.
 
     The fields are checked when the layers are first asked for, so that a kind can be read from any file: `layers`,
     `layout` and `module` raise UnknownNameError where there is no such architecture, and SpecError where a number is no
-    whole one from 1 to `MAX_WIDTH`.
+    whole one from 1 to `MAX_WIDTH`, or where several networks of one's own are known by this name.
+
+    Attributes:
+        own: the layers of an architecture that is not in the table; None where it is, or where they are not known.
     """
 
     architecture: str
     in_channels: int
     classes: int
+    own: tuple[Layer, ...] | None = None
 
     @classmethod
     def on(cls, architecture: str, images: ImageWidths) -> NetworkKind:
-        """The architecture for these images."""
+        """The architecture of the table for these images."""
         return cls(architecture, images.channels, images.classes)
+
+    @classmethod
+    def of_zoo(cls, zoo: ZooSpec, images: ImageShape) -> NetworkKind:
+        """The architecture of a zoo for these images.
+
+        Raises:
+            SpecError: naming the layer of one's own that does not fit.
+        """
+        if zoo.layers is None:
+            return cls.on(zoo.architecture, images)
+        try:
+            layers = complete(zoo.layers, images.channels, images.classes, images.size)
+        except SpecError as error:
+            raise SpecError(f"architecture {zoo.architecture}: {error}") from None
+        return cls(zoo.architecture, images.channels, images.classes, layers)._remembered()
+
+    @classmethod
+    def recorded(cls, architecture: str, in_channels: int, classes: int, layers: Any = None) -> NetworkKind:
+        """A kind as a run or a manifest records it, which rows of it can be told by from now on.
+
+        Args:
+            layers: JSON values as `layers_to_json` gives them; None of architectures of the table.
+
+        Raises:
+            SpecError: where they are no layers, or those of another network than the table's of that name.
+        """
+        if layers is None:
+            return cls(architecture, in_channels, classes)
+        own = layers_from_json(layers)
+        if architecture in ARCHITECTURES:
+            if own != get_architecture(architecture).layers(in_channels, classes):
+                raise SpecError(f"its layers are not those of {architecture}; expected another name for its network")
+            return cls(architecture, in_channels, classes)
+        return cls(architecture, in_channels, classes, own)._remembered()
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> NetworkKind:
         """That of a row; KeyError where it lacks one of `KIND_COLUMNS`."""
-        return cls(*(row[name] for name in KIND_COLUMNS))
+        kind = cls(*(row[name] for name in KIND_COLUMNS))
+        known = kind._known()
+        return dataclasses.replace(kind, own=next(iter(known))) if len(known) == 1 else kind
 
     def columns(self) -> dict[str, Any]:
         """Its fields by the names of `KIND_COLUMNS`."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in KIND_COLUMNS}
+
+    def record(self) -> dict[str, Any]:
+        """`columns`, and of an architecture of one's own `layers` as JSON values: what `recorded` takes."""
+        return self.columns() | ({} if self.own is None else {LAYERS: layers_to_json(self.own)})
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The list of layers."""
-        return get_architecture(self.architecture).layers(self.in_channels, self.classes)
+        if self.own is not None:
+            return self.own
+        known = self._known()
+        if len(known) > 1:
+            raise SpecError(
+                f"{len(known)} different networks named {brief(self.architecture)} were read here; give one of the "
+                "architectures another name, or open one of their zoos in another process"
+            )
+        return next(iter(known)) if known else self._of_table()
 
     @cached_property
     def layout(self) -> WeightLayout:
@@ -67,3 +138,22 @@ class NetworkKind:
     def module(self, activation: str = "relu", dropout: float = 0.0) -> Network:
         """A freshly built module; see `build_module`."""
         return Network(self.layers, activation, dropout)
+
+    def _known(self) -> set[tuple[Layer, ...]]:
+        """The architectures of one's own that it may be."""
+        try:
+            key = (self.architecture, operator.index(self.in_channels), operator.index(self.classes))
+            return _KNOWN.get(key, set())
+        except TypeError:  # of a row that is none
+            return set()
+
+    def _of_table(self) -> tuple[Layer, ...]:
+        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
+            remedy = "That of a zoo of your own is known once load_zoo has opened its repository"
+            raise UnknownNameError("architecture", self.architecture, ARCHITECTURES, remedy)
+        return get_architecture(self.architecture).layers(self.in_channels, self.classes)
+
+    def _remembered(self) -> NetworkKind:
+        assert self.own is not None
+        _KNOWN.setdefault((self.architecture, self.in_channels, self.classes), set()).add(self.own)
+        return self

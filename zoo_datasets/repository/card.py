@@ -66,10 +66,10 @@ _TAGS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
 def read_card(repo: Path) -> DatasetCard:
-    """The card of a local repository; an empty one where there is no README.md.
+    """The card of a local repository; an empty one if there is no README.md.
 
     Raises:
-        RepositoryError: where it cannot be read, lies behind a link elsewhere, or its YAML is broken.
+        RepositoryError: if it cannot be read, lies behind a link elsewhere, or its YAML is broken.
     """
     file = repo / CARD
     check_files(repo, [CARD])
@@ -123,10 +123,10 @@ def files_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_patterns(config: Mapping[str, Any], origin: str) -> None:
-    """See that the files that a config of the YAML lists, by name or by pattern, are below the card's folder.
+    """Refuse a config of the YAML that lists files, by name or by pattern, outside of the card's folder.
 
     Raises:
-        OutsideError: naming `origin` and the first that is not.
+        OutsideError: naming `origin` and the first such file.
     """
     for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
         if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
@@ -142,7 +142,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
-    """The `dataset_info` of a config in a card's YAML; empty where there is none."""
+    """The `dataset_info` of a config in a card's YAML; empty if it has none."""
     for entry in _entries(card, "dataset_info"):
         if entry.get("config_name", "default") == config:
             return dict(entry)
@@ -157,7 +157,7 @@ class Entry:
         configs, infos: the entries of the YAML by config: the zoo's own, and its light one.
         section: of the text.
         citations: what stands below all zoos for this one.
-        licence: of its models; None where that is not asked.
+        licence: of its models; None leaves the card's as it is.
     """
 
     name: str
@@ -188,7 +188,7 @@ def entry_in(card: DatasetCard, name: str) -> Entry:
 
 
 def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None = None) -> str:
-    """The text of README.md with these zoos as they are told here; the others stay as they are in the card.
+    """The text of README.md with these entries; the card's other zoos stay as they are.
 
     `written` stands between the marks; None keeps what a person wrote in the card.
     """
@@ -199,9 +199,9 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     before = zoos_of(configs)
     for entry in entries:
         for name, config in entry.configs.items():
-            # Keys of a config that a person added stay; those that are there keep their places.
-            there = {"config_name": name, "data_files": None} | configs.get(name, {})
-            configs[name] = there | {key: value for key, value in config.items() if key != "default"}
+            # Keys of a config that a person added stay, and existing ones keep their places.
+            existing = {"config_name": name, "data_files": None} | configs.get(name, {})
+            configs[name] = existing | {key: value for key, value in config.items() if key != "default"}
         infos |= entry.infos
     zoos = zoos_of(configs)
     if len(before) == 1 and len(zoos) > 1:
@@ -245,8 +245,8 @@ def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], met
         num_bytes, meta_bytes: size of each split in memory, as `datasets` records it.
 
     Raises:
-        RepositoryError: where the present card cannot be read.
-        StorageError: where the new one cannot be written.
+        RepositoryError: if the present card cannot be read.
+        StorageError: if the new one cannot be written.
     """
     meta = f"{manifest.config}{META}"
     infos = {
@@ -268,8 +268,8 @@ def write_section(repo: Path, manifest: Manifest) -> None:
     """Write README.md with the section of a zoo that it lists as its manifest has it; all else stays as it is.
 
     Raises:
-        RepositoryError: where the present card cannot be read.
-        StorageError: where the new one cannot be written.
+        RepositoryError: if the present card cannot be read.
+        StorageError: if the new one cannot be written.
     """
     card = read_card(repo)
     entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))

@@ -31,13 +31,13 @@ _ATTRIBUTION = (
     "here: checkpoints became rows of float32 vectors with tensors in one order, and were cut into splits anew."
 )
 _UNKNOWN = (
-    "**Attribution.** This zoo was imported, origin unknown: nothing in its files tells that they are those of a "
+    "**Attribution.** This zoo was imported, origin unknown: nothing in its files says that they belong to a "
     "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
 )
 
 
 def yours(text: str) -> str:
-    """What a person wrote in a card; empty where nobody did."""
+    """What a person wrote in a card; empty if nobody did."""
     kept = _YOURS_PATTERN.search(text)
     # Without marks the text is not ours, so all of it was written by a person.
     written = kept[1].strip("\n") if kept else text.strip()
@@ -47,8 +47,8 @@ def yours(text: str) -> str:
 def sections_of(text: str, names: Iterable[str]) -> dict[str, str]:
     """The sections of a card's text by zoo, of those zoos that have one."""
     generated = _YOURS_PATTERN.sub("", text, count=1)
-    found = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", generated, re.DOTALL | re.MULTILINE))
-    return {name: f"## {name}\n{found[name]}".rstrip() + "\n" for name in names if name in found}
+    bodies = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", generated, re.DOTALL | re.MULTILINE))
+    return {name: f"## {name}\n{bodies[name]}".rstrip() + "\n" for name in names if name in bodies}
 
 
 def card_text(written: str, sections: Mapping[str, str], citations: Sequence[str]) -> str:
@@ -72,7 +72,7 @@ def citations_in(text: str) -> list[str]:
 
 
 def citation_of(manifest: Manifest) -> str | None:
-    """What a zoo's card cites; None where that is nothing, or no BibTeX."""
+    """What a zoo's card cites; None if that is nothing, or not valid BibTeX."""
     paper = credit_of(manifest.source).paper
     if paper is None:
         return None

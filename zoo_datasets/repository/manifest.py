@@ -1,4 +1,4 @@
-"""manifest.json of one config of a dataset repository: what lies there, where it came from, what was left out."""
+"""manifest.json of one config of a dataset repository: what it holds, where it came from, what was left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.networks.architectures import MAX_WIDTH
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.row import EXTRAS, HYPERPARAMETERS, REPOSITORY_FORMAT, SPLITS
@@ -156,7 +156,7 @@ class Manifest:
             "source_id": self.source_id,
             "zoo": dict(self.zoo),
             "source": dict(self.source),
-            **self.network.columns(),
+            **self.network.record(),
             "layout": self.layout.to_list(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
@@ -187,10 +187,11 @@ class Manifest:
                 source_id=_checked(_TEXT, value["source_id"], "source_id"),
                 zoo=value["zoo"],
                 source=value["source"],
-                network=NetworkKind(
+                network=NetworkKind.recorded(
                     _checked(_TEXT, value["architecture"], "architecture"),
                     _checked(_WIDTH, value["in_channels"], "in_channels"),
                     _checked(_WIDTH, value["classes"], "classes"),
+                    value.get(LAYERS),
                 ),
                 layout=WeightLayout.from_list(value["layout"]),
                 keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
@@ -221,7 +222,7 @@ class Manifest:
         return manifest
 
     def _check_names(self, origin: str) -> None:
-        """Every path is one of plain names below the repository, and every split one that there is.
+        """Every path is one of plain names below the repository, and every split a valid one.
 
         Raises:
             RepositoryError: naming `origin` and the first that is not.
@@ -271,7 +272,7 @@ def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
     """A part of a manifest, its numbers within their ranges.
 
     Raises:
-        DocumentError: naming the place, what was expected and what is there.
+        DocumentError: naming the field, what was expected and its value.
     """
     try:
         return adapter.validate_python(value)
@@ -280,10 +281,10 @@ def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
 
 
 def read_manifest(repo: Path, config: str) -> Manifest | None:
-    """The manifest of a config in a local repository; None where there is none.
+    """The manifest of a config in a local repository; None if it has none.
 
     Raises:
-        RepositoryError: where it is broken, or one of the files that it lists lies outside of the repository, be it
+        RepositoryError: if it is broken, or one of the files that it lists lies outside of the repository, also
             behind a link.
     """
     if not NAME.fullmatch(config):
@@ -305,6 +306,6 @@ def read_manifest(repo: Path, config: str) -> Manifest | None:
 PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
 
 
-def plots_there(repo: Path, manifest: Manifest) -> tuple[str, ...]:
-    """The plots that a manifest lists, if the files of all of them are there; else none."""
+def existing_plots(repo: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The plots that a manifest lists, if the files of all of them exist; else none."""
     return manifest.plots if all((repo / plot).is_file() for plot in manifest.plots) else ()

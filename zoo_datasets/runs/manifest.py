@@ -98,7 +98,11 @@ _PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
-    """The content of zoo.json."""
+    """The content of zoo.json.
+
+    Attributes:
+        layers: of an architecture of one's own, as JSON values of `zoo_datasets.networks.layers.documents`.
+    """
 
     zoo: ZooSpec
     growth: tuple[Growth, ...]
@@ -108,25 +112,31 @@ class RunManifest:
     engine: str
     versions: Mapping[str, str]
     parents: ParentsRecord | None = None
+    layers: Any = None
 
     @cached_property
     def network(self) -> NetworkKind:
         """The network of all members."""
-        return NetworkKind.on(self.zoo.architecture, self.images)
+        return NetworkKind.recorded(self.zoo.architecture, self.images.channels, self.images.classes, self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
-        return parents | {
-            "format": RUN_FORMAT,
-            "zoo": self.zoo.to_dict(),
-            "growth": [dataclasses.asdict(step) for step in self.growth],
-            "limits": dataclasses.asdict(self.limits),
-            "images": dataclasses.asdict(self.images),
-            "layout": self.layout.to_list(),
-            "engine": self.engine,
-            "versions": dict(self.versions),
-        }
+        layers = {} if self.layers is None else {"layers": self.layers}
+        return (
+            parents
+            | layers
+            | {
+                "format": RUN_FORMAT,
+                "zoo": self.zoo.to_dict(),
+                "growth": [dataclasses.asdict(step) for step in self.growth],
+                "limits": dataclasses.asdict(self.limits),
+                "images": dataclasses.asdict(self.images),
+                "layout": self.layout.to_list(),
+                "engine": self.engine,
+                "versions": dict(self.versions),
+            }
+        )
 
     @classmethod
     def from_dict(cls, value: Any, origin: str) -> RunManifest:
@@ -147,7 +157,9 @@ class RunManifest:
             parts = _PARTS.validate_python(value)
             if zoo.parent is None and parts["growth"][-1].models > zoo.models:
                 raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
-            return cls(
+            if (zoo.layers is None) != (value.get("layers") is None):
+                raise RunError("layers: expected of an architecture of one's own, and of no other")
+            manifest = cls(
                 zoo=zoo,
                 growth=parts["growth"],
                 limits=parts["limits"],
@@ -156,7 +168,11 @@ class RunManifest:
                 engine=parts["engine"],
                 versions=parts["versions"],
                 parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
+                layers=value.get("layers"),
             )
+            if manifest.layers is not None:
+                _ = manifest.network  # read now, so that what is wrong is told with the file's name
+            return manifest
         except ValidationError as error:
             raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error
         except KeyError as error:

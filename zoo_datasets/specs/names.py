@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from zoo_datasets.errors import UnknownNameError
+from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.specs.spec import ZooSpec
 
 # Field of a zoo to what its names are of, and the module and name of their table.
@@ -38,6 +38,19 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
         known = known_names(field)
         names = [(field, value)] if isinstance(value, str) else [(f"{field}.{n}", name) for n, name in enumerate(value)]
         yield from ((place, name) for place, name in names if name not in known)
+
+
+def check_architecture(zoo: ZooSpec) -> None:
+    """See that an architecture of one's own is an outline of layers, with a name of its own.
+
+    Raises:
+        SpecError: naming the field, or the layer.
+    """
+    if zoo.layers is None:
+        return
+    if zoo.architecture in importlib.import_module("zoo_datasets.networks.architectures").ARCHITECTURES:
+        raise SpecError(f"architecture: {zoo.architecture} is a name of the table; give these layers another one")
+    importlib.import_module("zoo_datasets.networks.outlines").check_outline(zoo.layers)
 
 
 def check_names(zoo: ZooSpec) -> None:

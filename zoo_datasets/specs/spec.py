@@ -27,10 +27,14 @@ Scope = Literal["global", "layer"]
 SeedKind = Literal["range", "random"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
+# What only zoos of one's own have; others are written as if there were no such fields.
+OWN_ARCHITECTURE = ("layers", "input_size")
+OWN_FIELDS = (*OWN_ARCHITECTURE,)
 SEED_LIMIT = 1_000_000
 MAX_EPOCH = 1_000_000
 MAX_MODELS = 500_000
 MAX_BATCH = 1_000_000
+MAX_SIDE = 4096  # pixels of an image
 # Names folders and configs of repositories.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -123,6 +127,9 @@ class ZooSpec:
             [0, 1,000,000) with `entropy`.
         doi: where the published zoo lies, if it is on Zenodo.
         published: whether this is one of the 27 zoos of the paper.
+        layers: of an architecture of one's own, an outline as `zoo_datasets.networks.outlines` describes; None where
+            `architecture` is a name of the table.
+        input_size: height and width that an architecture of one's own is given; None for the images' own.
         parent, sparsifier, amount, scope: set for twins: the dense zoo, how it is made sparse, and of pruning
             the share of weights that it removes, counted over the whole network or in each layer.
     """
@@ -146,6 +153,8 @@ class ZooSpec:
     entropy: int = 0
     doi: str | None = None
     published: bool = False
+    layers: tuple[Any, ...] | None = dataclasses.field(default=None, hash=False)
+    input_size: int | None = None
     parent: str | None = None
     sparsifier: SparsifierName | None = None
     amount: float | None = None
@@ -170,6 +179,21 @@ class ZooSpec:
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),
             ("momentum", not 0 <= self.momentum < 1, f"expected [0, 1), found {self.momentum}"),
             ("entropy", not 0 <= self.entropy < 1 << 63, f"expected at least 0, within 63 bits, found {self.entropy}"),
+            (
+                "architecture",
+                not NAME.fullmatch(self.architecture),
+                f"expected a name, found {self.architecture[:200]!r}",
+            ),
+            (
+                "input_size",
+                self.input_size is not None and not 1 <= self.input_size <= MAX_SIDE,
+                f"expected 1 to {MAX_SIDE:,}, found {self.input_size}",
+            ),
+            (
+                "input_size",
+                self.input_size is not None and self.layers is None,
+                "is for an architecture of your own; those of the table know theirs",
+            ),
             ("amount", not 0 < (self.amount or 0.5) < 1, f"expected between 0 and 1, found {self.amount}"),
         ]
         for axis in GRID_FIELDS:
@@ -223,9 +247,13 @@ class ZooSpec:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """All fields as JSON values; those of `OWN_FIELDS` where they are set."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        return {name: value for name, value in plain.items() if value is not None or name not in OWN_FIELDS}
+
+    def own(self) -> dict[str, Any]:
+        """Those of `OWN_FIELDS` that are set, as JSON values."""
+        return {name: _plain(value) for name in OWN_FIELDS if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,7 +346,7 @@ def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -
         "seed": seed,
         "limits": dataclasses.asdict(limits),
     }
-    return digest_of(recipe)
+    return digest_of(recipe | zoo.own())
 
 
 def digest_of(value: Any) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
-from zoo_datasets.specs.names import known_names, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, Scope, SparsifierName, ZooSpec
+from zoo_datasets.specs.names import check_architecture, known_names, unknown_names
+from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -189,6 +189,7 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
+    value = _with_own_architecture(value, origin)
     lists = (*GRID_FIELDS, "augmentation")
     prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
     try:
@@ -204,7 +205,29 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     ]
     if problems:
         raise SpecError(f"{origin}: " + "; ".join(problems))
+    try:
+        check_architecture(zoo)
+    except SpecError as error:
+        raise SpecError(f"{origin}: {error}") from None
     return zoo
+
+
+def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The fields of a zoo, an architecture of one's own told as they tell it: its name, its layers, its input size.
+
+    It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
+    """
+    own = value.get("architecture")
+    if isinstance(own, list):
+        own = {"layers": own}
+    if not isinstance(own, dict):
+        return value
+    unknown = sorted(map(str, own.keys() - {"name", *OWN_ARCHITECTURE}))
+    if unknown or "layers" not in own:
+        problem = f"unknown field {brief(unknown[0])}" if unknown else "it lacks layers"
+        raise SpecError(f"{origin}: architecture: {problem}; expected a name, a list of layers, or name and layers")
+    parts = {name: own[name] for name in OWN_ARCHITECTURE if name in own}
+    return value | {"architecture": own.get("name", value.get("name"))} | parts
 
 
 @functools.cache

@@ -24,10 +24,10 @@ from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.raw.index import index_dict, module_indices
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, SPARSIFIER_KEY, raw_folder_name
-from zoo_datasets.documents import StrPath
+from zoo_datasets.documents import StrPath, brief
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.exporting import LASTING, ExportRows, states_of
-from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
@@ -163,6 +163,11 @@ class _RawZoo:
             raise SpecError(f"{rows.config}: models of {len(kinds)} kinds found ({', '.join(_KIND)}), expected one")
         ((images, *columns, sparsifier),) = kinds
         network = NetworkKind(*columns)
+        if network.architecture not in ARCHITECTURES:
+            raise SpecError(
+                f"{rows.config}: {brief(network.architecture)} is no architecture that raw zoos know; expected "
+                f"{', '.join(ARCHITECTURES)}. Export it with --format safetensors"
+            )
         architecture = get_architecture(network.architecture)
         values = {key: sorted({_param(key, row) for row in models}, key=str) for key in COLUMN_OF_KEY}
         params = {

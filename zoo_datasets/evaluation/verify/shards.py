@@ -83,10 +83,10 @@ def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings
 
 
 def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bool:
-    """Whether the file is there and can be opened."""
+    """Whether the file exists and can be opened."""
     file = repo / shard.path
     if Path(shard.path).parts != (folder, file.name) or shard.split not in SPLITS:
-        findings.differs("checksums", f"{shard.path} ({shard.split}): expected a file in {folder}/ of a known split")
+        findings.differs("checksums", f"{shard.path} ({shard.split}): expected a file of a split in {folder}/")
         return False
     try:
         size, digest = file.stat().st_size, sha256_of(file)
@@ -123,13 +123,13 @@ def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings
             if not manifest.keep_nonfinite:
                 _check_finite(shard, table, file.read_row_group(group, columns=[WEIGHTS]), findings)
             yield from _rows_of(shard, group, table)
-        for what, found, said in (
+        for what, actual, said in (
             ("rows", file.metadata.num_rows, shard.rows),
             ("models", len(models), shard.models),
             ("epochs", sorted(epochs), list(shard.epochs)),
         ):
-            if found != said:
-                findings.differs("rows", f"{shard.path}: {what} {found}, the manifest says {said}")
+            if actual != said:
+                findings.differs("rows", f"{shard.path}: {what} {actual}, the manifest says {said}")
 
 
 def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, findings: Findings) -> None:
@@ -139,9 +139,9 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     if len(epochs) != 1:
         findings.differs("rows", f"{where} mixes epochs {epochs}")
     for column, value in {"zoo": manifest.config, **manifest.network.columns()}.items():
-        found = pc.unique(table[column]).to_pylist()
-        if found != [value]:
-            findings.differs("rows", f"{where}: {column} is {found}, the manifest says {value!r}")
+        values = pc.unique(table[column]).to_pylist()
+        if values != [value]:
+            findings.differs("rows", f"{where}: {column} is {values}, the manifest says {value!r}")
     for column in ("train_acc", "val_acc", "test_acc"):
         low, high = pc.min_max(table[column]).as_py().values()
         if low is not None and (low < 0 or high > 1):
@@ -178,5 +178,5 @@ def _rows_of(shard: Shard, group: int, table: pa.Table) -> Iterator[CheckedRow]:
     recorded = [table[name].to_pylist() for name in ("val_loss", "val_acc", "test_loss", "test_acc")]
     identity = (table[name].to_pylist() for name in ("model_id", "parent_id", "epoch"))
     for index, (model_id, parent, epoch) in enumerate(zip(*identity, strict=True)):
-        known = any(column[index] is not None for column in recorded)
-        yield CheckedRow(model_id, parent, epoch, shard, group, index, known)
+        has_figures = any(column[index] is not None for column in recorded)
+        yield CheckedRow(model_id, parent, epoch, shard, group, index, has_figures)

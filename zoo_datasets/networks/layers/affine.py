@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo_datasets.networks.layers.base import Layer, LayerTensor
+from zoo_datasets.networks.layers.base import Extent, InputWidth, Layer, LayerTensor, Margin, Width
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass, StackedPass
 from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWalk, Stream
 
@@ -26,11 +26,11 @@ class Conv(Layer):
     """2-D convolution, square kernel."""
 
     name: str
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
+    in_channels: InputWidth
+    out_channels: Width
+    kernel: Extent
+    stride: Extent = 1
+    padding: Margin = 0
     bias: bool = True
 
     def tensors(self) -> tuple[LayerTensor, ...]:
@@ -103,9 +103,10 @@ class Conv(Layer):
 class Linear(Layer):
     """Affine map of the last axis."""
 
+    stem: ClassVar[str] = "fc"
     name: str
-    in_features: int
-    out_features: int
+    in_features: InputWidth
+    out_features: Width
 
     def tensors(self) -> tuple[LayerTensor, ...]:
         """Weight [out, in] and bias [out]."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Annotated, ClassVar, Final, NoReturn
 
+from pydantic import Field
 from torch import Tensor
 
 from zoo_datasets.errors import LayerError
@@ -15,6 +16,13 @@ from zoo_datasets.networks.layout import TensorKind
 
 DRAWN: Final = None
 """The start of a tensor that the member's initialisation draws."""
+
+# Types of the fields of kinds, with the bounds of what a document may say.
+INPUTS: Final = "as many as the layer before it gives"
+Width = Annotated[int, Field(ge=1, le=1 << 30)]
+InputWidth = Annotated[Width, INPUTS]
+Extent = Annotated[int, Field(ge=1, le=1 << 12)]
+Margin = Annotated[int, Field(ge=0, le=1 << 12)]
 
 # Each rule, a method of `Layer`, and who asks for it.
 RULES: Final[Mapping[str, str]] = {
@@ -53,9 +61,13 @@ class Layer:
     """A layer of a network. Kinds are frozen dataclasses, equal where their fields are.
 
     A rule that a kind does not have raises `LayerError`. One for which a kind does nothing returns its argument.
+
+    Attributes:
+        stem: what layers of the kind are named by where they are given no name, `conv` for `conv1`; "" for the kind's.
     """
 
     __slots__ = ()
+    stem: ClassVar[str] = ""
 
     def tensors(self) -> tuple[LayerTensor, ...]:
         """Its own tensors in the order of torch's state dict; none of its sub-layers."""

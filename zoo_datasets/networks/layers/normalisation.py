@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo_datasets.networks.layers.base import Layer, LayerTensor
+from zoo_datasets.networks.layers.base import InputWidth, Layer, LayerTensor
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass, StackedPass
 from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWalk, Stream
 
@@ -16,8 +17,9 @@ from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWal
 class BatchNorm(Layer):
     """2-D batch normalisation with torch's defaults (eps 1e-5, momentum 0.1)."""
 
+    stem: ClassVar[str] = "bn"
     name: str
-    channels: int
+    channels: InputWidth
 
     def tensors(self) -> tuple[LayerTensor, ...]:
         """Weight and bias, running mean and variance: [channels] each."""

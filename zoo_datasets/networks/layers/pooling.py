@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_datasets.networks.layers.base import Weightless
+from zoo_datasets.networks.layers.base import Extent, Weightless
 from zoo_datasets.networks.layers.passes import ModulePass, StackedPass, as_vectors
 from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWalk, Stream
 
@@ -16,7 +16,7 @@ from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWal
 class MaxPool(Weightless):
     """Max-pooling, stride equal to the kernel."""
 
-    kernel: int = 2
+    kernel: Extent = 2
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
         """[B, C, H, W] to [B, C, H // kernel, W // kernel]."""

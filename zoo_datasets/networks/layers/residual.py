@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from zoo_datasets.errors import LayerError
 from zoo_datasets.networks.layers.base import Layer, LayerTensor
 from zoo_datasets.networks.layers.chain import (
     checked,
@@ -43,7 +44,13 @@ class Residual(Layer):
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
         """The sum, of the body's shape."""
         shortcut = follow_forward(self.shortcut, x, modules)
-        return follow_forward(self.body, x, modules) + shortcut
+        body = follow_forward(self.body, x, modules)
+        if body.shape != shortcut.shape:  # torch would spread one over the other
+            raise LayerError(
+                f"the body of a residual block gives {list(body.shape[1:])}, its shortcut {list(shortcut.shape[1:])}; "
+                "expected equal shapes"
+            )
+        return body + shortcut
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
         """The sum, of the body's shape."""
