@@ -26,6 +26,7 @@ from zoo_datasets.builders.checkpoints.zips import (
     ENCRYPTED,
     LOCAL_CRC,
     LOCAL_SIZE,
+    LONGEST_LOCAL,
     STORED,
     Member,
     data_start,
@@ -304,8 +305,7 @@ def state_tensors(
 
 
 def _start_of(data: Slices, member: Member) -> int:
-    longest = member.header + LOCAL_SIZE + 2 * 0xFFFF
-    return data_start(data[member.header : min(member.end, longest)], member)
+    return data_start(data[member.header : min(member.end, member.header + LONGEST_LOCAL)], member)
 
 
 def _stored(name: str, stub: TensorStub, members: dict[str, Member], starts: dict[str, int]) -> StoredTensor:

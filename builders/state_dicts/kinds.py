@@ -10,6 +10,7 @@ from typing import Any
 from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
 from zoo_datasets.builders.shards.notes import Note
 
+MAX_STATE = 1 << 34  # bytes of a file, of which layouts take up to 2³¹ weights
 # Of a training loop's wrappers, in the names of all tensors of a file.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -23,7 +24,8 @@ class FileKind:
     Attributes:
         structure: where their tensors lie, in the file or in what is unpacked of it.
         columns: what they say besides tensors, under the names that they give it.
-        ties: by the name of a tensor that is stored under another name too, that name.
+        ties: by the name of a tensor that is stored under an earlier name too, that name.
+        order: names of all tensors, tied ones included; empty where it is that of the structure.
         remarks: on what was taken and what was not.
         whole: whether the structure is that of the file itself, not of what is unpacked of it.
     """
@@ -31,6 +33,7 @@ class FileKind:
     structure: Structure
     columns: Mapping[str, Any] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     remarks: tuple[Note, ...] = ()
     whole: bool = True
 
@@ -42,7 +45,7 @@ class FileKind:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Of all tensors, tied ones included, in the order of the file."""
-        return (*self.tensors, *self.ties)
+        return self.order or tuple(self.tensors)
 
     @cached_property
     def signature(self) -> Signature:

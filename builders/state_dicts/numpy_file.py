@@ -11,7 +11,7 @@ import numpy as np
 from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES, MAX_DIMENSIONS
 from zoo_datasets.builders.checkpoints.torch_file import MAX_TENSORS, Slices, StoredTensor, Structure
 from zoo_datasets.builders.checkpoints.zips import read_directory, read_member, repeated
-from zoo_datasets.builders.state_dicts.kinds import FileKind, common_prefix, prefix_note
+from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind, common_prefix, prefix_note
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.networks.layout import WeightLayout
 
@@ -65,7 +65,7 @@ def unpack_npz(data: Slices) -> bytes:
     for member in members:
         if not member.name.endswith(_END):
             raise CheckpointError(f"its member {member.name[:80]!r} is no array (.npy)")
-        content = read_member(lambda start, count: data[start : start + count], member, sum(map(len, (data,))) * 1000)
+        content = read_member(lambda start, count: data[start : start + count], member, MAX_STATE)
         name = member.name.removesuffix(_END).encode()
         parts += [len(content).to_bytes(8, "little"), len(name).to_bytes(2, "little"), name, content]
     return b"".join(parts)

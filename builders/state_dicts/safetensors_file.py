@@ -94,7 +94,9 @@ def _check_places(tensors: list[StoredTensor], begin: int, total: int) -> None:
     """Refuse tensors that overlap, or leave bytes that belong to none."""
     for tensor in tensors:
         if tensor.start != begin:
-            raise CheckpointError(f"its tensor {tensor.name[:80]!r} begins at byte {tensor.start:,}, expected {begin:,}")
+            raise CheckpointError(
+                f"its tensor {tensor.name[:80]!r} begins at byte {tensor.start:,}, expected {begin:,}"
+            )
         begin += tensor.size * ITEM_SIZES[tensor.dtype]
     if begin != total:
         raise CheckpointError(f"its tensors end at byte {begin:,} of {total:,}; it is cut short or damaged")

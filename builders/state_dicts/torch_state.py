@@ -40,6 +40,7 @@ def describe_torch(data: Slices) -> FileKind:
         structure=structure,
         columns=(_scalars(content) if place else {}) | _scalars(state),
         ties=ties,
+        order=tuple(stubs),
         remarks=(*_wrapper_note(place, content), *prefix_note(prefix)),
     )
 
@@ -65,7 +66,9 @@ def _state_of(content: Any) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     )
 
 
-def _candidates(value: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+def _candidates(
+    value: Mapping[Any, Any], place: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     if _is_state(value):
         yield place, value
         return
