@@ -194,6 +194,16 @@ def _with_features(fields: Sequence[pa.Field], metadata: Mapping[bytes, bytes] |
     return pa.schema(fields, metadata={**theirs, **(metadata or {})})
 
 
+def is_wide(kind: pa.DataType) -> bool:
+    """Whether a column of this type is as wide as the weights, or holds raw tensors."""
+    return bool(
+        pa.types.is_fixed_size_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_list(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
 def weights_type(layout: WeightLayout) -> pa.DataType:
     """Arrow type of the weights: a list of D float32, none of which is null (that doubles reading speed)."""
     return pa.list_(pa.field("element", pa.float32(), nullable=False), layout.size)
