@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.batches import batches as batches
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
+    from zoo_datasets.loading.load import read_layouts as read_layouts
     from zoo_datasets.loading.mixing import mixed_tokens as mixed_tokens
     from zoo_datasets.loading.modules import evaluate as evaluate
     from zoo_datasets.loading.modules import to_module as to_module
@@ -62,6 +63,7 @@ _HOMES = {
     "load_exported": "loading.exporting",
     "load_images": "images.prepare",
     "load_zoo": "loading.load",
+    "read_layouts": "loading.load",
     "members_of": "specs.spec",
     "mixed_tokens": "loading.mixing",
     "property_prediction": "loading.tasks",

@@ -21,7 +21,7 @@ from zoo_datasets.builders import zoo_builder
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, StorageError, ZooError
 from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.loading import prepared
+from zoo_datasets.loading.caches import prepared
 from zoo_datasets.storage.files import TEMPORARY_SUFFIX, beside
 
 NAME = "digits_cnn_s"

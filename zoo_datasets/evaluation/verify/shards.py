@@ -21,6 +21,7 @@ from zoo_datasets.repository.row import (
     METADATA_KEY,
     NAMES,
     RAW,
+    RAW_END,
     SPLITS,
     WEIGHTS,
     records_of_schema,
@@ -206,7 +207,9 @@ def _check_lengths(
         return
     lengths = {WEIGHTS: [record.layout.size for record in layouts if record]}
     if RAW in file.schema_arrow.names:
-        lengths[RAW] = [record.layout.raw_bytes for record in layouts if record]
+        lengths[RAW] = [
+            record.layout.raw_bytes and record.layout.raw_bytes + len(RAW_END) for record in layouts if record
+        ]
     for name, expected in lengths.items():
         column = file.read_row_group(group, columns=[name])[name]
         sizes = pc.binary_length(column) if name == RAW else pc.list_value_length(column)
