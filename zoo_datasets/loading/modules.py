@@ -18,7 +18,7 @@ from zoo_datasets.errors import (
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import _dropout
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
-from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.networks.layers import ACTIVATIONS, Layer
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
@@ -83,6 +83,11 @@ def evaluate(
 
 def _item(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and not value.ndim else value
+
+
+def layers_of_row(row: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The layers of a row's network, which symmetries and graphs take; errors as `layout_of_row`."""
+    return _network_of(row).layers
 
 
 def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
