@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import plain
 import pytest
 import torch
 from PIL import Image
@@ -262,3 +263,19 @@ def test_from_a_folder_to_a_verified_repository(tmp_path, monkeypatch, zoo_file)
     assert command("verify", repo, "cells", "--images", tmp_path / "elsewhere")[0] == 0
     paint(tmp_path / "elsewhere" / "train" / "00.png")
     assert command("verify", repo, "cells", "--images", tmp_path / "elsewhere")[0] == 1
+
+
+def test_pixels_of_the_table_travel_too_and_earlier_runs_go_on_without(tmp_path):
+    zoo, data = plain.tiny_zoo(seeds=2, epochs=1), plain.tiny_images()
+    run = zd.train_zoo(zoo, tmp_path / "run", data)
+    zd.build_repository(run.path, tmp_path / "repo")
+    recorded = json.loads((tmp_path / "repo" / zoo.name / "manifest.json").read_text())["source"]["images"]["pixels"]
+    grey = {"size": 28, "mode": "L", "grey": "luma", "fit": "resize", "mean": [0.1307], "std": [0.3081]}
+    assert recorded == grey | {"validation": True}
+    assert zd.Run.open(run.path).manifest.images.pixels == data.pixels
+
+    earlier = dataclasses.replace(run.manifest, images=dataclasses.replace(run.manifest.images, pixels=None))
+    zd.Run(run.path, earlier).save()
+    assert "pixels" not in (run.path / "zoo.json").read_text()
+    again = zd.train_zoo(zoo, run.path, data, epochs=2)
+    assert (again.epochs, again.manifest.images.pixels) == (2, None)

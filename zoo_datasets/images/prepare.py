@@ -102,6 +102,20 @@ class ImageData:
         """Standard deviation of each channel, of pixels scaled to [0, 1]: float32 [C]."""
         return torch.tensor(self.spec.std, dtype=torch.float32)
 
+    @property
+    def pixels(self) -> Pixels:
+        """What the images were made into."""
+        spec = self.spec
+        return Pixels(
+            size=self.size,
+            mode=spec.mode,
+            grey=spec.grey,
+            fit=spec.fit,
+            mean=spec.mean,
+            std=spec.std,
+            validation=self.val is not None,
+        )
+
     def splits(self) -> dict[Role, Split]:
         """The splits that there are, by role."""
         splits: dict[Role, Split | None] = {"train": self.train, "val": self.val, "test": self.test}
