@@ -12,7 +12,7 @@ import importlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -289,6 +289,8 @@ class ZooSpec:
 
     def own(self) -> dict[str, Any]:
         """Those of `OWN_FIELDS` that are set, as JSON values."""
+        if all(getattr(self, name) is None for name in OWN_FIELDS):
+            return {}  # asked once a member
         return {name: value for name, value in self.to_dict().items() if name in OWN_FIELDS}
 
 
@@ -335,11 +337,10 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")
-    own = zoo.own()
     pairs = [(point, seed) for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True) for seed in seeds]
     pairs.sort(key=lambda pair: digest_of(["order", zoo.name, dataclasses.asdict(pair[0]), pair[1]]))
     return [
-        Member(model_id=_model_id(zoo, point, seed, limits or Limits(), own), seed=seed, hyperparameters=point)
+        Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
         for point, seed in pairs[:models]
     ]
 
@@ -371,7 +372,7 @@ def _seeds(zoo: ZooSpec) -> list[list[int]]:
     return drawn
 
 
-def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits, own: Mapping[str, Any]) -> str:
+def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
     """Hash of all that decides the trained weights; the number of epochs only where the schedule needs it."""
     recipe = {
         "images": zoo.images,
@@ -383,7 +384,7 @@ def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits, o
         "seed": seed,
         "limits": dataclasses.asdict(limits),
     }
-    return digest_of({**recipe, **own})
+    return digest_of({**recipe, **zoo.own()})
 
 
 def digest_of(value: Any) -> str:
