@@ -171,10 +171,10 @@ def _files(root: Path, classes: Sequence[str], others: list[str], folder: Path) 
 
 def _below(folder: Path) -> list[Path]:
     """All files below a folder, hidden ones and what lies behind links to folders left out."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in _visible(folder):
-        found += _below(path) if path.is_dir() and not path.is_symlink() else [path]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        files += _below(path) if path.is_dir() and not path.is_symlink() else [path]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _is_image(path: Path) -> bool:

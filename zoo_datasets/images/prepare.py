@@ -247,8 +247,8 @@ def _load_own(
         folders = read_class_folders(name, pixels, folder, size, progress)
         spec = spec_before_cut(name, pixels, folders)
         splits, notice = cut(folders.splits, spec, str(folder))
-        told = "; ".join(filter(None, (folders.notice, notice)))
-        return splits, {"fingerprint": _fingerprint(splits, spec), "notice": told, "classes": list(folders.classes)}
+        notices = "; ".join(filter(None, (folders.notice, notice)))
+        return splits, {"fingerprint": _fingerprint(splits, spec), "notice": notices, "classes": list(folders.classes)}
 
     key = digest_of([PREPARATION, ["folder", folder_digest(folder)], dataclasses.asdict(pixels), size])
     return _prepared(_cache_file(name, key, cache_dir), partial(_own_spec, name, pixels), read, str(folder))
