@@ -31,6 +31,7 @@ bench: .venv/.installed-test
 	$(BIN)/python tests/benchmarks/importing.py
 	$(BIN)/python tests/benchmarks/streaming.py
 	$(BIN)/python tests/benchmarks/features.py
+	$(BIN)/python tests/benchmarks/checking.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -31,7 +31,7 @@ def quartiles(run: Run, column: str, models: set[str]) -> dict[int, np.ndarray[A
     for row in rows:
         if row["model_id"] in models:
             values.setdefault(row["epoch"], []).append(row[column])
-    return {epoch: np.percentile(found, (25, 50, 75)) for epoch, found in sorted(values.items())}
+    return {epoch: np.percentile(group, (25, 50, 75)) for epoch, group in sorted(values.items())}
 
 
 def plot(dense: dict[int, Any], accuracy: dict[int, Any], sparsity: dict[int, Any], models: int) -> Figure:

@@ -93,7 +93,7 @@ def test_ridge_is_scikit_learns(shape):
         fits = [Ridge(alpha=alpha).fit(train, targets[:, target]) for alpha in ALPHAS]
         errors = [((fit.predict(validation) - truth[:, target]) ** 2).sum() for fit in fits]
         best = int(np.argmin(errors))
-        assert prediction.chosen == {"alpha": ALPHAS[best]}
+        assert prediction.settings == {"alpha": ALPHAS[best]}
         np.testing.assert_allclose(prediction.tests[0], fits[best].predict(validation), rtol=1e-4, atol=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_classes_and_boosting_find_what_is_there():
         assert np.mean(prediction.tests[0] == classes[cut[2]]) > 0.9
     prediction = probes.boosting(fold, numbers[cut[0]], numbers[cut[1]], classes=False)
     assert r2_score(numbers[cut[2]], prediction.tests[0]) > 0.7
-    assert 1 <= prediction.chosen["rounds"] <= probes.BOOSTING_ROUNDS
+    assert 1 <= prediction.settings["rounds"] <= probes.BOOSTING_ROUNDS
 
 
 def test_scores_are_the_usual_ones_and_draw_whole_models():

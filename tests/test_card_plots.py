@@ -44,7 +44,7 @@ def shown(repo):
 
 
 def test_a_build_draws_nothing_and_loads_no_matplotlib(tmp_path, monkeypatch):
-    for module in ("matplotlib", "matplotlib.figure", "zoo_datasets.repository.plots"):
+    for module in ("matplotlib", "matplotlib.figure", "zoo_datasets.plotting"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it fails
     make_run(tmp_path / "run", ((4, 1),))
     build_repository(tmp_path / "run", tmp_path / "repo")

@@ -231,7 +231,7 @@ def test_a_row_that_is_there_twice_is_found(repo):
 
     rewrite(repo, shard_of(repo), change)
     found = verify_repository(repo, NAME)
-    assert any("at epoch 0 is there more than once" in message for message in messages(found, "duplicates"))
+    assert any("at epoch 0 stands there more than once" in message for message in messages(found, "duplicates"))
     assert any("rows" in message and "the manifest says" in message for message in messages(found, "rows"))
 
 

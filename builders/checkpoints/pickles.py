@@ -20,11 +20,13 @@ from zoo_datasets.errors import CheckpointError
 STORAGES: Final[Mapping[str, str]] = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
 }  # fmt: skip
 ITEM_SIZES: Final[Mapping[str, int]] = {
     "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint8": 1, "bool": 1,
+    "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16, "uint16": 2, "uint32": 4, "uint64": 8,
+    "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip
 
 MAX_DIMENSIONS = 8
@@ -88,6 +90,13 @@ class StandIn:
     attributes: dict[Any, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class NumpyType:
+    """The element type of a numpy scalar, as `f8`."""
+
+    code: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
     """The global names that a kind of file may use.
@@ -95,10 +104,12 @@ class Vocabulary:
     Attributes:
         calls: for each callable name, the function that builds its result from the arguments.
         stand_in: whether objects of a class are kept as `StandIn`.
+        values: names that may stand as values and are nothing more than names.
     """
 
     calls: Mapping[Name, Callable[[Sequence[Any]], Any]]
     stand_in: Callable[[Name], bool] = lambda name: False
+    values: frozenset[Name] = frozenset()
 
 
 def load_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
@@ -339,6 +350,8 @@ class _Machine:
 
     def _set(self, values: list[Any]) -> None:
         target = self._top()
+        if isinstance(target, StandIn):  # of a class that is a dictionary
+            target = target.attributes
         if not isinstance(target, dict) or len(values) % 2:
             raise CheckpointError(f"its pickle sets items of {_kind(target)}, expected pairs for a dictionary")
         for index in range(0, len(values), 2):
@@ -363,7 +376,8 @@ class _Machine:
     def _named(self, module: str, name: str) -> None:
         global_name = Name(module, name)
         vocabulary = self._vocabulary
-        if global_name not in vocabulary.calls and global_name not in _CLASSES and not vocabulary.stand_in(global_name):
+        known = global_name in vocabulary.calls or global_name in _CLASSES or global_name in vocabulary.values
+        if not known and not vocabulary.stand_in(global_name):
             raise CheckpointError(
                 f"its pickle names {global_name}, which is not needed for tensors; nothing of it was run"
             )
@@ -377,7 +391,8 @@ class _Machine:
 
     def new_object(self) -> None:
         arguments, class_name = self._pop(), self._pop()
-        if not isinstance(class_name, Name) or not self._vocabulary.stand_in(class_name) or arguments != ():
+        plain = isinstance(arguments, tuple) and all(isinstance(part, str) for part in arguments[:1])
+        if not isinstance(class_name, Name) or not self._vocabulary.stand_in(class_name) or not plain or arguments[1:]:
             raise CheckpointError(
                 f"its pickle makes an object of {_kind(class_name)}, which is nothing to build data with"
             )
@@ -385,7 +400,12 @@ class _Machine:
 
     def build(self) -> None:
         state, target = self._pop(), self._top()
-        if isinstance(target, StandIn):
+        if isinstance(target, NumpyType):
+            if not isinstance(state, tuple) or ">" in state[:2]:
+                raise CheckpointError("a numpy type is not of little-endian numbers")
+        elif isinstance(target, StandIn):
+            if target.name in self._vocabulary.values:  # of which no attributes are needed
+                return
             if not isinstance(state, dict):
                 raise CheckpointError(f"the state of a {target.name} is {_kind(state)}, expected its attributes")
             target.attributes = state  # not copied: see `_ordered_dict`

@@ -1,4 +1,4 @@
-"""Checkpoints of `torch.save`, read without torch and without running anything in them.
+"""Checkpoints of `torch.save`, read without `torch.load` and without running anything in them.
 
 A checkpoint is a zip archive of stored members: data.pkl describes the tensors, data/<key> hold their bytes.
 Members of one zoo differ only in those bytes (and their CRCs), so what a file describes is worked out once: a
@@ -13,17 +13,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, load_pickle
+from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, Vocabulary, load_pickle
 from zoo_datasets.builders.checkpoints.zips import (
     CENTRAL_CRC,
     ENCRYPTED,
     LOCAL_CRC,
     LOCAL_SIZE,
+    LONGEST_LOCAL,
     STORED,
     Member,
     data_start,
@@ -36,10 +39,25 @@ MAX_CHECKPOINT = 1 << 30
 MAX_PICKLE = 1 << 24
 MAX_TENSORS = 10_000
 
+OLD_FORMAT = (
+    "it is in torch's old format (before 1.6), which is not read; save it again: "
+    "torch.save(torch.load(FILE, weights_only=True), FILE)"
+)
 _KNOWN_PER_SIZE = 4
 _KNOWN_SIZES = 64
 _NO_CHECKSUMS = struct.Struct("<")
-_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name != "bfloat16"}
+_NO_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ITEM_SIZES if name not in _NO_NUMPY}
+
+
+class Slices(Protocol):
+    """The bytes of a file: at hand, or read as they are sliced."""
+
+    def __len__(self) -> int:
+        """Size of the file."""
+
+    def __getitem__(self, place: slice, /) -> bytes:
+        """Some of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +122,15 @@ class Structure:
 
     def gather(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.float32]:
         """One tensor of many files, as float32 [K, size], a view where it can be; `files` is uint8 [K, length]."""
+        return _in_order(_as_float(_span(files, tensor), tensor.dtype), tensor)
+
+    def gather_bytes(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.uint8]:
+        """The elements of one tensor of many files as they are stored, uint8 [K, bytes]."""
+        span = _span(files, tensor)
         if tensor.stride is None:
-            end = tensor.start + tensor.size * ITEM_SIZES[tensor.dtype]
-            return _as_float(files[:, tensor.start : end], tensor.dtype)
-        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) if tensor.size else 0
-        span = files[:, tensor.start : tensor.start + reach * ITEM_SIZES[tensor.dtype]]
-        flat = _as_float(np.ascontiguousarray(span), tensor.dtype)
-        strides = (flat.strides[0], *(4 * step for step in tensor.stride))
-        strided = np.lib.stride_tricks.as_strided(flat, (len(files), *tensor.shape), strides, writeable=False)
-        return strided.reshape(len(files), tensor.size)
+            return span
+        elements = _in_order(span.view(f"V{ITEM_SIZES[tensor.dtype]}"), tensor)
+        return np.ascontiguousarray(elements).view(np.uint8).reshape(len(files), -1)
 
 
 class CheckpointReader:
@@ -152,12 +170,30 @@ def read_tensors(data: bytes) -> dict[str, NDArray[np.float32]]:
     return {tensor.name: structure.gather(files, tensor).reshape(tensor.shape) for tensor in structure.tensors}
 
 
+def _span(files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.uint8]:
+    """The bytes of many files in which the elements of a tensor lie; the rows of a strided one are contiguous."""
+    item = ITEM_SIZES[tensor.dtype]
+    if tensor.stride is None:
+        return files[:, tensor.start : tensor.start + tensor.size * item]
+    reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) if tensor.size else 0
+    return np.ascontiguousarray(files[:, tensor.start : tensor.start + reach * item])
+
+
+def _in_order(flat: NDArray[Any], tensor: StoredTensor) -> NDArray[Any]:
+    """The elements of a tensor, [K, size] in row-major order, from those of its span."""
+    if tensor.stride is None:
+        return flat
+    strides = (flat.strides[0], *(flat.itemsize * step for step in tensor.stride))
+    strided = np.lib.stride_tricks.as_strided(flat, (len(flat), *tensor.shape), strides, writeable=False)
+    return strided.reshape(len(flat), tensor.size)
+
+
 def as_files(files: Sequence[bytes]) -> NDArray[np.uint8]:
     """Files of one length as uint8 [K, length]."""
     return np.frombuffer(files[0] if len(files) == 1 else b"".join(files), np.uint8).reshape(len(files), -1)
 
 
-def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Member], dict[str, int]]:
+def open_archive(data: Slices, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Member], dict[str, int]]:
     """The members of a torch archive by their names without the archive's folder, and where their bytes begin.
 
     Raises:
@@ -168,8 +204,9 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     if data[:2] != b"PK":
         problem = "it is empty" if not len(data) else "it is not a zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"
-        why = "it is in torch's old format (before 1.6), which is not read; save it again with a newer torch"
-        raise CheckpointError(why if old else f"{problem}, as torch.save writes; it is cut short or something else")
+        raise CheckpointError(
+            OLD_FORMAT if old else f"{problem}, as torch.save writes; it is cut short or something else"
+        )
     entries, counted = read_directory(lambda start, count: data[start : start + count], len(data), "it")
     if counted != len(entries):
         raise CheckpointError(
@@ -195,7 +232,7 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     return members, starts
 
 
-def member_bytes(data: bytes, members: dict[str, Member], starts: dict[str, int], name: str) -> bytes:
+def member_bytes(data: Slices, members: dict[str, Member], starts: dict[str, int], name: str) -> bytes:
     """The bytes of a member, compared with its checksum."""
     content = data[starts[name] : starts[name] + members[name].size]
     if crc32(content) != members[name].crc:
@@ -210,18 +247,37 @@ def parse_structure(data: bytes) -> Structure:
         CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     members, starts = open_archive(data)
+    state = read_pickle(data, members, starts, CHECKPOINT)
+    return structure_of(data, members, starts, state_tensors(state, members, starts))
+
+
+def read_pickle(data: Slices, members: dict[str, Member], starts: dict[str, int], vocabulary: Vocabulary) -> Any:
+    """What an archive's data.pkl holds.
+
+    Raises:
+        CheckpointError: if it is too large, damaged, or names what is not in the vocabulary.
+    """
     if members["data.pkl"].size > MAX_PICKLE:
         raise CheckpointError(f"its data.pkl has {members['data.pkl'].size:,} bytes, at most {MAX_PICKLE:,} expected")
-    state = load_pickle(member_bytes(data, members, starts, "data.pkl"), CHECKPOINT)
-    tensors = state_tensors(state, members, starts)
+    return load_pickle(member_bytes(data, members, starts, "data.pkl"), vocabulary)
+
+
+def structure_of(
+    data: Slices, members: dict[str, Member], starts: dict[str, int], tensors: tuple[StoredTensor, ...]
+) -> Structure:
+    """The structure of an archive that holds these tensors."""
     used = {name for name in members if name.startswith("data/")}
     begins, pieces = _pieces(data, members, starts)
     storages, places, checksums = _checksums(len(data), members, starts, used)
     return Structure(len(data), tensors, begins, pieces, storages, places, checksums)
 
 
-def state_tensors(state: object, members: dict[str, Member], starts: dict[str, int]) -> tuple[StoredTensor, ...]:
-    """The tensors of a state dict, each lying wholly in its storage, no two in the same place.
+def state_tensors(
+    state: object, members: dict[str, Member], starts: dict[str, int], shared: int = 0
+) -> tuple[StoredTensor, ...]:
+    """The tensors of a state dict, each lying wholly in its storage.
+
+    No two may lie in the same place, unless all together have no more than `shared` bytes.
 
     Raises:
         CheckpointError: if it holds anything but tensors, or a storage is missing.
@@ -240,16 +296,16 @@ def state_tensors(state: object, members: dict[str, Member], starts: dict[str, i
         if reach:
             begin = tensors[-1].start
             spans.append((begin, begin + reach * ITEM_SIZES[stub.storage.dtype], name))
+    total = sum(tensor.size * ITEM_SIZES[tensor.dtype] for tensor in tensors)
     spans.sort()
     for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
-        if begin < end:
+        if begin < end and total > shared:
             raise CheckpointError(f"its tensors {one[:80]!r} and {other[:80]!r} lie on each other")
     return tuple(tensors)
 
 
-def _start_of(data: bytes, member: Member) -> int:
-    longest = member.header + LOCAL_SIZE + 2 * 0xFFFF
-    return data_start(data[member.header : min(member.end, longest)], member)
+def _start_of(data: Slices, member: Member) -> int:
+    return data_start(data[member.header : min(member.end, member.header + LONGEST_LOCAL)], member)
 
 
 def _stored(name: str, stub: TensorStub, members: dict[str, Member], starts: dict[str, int]) -> StoredTensor:
@@ -270,7 +326,7 @@ def _stored(name: str, stub: TensorStub, members: dict[str, Member], starts: dic
 
 
 def _pieces(
-    data: bytes, members: dict[str, Member], starts: dict[str, int]
+    data: Slices, members: dict[str, Member], starts: dict[str, int]
 ) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
     """All bytes that say what lies where: headers and directory without CRCs, data.pkl and byteorder."""
     ranges: list[tuple[int, int]] = []
@@ -305,6 +361,11 @@ def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     """uint8 [K, bytes] as float32 [K, elements]; values that float32 cannot hold become infinite."""
     if dtype == "bfloat16":
         return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype.startswith("float8"):
+        flat = torch.from_numpy(np.array(stored, np.uint8)).view(getattr(torch, dtype))
+        return cast(NDArray[np.float32], flat.to(torch.float32).numpy())
+    if dtype.startswith("complex"):
+        raise CheckpointError(f"a tensor holds {dtype}, which no float32 can be made of")
     values = stored.view(_DTYPES[dtype])
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, copy=False)

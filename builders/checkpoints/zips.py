@@ -20,6 +20,7 @@ Read = Callable[[int, int], bytes]
 
 STORED, DEFLATED = 0, 8
 LOCAL_SIZE = 30
+LONGEST_LOCAL = LOCAL_SIZE + 2 * 0xFFFF  # bytes of a local header, with its name and extra field
 CENTRAL_SIZE = 46
 CENTRAL_CRC = 16  # where the CRC stands in a central record
 LOCAL_CRC = 14

@@ -15,24 +15,28 @@ import tarfile
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from zoo_datasets.builders.checkpoints.torch_file import Slices
 from zoo_datasets.builders.checkpoints.zips import (
     BOMB_FLOOR,
     BOMB_RATIO,
+    LONGEST_LOCAL,
+    STORED,
     Member,
     Read,
     check_name,
     check_readable,
+    data_start,
     extent,
     read_directory,
     read_member,
     repeated,
 )
-from zoo_datasets.builders.containers.folder import AtHand, Container, Folder, OneByOne
+from zoo_datasets.builders.containers.folder import AtHand, Container, FileSlices, Folder, OneByOne
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.specs.spec import digest_of
@@ -86,6 +90,18 @@ class ZipFile(AtHand, OneByOne):
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         return read_member(self._read, self._members[path], limit)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a member, in parts where it is stored as it is; see `Container.opened`."""
+        member = self._members.get(path)
+        if member is None or member.method != STORED:
+            yield self.read(path, limit)
+            return
+        check_readable(member, limit)
+        begin, stop = extent(member)
+        start = data_start(self._read(begin, min(stop - begin, LONGEST_LOCAL)), member)
+        yield FileSlices(self._read, member.size, start)
 
     def fingerprint(self) -> str:
         """Digest of where the archive lies, its size and time."""
@@ -148,15 +164,24 @@ class TarFile(AtHand, OneByOne):
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a member; errors as in `Container.read`."""
+        data = self._slices(path, limit)
+        content = data[: len(data)]
+        if len(content) != len(data):
+            raise CheckpointError("the archive is cut short before its end")
+        return content
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a member; see `Container.opened`."""
+        yield self._slices(path, limit)
+
+    def _slices(self, path: str, limit: int) -> FileSlices:
         if path not in self._members:
             raise CheckpointError(self.refused.get(path, "there is no such file"))
         start, size = self._members[path]
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
-        data = read_at(self._descriptor, size, start)
-        if len(data) != size:
-            raise CheckpointError("the archive is cut short before its end")
-        return data
+        return FileSlices(lambda begin, count: read_at(self._descriptor, count, begin), size, start)
 
     def fingerprint(self) -> str:
         """Digest of the archive's size and time."""

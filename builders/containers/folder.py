@@ -11,18 +11,19 @@ import hashlib
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, Slices
+from zoo_datasets.builders.checkpoints.zips import Read
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError
-from zoo_datasets.storage.files import open_binary
+from zoo_datasets.storage.files import open_binary, read_at
 
 
 class Container(Protocol):
@@ -51,6 +52,9 @@ class Container(Protocol):
             CheckpointError: if it is larger than `limit` bytes, broken or cannot be read.
         """
 
+    def opened(self, path: str, limit: int) -> contextlib.AbstractContextManager[Slices]:
+        """The bytes of a file, read as they are sliced where this container can; errors as in `read`."""
+
     def prepare(self, paths: Iterable[str], limit: int) -> None:
         """Make files of up to `limit` bytes ready to be read: remote ones are fetched, several at a time.
 
@@ -78,7 +82,12 @@ class AtHand:
 
 
 class OneByOne:
-    """A container that reads file by file."""
+    """A container that reads file by file, each as a whole."""
+
+    @contextlib.contextmanager
+    def opened(self: Container, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a file; see `Container.opened`."""
+        yield self.read(path, limit)
 
     def read_alike(
         self: Container, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
@@ -126,6 +135,14 @@ class Folder(AtHand):
             raise CheckpointError(self.refused[path])
         return read_file(f"{self._path}/{path}", limit)
 
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a file; see `Container.opened`."""
+        if path in self.refused:
+            raise CheckpointError(self.refused[path])
+        with opened_file(f"{self._path}/{path}", limit) as data:
+            yield data
+
     def read_alike(
         self, paths: Sequence[str], template: Template, memory: NDArray[np.uint8]
     ) -> NDArray[np.bool_] | None:
@@ -147,8 +164,23 @@ class Folder(AtHand):
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
 
 
-def read_file(path: str, limit: int) -> bytes:
-    """The content of a regular file on disk, not a link; errors as in `Container.read`."""
+class FileSlices:
+    """`size` bytes from `start` on of what `read` reads (start, count), read as they are sliced."""
+
+    def __init__(self, read: Read, size: int, start: int = 0) -> None:
+        self._read, self._size, self._start = read, size, start
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: slice, /) -> bytes:
+        start, stop, _ = place.indices(self._size)
+        return self._read(self._start + start, max(stop - start, 0))
+
+
+@contextlib.contextmanager
+def opened_file(path: str, limit: int) -> Iterator[FileSlices]:
+    """A regular file on disk, not a link; errors as in `Container.read`."""
     descriptor = -1
     try:
         if not _UNFOLLOWED and not stat.S_ISREG(os.lstat(path).st_mode):
@@ -157,15 +189,18 @@ def read_file(path: str, limit: int) -> bytes:
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise CheckpointError(f"it has {size:,} bytes, at most {limit:,} expected")
-        data = os.read(descriptor, size + 1)
-        while len(data) < size and (more := os.read(descriptor, size - len(data))):
-            data += more
+        yield FileSlices(lambda start, count: read_at(descriptor, count, start), size)
     except OSError as error:
         raise CheckpointError(f"it could not be read: {error.strerror or error}") from error
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-    return data
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a regular file on disk, not a link; errors as in `Container.read`."""
+    with opened_file(path, limit) as data:
+        return data[: len(data)]
 
 
 def _stamp(path: str) -> str:

@@ -7,15 +7,16 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from zoo_datasets.builders.checkpoints.torch_file import Slices
 from zoo_datasets.builders.checkpoints.zips import check_name
-from zoo_datasets.builders.containers.folder import OneByOne, read_file
+from zoo_datasets.builders.containers.folder import OneByOne, opened_file, read_file
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, whole_number
 from zoo_datasets.errors import CheckpointError, DownloadError, MissingError
@@ -162,6 +163,16 @@ class RemoteFolder(OneByOne):
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of a file; errors as in `Container.read`."""
+        return read_file(self._at_hand(path, limit), limit)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a file, fetched as a whole; see `Container.opened`."""
+        with opened_file(self._at_hand(path, limit), limit) as data:
+            yield data
+
+    def _at_hand(self, path: str, limit: int) -> str:
+        """Where the mirror has a file, fetched if necessary."""
         self.prepare([path], limit)
         listed = self._listed.get(path)
         if path in self.refused or listed is None:
@@ -172,7 +183,7 @@ class RemoteFolder(OneByOne):
             if path.endswith(f"/{_CHECKPOINT}"):
                 raise CheckpointError("its checkpoint folder holds no file named checkpoints")
             raise CheckpointError("it is listed, but the server does not have it")
-        return read_file(str(self.mirror / path), limit)
+        return str(self.mirror / path)
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
         """Fetch files that the mirror lacks, several at a time."""

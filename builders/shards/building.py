@@ -73,7 +73,7 @@ class Building:
     def parts(self) -> list[ShardPart]:
         """The parts of the source, one for each shard."""
         source = self.job.source
-        return plan(source.blocks(), 4 * source.layout.size, source.states)
+        return plan(source.blocks(), source.row_bytes, source.states)
 
     @functools.cached_property
     def journal(self) -> Journal:
@@ -174,10 +174,11 @@ class Building:
             zoo=source.zoo,
             source=source.record(self.tallies),
             network=source.network,
-            layout=source.layout,
+            layout=None if source.network is None else source.layout,
             keep_nonfinite=self.job.keep_nonfinite,
             extras=tuple(source.extras),
             unknown=tuple(source.unknown),
+            open=None if source.open_columns is None else source.open_columns.rows,
             models=Count(found=source.models, written=models, left_out=source.models - models),
             states=Count(found=source.states, written=states, left_out=missing),
             shards=tuple(sorted((one.shard for one in self.written), key=_split_order)),

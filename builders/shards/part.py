@@ -81,11 +81,12 @@ def write_part(
         StorageError: if the shard cannot be written.
     """
     states = 0
-    few = max(SMALL_PIECE_BYTES // (4 * job.source.layout.size), 1)
+    few = max(SMALL_PIECE_BYTES // job.source.row_bytes, 1)
     models: dict[str, None] = {}
     left_out: list[LeftOut] = []
     tallies: Counter[str] = Counter()
-    with ShardWriter(job.repo, job.config, part.split, rows.schema) as writer:
+    schema = rows.shard_schema({layout for model in part.block.models for layout in model.layouts})
+    with ShardWriter(job.repo, job.config, part.split, schema) as writer:
         for item in together(job.source.read(part.block), few):
             if isinstance(item, LeftOut):
                 dropped = [item]

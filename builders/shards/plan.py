@@ -34,10 +34,10 @@ def plan(blocks: Sequence[StateBlock], row_bytes: int, states: int) -> list[Shar
 
     Args:
         row_bytes: of raw weights in a row.
-        states: of the source; fewer than models × epochs where some have none.
+        states: of the source; fewer than models × epochs where some have none, more where epochs have steps.
     """
     rectangles = sum(len(block.models) * len(block.epochs) for block in blocks)
-    share = min(states / max(rectangles, 1), 1.0)
+    share = states / max(rectangles, 1)
     return [
         ShardPart(split=split, block=part)
         for block in blocks

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from zoo_datasets.builders.sources.base import NOT_FINITE, Source, States
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import WEIGHTS, arrow_schema
+from zoo_datasets.repository.row import LAYOUT, RAW, WEIGHTS, arrow_schema
 from zoo_datasets.runs.rows import NarrowRows
 
 
@@ -35,7 +36,11 @@ def together(items: Iterable[States | LeftOut], most: int) -> Iterator[States | 
 
 def _alike(one: States, other: States) -> bool:
     """Whether both have values for the same columns."""
-    return one.figures.keys() == other.figures.keys() and one.extras.keys() == other.extras.keys()
+    return (
+        one.layout == other.layout
+        and one.figures.keys() == other.figures.keys()
+        and one.extras.keys() == other.extras.keys()
+    )
 
 
 def _joined(pieces: Sequence[States]) -> States:
@@ -49,6 +54,8 @@ def _joined(pieces: Sequence[States]) -> States:
         figures={name: pa.concat_arrays([piece.figures[name] for piece in pieces]) for name in first.figures},
         extras={name: torch.cat([piece.extras[name] for piece in pieces]) for name in first.extras},
         tallies=sum((Counter(piece.tallies) for piece in pieces), Counter()),
+        layout=first.layout,
+        raw=None if first.raw is None else [raw for piece in pieces for raw in piece.raw or ()],
     )
 
 
@@ -70,14 +77,39 @@ class RowMaker(NarrowRows):
     """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
 
     def __init__(self, source: Source, config: str) -> None:
-        super().__init__(arrow_schema(source.layout, source.extras, source.unknown), config, source.network)
+        self._open = source.open_columns
+        if source.open_columns is not None:
+            super().__init__(source.open_columns.rows.schema(source.open_columns.records), config)
+        else:
+            assert source.network is not None
+            schema = arrow_schema(source.network.layout, source.extras, source.unknown)
+            super().__init__(schema, config, source.network.columns())
+
+    def shard_schema(self, layouts: Collection[str]) -> pa.Schema:
+        """The schema of a shard of some layouts; without them, of rows that all have the same."""
+        if self._open is None:
+            return self.schema
+        records = self._open.records
+        return self._open.rows.schema({name: records[name] for name in sorted(layouts)})
 
     def batch(self, states: States) -> pa.RecordBatch:
         """One row a state, in the order given; the weights are not copied where they are contiguous."""
         columns = self.columns(states.models, states.epochs, states.figures)
         for place, column in enumerate(self.schema):
             if columns[place] is None:
-                matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
-                flat = pa.array(matrix.contiguous().view(-1).numpy())
-                columns[place] = pa.FixedSizeListArray.from_arrays(flat, type=column.type)
+                columns[place] = _wide(states, column)
+            elif self._open is not None and column.name == LAYOUT:
+                columns[place] = pa.array([states.layout] * len(states.models), pa.string())
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _wide(states: States, column: pa.Field) -> pa.Array:
+    """A column as wide as the weights, or the raw tensors."""
+    if column.name == RAW:
+        return pa.nulls(len(states.models), column.type) if states.raw is None else pa.array(states.raw, column.type)
+    matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
+    flat = pa.array(matrix.contiguous().view(-1).numpy())
+    if pa.types.is_fixed_size_list(column.type):
+        return pa.FixedSizeListArray.from_arrays(flat, type=column.type)
+    rows, width = matrix.shape
+    return pa.LargeListArray.from_arrays(pa.array(np.arange(rows + 1) * width), flat, type=column.type)

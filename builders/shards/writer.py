@@ -16,15 +16,41 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.errors import StorageError
 from zoo_datasets.repository.manifest import Shard
-from zoo_datasets.repository.row import COLUMNS, WEIGHTS
+from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
 from zoo_datasets.storage.files import sha256_of, temporary_beside
 
 ROW_GROUP_BYTES = 100_000_000
+# Where rows have several layouts.
+RAGGED_GROUP_BYTES = 64_000_000
 _BUFFER = 1 << 16
 
 _NAMES = [column.name for column in COLUMNS if column.name != WEIGHTS]
-# A dictionary does not pay where every value of a row group differs.
-_REPEATED = [column.name for column in COLUMNS if column.type == pa.string() and column.name != "model_id"]
+
+
+def _with_statistics(schema: pa.Schema) -> list[str]:
+    """The columns whose smallest and largest values are noted."""
+    if LAYOUT not in schema.names:
+        return _NAMES
+    return [column.name for column in schema if not is_wide(column.type)]
+
+
+def _repeated(schema: pa.Schema) -> list[str]:
+    """The columns that get a dictionary, which does not pay where every value of a row group differs."""
+    texts = [column.name for column in schema if column.type == pa.string() and column.name != "model_id"]
+    return texts if LAYOUT in schema.names else [name for name in texts if name in _NAMES]
+
+
+def wide_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes that Arrow needs for the columns of rows that are as wide as the weights, and for raw tensors."""
+    size = 0
+    for column in batch.columns:
+        if pa.types.is_fixed_size_list(column.type):
+            size += 4 * column.type.list_size * len(column)
+        elif pa.types.is_large_list(column.type):
+            size += 8 * len(column) + 4 * (pc.sum(pc.list_value_length(column)).as_py() or 0)
+        elif pa.types.is_large_binary(column.type):
+            size += 8 * len(column) + (pc.sum(pc.binary_length(column)).as_py() or 0)
+    return size
 
 
 def rows_of_a_group(row_bytes: int) -> int:
@@ -84,17 +110,18 @@ class ShardWriter:
         self._folder = repo / config
         self._split = split
         self._schema = schema
-        wide = schema.field(WEIGHTS).type
-        self._wide = [column.name for column in schema if column.type == wide]
-        self._narrow = [index for index, column in enumerate(schema) if column.type != wide]
-        self._row_bytes = 4 * wide.list_size
-        self._capacity = rows_of_a_group(self._row_bytes)
+        kind = schema.field(WEIGHTS).type
+        self._ragged = not pa.types.is_fixed_size_list(kind)
+        self._most = RAGGED_GROUP_BYTES if self._ragged else ROW_GROUP_BYTES
+        self._wide = [column.name for column in schema if column.type == kind]
+        self._narrow = [index for index, column in enumerate(schema) if not is_wide(column.type)]
         self._taken: list[pa.RecordBatch] = []
+        self._wide_bytes = 0
         self.rows: pa.Table | None = None
         self._open: _Open | None = None
         self._temporary = contextlib.ExitStack()
         self._pending: list[pa.RecordBatch] = []
-        self._pending_rows = 0
+        self._pending_bytes = 0
         self._epoch: int | None = None
 
     def __enter__(self) -> ShardWriter:
@@ -109,10 +136,12 @@ class ShardWriter:
         self._temporary.close()
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take the rows of a batch."""
+        """Take the rows of a batch, which are all of one layout."""
         if not batch.num_rows:
             return
         self._taken.append(batch.select(self._narrow))
+        self._wide_bytes += wide_bytes(batch)
+        row_bytes = self._row_bytes(batch)
         epochs = batch.column("epoch").to_numpy()
         starts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]
         sizes = np.diff([*starts, batch.num_rows]).tolist()
@@ -124,23 +153,29 @@ class ShardWriter:
             begins = epoch != self._epoch
             if begins:
                 self._flush()
-            if begins and alike and size <= self._capacity:
+            if begins and alike and size <= max(self._most // row_bytes, 1):
                 self._write(batch.slice(start, alike * size), size)
                 index += alike
             else:
                 self._epoch = epoch
-                self._hold(batch.slice(start, size))
+                self._hold(batch.slice(start, size), row_bytes)
                 index += 1
 
-    def _hold(self, batch: pa.RecordBatch) -> None:
+    def _row_bytes(self, batch: pa.RecordBatch) -> int:
+        """Bytes of raw weights in each row of a batch."""
+        column = batch.column(WEIGHTS)
+        return 4 * (len(column[0]) if self._ragged else column.type.list_size) or 1
+
+    def _hold(self, batch: pa.RecordBatch, row_bytes: int) -> None:
         """Take rows of the epoch that is pending."""
         while batch.num_rows:
-            room = self._capacity - self._pending_rows
-            part, batch = batch.slice(0, room), batch.slice(room)
-            self._pending.append(part)
-            self._pending_rows += part.num_rows
-            if self._pending_rows == self._capacity:
+            room = (self._most - self._pending_bytes) // row_bytes
+            if room < 1 and self._pending:
                 self._flush()
+                continue
+            part, batch = batch.slice(0, max(room, 1)), batch.slice(max(room, 1))
+            self._pending.append(part)
+            self._pending_bytes += part.num_rows * row_bytes
 
     def close(self) -> Written | None:
         """Write what is pending and put the shard into its place; None if there was no row."""
@@ -149,11 +184,11 @@ class ShardWriter:
 
     def _flush(self) -> None:
         """Write the pending rows as one row group."""
-        if not self._pending_rows:
+        if not self._pending:
             return
         # One chunk a column: where the chunks end would else decide where pages end.
         batch = self._pending[0] if len(self._pending) == 1 else pa.concat_batches(self._pending)
-        self._pending, self._pending_rows = [], 0
+        self._pending, self._pending_bytes = [], 0
         self._write(batch, batch.num_rows)
 
     def _write(self, batch: pa.RecordBatch, size: int) -> None:
@@ -180,9 +215,9 @@ class ShardWriter:
             # The narrow columns are 2 % of the bytes, and zstd would take a quarter of the time for them.
             compression={path: "zstd" if path in wide else "snappy" for path in paths},
             compression_level=dict.fromkeys(wide, 1),
-            use_dictionary=_REPEATED,
+            use_dictionary=_repeated(self._schema),
             column_encoding=dict.fromkeys(wide, "BYTE_STREAM_SPLIT"),
-            write_statistics=_NAMES,
+            write_statistics=_with_statistics(self._schema),
         )
         return _Open(path=path, sink=sink, writer=writer)
 
@@ -211,8 +246,7 @@ class ShardWriter:
             bytes=size,
             sha256=digest,
         )
-        in_memory = size_in_memory(rows) + len(self._wide) * self._row_bytes * rows.num_rows
-        return Written(shard=shard, num_bytes=in_memory, reused=reused)
+        return Written(shard=shard, num_bytes=size_in_memory(rows) + self._wide_bytes, reused=reused)
 
 
 def sync(shard: Path) -> None:

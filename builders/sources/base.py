@@ -16,9 +16,10 @@ from torch import Tensor
 from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import HYPERPARAMETERS
+from zoo_datasets.repository.row import HYPERPARAMETERS, Column, OpenRows
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import Limits
@@ -59,6 +60,8 @@ class States:
         extras: by column, all of the source's `extras` that are as wide as the weights: float32 [len(models), D]; the
             others are figures.
         tallies: counts by what is counted, as `sparsity/as recorded`; `describe` and `notes` are given their sums.
+        layout: of an open source, the hash of the layout that all of them have.
+        raw: of an open source, the bytes of the raw tensors of each; None: the layout has none.
     """
 
     epochs: Sequence[int]
@@ -67,6 +70,8 @@ class States:
     figures: Mapping[str, pa.Array]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     tallies: Mapping[str, int] = field(default_factory=dict)
+    layout: str | None = None
+    raw: Sequence[bytes] | None = None
 
     def select(self, positions: Sequence[int]) -> States:
         """The rows at these positions."""
@@ -81,7 +86,32 @@ class States:
             figures={name: values.take(indices) for name, values in self.figures.items()},
             extras={name: values[rows] for name, values in self.extras.items()},
             tallies=self.tallies,
+            layout=self.layout,
+            raw=None if self.raw is None else [self.raw[position] for position in positions],
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenColumns:
+    """What an open source says of its rows before any is read.
+
+    Attributes:
+        further: columns of its own beside the standard ones, which are `figures` of its `States` like these.
+        records: the networks of its rows, by hash; of several, the rows are lists of any length.
+        weights: the mean of D over its states.
+    """
+
+    records: Mapping[str, NetworkRecord]
+    further: tuple[Column, ...] = ()
+    weights: float = 0.0
+
+    @property
+    def rows(self) -> OpenRows:
+        """The columns of its config."""
+        sizes = {record.layout.size for record in self.records.values()}
+        one = next(iter(sizes)) if len(self.records) == 1 else None
+        raw = any(record.layout.raw_bytes for record in self.records.values())
+        return OpenRows(further=self.further, size=one or None, raw=raw)
 
 
 _UNLIMITED = Limits()
@@ -135,7 +165,8 @@ class Source(ABC):
 
     Attributes:
         name: of the zoo, and of the config unless another is asked for.
-        network: of all its models.
+        network: of all its models; None if the source is open.
+        open_columns: of an open source, its columns and networks; None: all its rows are classifiers of `network`.
         models, states: numbers found.
         kind: what a manifest calls this kind of source.
         credit: whose the models are.
@@ -143,7 +174,8 @@ class Source(ABC):
     """
 
     name: str
-    network: NetworkKind
+    network: NetworkKind | None = None
+    open_columns: OpenColumns | None = None
     models: int
     states: int
     kind: str
@@ -157,13 +189,22 @@ class Source(ABC):
 
     @property
     def layout(self) -> WeightLayout:
-        """Of the weights of all its models."""
+        """Of the weights of all its models; an open source has none."""
+        assert self.network is not None
         return self.network.layout
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the raw weights of a row; of an open source their mean."""
+        if self.open_columns is not None:
+            return max(int(4 * self.open_columns.weights), 4)
+        assert self.network is not None
+        return 4 * self.network.layout.size
 
     @property
     def zoo(self) -> Mapping[str, Any]:
         """The known fields of the zoo's spec."""
-        return {"name": self.name, "architecture": self.network.architecture}
+        return {"name": self.name} | ({} if self.network is None else {"architecture": self.network.architecture})
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the manifest records of the source besides kind and credit, as JSON values; the same for the same
@@ -184,6 +225,8 @@ class Source(ABC):
     @property
     def unknown(self) -> Sequence[str]:
         """The columns of `HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
+        if self.open_columns is not None:
+            return ()
         return unknown_columns(model for block in self.blocks() for model in block.models)
 
     def refused(self) -> Sequence[LeftOut]:

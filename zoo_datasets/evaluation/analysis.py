@@ -17,7 +17,7 @@ def agreement(predicted: Tensor, others: Tensor | None = None) -> Tensor:
         predicted, others: classes [K, N] and [L, N]; None means the same.
 
     Raises:
-        SpecError: where they tell of different numbers of images.
+        SpecError: if they are predictions for different numbers of images.
     """
     others = predicted if others is None else others
     if predicted.shape[1] != others.shape[1]:
@@ -106,7 +106,7 @@ def smoothness(trajectories: Tensor) -> Tensor:
     """Mean cosine between successive steps, float64 [K]; 1 goes straight on, −1 goes back. Needs T ≥ 3.
 
     Raises:
-        SpecError: where there are fewer than three epochs.
+        SpecError: if the trajectories have fewer than three epochs.
     """
     if trajectories.shape[1] < 3:
         raise SpecError(f"smoothness of {trajectories.shape[1]} epochs: expected at least 3")

@@ -48,26 +48,26 @@ class Effect:
 def box(values: pa.ChunkedArray | Sequence[float]) -> Box | None:
     """The box of all values that are neither null nor infinite; None where there is none."""
     numbers = pa.chunked_array([values]) if not isinstance(values, pa.ChunkedArray) else values
-    found = pc.fill_null(numbers.cast(pa.float64()), float("nan")).to_numpy()
-    found = found[np.isfinite(found)]
-    if not len(found):
+    finite = pc.fill_null(numbers.cast(pa.float64()), float("nan")).to_numpy()
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
         return None
-    quantiles = tuple(float(value) for value in np.quantile(found, QUANTILES))
-    return Box(count=len(found), low=float(found.min()), quantiles=quantiles, high=float(found.max()))
+    quantiles = tuple(float(value) for value in np.quantile(finite, QUANTILES))
+    return Box(count=len(finite), low=float(finite.min()), quantiles=quantiles, high=float(finite.max()))
 
 
 def over_epochs(table: pa.Table, column: str) -> dict[int, Box]:
     """The box of a column at each epoch at which it is known."""
     epochs = pc.unique(table["epoch"]).to_pylist()
     boxes = {epoch: box(table.filter(pc.equal(table["epoch"], epoch))[column]) for epoch in sorted(epochs)}
-    return {epoch: found for epoch, found in boxes.items() if found is not None}
+    return {epoch: summary for epoch, summary in boxes.items() if summary is not None}
 
 
 def at_epoch(table: pa.Table, epoch: int | None = None) -> pa.Table:
     """The rows of one epoch; None means each model's last one.
 
     Raises:
-        SpecError: where there is no such row.
+        SpecError: if no row is of that epoch.
     """
     if epoch is not None:
         rows = table.filter(pc.equal(table["epoch"], epoch))
@@ -77,7 +77,7 @@ def at_epoch(table: pa.Table, epoch: int | None = None) -> pa.Table:
         wanted = [keys[model] for model in table["model_id"].to_pylist()]
         rows = table.filter(pc.equal(table["epoch"], pa.array(wanted, table["epoch"].type)))
     if not rows.num_rows:
-        raise SpecError(f"there is no row of epoch {epoch}; the zoo holds {pc.unique(table['epoch']).to_pylist()}")
+        raise SpecError(f"no row of epoch {epoch}; the zoo has the epochs {pc.unique(table['epoch']).to_pylist()}")
     return rows
 
 
@@ -88,16 +88,16 @@ def effects(table: pa.Table, figure: str = "test_acc") -> list[Effect]:
         table: one row a model, as `at_epoch` gives; rows in which the figure is not known are left out.
     """
     table = table.filter(pc.fill_null(pc.is_finite(table[figure]), False))
-    found = []
+    results = []
     for name in HYPERPARAMETERS:
         values = pc.unique(table[name]).to_pylist()
         if len(values) > 1:
-            groups = {_told(value): table.filter(_equal(table[name], value))[figure] for value in _sorted(values)}
-            boxes = {told: made for told, group in groups.items() if (made := box(group)) is not None}
-            found.append(
+            groups = {_label(value): table.filter(_equal(table[name], value))[figure] for value in _sorted(values)}
+            boxes = {label: summary for label, group in groups.items() if (summary := box(group)) is not None}
+            results.append(
                 Effect(hyperparameter=name, boxes=boxes, explained=_explained([g.to_numpy() for g in groups.values()]))
             )
-    return sorted(found, key=lambda effect: -effect.explained)
+    return sorted(results, key=lambda effect: -effect.explained)
 
 
 def _equal(column: pa.ChunkedArray, value: object) -> pa.ChunkedArray:
@@ -108,7 +108,7 @@ def _sorted(values: list[object]) -> list[object]:
     return sorted(values, key=lambda value: (value is None, value))
 
 
-def _told(value: object) -> str:
+def _label(value: object) -> str:
     return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 

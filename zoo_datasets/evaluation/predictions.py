@@ -35,7 +35,7 @@ def representations(
     """What enters the last linear layer, for the first images of a split: float32 [K, images, F].
 
     Raises:
-        SpecError: where there is no such layer.
+        SpecError: if the network has no linear layer that reads out.
     """
     last = _readout(layers)
     first = Split(split.images[:images], split.labels[:images])
@@ -46,7 +46,7 @@ def _readout(layers: Sequence[Layer]) -> int:
     """The number of the last layer that reads logits out of a representation."""
     numbers = [number for number, layer in enumerate(checked(layers)) if layer.reads_out()]
     if not numbers:
-        raise SpecError("representations are what enters the last linear layer; found none in the network")
+        raise SpecError("representations are what enters the last linear layer, and this network has none")
     return numbers[-1]
 
 
@@ -66,11 +66,11 @@ def _outputs(
     @torch.no_grad()
     def run(rows: Tensor) -> Tensor:
         tensors = {name: tensor.contiguous() for name, tensor in layout.unflatten(rows).items()}
-        found = [
+        parts = [
             keep(network(tensors, data.normalise(split.images[start : start + _BATCH])))
             for start in range(0, len(split.labels), _BATCH)
         ]
-        return torch.cat(found, dim=1)
+        return torch.cat(parts, dim=1)
 
     # Blocks in parallel, each on one thread: faster than many threads in the small products of one block.
     with torch_workers(cores() if lanes > 1 else 1) as pool:

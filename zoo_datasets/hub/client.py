@@ -1,4 +1,4 @@
-"""A dataset repository on the Hub or in a folder, by its metadata alone; and the Hub's errors, told without secrets."""
+"""A dataset repository on the Hub or in a folder, by its metadata alone; and the Hub's errors, without secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 _AGAIN = "run the same command again: what has arrived is not sent again"
 
 
-_TOLD = {
+_MESSAGES = {
     401: "the token is missing or not valid; log in with `hf auth login`, or set HF_TOKEN",
     403: "the token has no right to do this; use one that may write to {repo_id}",
     404: "it does not exist, or the token may not see it",
@@ -53,7 +53,7 @@ class Holdings:
 
     Attributes:
         commit: of a repository on the Hub; None of a folder.
-        manifests: by zoo; a zoo of the card that was not made by `zoo build` has none.
+        manifests: by zoo; one that `zoo build` did not write has none.
     """
 
     location: str
@@ -63,16 +63,16 @@ class Holdings:
 
 
 def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | None = None) -> Holdings:
-    """The card of a repository and the manifests of some of its zoos (all, if none is named); no data is read.
+    """The card of a repository and the manifests of some of its zoos (all, if none is named); reads no data.
 
     Args:
         repo: a local folder or the id of a dataset on the Hub.
         revision: branch, tag or commit, on the Hub.
 
     Raises:
-        RepositoryError: where it is no dataset repository, or is broken.
-        UnknownNameError: where it has no such zoo.
-        HubError: where the Hub cannot be reached or refuses.
+        RepositoryError: if it is no dataset repository, or is broken.
+        UnknownNameError: if it has no such zoo.
+        HubError: if the Hub cannot be reached or refuses.
     """
     folder = Path(repo)
     commit = None
@@ -97,22 +97,22 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
 
 
 def remote_card(repo_id: str, commit: str) -> DatasetCard:
-    """The card of a dataset on the Hub; an empty one where it has none."""
+    """The card of a dataset on the Hub; an empty one if it has none."""
     return parse_card(remote_text(repo_id, CARD, commit) or "", f"{repo_id}: {CARD}")
 
 
 def remote_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
-    """The manifest of a config on the Hub; None where there is none."""
+    """The manifest of a config on the Hub; None if it has none."""
     text = remote_text(repo_id, f"{name}/{MANIFEST}", commit) if NAME.fullmatch(name) else None
     return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}", name)
 
 
 def remote_text(repo_id: str, path: str, commit: str) -> str | None:
-    """A file of a dataset on the Hub; None where there is none.
+    """The text of a file of a dataset on the Hub; None if the dataset has no such file.
 
     Raises:
-        HubError, StorageError: where it cannot be had.
-        RepositoryError: where it is no text, or too long a one.
+        HubError, StorageError: if it cannot be fetched.
+        RepositoryError: if it is not text, or too long.
     """
     with hub_errors(f"{repo_id}: {path} could not be read", repo_id):
         try:
@@ -137,7 +137,7 @@ def hub_errors(failed: str, repo_id: str) -> Iterator[None]:
 
     Raises:
         HubError: what happened and what to do.
-        StorageError: where this machine's disk is the trouble.
+        StorageError: if this machine's disk is full.
     """
     with _quiet_secrets():
         try:
@@ -162,9 +162,9 @@ def _reason(error: BaseException, repo_id: str) -> str:
     if isinstance(error, RevisionNotFoundError):
         return "there is no such revision"
     if isinstance(error, RepositoryNotFoundError) and (status != 401 or get_token()):
-        return _TOLD[404]
-    if status in _TOLD:
-        return _TOLD[status].format(repo_id=repo_id)
+        return _MESSAGES[404]
+    if status in _MESSAGES:
+        return _MESSAGES[status].format(repo_id=repo_id)
     if status is not None and status >= 500:
         return f"the Hub failed (status {status}); {_AGAIN}"
     text = without_secrets(f"{type(error).__name__}: {error}")[:300]

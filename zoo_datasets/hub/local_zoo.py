@@ -41,7 +41,7 @@ class LocalZoo:
         """The zoo of a name.
 
         Raises:
-            RepositoryError: where a file is missing, or there are more than the Hub takes.
+            RepositoryError: if a file is missing, or it has more files than the Hub takes.
         """
         manifest = _checked_manifest(repo, name)
         files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta)}
@@ -61,14 +61,14 @@ class LocalZoo:
         return {shard.path for shard in (*self.manifest.shards, *self.manifest.meta)}
 
     def verify(self, progress: Advance) -> None:
-        """See that it is what its manifest says, as far as that needs no images.
+        """Make the checks of `zoo verify` that need no images.
 
         Raises:
             RepositoryError: with the first difference.
         """
-        found = verify_repository(self.folder, self.name, progress=progress)
-        if not found.ok:
-            first, count = found.differences[0].message, len(found.differences)
+        result = verify_repository(self.folder, self.name, progress=progress)
+        if not result.ok:
+            first, count = result.differences[0].message, len(result.differences)
             raise RepositoryError(
                 f"{self.folder}: {self.name} is not what its manifest says, so nothing was sent: {first}. "
                 f"`zoo verify {self.folder} {self.name} --files-only` shows all {count}; build it again"
@@ -87,7 +87,7 @@ class LocalZoo:
         remedy = "push another --config, build it under another --name, or replace it with --replace"
         if theirs is None:
             if listed:
-                raise RepositoryError(f"{repo_id} has a config {self.name} that was not made by `zoo build`; {remedy}")
+                raise RepositoryError(f"{repo_id} has a config {self.name} that `zoo build` did not write; {remedy}")
             return
         ours = self.manifest
         kept = {shard.sha256 for shard in theirs.shards} <= {shard.sha256 for shard in ours.shards}
@@ -95,51 +95,51 @@ class LocalZoo:
         same_source = (ours.source_id, ours.source.get("engine")) == (theirs.source_id, theirs.source.get("engine"))
         grown = ours.states.written > theirs.states.written and ours.models.written >= theirs.models.written
         if not kept and not (same_source and grown):
-            there, here = (f"{held.models.written:,} models, {held.rows():,} rows" for held in (theirs, ours))
+            on_hub, here = (f"{held.models.written:,} models, {held.rows():,} rows" for held in (theirs, ours))
             raise RepositoryError(
-                f"{repo_id} holds other content as {self.name}: {there}, which the local one with {here} does not "
+                f"{repo_id} holds other content as {self.name}: {on_hub}, which the local one with {here} does not "
                 f"continue; {remedy}"
             )
 
-    def same(self, path: str, there: RepoFile | None) -> bool:
-        """Whether the Hub has one of the files as it is here."""
-        if there is None:
+    def same(self, path: str, remote: RepoFile | None) -> bool:
+        """Whether a file of the Hub has the content of the local one."""
+        if remote is None:
             return False
-        if there.lfs is not None:
-            return str(there.lfs.sha256) == self.files[path]
+        if remote.lfs is not None:
+            return str(remote.lfs.sha256) == self.files[path]
         data = (self.folder / path).read_bytes()
-        return len(data) == there.size and str(there.blob_id) == _git_oid(data)
+        return len(data) == remote.size and str(remote.blob_id) == _git_oid(data)
 
 
 def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) -> list[LocalZoo]:
     """The zoos of a local repository of these names; of all, if none is given. Plots that are missing are drawn.
 
     Raises:
-        RepositoryError: where it is no dataset repository, holds no zoo, or one that is not complete.
-        StorageError: where plots have to be drawn and the repository cannot be written to.
-        UnknownNameError: where it has no zoo of a name.
+        RepositoryError: if it is no dataset repository, holds no zoo, or one that is not complete.
+        StorageError: if plots have to be drawn and the repository cannot be written to.
+        UnknownNameError: if it has no zoo of a name.
     """
     check_files(repo, [CARD], links=False)
     if not (repo / CARD).is_file():
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-    known = [name for name in zoos_of(configs_of(read_card(repo))) if (repo / name / MANIFEST).is_file()]
+    complete = [name for name in zoos_of(configs_of(read_card(repo))) if (repo / name / MANIFEST).is_file()]
     for name in names:
-        if name not in known:
-            raise UnknownNameError("config", name, known)
-    if not known:
+        if name not in complete:
+            raise UnknownNameError("config", name, complete)
+    if not complete:
         raise RepositoryError(f"{repo} holds no zoo; `zoo build` makes one")
-    chosen = list(dict.fromkeys(names or known))
-    for name in chosen:
+    selected = list(dict.fromkeys(names or complete))
+    for name in selected:
         _checked_manifest(repo, name)
         draw_plots(repo, name, tell)
-    return [LocalZoo.read(repo, name) for name in chosen]
+    return [LocalZoo.read(repo, name) for name in selected]
 
 
 def _checked_manifest(repo: Path, name: str) -> Manifest:
     manifest = read_manifest(repo, name)
     if manifest is None or not manifest.meta:
         raise RepositoryError(
-            f"{repo / name} was made by an earlier version of `zoo build`; build it again, its shards stay"
+            f"{repo / name} was written by an earlier version of `zoo build`; build it again, its shards stay"
         )
     # Nothing but the repository's own files may be sent.
     check_files(repo, [f"{name}/{MANIFEST}", *manifest.paths], links=False)

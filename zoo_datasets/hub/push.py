@@ -1,4 +1,4 @@
-"""Push a local dataset repository to the Hub, so that what is there loads at every moment of it.
+"""Push a local dataset repository to the Hub, so that the dataset loads at every moment.
 
 1. Check: plots that are missing are drawn, and every zoo to push is what its manifest says (the checks of `zoo verify`
    that need no images).
@@ -47,7 +47,7 @@ class PushResult:
 
     Attributes:
         commit: of the repository's state with everything in it; of a new pull request, that of its branch.
-        url: of the pull request, if one was made, else of the repository.
+        url: of the pull request, if one was opened, else of the repository.
         added, removed: paths of the files that were added or replaced, and of those that went. Neither: nothing to do.
         bytes: of the files added; those that an earlier push had sent are not sent again.
         warnings: what a person should know.
@@ -74,7 +74,7 @@ def push_repository(
     progress: AbstractContextManager[Advance] | None = None,
     tell: Tell | None = None,
 ) -> PushResult:
-    """Push zoos of a local repository to a dataset on the Hub, which is made where there is none.
+    """Push zoos of a local repository to a dataset on the Hub, creating it if necessary.
 
     Plots of the local card that are missing are drawn first; a build drops those of a zoo whose figures it changes.
     Zoos that the Hub has and that are not pushed stay as they are. What stands on the Hub's card between the marks,
@@ -85,17 +85,17 @@ def push_repository(
         repo_id: the dataset's id, `organisation/name`.
         names: the zoos to push; none means all.
         private: whether a new dataset is private.
-        revision: branch to push to; made from the main one where it does not exist.
+        revision: branch to push to; created from the main one if it does not exist.
         create_pr: open a pull request instead of writing to the branch.
         replace: whether zoos of the same name with other content may be replaced.
         progress: a bar that is shown while checking, called with (files checked, files in all) for each zoo.
         tell: called with each step, a line of text.
 
     Raises:
-        RepositoryError: where the local repository is not what it says, or the Hub holds other content.
-        StorageError: where plots have to be drawn and the local repository cannot be written to.
-        UnknownNameError: where it has no zoo of a name.
-        HubError: where the Hub cannot be reached or refuses; says what to do. Running again goes on.
+        RepositoryError: if the local repository is not what it says, or the Hub holds other content.
+        StorageError: if plots have to be drawn and the local repository cannot be written to.
+        UnknownNameError: if it has no zoo of a name.
+        HubError: if the Hub cannot be reached or refuses; says what to do. Running again goes on.
     """
     repo = Path(repo)
     if create_pr and revision not in (None, "main"):
@@ -146,7 +146,7 @@ class _Pushing:
     added: dict[str, int] = field(default_factory=dict)
 
     def open(self, private: bool, tell: Tell) -> None:
-        """See that the repository and the branch are there."""
+        """Create the repository and the branch unless they exist."""
         try:
             info = self.api.repo_info(self.repo_id, repo_type=DATASET)
             if private and not info.private:
@@ -154,17 +154,17 @@ class _Pushing:
                     f"{self.repo_id} exists and is public; make it private in its settings, or push to another name"
                 )
         except RepositoryNotFoundError:
-            # Out of reach or not there: making it tells.
-            made = self.api.create_repo(self.repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
-            self.repo_id = made.repo_id
-            tell(f"made {made}")
+            # Out of reach or missing: creating it shows which.
+            created = self.api.create_repo(self.repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
+            self.repo_id = created.repo_id
+            tell(f"created {created}")
         self.url = f"{self.api.endpoint}/datasets/{self.repo_id}"
         if self.revision is not None:
             try:
                 self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision)
             except RevisionNotFoundError:
                 self.api.create_branch(self.repo_id, repo_type=DATASET, branch=self.revision, exist_ok=True)
-                tell(f"made branch {self.revision}")
+                tell(f"created branch {self.revision}")
 
     def push(self, tell: Tell) -> PushResult:
         """Plan, send and commit until it is done.
@@ -183,7 +183,7 @@ class _Pushing:
                 if wait is None:
                     raise
                 if _status(error) in (409, 412):
-                    tell("somebody else pushed meanwhile; merging with what is there now")
+                    tell("somebody else pushed meanwhile; merging with its present state")
                 else:
                     tell(f"the Hub does not answer as it should; trying again in {wait:.0f} s")
                 time.sleep(wait)
@@ -191,7 +191,7 @@ class _Pushing:
             return self._result(plan, done)
 
     def _wait(self, error: HTTPError, attempt: int) -> float | None:
-        """Seconds until another try; None where that would not help."""
+        """Seconds until another try; None if that would not help."""
         status = _status(error)
         if status in (409, 412):
             return 0.1 * attempt if attempt < _CONFLICTS else None
@@ -199,31 +199,31 @@ class _Pushing:
         unanswered = (status is None or status >= 500) and not self.create_pr
         if attempt >= _FAILURES or not (status == 429 or unanswered):
             return None
-        asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-        wait = float(asked) if asked.isdecimal() else 2.0**attempt
+        retry_after = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+        wait = float(retry_after) if retry_after.isdecimal() else 2.0**attempt
         return wait if wait <= _LONGEST_WAIT else None
 
     def _plan(self) -> _CommitPlan:
         """Compare with the newest state of the branch.
 
         Raises:
-            RepositoryError: where a zoo of the same name has other content.
+            RepositoryError: if a zoo of the same name has other content.
         """
         head = str(self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision).sha)
-        there = remote_card(self.repo_id, head)
-        known = configs_of(there)
+        card = remote_card(self.repo_id, head)
+        listed_configs = configs_of(card)
         plan = _CommitPlan(head=head, card=None)
         for zoo in self.zoos:
             theirs = remote_manifest(self.repo_id, zoo.name, head)
             if not self.replace:
-                zoo.check_continues(theirs, zoo.name in known, self.repo_id)
+                zoo.check_continues(theirs, zoo.name in listed_configs, self.repo_id)
             listing = self._listing(zoo.name, head)
             plan.add |= {path: zoo for path in zoo.files if not zoo.same(path, listing.get(path))}
             if theirs is not None:
                 listed = [*(shard.path for shard in (*theirs.shards, *theirs.meta)), *theirs.plots]
                 plan.remove += [path for path in listed if path in listing and path not in zoo.files]
-        written, plan.warnings = _merge_written(there, self.card, self.replace)
-        text = card_with(there, [self._entry(zoo.name) for zoo in self.zoos], written)
+        written, plan.warnings = _merge_written(card, self.card, self.replace)
+        text = card_with(card, [self._entry(zoo.name) for zoo in self.zoos], written)
         plan.card = None if text == remote_text(self.repo_id, CARD, head) else text
         return plan
 
@@ -239,14 +239,14 @@ class _Pushing:
 
     def _listing(self, name: str, head: str) -> dict[str, RepoFile]:
         """The files of a zoo's folders by path."""
-        found: dict[str, RepoFile] = {}
+        files: dict[str, RepoFile] = {}
         for folder in (name, f"{name}{META}"):
             try:
                 entries = list(self.api.list_repo_tree(self.repo_id, folder, revision=head, repo_type=DATASET))
             except EntryNotFoundError:
                 continue
-            found |= {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-        return found
+            files |= {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        return files
 
     def _commit(self, plan: _CommitPlan, tell: Tell) -> CommitInfo:
         """Send what the plan adds and commit it; more files than one commit should have go in several."""
@@ -271,7 +271,7 @@ class _Pushing:
         for path in paths:
             zoo = plan.add[path]
             operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(zoo.folder / path))
-            operation.upload_info.sha256 = bytes.fromhex(zoo.files[path])  # known: no need to read it all again
+            operation.upload_info.sha256 = bytes.fromhex(zoo.files[path])  # so that it is not read all again
             self.added[path] = operation.upload_info.size
             operations.append(operation)
         return operations
@@ -280,7 +280,7 @@ class _Pushing:
         self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], message: str, head: str
     ) -> CommitInfo:
         """One commit on top of `head`. Large files are sent first, and those that have arrived are not sent again."""
-        made = self.api.create_commit(
+        commit = self.api.create_commit(
             self.repo_id,
             operations,
             commit_message=message,
@@ -290,8 +290,8 @@ class _Pushing:
             parent_commit=head,
         )
         if self.create_pr:  # the rest goes to the pull request's own branch
-            self.create_pr, self.revision, self.url = False, made.pr_revision, str(made.pr_url)
-        return made
+            self.create_pr, self.revision, self.url = False, commit.pr_revision, str(commit.pr_url)
+        return commit
 
     def _result(self, plan: _CommitPlan, done: CommitInfo | None) -> PushResult:
         return PushResult(
@@ -305,22 +305,27 @@ class _Pushing:
         )
 
 
-def _merge_written(there: DatasetCard, ours: DatasetCard, replace: bool) -> tuple[str, list[str]]:
-    """Take what a person wrote in the local card where the Hub's has nothing, or `replace` is given.
+def _merge_written(theirs: DatasetCard, ours: DatasetCard, replace: bool) -> tuple[str, list[str]]:
+    """Take what a person wrote in the local card if the Hub's has nothing, or `replace` is given.
 
-    Changes the keys of the Hub's card; gives the text between the marks, and what was not taken.
+    Changes the keys of the Hub's card.
+
+    Returns:
+        The text between the marks, and a warning for each thing that was not taken.
     """
     counted = {"configs", "dataset_info", "size_categories", "tags"}
     warnings = []
     for key, value in ours.data.to_dict().items():  # type: ignore[no-untyped-call]
         if key in counted:
             continue
-        if there.data.get(key) is None or replace:
-            there.data[key] = value
-        elif there.data[key] != value:
-            warnings.append(f"the Hub's card says {key}: {there.data[key]!r}, the local one {value!r}; the Hub's stays")
-    there.data["tags"] = sorted({*(there.data.get("tags") or ()), *(ours.data.get("tags") or ())})
-    written, local = yours(there.text), yours(ours.text)
+        if theirs.data.get(key) is None or replace:
+            theirs.data[key] = value
+        elif theirs.data[key] != value:
+            warnings.append(
+                f"the Hub's card says {key}: {theirs.data[key]!r}, the local one {value!r}; the Hub's stays"
+            )
+    theirs.data["tags"] = sorted({*(theirs.data.get("tags") or ()), *(ours.data.get("tags") or ())})
+    written, local = yours(theirs.text), yours(ours.text)
     if local and (replace or not written):
         return local, warnings
     if local and local != written:

@@ -72,7 +72,7 @@ class ImageData:
         size: height and width of the images.
         fingerprint: hash of the prepared tensors of all splits before any limit, and of the spec's mean,
             std and number of classes; the Hub and a local copy give the same.
-        val: None where the dataset has no validation images.
+        val: None if the dataset has no validation images.
     """
 
     spec: ImageSpec
@@ -84,12 +84,12 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Channels of an image: 1 if grey, 3 if RGB; the C of `images` [N, C, H, W]."""
         return self.spec.channels
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """How many labels there are, 0 to classes − 1: the length of a network's output."""
         return self.spec.classes
 
     @property
@@ -133,7 +133,7 @@ class ImageData:
         return pixels.to(dtype).div_(255).sub_(mean).div_(std)
 
     def limited(self, limits: Limits) -> ImageData:
-        """The first so many images of each split (all where a limit is larger); the fingerprint stays."""
+        """The first so many images of each split (all if a limit is larger); the fingerprint stays."""
 
         def first(split: Split, limit: int | None) -> Split:
             return Split(split.images[:limit], split.labels[:limit])
@@ -162,15 +162,15 @@ def load_images(
             None means the Hub.
         cache_dir: folder for prepared images; None means the environment's ZOO_CACHE, else
             ~/.cache/zoo-datasets.
-        progress: called while images are prepared, with the split, the images done and the images there are.
+        progress: called while images are prepared, with the split, the images done and the images in all.
 
     Raises:
-        UnknownNameError: where there is no such dataset or architecture.
-        ImagesError: where the source cannot be reached or read, or is not what the spec expects.
-        StorageError: where the cache cannot be written.
+        UnknownNameError: if the dataset or the architecture is unknown.
+        ImagesError: if the source cannot be reached or read, or is not what the spec expects.
+        StorageError: if the cache cannot be written.
 
     Warns:
-        UserWarning: where the source holds other numbers of images than the published dataset.
+        UserWarning: if the source holds other numbers of images than the published dataset.
     """
     spec = get_image_spec(images, architecture)
     return _load(spec, get_architecture(architecture).input_size, source, cache_dir, progress)
@@ -291,29 +291,29 @@ def _prepared(file: Path, spec_of: SpecOf, read: Callable[[], _Read], origin: st
     return data
 
 
-def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
+def cut(source_splits: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
     """All splits, those that are missing cut from the training images; and what differs from the published ones.
 
-    The cut is that of `torch.utils.data.random_split` in file order with a generator seeded 42. Where the
-    number of images is the published one so are the lengths; else they keep the published proportions.
+    The cut is that of `torch.utils.data.random_split` in file order with a generator seeded 42. If the
+    number of images is the published one, so are the lengths; else they keep the published proportions.
 
     Returns:
-        the splits, and a sentence with the numbers found and expected, empty where they agree.
+        the splits, and a sentence with the numbers found and expected, empty if they agree.
 
     Raises:
-        ImagesError: where there are fewer than three training images.
+        ImagesError: if there are fewer than three training images.
     """
     official = {"train": spec.train, "val": spec.val, "test": spec.test}
-    train = found["train"]
+    train = source_splits["train"]
     if len(train) < FEWEST:
         raise ImagesError(
             f"{origin}: {len(train)} training images found, at least {FEWEST} expected; "
             f"{spec.name} has {sum(official.values()):,} in all"
         )
-    roles: list[Role] = [role for role in ROLES if role == "train" or (role not in found and official[role])]
+    roles: list[Role] = [role for role in ROLES if role == "train" or (role not in source_splits and official[role])]
     lengths = _lengths(len(train), [official[role] for role in roles])
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    splits = dict(found)
+    splits = dict(source_splits)
     if len(roles) > 1:
         for role, indices in zip(roles, torch.split(order, lengths), strict=True):
             splits[role] = Split(train.images[indices], train.labels[indices])
@@ -330,7 +330,7 @@ def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Ro
 
 
 def _lengths(count: int, parts: list[int]) -> list[int]:
-    """`count` cut in the proportions of `parts`, at least one each; `parts` itself where it adds up."""
+    """`count` cut in the proportions of `parts`, at least one each; `parts` itself if it adds up."""
     if count == sum(parts):
         return parts
     rest = [max(1, round(count * part / sum(parts))) for part in parts[1:]]

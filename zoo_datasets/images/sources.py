@@ -2,7 +2,7 @@
 
 Stages, each owned by one function:
 
-1. `read_source` chooses the source and gives the splits it holds, by role (train, val, test);
+1. `read_source` opens the source and returns the splits it holds, by role (train, val, test);
 2. `_load_folder` and `_load_hub` ask `datasets` for the rows;
 3. `find_columns` chooses the image and the label column;
 4. `prepare_image` makes one image fit: mode, then crop or resize.
@@ -66,14 +66,14 @@ def read_source(
 ) -> dict[Role, Split]:
     """The splits that a source holds, prepared to `size` × `size` pixels (None: as they are), in file order.
 
-    `train` is always there; `val` and `test` where the source has them.
+    Always with `train`; with `val` and `test` if the source has them.
 
     Args:
         source: a local folder; None means the Hub, or scikit-learn for the digits.
-        progress: called with the split, the images done and the images there are.
+        progress: called with the split, the images done and the images in all.
 
     Raises:
-        ImagesError: where the source cannot be read or is not what the spec expects.
+        ImagesError: if the source cannot be read or is not what the spec expects.
     """
     if source is not None:
         with tempfile.TemporaryDirectory(prefix="zoo-images-") as scratch:
@@ -112,7 +112,7 @@ def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, A
 
 
 def _load_hub(spec: ImageSpec) -> Mapping[str, Any]:
-    """All splits of the Hub's dataset; where the Hub is out of reach, what `datasets` has of it in its cache."""
+    """All splits of the Hub's dataset; if the Hub is out of reach, what `datasets` has of it in its cache."""
     unreachable = _hub_is_unreachable(spec)
     try:
         with _offline() if unreachable else contextlib.nullcontext():
@@ -174,12 +174,12 @@ def _read_splits(
               for role, name in names.items()}  # fmt: skip
     shapes = {names[role]: tuple(split.images.shape[1:]) for role, split in splits.items()}
     if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{shape[2]}×{shape[1]} in {name}" for name, shape in shapes.items())
-        raise ImagesError(f"{origin}: images of different sizes found: {found}; resize them to one size")
+        sizes = ", ".join(f"{shape[2]}×{shape[1]} in {name}" for name, shape in shapes.items())
+        raise ImagesError(f"{origin}: images of different sizes found: {sizes}; resize them to one size")
     return splits
 
 
-def _split_names(found: list[str], spec: ImageSpec, origin: str) -> dict[Role, str]:
+def _split_names(available: list[str], spec: ImageSpec, origin: str) -> dict[Role, str]:
     """The source's name of each role's split; a role that is missing is cut from the training images.
 
     A validation split in a user's own folder is used even where the published one is cut.
@@ -187,12 +187,12 @@ def _split_names(found: list[str], spec: ImageSpec, origin: str) -> dict[Role, s
 
     def match(name: str | None) -> str | None:
         candidates = (name, *VALIDATION_NAMES) if name in VALIDATION_NAMES else (name,)
-        return next((candidate for candidate in candidates if candidate in found), None)
+        return next((candidate for candidate in candidates if candidate in available), None)
 
     train = match(spec.train_split)
     if train is None:
         raise ImagesError(
-            f"{origin}: split {spec.train_split!r} expected, found {', '.join(found) or 'none'}; "
+            f"{origin}: split {spec.train_split!r} expected, found {', '.join(available) or 'none'}; "
             f"rename the folder or file of the training images to {spec.train_split}"
         )
     roles: dict[Role, str | None] = {
@@ -238,7 +238,7 @@ def find_columns(features: Mapping[str, Any], spec: ImageSpec, where: str) -> tu
     """The names of the image and the label column: the spec's, else the only ones of their kind.
 
     Raises:
-        ImagesError: listing the columns that were found and those expected.
+        ImagesError: listing the available columns and those expected.
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -247,9 +247,9 @@ def find_columns(features: Mapping[str, Any], spec: ImageSpec, where: str) -> tu
     label = spec.label_column if spec.label_column in (*labels, *integers) else labels[0] if len(labels) == 1 else None
     if image is not None and label is not None:
         return image, label
-    found = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    columns = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
     problem = (
-        f"{where}: columns found: {found}; expected {spec.image_column} (Image) and {spec.label_column} "
+        f"{where}: columns found: {columns}; expected {spec.image_column} (Image) and {spec.label_column} "
         f"(ClassLabel or integers 0 to {spec.classes - 1})"
     )
     named = features.get(spec.label_column)
@@ -294,7 +294,7 @@ def decode_image(content: bytes | None, path: str | None) -> Image.Image:
     """The decoded image, turned upright as `datasets` does.
 
     Raises:
-        ImagesError: where it is missing, truncated or of an unknown format.
+        ImagesError: if it is missing, truncated or of an unknown format.
     """
     if content is None and path is None:
         raise ImagesError("no image found; leave out the row")
@@ -330,7 +330,7 @@ def prepare_image(image: Image.Image, spec: ImageSpec, size: int | None) -> NDAr
     crop or a bilinear, antialiased resize of the uint8 image to `size` × `size`; None keeps a square image's own size.
 
     Raises:
-        ImagesError: where the image is of another mode and may not be converted, or cannot be made to fit.
+        ImagesError: if the image is of another mode and may not be converted, or cannot be made to fit.
     """
     if image.mode != spec.mode:
         # One bit to eight loses nothing.

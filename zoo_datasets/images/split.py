@@ -1,4 +1,4 @@
-"""Images and labels as tensors, and the digest of a folder of them; light, where `image_sources` is not."""
+"""Images and labels as tensors, and the digest of a folder of them; light, which `sources` is not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder_digest(folder: Path) -> str:
     """SHA-256 over the relative names and the contents of all files below `folder`, hidden ones left out.
 
     Raises:
-        ImagesError: where `folder` is no folder, cannot be read or holds no file.
+        ImagesError: if `folder` is no folder, cannot be read or holds no file.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"

@@ -30,8 +30,8 @@ from zoo_datasets.repository.card_text import (
     yours,
 )
 from zoo_datasets.repository.credit import TRAINED, UNKNOWN_LICENCE, credit_of
-from zoo_datasets.repository.manifest import META, Manifest, Shard
-from zoo_datasets.repository.row import SPLITS, features, meta_schema
+from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, META, Manifest, Shard
+from zoo_datasets.repository.row import LAYOUTS_SCHEMA, SPLITS
 from zoo_datasets.storage.files import check_files, write_bytes
 from zoo_datasets.text import printable
 
@@ -66,10 +66,10 @@ _TAGS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
 def read_card(repo: Path) -> DatasetCard:
-    """The card of a local repository; an empty one where there is no README.md.
+    """The card of a local repository; an empty one if there is no README.md.
 
     Raises:
-        RepositoryError: where it cannot be read, lies behind a link elsewhere, or its YAML is broken.
+        RepositoryError: if it cannot be read, lies behind a link elsewhere, or its YAML is broken.
     """
     file = repo / CARD
     check_files(repo, [CARD])
@@ -123,10 +123,10 @@ def files_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_patterns(config: Mapping[str, Any], origin: str) -> None:
-    """See that the files that a config of the YAML lists, by name or by pattern, are below the card's folder.
+    """Refuse a config of the YAML that lists files, by name or by pattern, outside of the card's folder.
 
     Raises:
-        OutsideError: naming `origin` and the first that is not.
+        OutsideError: naming `origin` and the first such file.
     """
     for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
         if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
@@ -142,7 +142,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
-    """The `dataset_info` of a config in a card's YAML; empty where there is none."""
+    """The `dataset_info` of a config in a card's YAML; empty if it has none."""
     for entry in _entries(card, "dataset_info"):
         if entry.get("config_name", "default") == config:
             return dict(entry)
@@ -157,7 +157,7 @@ class Entry:
         configs, infos: the entries of the YAML by config: the zoo's own, and its light one.
         section: of the text.
         citations: what stands below all zoos for this one.
-        licence: of its models; None where that is not asked.
+        licence: of its models; None leaves the card's as it is.
     """
 
     name: str
@@ -171,13 +171,14 @@ class Entry:
 def zoos_of(configs: Iterable[str]) -> list[str]:
     """The names that are not those of light configs."""
     names = sorted(configs)
-    return [name for name in names if not (name.endswith(META) and name.removesuffix(META) in names)]
+    light = {f"{name}{end}" for name in names for end in LIGHT_ENDINGS}
+    return [name for name in names if name not in light]
 
 
 def entry_in(card: DatasetCard, name: str) -> Entry:
     """What a card says of a zoo that it lists."""
     configs = configs_of(card)
-    own = [config for config in (name, f"{name}{META}") if config in configs]
+    own = [config for end in ("", *LIGHT_ENDINGS) if (config := f"{name}{end}") in configs]
     return Entry(
         name=name,
         configs={config: configs[config] for config in own},
@@ -188,7 +189,7 @@ def entry_in(card: DatasetCard, name: str) -> Entry:
 
 
 def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None = None) -> str:
-    """The text of README.md with these zoos as they are told here; the others stay as they are in the card.
+    """The text of README.md with these entries; the card's other zoos stay as they are.
 
     `written` stands between the marks; None keeps what a person wrote in the card.
     """
@@ -199,9 +200,9 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     before = zoos_of(configs)
     for entry in entries:
         for name, config in entry.configs.items():
-            # Keys of a config that a person added stay; those that are there keep their places.
-            there = {"config_name": name, "data_files": None} | configs.get(name, {})
-            configs[name] = there | {key: value for key, value in config.items() if key != "default"}
+            # Keys of a config that a person added stay, and existing ones keep their places.
+            existing = {"config_name": name, "data_files": None} | configs.get(name, {})
+            configs[name] = existing | {key: value for key, value in config.items() if key != "default"}
         infos |= entry.infos
     zoos = zoos_of(configs)
     if len(before) == 1 and len(zoos) > 1:
@@ -245,17 +246,23 @@ def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], met
         num_bytes, meta_bytes: size of each split in memory, as `datasets` records it.
 
     Raises:
-        RepositoryError: where the present card cannot be read.
-        StorageError: where the new one cannot be written.
+        RepositoryError: if the present card cannot be read.
+        StorageError: if the new one cannot be written.
     """
-    meta = f"{manifest.config}{META}"
+    parts = {
+        "": (manifest.shards, num_bytes, manifest.schema),
+        META: (manifest.meta, meta_bytes, manifest.light_schema),
+    }
+    if manifest.open is not None:
+        layouts_bytes = {shard.split: shard.bytes for shard in manifest.layouts}
+        parts[LAYOUTS] = (manifest.layouts, layouts_bytes, LAYOUTS_SCHEMA)
     infos = {
-        manifest.config: _info(manifest.shards, num_bytes, features(manifest.layout, manifest.extras)),
-        meta: _info(manifest.meta, meta_bytes, Features.from_arrow_schema(meta_schema())),
+        f"{manifest.config}{end}": _info(shards, sizes, Features.from_arrow_schema(schema))
+        for end, (shards, sizes, schema) in parts.items()
     }
     entry = Entry(
         name=manifest.config,
-        configs={manifest.config: _config(manifest.shards), meta: _config(manifest.meta)},
+        configs={f"{manifest.config}{end}": _config(shards) for end, (shards, _, _) in parts.items()},
         infos={name: {"config_name": name} | info for name, info in infos.items()},
         section=section_of(manifest),
         citations=[text] if (text := citation_of(manifest)) else [],
@@ -268,8 +275,8 @@ def write_section(repo: Path, manifest: Manifest) -> None:
     """Write README.md with the section of a zoo that it lists as its manifest has it; all else stays as it is.
 
     Raises:
-        RepositoryError: where the present card cannot be read.
-        StorageError: where the new one cannot be written.
+        RepositoryError: if the present card cannot be read.
+        StorageError: if the new one cannot be written.
     """
     card = read_card(repo)
     entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))

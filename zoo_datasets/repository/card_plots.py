@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.repository.card import write_section
-from zoo_datasets.repository.manifest import PLOTS, Manifest, Shard, plots_there, read_manifest
+from zoo_datasets.repository.manifest import PLOTS, Manifest, Shard, existing_plots, read_manifest
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
@@ -20,9 +20,9 @@ _COLUMNS = ["epoch", "train_acc", "test_acc", "sparsity"]
 
 
 def draw_plots(repo: Path, name: str, tell: Callable[[str], None] | None = None) -> tuple[str, ...]:
-    """Draw the plots of a zoo and put them into its manifest and its section of the card, unless they are there.
+    """Draw the plots of a zoo and put them into its manifest and its section of the card, unless it has them.
 
-    A build drops the plots of a light config that it changes, so those that are listed are those of what is there.
+    A build drops the plots of a light config that it changes, so those that are listed belong to the present rows.
 
     Args:
         repo: a local dataset repository.
@@ -30,29 +30,29 @@ def draw_plots(repo: Path, name: str, tell: Callable[[str], None] | None = None)
         tell: called with a line of text before anything is drawn.
 
     Returns:
-        The paths of what was drawn, relative to the repository; empty where nothing was to be done.
+        The paths of what was drawn, relative to the repository; empty if nothing was to be done.
 
     Raises:
-        RepositoryError: where there is no such zoo, its light config is not what its manifest says, or another process
+        RepositoryError: if there is no such zoo, its light config is not what its manifest says, or another process
             writes into it.
-        StorageError: where the repository cannot be written to.
+        StorageError: if the repository cannot be written to.
     """
     manifest = _manifest(repo, name)
-    if plots_there(repo, manifest):
+    if existing_plots(repo, manifest):
         return ()
     pictures = _pictures(repo, manifest, tell or (lambda text: None))
     if not pictures and not manifest.plots:
         return ()
     # Drawing takes a while, so that nobody has to wait for it the locks are held for the writing alone.
     with locked_zoo(repo, name), locked_card(repo):
-        there = _manifest(repo, name)
-        if there.meta != manifest.meta:
+        current = _manifest(repo, name)
+        if current.meta != manifest.meta:
             raise RepositoryError(f"{repo / name} was built again while its plots were drawn; run the command again")
         remove_temporaries(repo / name)
         remove_temporaries(repo)
         for path, picture in pictures.items():
             write_bytes(repo / path, picture)
-        drawn = dataclasses.replace(there, plots=tuple(pictures))
+        drawn = dataclasses.replace(current, plots=tuple(pictures))
         # The manifest last: until it lists them they count as missing, and are drawn again.
         write_section(repo, drawn)
         drawn.save(repo)
@@ -73,10 +73,11 @@ def _pictures(repo: Path, manifest: Manifest, tell: Callable[[str], None]) -> di
     if not due:
         return {}
     tell(f"drawing plots of {manifest.config}")
-    from zoo_datasets.repository.plots import accuracy_over_epochs, sparsity_over_epochs, to_png
+    from zoo_datasets.plotting import to_png
+    from zoo_datasets.repository.plots import DPI, accuracy_over_epochs, sparsity_over_epochs
 
     draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
-    return {f"{manifest.config}/{name}.png": to_png(draw[name](table)) for name in due}
+    return {f"{manifest.config}/{name}.png": to_png(draw[name](table), DPI) for name in due}
 
 
 def _columns(repo: Path, name: str, file: Shard) -> pa.Table:
@@ -84,12 +85,12 @@ def _columns(repo: Path, name: str, file: Shard) -> pa.Table:
     path = repo / file.path
     schema = pa.schema([meta_schema().field(column) for column in _COLUMNS])
     try:
-        found = sha256_of(path)
-        table = pq.read_table(path, columns=_COLUMNS, partitioning=None).cast(schema) if found == file.sha256 else None
+        digest = sha256_of(path)
+        table = pq.read_table(path, columns=_COLUMNS, partitioning=None).cast(schema) if digest == file.sha256 else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RepositoryError(f"{path} could not be read: {error}; build {name} again") from error
     if table is None:
         raise RepositoryError(
-            f"{path} has SHA-256 {found[:16]}…, its manifest says {file.sha256[:16]}…; build {name} again"
+            f"{path} has SHA-256 {digest[:16]}…, its manifest says {file.sha256[:16]}…; build {name} again"
         )
     return table

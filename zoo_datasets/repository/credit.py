@@ -1,4 +1,4 @@
-"""Whose the models of a zoo are: what its source says, as its manifest records it and its card tells it."""
+"""Whose the models of a zoo are: what its source says, as its manifest records it and its card shows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-# As the Hub calls a licence that nobody tells.
+# As the Hub calls a licence that is not stated.
 UNKNOWN_LICENCE = "unknown"
 
 
@@ -61,7 +61,7 @@ CREDIT: TypeAdapter[Credit] = TypeAdapter(Credit)
 
 
 def credit_of(source: Mapping[str, Any]) -> Credit:
-    """What the `source` of a manifest says. Older ones say nothing: then only that of a run is known."""
+    """What the `source` of a manifest says. Older ones say nothing: then only that of a run follows."""
     if source.get("credit") is None:
         return TRAINED if source.get("kind") == "run" else Credit()
     return CREDIT.validate_python(source["credit"])

@@ -1,4 +1,4 @@
-"""manifest.json of one config of a dataset repository: what lies there, where it came from, what was left out."""
+"""manifest.json of one config of a dataset repository: what it holds, where it came from, what was left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
@@ -17,13 +18,28 @@ from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.credit import Credit
-from zoo_datasets.repository.row import EXTRAS, HYPERPARAMETERS, REPOSITORY_FORMAT, SPLITS
+from zoo_datasets.repository.row import (
+    EXTRAS,
+    FURTHER_TYPES,
+    HYPERPARAMETERS,
+    MAX_FURTHER,
+    OPEN_FORMAT,
+    REPOSITORY_FORMAT,
+    SPLITS,
+    OpenRows,
+    arrow_schema,
+    further_column,
+    meta_schema,
+)
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, write_json
 
 MANIFEST = "manifest.json"
 # `NAME-meta` is the config NAME without weights.
 META = "-meta"
+# `NAME-layouts` holds the layouts of the rows of an open config NAME.
+LAYOUTS = "-layouts"
+LIGHT_ENDINGS = (META, LAYOUTS)
 
 _T = TypeVar("_T")
 Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -86,6 +102,23 @@ class _Source(TypedDict, total=False):
     credit: Credit | None
 
 
+class _Further(TypedDict):
+    """A further column; `doc` says where it comes from."""
+
+    name: str
+    type: str
+    doc: str
+
+
+class _Open(TypedDict):
+    """The columns of an open config."""
+
+    columns: Annotated[list[_Further], Field(max_length=MAX_FURTHER)]
+    size: Number | None
+    raw: bool
+
+
+_OPEN: TypeAdapter[_Open] = TypeAdapter(_Open)
 _ZOO: TypeAdapter[_Zoo] = TypeAdapter(_Zoo)
 _SOURCE: TypeAdapter[_Source] = TypeAdapter(_Source)
 _WIDTH: TypeAdapter[int] = TypeAdapter(Width)
@@ -111,14 +144,17 @@ class Manifest:
         models, states: counts; a model is written if any of its states is.
         meta: the files of the light config, which has all columns but the weights.
         plots: pictures for the card, drawn of these files when it is published; paths relative to the repository.
+        network, layout: of all rows; None in an open config.
+        open: the columns of an open config, whose rows may be of networks of several shapes.
+        layouts: the file that tells its layouts.
     """
 
     config: str
     source_id: str
     zoo: Mapping[str, Any]
     source: Mapping[str, Any]
-    network: NetworkKind
-    layout: WeightLayout
+    network: NetworkKind | None
+    layout: WeightLayout | None
     keep_nonfinite: bool
     models: Count
     states: Count
@@ -128,11 +164,49 @@ class Manifest:
     unknown: tuple[str, ...] = ()
     meta: tuple[Shard, ...] = ()
     plots: tuple[str, ...] = ()
+    open: OpenRows | None = None
+    layouts: tuple[Shard, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its shards, as `datasets` sees them."""
+        if self.open is not None:
+            return self.open.schema({})
+        assert self.layout is not None
+        return arrow_schema(self.layout, self.extras, self.unknown)
+
+    @property
+    def light_schema(self) -> pa.Schema:
+        """The columns of its light config."""
+        return meta_schema(self.unknown) if self.open is None else self.open.light_schema()
+
+    def one_layout(self, purpose: str) -> WeightLayout:
+        """The layout of all its rows.
+
+        Raises:
+            RepositoryError: saying that the purpose needs one layout, if the rows are open.
+        """
+        if self.layout is None:
+            raise RepositoryError(
+                f"{self.config}: {purpose} needs networks of one known architecture; its rows are open: each names its "
+                "layout"
+            )
+        return self.layout
+
+    def one_network(self, purpose: str) -> NetworkKind:
+        """The network of all its rows.
+
+        Raises:
+            RepositoryError: saying that the purpose needs one network, if the rows are open.
+        """
+        self.one_layout(purpose)
+        assert self.network is not None
+        return self.network
 
     @property
     def paths(self) -> list[str]:
         """All files that it lists, relative to the repository."""
-        return [*(shard.path for shard in (*self.shards, *self.meta)), *self.plots]
+        return [*(shard.path for shard in (*self.shards, *self.meta, *self.layouts)), *self.plots]
 
     @property
     def epochs(self) -> list[int]:
@@ -151,22 +225,31 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "format": REPOSITORY_FORMAT,
+            "format": REPOSITORY_FORMAT if self.open is None else OPEN_FORMAT,
             "config": self.config,
             "source_id": self.source_id,
             "zoo": dict(self.zoo),
             "source": dict(self.source),
-            **self.network.record(),
-            "layout": self.layout.to_list(),
+            **self._rows_record(),
             "keep_nonfinite": self.keep_nonfinite,
             "extra_columns": list(self.extras),
             "unknown_columns": list(self.unknown),
             "counts": {"models": dataclasses.asdict(self.models), "states": dataclasses.asdict(self.states)},
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "meta": [dataclasses.asdict(shard) for shard in self.meta],
+            **({} if self.open is None else {"layouts": [dataclasses.asdict(shard) for shard in self.layouts]}),
             "plots": list(self.plots),
             "left_out": [dataclasses.asdict(entry) for entry in self.left_out],
         }
+
+    def _rows_record(self) -> dict[str, Any]:
+        if self.open is None:
+            assert self.network is not None
+            assert self.layout is not None
+            return {**self.network.record(), "layout": self.layout.to_list()}
+        names = {kind: name for name, kind in FURTHER_TYPES.items()}
+        columns = [{"name": column.name, "type": names[column.type], "doc": column.doc} for column in self.open.further]
+        return {"open": {"columns": columns, "size": self.open.size, "raw": self.open.raw}}
 
     @classmethod
     def from_dict(cls, value: Any, origin: str) -> Manifest:
@@ -176,9 +259,10 @@ class Manifest:
             RepositoryError: naming `origin` and what is wrong.
         """
         try:
-            if value["format"] != REPOSITORY_FORMAT:
+            if value["format"] not in (REPOSITORY_FORMAT, OPEN_FORMAT):
                 raise RepositoryError(
-                    f"{origin}: format {brief(value['format'])} found, this version reads {REPOSITORY_FORMAT}"
+                    f"{origin}: format {brief(value['format'])} found, this version reads {REPOSITORY_FORMAT} and "
+                    f"{OPEN_FORMAT}"
                 )
             _checked(_ZOO, value["zoo"], "zoo")
             _checked(_SOURCE, value["source"], "source")
@@ -187,13 +271,7 @@ class Manifest:
                 source_id=_checked(_TEXT, value["source_id"], "source_id"),
                 zoo=value["zoo"],
                 source=value["source"],
-                network=NetworkKind.recorded(
-                    _checked(_TEXT, value["architecture"], "architecture"),
-                    _checked(_WIDTH, value["in_channels"], "in_channels"),
-                    _checked(_WIDTH, value["classes"], "classes"),
-                    value.get(LAYERS),
-                ),
-                layout=WeightLayout.from_list(value["layout"]),
+                **_rows_of(value),
                 keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
                 models=_checked(_COUNT, value["counts"]["models"], "counts.models"),
                 states=_checked(_COUNT, value["counts"]["states"], "counts.states"),
@@ -222,12 +300,12 @@ class Manifest:
         return manifest
 
     def _check_names(self, origin: str) -> None:
-        """Every path is one of plain names below the repository, and every split one that there is.
+        """Every path is one of plain names below the repository, and every split a valid one.
 
         Raises:
             RepositoryError: naming `origin` and the first that is not.
         """
-        kinds = ((self.shards, ""), (self.meta, META))
+        kinds = ((self.shards, ""), (self.meta, META), (self.layouts, LAYOUTS))
         expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
         expected += [(path, f"a .png in {self.config}/") for path in self.plots]
         for path, what in expected:
@@ -235,7 +313,7 @@ class Manifest:
                 raise OutsideError(
                     f"{origin} lists {path[:200]!a}, which is no plain path inside the repository; expected {what}"
                 )
-        for shard in (*self.shards, *self.meta):
+        for shard in (*self.shards, *self.meta, *self.layouts):
             if shard.split not in SPLITS:
                 raise RepositoryError(
                     f"{origin}: split {shard.split[:200]!a} of {shard.path} found, expected {', '.join(SPLITS)}"
@@ -244,6 +322,28 @@ class Manifest:
     def save(self, repo: Path) -> None:
         """Write manifest.json into the config's folder of a repository."""
         write_json(repo / self.config / MANIFEST, self.to_dict())
+
+
+def _rows_of(value: Any) -> dict[str, Any]:
+    """What a manifest says of its rows' networks and columns."""
+    if value["format"] == REPOSITORY_FORMAT:
+        network = NetworkKind.recorded(
+            _checked(_TEXT, value["architecture"], "architecture"),
+            _checked(_WIDTH, value["in_channels"], "in_channels"),
+            _checked(_WIDTH, value["classes"], "classes"),
+            value.get(LAYERS),
+        )
+        return {"network": network, "layout": WeightLayout.from_list(value["layout"])}
+    columns = _checked(_OPEN, value["open"], "open")
+    further = tuple(further_column(column["name"], column["type"], column["doc"]) for column in columns["columns"])
+    if len({column.name for column in further}) != len(further):
+        raise DocumentError("open: a column stands in it twice")
+    return {
+        "network": None,
+        "layout": None,
+        "open": OpenRows(further=further, size=columns["size"], raw=columns["raw"]),
+        "layouts": _checked(_SHARDS, value["layouts"], "layouts"),
+    }
 
 
 def is_plain(path: str) -> bool:
@@ -272,7 +372,7 @@ def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
     """A part of a manifest, its numbers within their ranges.
 
     Raises:
-        DocumentError: naming the place, what was expected and what is there.
+        DocumentError: naming the field, what was expected and its value.
     """
     try:
         return adapter.validate_python(value)
@@ -281,10 +381,10 @@ def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
 
 
 def read_manifest(repo: Path, config: str) -> Manifest | None:
-    """The manifest of a config in a local repository; None where there is none.
+    """The manifest of a config in a local repository; None if it has none.
 
     Raises:
-        RepositoryError: where it is broken, or one of the files that it lists lies outside of the repository, be it
+        RepositoryError: if it is broken, or one of the files that it lists lies outside of the repository, also
             behind a link.
     """
     if not NAME.fullmatch(config):
@@ -306,6 +406,6 @@ def read_manifest(repo: Path, config: str) -> Manifest | None:
 PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
 
 
-def plots_there(repo: Path, manifest: Manifest) -> tuple[str, ...]:
-    """The plots that a manifest lists, if the files of all of them are there; else none."""
+def existing_plots(repo: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The plots that a manifest lists, if the files of all of them exist; else none."""
     return manifest.plots if all((repo / plot).is_file() for plot in manifest.plots) else ()

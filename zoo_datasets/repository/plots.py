@@ -1,20 +1,22 @@
-"""Pictures of a zoo from its metadata columns: matplotlib figures, made without any global state."""
+"""The plots of a card, of a zoo's metadata columns."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_BOXES = 30  # more would not be told apart at this width
+from zoo_datasets.plotting import draw_boxes, name_places, new_figure
+
+DPI = 110
+_BOXES = 30  # more could not be distinguished at this width
 _ACCURACIES = (("train_acc", "train", "#8da0cb"), ("test_acc", "test", "#fc8d62"))
+_MARGINS = {"left": 0.07, "right": 0.99, "bottom": 0.15, "top": 0.97}
 
 
 def accuracy_over_epochs(table: pa.Table) -> Figure:
@@ -24,47 +26,15 @@ def accuracy_over_epochs(table: pa.Table) -> Figure:
         table: rows with the columns epoch, train_acc and test_acc; figures that are null or NaN are left out.
             Of more than 30 epochs, 30 are shown, evenly spaced, the first and the last among them.
     """
-    figure, axes = _figure("accuracy")
     epochs = _epochs(table)
+    figure, axes = _figure("accuracy", epochs)
     shown = [one for one in _ACCURACIES if one[0] in table.column_names]
     for place, (column, label, colour) in enumerate(shown):
         shift = (place - (len(shown) - 1) / 2) * 0.36
-        _boxes(axes, _by_epoch(table, column, epochs), shift, colour, label)
-    axes.set_ylim(-0.02, 1.02)
+        draw_boxes(axes, _by_epoch(table, column, epochs), shift, colour, label)
     if shown:
         axes.legend(loc="lower right", frameon=False)
-    _name_epochs(axes, epochs)
     return figure
-
-
-def _boxes(axes: Axes, groups: Sequence[NDArray[np.float64]], shift: float, colour: str, label: str) -> None:
-    """Box plots as one collection a part: drawing each by itself takes as long as importing thousands of models."""
-    held = [place for place, values in enumerate(groups) if len(values)]
-    if not held:
-        return
-    low, median, high = np.array([np.percentile(groups[place], (25, 50, 75)) for place in held]).T
-    reach = 1.5 * (high - low)
-    inside = [
-        values[(values >= bottom) & (values <= top)]
-        for values, bottom, top in zip([groups[place] for place in held], low - reach, high + reach, strict=True)
-    ]
-    x = np.array(held) + shift
-    left, right = x - 0.15, x + 0.15
-    corners = np.stack(
-        [np.stack(corner, axis=1) for corner in ((left, low), (right, low), (right, high), (left, high))], axis=1
-    )
-    axes.vlines(x, [values.min() for values in inside], [values.max() for values in inside], "black", linewidth=0.5)
-    axes.add_collection(
-        PolyCollection(list(corners), facecolor=colour, edgecolor="black", linewidth=0.5, label=label, zorder=2)
-    )
-    axes.hlines(median, left, right, "black", linewidth=1, zorder=3)
-    outside = [
-        (place, value)
-        for place, group, kept in zip(x, (groups[place] for place in held), inside, strict=True)
-        for value in group[(group < kept.min()) | (group > kept.max())]
-    ]
-    if outside:
-        axes.plot(*zip(*outside, strict=True), ".", color=colour, markersize=2, markeredgewidth=0)
 
 
 def sparsity_over_epochs(table: pa.Table) -> Figure:
@@ -73,36 +43,30 @@ def sparsity_over_epochs(table: pa.Table) -> Figure:
     Args:
         table: rows with the columns epoch and sparsity; nulls are left out.
     """
-    figure, axes = _figure("sparsity")
     epochs = _epochs(table)
+    figure, axes = _figure("sparsity", epochs)
     groups = _by_epoch(table, "sparsity", epochs)
-    held = [place for place, values in enumerate(groups) if len(values)]
-    if held:
-        lowest, low, median, high, highest = np.array([np.percentile(groups[p], (0, 25, 50, 75, 100)) for p in held]).T
-        axes.fill_between(held, lowest, highest, color="#66c2a5", alpha=0.25, linewidth=0, label="range")
-        axes.fill_between(held, low, high, color="#66c2a5", alpha=0.6, linewidth=0, label="quartiles")
-        axes.plot(held, median, color="black", linewidth=1, marker="o", markersize=3, label="median")
+    filled = [place for place, values in enumerate(groups) if len(values)]
+    if filled:
+        quantiles = [np.percentile(groups[place], (0, 25, 50, 75, 100)) for place in filled]
+        lowest, low, median, high, highest = np.array(quantiles).T
+        axes.fill_between(filled, lowest, highest, color="#66c2a5", alpha=0.25, linewidth=0, label="range")
+        axes.fill_between(filled, low, high, color="#66c2a5", alpha=0.6, linewidth=0, label="quartiles")
+        axes.plot(filled, median, color="black", linewidth=1, marker="o", markersize=3, label="median")
         axes.legend(loc="lower right", frameon=False)
-    axes.set_ylim(-0.02, 1.02)
-    _name_epochs(axes, epochs)
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
-    """A figure as PNG; the same figure gives the same bytes on one version of matplotlib."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _figure(name: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 3.2))
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.15, top=0.97)
-    axes = figure.subplots()
+def _figure(name: str, epochs: Sequence[int]) -> tuple[Figure, Axes]:
+    """An empty plot of shares in [0, 1] over epochs."""
+    figure, (axes,) = new_figure(8, 3.2, margins=_MARGINS)
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylim(-0.02, 1.02)
+    name_places(axes, list(map(str, epochs)))
+    axes.set_xlim(-0.6, max(len(epochs), 1) - 0.4)
     return figure, axes
 
 
@@ -120,10 +84,3 @@ def _by_epoch(table: pa.Table, column: str, epochs: Sequence[int]) -> list[NDArr
     values = pc.cast(table[column], pa.float64()).to_numpy()
     finite = np.isfinite(values)
     return [values[finite & (rows == epoch)] for epoch in epochs]
-
-
-def _name_epochs(axes: Axes, epochs: Sequence[int]) -> None:
-    step = max(-(-len(epochs) // 12), 1)
-    places = list(range(0, len(epochs), step))
-    axes.set_xticks(places, [str(epochs[place]) for place in places])
-    axes.set_xlim(-0.6, max(len(epochs), 1) - 0.4)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo_datasets.documents import brief, parse_json
-from zoo_datasets.errors import LayoutError
+from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.networks.records import NetworkRecord, records_of
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.specs.spec import digest_of
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from datasets import Features
 
 REPOSITORY_FORMAT = 1
+# Of configs whose rows are open: networks of any shape, with columns of their own.
+OPEN_FORMAT = 2
 METADATA_KEY = b"zoo_datasets"
 WEIGHTS = "weights"
 MEANS, KL_WEIGHT = "means", "kl_weight"
@@ -76,13 +80,13 @@ COLUMNS: tuple[Column, ...] = (
 
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
-# Null where the source of an imported model does not tell them; only there a shard's schema lets them be.
+# Null if the source of an imported model does not state them; only then does a shard's schema allow nulls.
 HYPERPARAMETERS = ("seed", "init", "optimizer", "dropout", "lr", "weight_decay", "batch_size")
 if len(set(NAMES)) != len(NAMES) or not {*FIGURES, *HYPERPARAMETERS} <= set(NAMES):
     raise ValueError(f"the table of columns is inconsistent: {NAMES}")
 
 
-# Columns of twins by variational dropout that follow the others where they were asked for.
+# Columns of twins by variational dropout that follow the others on request.
 RECORDED = {"train_loss": "recorded_train_loss", "val_loss": "recorded_val_loss", "test_loss": "recorded_test_loss"}
 EXTRA_COLUMNS: tuple[Column, ...] = (
     Column(LOG_SIGMA2, None, False, "log σ² of each weight; −∞ where a weight has no noise"),
@@ -90,7 +94,125 @@ EXTRA_COLUMNS: tuple[Column, ...] = (
     Column(KL_WEIGHT, pa.float64(), True, "β of the epoch's recorded losses"),
     *(Column(name, pa.float32(), True, "as recorded: cross-entropy + kl_weight · KL") for name in RECORDED.values()),
 )
+_NEEDED = frozenset({"zoo", "model_id", "epoch", WEIGHTS})
 EXTRAS: tuple[str, ...] = tuple(column.name for column in EXTRA_COLUMNS)
+
+
+LAYOUT, RAW = "layout", "raw"
+# Follow the columns above in an open config, where all but zoo, model_id, epoch and the weights may be null.
+OPEN_COLUMNS: tuple[Column, ...] = (
+    Column("step", pa.int64(), True, "optimizer steps so far; null where states are whole epochs"),
+    Column("task", pa.string(), True, "classification, field, regression, language or adapter"),
+    Column("group", pa.string(), True, "models of one group lie in one split"),
+    Column(LAYOUT, pa.string(), False, "hash of the layout of the weights; NAME-layouts tells it"),
+)
+KEY = ("model_id", "epoch", "step")
+FURTHER_TYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
+}  # fmt: skip
+_RAW_COLUMN = Column(RAW, pa.large_binary(), True, "tensors that float32 cannot hold, one behind the other")
+_RESERVED = frozenset({*NAMES, *(column.name for column in OPEN_COLUMNS), *EXTRAS, RAW, "tensor", "tensors"})
+_FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+MAX_FURTHER = 1000
+
+
+LAYOUTS_SCHEMA = pa.schema(
+    [
+        pa.field(LAYOUT, pa.string(), nullable=False),
+        pa.field("tensors", pa.string(), nullable=False),  # as WeightLayout.to_json
+        pa.field("layers", pa.string()),  # as JSON; null where the network is not known
+        pa.field("weights", pa.int64(), nullable=False),  # D
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+
+
+def further_column(name: str, kind: str, doc: str = "") -> Column:
+    """A further column of an open config.
+
+    Args:
+        kind: a key of `FURTHER_TYPES`.
+
+    Raises:
+        SpecError: if the name or the type cannot be that of a further column.
+    """
+    problem = further_problem(name)
+    if problem is not None:
+        raise SpecError(problem)
+    if kind not in FURTHER_TYPES:
+        raise SpecError(f"column {name!r} of type {brief(kind)}: expected {', '.join(FURTHER_TYPES)}")
+    return Column(name, FURTHER_TYPES[kind], True, doc)
+
+
+def further_problem(name: str) -> str | None:
+    """What keeps a name from being that of a further column; None where nothing does."""
+    if name in _RESERVED:
+        return f"a further column cannot be called {name!r}: this name is reserved; rename the column"
+    if not _FURTHER_NAME.fullmatch(name) or "__" in name:
+        return (
+            f"a further column cannot be called {brief(name)}: expected small letters, digits and single '_', at most "
+            "64, beginning with a letter; rename the column"
+        )
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRows:
+    """The columns of an open config.
+
+    Attributes:
+        further: columns of its own.
+        size: D of all rows; None where rows have several layouts: weights are lists of any length then.
+        raw: whether any layout has raw tensors.
+    """
+
+    further: tuple[Column, ...] = ()
+    size: int | None = None
+    raw: bool = False
+
+    @property
+    def narrow(self) -> tuple[Column, ...]:
+        """All columns but the weights and the raw tensors."""
+        standard = tuple(replace(c, nullable=c.name not in _NEEDED) for c in COLUMNS if c.name != WEIGHTS)
+        return (*standard, *OPEN_COLUMNS, *self.further)
+
+    @property
+    def weights(self) -> pa.DataType:
+        """Arrow type of the weights."""
+        element = pa.field("element", pa.float32(), nullable=False)
+        return pa.large_list(element) if self.size is None else pa.list_(element, self.size)
+
+    def fields(self) -> list[pa.Field]:
+        """Of a shard."""
+        columns = [*self.narrow, *([_RAW_COLUMN] if self.raw else ())]
+        wide = pa.field(WEIGHTS, self.weights, nullable=False)
+        return [*(pa.field(column.name, column.type, column.nullable) for column in columns), wide]
+
+    def schema(self, records: Mapping[str, NetworkRecord]) -> pa.Schema:
+        """The schema of a shard, whose metadata has what `datasets` reads and the records of its rows."""
+        ours = {"format": OPEN_FORMAT, "layouts": {name: record.to_dict() for name, record in records.items()}}
+        return _with_features(self.fields(), {METADATA_KEY: json.dumps(ours).encode()})
+
+    def light_schema(self) -> pa.Schema:
+        """The schema of the config without weights."""
+        return _with_features([pa.field(column.name, column.type, column.nullable) for column in self.narrow])
+
+
+def _with_features(fields: Sequence[pa.Field], metadata: Mapping[bytes, bytes] | None = None) -> pa.Schema:
+    from datasets import Features
+
+    theirs = Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata
+    return pa.schema(fields, metadata={**theirs, **(metadata or {})})
+
+
+def is_wide(kind: pa.DataType) -> bool:
+    """Whether a column of this type is as wide as the weights, or holds raw tensors."""
+    return bool(
+        pa.types.is_fixed_size_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_list(kind)
+        or pa.types.is_large_binary(kind)
+    )
 
 
 def weights_type(layout: WeightLayout) -> pa.DataType:
@@ -131,26 +253,46 @@ def meta_schema(unknown: Sequence[str] = ()) -> pa.Schema:
 
 
 def layout_of_schema(schema: pa.Schema) -> WeightLayout:
-    """The layout that a shard's schema carries.
+    """The one layout that a shard's schema carries.
 
     Raises:
-        LayoutError: where it carries none, or one of another format.
+        LayoutError: if it carries none, several, or one of another format.
+    """
+    layouts = {record.layout for record in records_of_schema(schema).values()}
+    if len(layouts) != 1:
+        raise LayoutError(f"the rows have {len(layouts)} layouts, expected one; read them row by row")
+    return layouts.pop()
+
+
+def records_of_schema(schema: pa.Schema) -> dict[str, NetworkRecord]:
+    """What a shard's schema says of the networks of its rows, by hash.
+
+    Raises:
+        LayoutError: if it says nothing, or is of another format.
     """
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         raise LayoutError("the schema carries no weight layout; this file was not written by zoo_datasets")
     try:
         value: Any = parse_json(text)
-        found, layout = value["format"], value["layout"]
+        version = value["format"]
+        if version == OPEN_FORMAT:
+            return records_of(value["layouts"], "the schema")
+        layout = value["layout"]
+    except LayoutError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise LayoutError(f"the schema's weight layout could not be read: {error}") from error
-    if found != REPOSITORY_FORMAT:
-        raise LayoutError(f"shard format {brief(found)} found, this version reads {REPOSITORY_FORMAT}")
-    return WeightLayout.from_list(layout)
+    if version != REPOSITORY_FORMAT:
+        raise LayoutError(
+            f"shard format {brief(version)} found, this version reads {REPOSITORY_FORMAT} and {OPEN_FORMAT}"
+        )
+    record = NetworkRecord(WeightLayout.from_list(layout))
+    return {record.hash: record}
 
 
 def id_problem(model_id: object) -> str | None:
-    """What keeps a value from being the id of a model, or of a parent that there may be; None where nothing does."""
+    """What keeps a value from being the id of a model, or of an optional parent; None if nothing does."""
     if model_id is None:
         return None
     if not isinstance(model_id, str):
@@ -183,14 +325,14 @@ def _split_by(key: Any) -> str:
 
 
 def _fields(layout: WeightLayout, extras: Sequence[str], unknown: Sequence[str] = ()) -> list[pa.Field]:
-    known = {column.name: column for column in EXTRA_COLUMNS}
+    extra_columns = {column.name: column for column in EXTRA_COLUMNS}
     return [
         pa.field(
             column.name,
             weights_type(layout) if column.type is None else column.type,
             nullable=column.nullable or column.name in unknown,
         )
-        for column in (*COLUMNS, *(known[name] for name in extras))
+        for column in (*COLUMNS, *(extra_columns[name] for name in extras))
     ]
 
 

@@ -28,7 +28,7 @@ _BUILD = "build the zoo again, or put a copy of the file there"
 
 
 def what_instead(path: Path) -> str | None:
-    """What lies in the place of a binary file, and the remedy, where it is text of a well-known kind; else None."""
+    """What lies in the place of a binary file, and the remedy, if it is text of a well-known kind; else None."""
     try:
         with path.open("rb") as file:
             beginning = file.read(_BEGINNING)
@@ -45,16 +45,16 @@ class ShardDigests:
     """The digests that the files of a config have by its manifest, or else by their names.
 
     Args:
-        manifest: None where the repository has none: files are then known by their names alone.
+        manifest: None if the repository has none: digests then come from the files' names.
     """
 
     def __init__(self, manifest: Manifest | None) -> None:
         self._shards: dict[str, Shard] = {}
         if manifest is not None:
-            self._shards = {shard.path: shard for shard in (*manifest.shards, *manifest.meta)}
+            self._shards = {shard.path: shard for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
 
     def check(self, files: Mapping[str, Path], splits: Mapping[str, str], remedy: str = _BUILD) -> None:
-        """See that files hold the bytes that were written.
+        """Compare files with the digests of the bytes that were written.
 
         Args:
             files: where each lies, by its path in the repository.
@@ -62,14 +62,14 @@ class ShardDigests:
             remedy: what mends a broken one; `{file}` in it stands for the file.
 
         Raises:
-            RepositoryError: naming the first that is broken, what is wrong and the remedy.
+            RepositoryError: naming the first that differs, how, and the remedy.
         """
         with ThreadPoolExecutor(min(cores(), max(1, len(files)))) as pool:
             for _ in pool.map(lambda path: self._check(path, files[path], splits[path], remedy), files):
                 pass
 
     def without(self, paths: Sequence[str]) -> str | None:
-        """The first of the files that has no digest; None where all have."""
+        """The first of the files that has no digest; None if all have one."""
         return next((path for path in paths if path not in self._shards and not _NAME.fullmatch(Path(path).name)), None)
 
     def _check(self, path: str, file: Path, split: str, remedy: str) -> None:
@@ -103,7 +103,7 @@ class ShardDigests:
 
 
 def check_left_out(repo: Path, shards: Sequence[Shard], epochs: Collection[int]) -> None:
-    """See that shards which a manifest says hold none of some epochs hold none, by their footers.
+    """Check by their footers that shards hold no rows of some epochs, as their manifest says.
 
     Raises:
         RepositoryError: naming the first that does.
@@ -121,7 +121,7 @@ def check_left_out(repo: Path, shards: Sequence[Shard], epochs: Collection[int])
 
 
 def _epochs_of(footer: pq.FileMetaData) -> set[int]:
-    """The epochs of a shard's row groups, each of which holds one; empty where the footer does not tell."""
+    """The epochs of a shard's row groups, each of which holds one; empty if the footer has no statistics."""
     column = footer.schema.names.index("epoch")
     statistics = [footer.row_group(number).column(column).statistics for number in range(footer.num_row_groups)]
     if not all(each is not None and each.has_min_max for each in statistics):

@@ -106,11 +106,11 @@ class Condition:
         return _kept(table, _expression(self._root, table.column_names))
 
 
-def _expression(node: _Node, known: Collection[str]) -> pc.Expression:
-    """A node as a filter; tests of columns that are not known count as true."""
+def _expression(node: _Node, columns: Collection[str]) -> pc.Expression:
+    """A node as a filter; tests of other columns count as true."""
     if isinstance(node, _Test):
-        return node.expression if node.column in known else pc.scalar(True)
-    parts = [_expression(part, known) for part in node.parts]
+        return node.expression if node.column in columns else pc.scalar(True)
+    parts = [_expression(part, columns) for part in node.parts]
     while len(parts) > 1:  # in pairs, as Arrow goes down into an expression by recursion
         pairs = [parts[place : place + 2] for place in range(0, len(parts), 2)]
         parts = [node.operation(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
@@ -127,8 +127,8 @@ def parse_where(text: str) -> Condition:
     """The condition that a text describes.
 
     Raises:
-        SpecError: where it is no condition; says which part.
-        UnknownNameError: where it names a column that rows do not have.
+        SpecError: if it is no condition; says which part.
+        UnknownNameError: if it names a column that rows do not have.
     """
     if len(text) > _LENGTH:
         raise SpecError(f"condition of {len(text):,} characters: at most {_LENGTH:,} expected")

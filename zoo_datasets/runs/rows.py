@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.kind import NetworkKind
-from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, meta_schema, split_of
+from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, is_wide, meta_schema, split_of
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
@@ -29,11 +28,15 @@ _JUDGED = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source."""
+    """One model of a source: its id, the columns that are the same at every epoch, and its name in the source.
+
+    `layouts` are, of an open source, the hashes of the layouts of its states.
+    """
 
     model_id: str
     columns: Mapping[str, Any]
     label: str | None = None
+    layouts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -42,23 +45,26 @@ class Model:
 
     @property
     def split(self) -> str:
-        """Its split; a twin is where its parent is."""
-        return split_of(self.columns.get("parent_id") or self.model_id)
+        """Its split; a twin is where its parent is, and a model of a group where all of the group are."""
+        return split_of(self.columns.get("group") or self.columns.get("parent_id") or self.model_id)
 
 
 class NarrowRows:
     """Makes the columns of rows that are not as wide as the weights. Threads may share it.
 
+    Args:
+        constants: columns that are the same in all rows, besides the zoo's name.
+
     Attributes:
         schema: of the rows.
     """
 
-    def __init__(self, schema: pa.Schema, config: str, network: NetworkKind) -> None:
+    def __init__(self, schema: pa.Schema, config: str, constants: Mapping[str, Any] | None = None) -> None:
         self.schema = schema
         self._places = {column.name: (place, column.type) for place, column in enumerate(schema)}
         self._kept: dict[tuple[int, ...], tuple[tuple[Model, ...], list[pa.Array | None]]] = {}
         self._lock = threading.Lock()
-        self._constants = {"zoo": config, **network.columns()}
+        self._constants = {"zoo": config, **(constants or {})}
 
     def table(self, models: Sequence[Model], epochs: Sequence[int], figures: Mapping[str, pa.Array]) -> pa.Table:
         """Rows without the columns as wide as the weights: what is known before weights are read."""
@@ -103,7 +109,7 @@ class NarrowRows:
         return [None if column is None else column.take(rows) for column in self._lasting(list(unique.values()))]
 
     def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
-        if pa.types.is_fixed_size_list(column.type):
+        if is_wide(column.type):
             return None
         if column.name in _CHANGING:
             return pa.nulls(len(models), column.type)
@@ -158,7 +164,7 @@ class RunRows:
 
     def __init__(self, run: Run, config: str | None = None) -> None:
         self._run = run
-        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network)
+        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network.columns())
 
     @cached_property
     def models(self) -> dict[str, Model]:

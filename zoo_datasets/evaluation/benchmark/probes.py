@@ -38,10 +38,10 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a probe says of the test rows of each test zoo, and what was chosen on validation."""
+    """What a probe says of the test rows of each test zoo, and the settings that were best on validation."""
 
     tests: tuple[NDArray[Any], ...]
-    chosen: dict[str, float]
+    settings: dict[str, float]
 
 
 def standardised(fold: Fold) -> Fold:
@@ -136,8 +136,8 @@ def _apply(features: Matrix, coefficients: Numbers, intercepts: Numbers) -> Numb
     """Predictions [A, N, T]."""
     paths, width, targets = coefficients.shape
     flat = torch.from_numpy(np.ascontiguousarray(coefficients.transpose(1, 0, 2))).view(width, paths * targets)
-    found = [torch.from_numpy(features[part]).double() @ flat for part in _parts(features)]
-    return torch.cat(found).view(-1, paths, targets).transpose(0, 1).numpy() + intercepts[:, None]
+    products = [torch.from_numpy(features[part]).double() @ flat for part in _parts(features)]
+    return torch.cat(products).view(-1, paths, targets).transpose(0, 1).numpy() + intercepts[:, None]
 
 
 def logistic(
@@ -154,18 +154,18 @@ def logistic(
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(warm_start=True, max_iter=iterations, tol=1e-3)
-    best, found = -1.0, None
+    best, prediction = -1.0, None
     with warnings.catch_warnings():
-        # Stopping early is a choice here, and told by `iterations` among what was chosen.
+        # Stopping early is a choice here, and shown by `iterations` among the settings.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for penalty in penalties:
             model.set_params(C=1 / penalty).fit(fold.train, train)
             right = float(np.mean(model.predict(fold.validation) == validation))
             if right > best:
-                chosen = {"penalty": penalty, "iterations": float(model.n_iter_.max())}
-                best, found = right, Prediction(tuple(model.predict(test) for test in fold.tests), chosen)
-    assert found is not None
-    return found
+                settings = {"penalty": penalty, "iterations": float(model.n_iter_.max())}
+                best, prediction = right, Prediction(tuple(model.predict(test) for test in fold.tests), settings)
+    assert prediction is not None
+    return prediction
 
 
 def boosting(

@@ -27,7 +27,7 @@ class Record:
         rows: [{"zoo", "split", "rows", "models"}, …].
         skipped: targets that could not be predicted, and why.
         left_out: rows with weights that are not finite.
-        identity: a hash of settings and rows; results are used again where it is the same.
+        identity: a hash of settings and rows; results are used again if it is the same.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ def read_record(path: Path) -> Record:
     """The record that a file holds.
 
     Raises:
-        RepositoryError: where it is none; names the file.
+        RepositoryError: if it is no benchmark's file; names it.
     """
     try:
         value = read_json(path)
@@ -90,22 +90,22 @@ def run_benchmark(
     """Benchmark zoos of a repository.
 
     Args:
-        out: a JSON file that is written after each result. One of the same settings and rows is gone on with.
+        out: a JSON file that is written after each result. A file of the same settings and rows is continued.
 
     Raises:
-        RepositoryError: where `out` is the file of something else, or the zoos cannot be used; see `read_data`.
+        RepositoryError: if `out` is the file of something else, or the zoos cannot be used; see `read_data`.
     """
     if out is not None:
         check_output(out)
     data = read_data(repo, settings, revision)
     record = _empty(data, settings)
     if out is not None and out.exists():
-        found = read_record(out)
-        if found.identity != record.identity:
+        earlier = read_record(out)
+        if earlier.identity != record.identity:
             raise RepositoryError(
                 f"{out} holds a benchmark of other settings or rows; delete it, or name another file for this one"
             )
-        record = found
+        record = earlier
     results = list(record.results)
 
     def finished(result: Result) -> None:
@@ -114,10 +114,10 @@ def run_benchmark(
             write_json(out, _with(record, results).to_dict())
 
     benchmark(data, settings, done=record.results, finished=finished, progress=progress)
-    made = _with(record, results)
+    complete = _with(record, results)
     if out is not None:
-        write_json(out, made.to_dict())
-    return made
+        write_json(out, complete.to_dict())
+    return complete
 
 
 def _with(record: Record, results: list[Result]) -> Record:

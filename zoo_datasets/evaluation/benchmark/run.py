@@ -1,7 +1,7 @@
 """The downstream tasks of the model zoo paper: what simple probes read from the weights of a model.
 
 Linear probes and gradient boosting on features of the weights predict figures and hyperparameters (Schürholt et al.,
-2022, section 4; Unterthiner et al., 2020). Probes learn from the training split, choose on validation and are told
+2022, section 4; Unterthiner et al., 2020). Probes learn from the training split, choose on validation and are scored
 on test; no model is in two splits.
 """
 
@@ -27,7 +27,7 @@ from zoo_datasets.evaluation.benchmark.targets import (
     Target,
     as_classes,
     get_targets,
-    known,
+    is_finite,
     logarithmic,
     values_for,
 )
@@ -80,10 +80,10 @@ class Result:
 
     Attributes:
         kind: whether the target is predicted as a `number` or as a `class`.
-        scale: `log10` where the number was predicted as its logarithm, else `linear`.
+        scale: `log10` if the number was predicted as its logarithm, else `linear`.
         scores: r2 and kendall of numbers, accuracy of classes.
         baseline: the same for the training split's mean or most frequent class; its τ is 0.
-        chosen: what was chosen on validation.
+        chosen: the settings of the probe that were best on validation.
         rows, models: of the test split, as far as the target is known.
     """
 
@@ -150,8 +150,8 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     """The training and validation split of one zoo and the test splits of the zoos to test on.
 
     Raises:
-        RepositoryError: where a split has no rows, or a model is in two of them.
-        SpecError: where the zoos differ in architecture.
+        RepositoryError: if a split has no rows, or a model is in two of them.
+        SpecError: if the zoos differ in architecture.
     """
     options: dict[str, Any] = {"where": settings.where, "split_by": settings.split_by, "revision": revision}
     read = {
@@ -168,7 +168,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     targets, skipped = [], {}
     for target in get_targets(list(settings.targets)):
         values = [values_for(target, rows) for rows in (train, validation)]
-        reason = _why_not(*(part[known(part)] for part in values))
+        reason = _why_not(*(part[is_finite(part)] for part in values))
         if reason is None:
             targets.append(target)
         else:
@@ -203,24 +203,24 @@ def benchmark(
 
     Args:
         done: results of an earlier call with the same settings, which are not computed again.
-        finished: called with each result as soon as it is there.
+        finished: called with each result as soon as it is computed.
         progress: called with (done, total) probes.
     """
     tasks = [(feature, task) for feature in get_features(list(settings.features)) for task in _tasks(feature, data)]
-    there = {(result.feature, result.probe, result.target, result.kind): result for result in done}
+    finished_before = {(result.feature, result.probe, result.target, result.kind): result for result in done}
     results = list(done)
     count = 0
     for feature in get_features(list(settings.features)):
         mine = [task for other, task in tasks if other is feature]
-        todo = [task for task in mine if (feature.name, task.probe, task.target.name, task.kind) not in there]
+        todo = [task for task in mine if (feature.name, task.probe, task.target.name, task.kind) not in finished_before]
         count += len(mine) - len(todo)
         if todo:
             fold = _fold(feature, data, settings)
-            for made in _run(feature, todo, fold, data, settings):
+            for group in _run(feature, todo, fold, data, settings):
                 count += 1
-                results += made
+                results += group
                 if finished:
-                    for result in made:
+                    for result in group:
                         finished(result)
                 if progress:
                     progress(count, len(tasks))
@@ -264,7 +264,7 @@ def _run(feature: Feature, todo: list[_Task], fold: Fold, data: Data, settings: 
     for task in todo:
         values = _Values.of(task, data)
         if task.probe == "ridge":
-            mask = b"".join(part.tobytes() for part in values.known)
+            mask = b"".join(part.tobytes() for part in values.masks)
             together.setdefault(mask, []).append((task, values))
         else:
             yield _results(feature, task, values, _predict(task, values, fold, settings), data, settings)
@@ -281,13 +281,13 @@ class _Values:
     """A target in training, validation and each test zoo: known values, and which rows these are."""
 
     values: tuple[NDArray[Any], ...]
-    known: tuple[NDArray[np.bool_], ...]
+    masks: tuple[NDArray[np.bool_], ...]
     scale: str
 
     @classmethod
     def of(cls, task: _Task, data: Data) -> _Values:
         all_values = [values_for(task.target, rows) for rows in (data.train, data.validation, *data.tests)]
-        masks = tuple(known(values) for values in all_values)
+        masks = tuple(is_finite(values) for values in all_values)
         values = [part[mask] for part, mask in zip(all_values, masks, strict=True)]
         if task.kind == CLASS:
             return cls(tuple(as_classes(part) for part in values), masks, "linear")
@@ -300,7 +300,7 @@ class _Values:
         """The features of the rows whose value is known; no copy where it is known of all."""
         train, validation, *tests = (
             matrix if mask.all() else matrix[mask]
-            for matrix, mask in zip((fold.train, fold.validation, *fold.tests), self.known, strict=True)
+            for matrix, mask in zip((fold.train, fold.validation, *fold.tests), self.masks, strict=True)
         )
         return Fold(train, validation, tuple(tests))
 
@@ -327,7 +327,7 @@ def _results(
         truth, predicted = values.values[number + 2], prediction.tests[number]
         if not len(truth):
             continue
-        models = rows.models[values.known[number + 2]]
+        models = rows.models[values.masks[number + 2]]
         results.append(
             Result(
                 test=rows.zoo,
@@ -338,7 +338,7 @@ def _results(
                 probe=task.probe,
                 scores=_scores(task.kind, truth, predicted, models, settings.resamples),
                 baseline=_baseline(task.kind, train, truth),
-                chosen=prediction.chosen,
+                chosen=prediction.settings,
                 rows=len(truth),
                 models=len(np.unique(models)),
             )

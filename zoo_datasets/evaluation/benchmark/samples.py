@@ -82,8 +82,8 @@ class SampleRows:
 
     def sample(self, limit: int, seed: int = 0) -> Matrix:
         """The weights of at most `limit` rows drawn without replacement, float32 [·, D]."""
-        chosen = np.arange(len(self)) if len(self) <= limit else _draw(len(self), limit, seed)
-        return cast(Matrix, self.reader.read(chosen, SampleForm())[WEIGHTS].numpy())
+        places = np.arange(len(self)) if len(self) <= limit else _draw(len(self), limit, seed)
+        return cast(Matrix, self.reader.read(places, SampleForm())[WEIGHTS].numpy())
 
 
 def _draw(count: int, limit: int, seed: int) -> NDArray[np.int64]:
@@ -103,8 +103,8 @@ def read_splits(
     """The splits of a zoo, with weights and some columns; rows with weights that are not finite are left out.
 
     Raises:
-        RepositoryError: where a model, or a twin of it, is in two splits.
-        UnknownNameError: where there is no such zoo or column.
+        RepositoryError: if a model, or a twin of it, is in two splits.
+        UnknownNameError: if the repository has no such zoo, or the zoo no such column.
     """
     wanted = list(dict.fromkeys([*_IDS, *columns, WEIGHTS]))
     loaded = load_zoo(repo, name, columns=wanted, where=where, split_by=split_by, revision=revision)
@@ -142,12 +142,12 @@ def features_of(rows: SampleRows, transform: Transform) -> Matrix:
     """The features of all rows, float32 [N, F], computed in batches by as many threads as there are cores.
 
     Raises:
-        SpecError: where there is no row.
+        SpecError: if no row has finite weights.
     """
     if not len(rows):
         raise SpecError(f"{rows.zoo} {rows.split} has no rows with finite weights")
-    found: list[Matrix] = _in_batches(rows.reader, transform, rows=len(rows))
-    return found[0]
+    matrices: list[Matrix] = _in_batches(rows.reader, transform, rows=len(rows))
+    return matrices[0]
 
 
 def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None = None) -> list[Any]:
@@ -186,7 +186,7 @@ def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None
 
 
 def reader_width(reader: ZooReader) -> int:
-    """D."""
+    """Length D of the weight vectors that a reader gives."""
     return int(reader.zoo.data.schema.field(WEIGHTS).type.list_size)
 
 
@@ -194,8 +194,8 @@ def numbers_of(rows: SampleRows, name: str) -> NDArray[np.float64]:
     """A column of numbers, float64 [N]; null is NaN.
 
     Raises:
-        UnknownNameError: where there is no such column.
-        SpecError: where it holds no numbers.
+        UnknownNameError: if the rows have no such column.
+        SpecError: if it holds no numbers.
     """
     if name not in rows.data.column_names:
         raise UnknownNameError("column", name, rows.data.column_names)

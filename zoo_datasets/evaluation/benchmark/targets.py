@@ -37,8 +37,8 @@ def get_targets(names: list[str]) -> list[Target]:
     """The targets of these names.
 
     Raises:
-        UnknownNameError: where there is no such column.
-        SpecError: where no name is given.
+        UnknownNameError: if rows have no such column.
+        SpecError: if no name is given.
     """
     if not names:
         raise SpecError(f"no target was named; expected some of {', '.join(DEFAULT_TARGETS)}")
@@ -62,7 +62,7 @@ def values_for(target: Target, rows: SampleRows) -> NDArray[Any]:
     return numbers_of(rows, target.name)
 
 
-def known(values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which values are neither null nor infinite, [N]."""
     if values.dtype == object:
         return np.array([value is not None for value in values], dtype=np.bool_)

@@ -36,8 +36,8 @@ def get_features(names: list[str]) -> list[Feature]:
     """The features of these names.
 
     Raises:
-        UnknownNameError: where there is no such feature; says which are near.
-        SpecError: where no name is given.
+        UnknownNameError: if no feature has one of these names; suggests similar ones.
+        SpecError: if no name is given.
     """
     features = _features()
     if not names:

@@ -27,7 +27,7 @@ class Feature:
     Attributes:
         fit: from (training weights, layout) to a transform of weights [B, D] to features [B, F], both float32. It
             must not write to its argument, and rows must not depend on each other.
-        boosted: whether there are few enough features for gradient boosting.
+        boosted: whether the features are few enough for gradient boosting.
     """
 
     name: str
@@ -42,10 +42,10 @@ def fences(rows: Matrix) -> tuple[Matrix, Matrix]:
     (What lies outside is "far out" in Tukey, Exploratory Data Analysis, 1977.)
     Weights of a model that diverged can be thousands of times those of all others; unbounded, a few of them
     decide a least-squares fit. Columns whose quartiles are equal are unbounded. At most 4,096 rows, evenly
-    chosen, give the quartiles.
+    spaced, give the quartiles.
     """
-    chosen = rows[:: -(-len(rows) // _FENCE_ROWS)]
-    low, high = np.percentile(chosen, (25, 75), axis=0).astype(np.float32)
+    sample = rows[:: -(-len(rows) // _FENCE_ROWS)]
+    low, high = np.percentile(sample, (25, 75), axis=0).astype(np.float32)
     reach = np.where(high > low, _REACH * (high - low), np.float32(np.inf))
     return low - reach, high + reach
 

@@ -17,9 +17,9 @@ def _fit(training: TrainingWeights, _: WeightLayout) -> Transform:
 
     weights = training()
     standardise = standardiser(weights)
-    chosen = weights[np.random.default_rng(0).permutation(len(weights))[:_ROWS]]
-    components = min(COMPONENTS, len(chosen) - 1)
-    model = KernelPCA(components, kernel="rbf", eigen_solver="randomized", random_state=0).fit(standardise(chosen))
+    drawn = weights[np.random.default_rng(0).permutation(len(weights))[:_ROWS]]
+    components = min(COMPONENTS, len(drawn) - 1)
+    model = KernelPCA(components, kernel="rbf", eigen_solver="randomized", random_state=0).fit(standardise(drawn))
     return lambda rows: model.transform(standardise(rows)).astype("float32")
 
 

@@ -20,7 +20,7 @@ def spectra_of(weights: Matrix, layout: WeightLayout) -> Matrix:
     Args:
         weights: float32 [B, D].
     """
-    found = []
+    spectra = []
     for tensor in layout.unflatten(torch.from_numpy(np.ascontiguousarray(weights))).values():
         if tensor.ndim > 2:
             matrices = tensor.flatten(2)
@@ -28,8 +28,8 @@ def spectra_of(weights: Matrix, layout: WeightLayout) -> Matrix:
             # The eigenvalues of the smaller Gram matrix: much faster than a decomposition of the matrix.
             wide = matrices.double() if rows <= columns else matrices.double().transpose(1, 2)
             values = torch.linalg.eigvalsh(wide @ wide.transpose(1, 2)).clamp(min=0).sqrt().flip(1)
-            found.append(values[:, :_KEPT].float())
-    return torch.cat(found, dim=1).numpy()
+            spectra.append(values[:, :_KEPT].float())
+    return torch.cat(spectra, dim=1).numpy()
 
 
 def _fit(_: TrainingWeights, layout: WeightLayout) -> Transform:

@@ -25,20 +25,20 @@ def statistics_of(weights: Matrix, layout: WeightLayout) -> Matrix:
     Args:
         weights: float32 [B, D].
     """
-    found = np.empty((len(weights), len(layout.tensors), len(STATISTICS)), np.float32)
+    statistics = np.empty((len(weights), len(layout.tensors), len(STATISTICS)), np.float32)
     for number, where in enumerate(layout.slices().values()):
-        # Sorted once, all percentiles are there; on most processors numpy sorts with vector instructions.
+        # Sorting once gives all percentiles; on most processors numpy sorts with vector instructions.
         ordered = np.sort(weights[:, where], axis=1)
-        found[:, number, 0] = mean = ordered.mean(axis=1)
+        statistics[:, number, 0] = mean = ordered.mean(axis=1)
         squares = np.einsum("ij,ij->i", centred := ordered - mean[:, None], centred)
-        found[:, number, 1] = squares / ordered.shape[1]
+        statistics[:, number, 1] = squares / ordered.shape[1]
         for place, percent in enumerate(PERCENTILES, 2):
             position = percent / 100 * (ordered.shape[1] - 1)
             low = math.floor(position)
             high = min(low + 1, ordered.shape[1] - 1)
             share = np.float32(position - low)
-            found[:, number, place] = ordered[:, low] * (1 - share) + ordered[:, high] * share
-    return found.reshape(len(weights), -1)
+            statistics[:, number, place] = ordered[:, low] * (1 - share) + ordered[:, high] * share
+    return statistics.reshape(len(weights), -1)
 
 
 def names_of(layout: WeightLayout) -> list[str]:

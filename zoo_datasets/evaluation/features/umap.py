@@ -23,8 +23,8 @@ def fit_umap(weights: Matrix, components: int) -> Transform:
     except ImportError as error:
         raise SpecError("umap-learn is not installed; pip install 'zoo-datasets[umap]', or use pca") from error
     standardise = standardiser(weights)
-    chosen = weights[np.random.default_rng(0).permutation(len(weights))[:_ROWS]]
-    model = UMAP(n_components=components, random_state=0, n_jobs=1).fit(standardise(chosen))
+    drawn = weights[np.random.default_rng(0).permutation(len(weights))[:_ROWS]]
+    model = UMAP(n_components=components, random_state=0, n_jobs=1).fit(standardise(drawn))
     return lambda rows: np.asarray(model.transform(standardise(rows)), np.float32)
 
 

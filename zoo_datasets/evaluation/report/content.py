@@ -150,30 +150,35 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
     models = pc.count_distinct(table["model_id"]).as_py()
     facts = [["models", f"{models:,}"], ["states (models × epochs)", f"{table.num_rows:,}"]]
     facts.append(["epochs", f"{pc.min(table['epoch']).as_py()} to {pc.max(table['epoch']).as_py()}"])
-    facts.append(["architecture", f"{manifest.network.architecture}, {manifest.layout.parameters:,} weights"])
+    facts.append(
+        [
+            "architecture",
+            f"{manifest.one_network('a report').architecture}, {manifest.one_layout('a report').parameters:,} weights",
+        ]
+    )
     facts.append(["images", str(table["images"][0].as_py())])
     splits = last.group_by("split").aggregate([("model_id", "count")]).to_pylist()
     facts.append(["models by split", ", ".join(f"{s['split']} {s['model_id_count']:,}" for s in splits)])
     for column in ("test_acc", "ggap", "sparsity"):
-        found = population.box(last[column])
-        if found is not None:
-            text = f"{found.median:.3f} ({found.low:.3f} to {found.high:.3f})"
+        box = population.box(last[column])
+        if box is not None:
+            text = f"{box.median:.3f} ({box.low:.3f} to {box.high:.3f})"
             facts.append([f"{FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
-    known = table.filter(pc.fill_null(pc.is_finite(table["test_acc"]), False))
-    if known.num_rows:
-        best = known.take([pc.index(known["test_acc"], pc.max(known["test_acc"])).as_py()]).to_pylist()[0]
+    evaluated = table.filter(pc.fill_null(pc.is_finite(table["test_acc"]), False))
+    if evaluated.num_rows:
+        best = evaluated.take([pc.index(evaluated["test_acc"], pc.max(evaluated["test_acc"])).as_py()]).to_pylist()[0]
         facts.append(["best model", f"{best['model_id']} at epoch {best['epoch']}: {best['test_acc']:.4f}"])
     return facts
 
 
 def _epochs(table: pa.Table) -> dict[str, Any]:
-    """Boxes of each figure over epochs; figures that are not known are left out."""
-    found = {}
+    """Boxes of each figure over epochs; figures that no row records are left out."""
+    figures = {}
     for column, label in FIGURES.items():
         boxes = population.over_epochs(table, column)
         if boxes:
-            found[column] = {"label": label, "boxes": {str(epoch): asdict(made) for epoch, made in boxes.items()}}
-    return found
+            figures[column] = {"label": label, "boxes": {str(epoch): asdict(box) for epoch, box in boxes.items()}}
+    return figures
 
 
 def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[str, Any]:
@@ -222,12 +227,12 @@ def _trajectories(repo: str | Path, name: str, final: Dataset, table: pa.Table, 
     """Whole trainings of some models in the plane of their own principal components."""
     epochs = pc.unique(table["epoch"]).sort().to_pylist()
     models = list(final["model_id"][:])
-    chosen = [models[place] for place in np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int)]
-    if not chosen or len(epochs) < 3:
+    drawn = [models[place] for place in np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int)]
+    if not drawn or len(epochs) < 3:
         return None
-    rows = _rows_of(repo, name, chosen)
+    rows = _rows_of(repo, name, drawn)
     place = {key: at for at, key in enumerate(zip(rows["model_id"][:], rows["epoch"][:], strict=True))}
-    whole = [model for model in chosen if all((model, epoch) in place for epoch in epochs)]
+    whole = [model for model in drawn if all((model, epoch) in place for epoch in epochs)]
     weights = _weights(rows).view(len(rows), -1)
     paths = weights[torch.tensor([[place[model, epoch] for epoch in epochs] for model in whole], dtype=torch.int64)]
     finite = paths.isfinite().flatten(1).all(dim=1) if whole else torch.zeros(0, dtype=torch.bool)
@@ -260,11 +265,11 @@ def _rows_of(repo: str | Path, name: str, models: Sequence[str]) -> Dataset:
 
 def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int) -> list[dict[str, Any]]:
     """Histograms over pairs of models: weights, and with images what they say."""
-    chosen = np.linspace(0, len(final) - 1, min(limit, len(final))).round().astype(int)
-    rows, some = final.select(chosen), weights[torch.from_numpy(chosen)]
+    drawn = np.linspace(0, len(final) - 1, min(limit, len(final))).round().astype(int)
+    rows, some = final.select(drawn), weights[torch.from_numpy(drawn)]
     layers = _layers(rows)
     ordered = canonicalize(some, layers)
-    found = {
+    measures = {
         "distance of weights": analysis.distances(some),
         "distance of weights in canonical order of channels": analysis.distances(ordered),
         "cosine of weights": analysis.cosines(some),
@@ -272,17 +277,18 @@ def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int
     }
     if images is not None:
         predicted = predict(rows, some, images)
-        found["agreement (share of test images with the same prediction)"] = analysis.agreement(predicted)
-        found["error agreement κ"] = analysis.error_agreement(predicted, images.test.labels)
-        found["linear CKA of what enters the last layer"] = analysis.linear_cka(represent(rows, some, images))
-    return [made for label, matrix in found.items() if (made := _histogram(label, analysis.pairs_of(matrix)))]
+        measures["agreement (share of test images with the same prediction)"] = analysis.agreement(predicted)
+        measures["error agreement κ"] = analysis.error_agreement(predicted, images.test.labels)
+        measures["linear CKA of what enters the last layer"] = analysis.linear_cka(represent(rows, some, images))
+    histograms = (_histogram(label, analysis.pairs_of(matrix)) for label, matrix in measures.items())
+    return [histogram for histogram in histograms if histogram is not None]
 
 
 def _sparse(
     repo: str | Path, final: Dataset, weights: Tensor, manifest: Manifest, images: ImageData | None, limit: int
 ) -> dict[str, Any]:
     """What pruning did to twins."""
-    layers = layer_sparsity(weights, manifest.layout)
+    layers = layer_sparsity(weights, manifest.one_layout("a report"))
     points = [[_json(value) for value in pair] for pair in zip(final["sparsity"][:], final["test_acc"][:], strict=True)]
     content: dict[str, Any] = {
         "layers": {name: _box(values) for name, values in layers.items()},
@@ -365,8 +371,8 @@ def _histogram(label: str, values: Tensor) -> dict[str, Any] | None:
 
 
 def _box(values: Tensor) -> dict[str, Any] | None:
-    found: Box | None = population.box(values.double().tolist())
-    return None if found is None else asdict(found)
+    summary: Box | None = population.box(values.double().tolist())
+    return None if summary is None else asdict(summary)
 
 
 def _rounded(values: Any) -> list[float]:

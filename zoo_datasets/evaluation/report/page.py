@@ -16,7 +16,7 @@ def write_report(content: dict[str, Any], out: Path) -> None:
     """Write the content that `report_data.gather` gives as an HTML page.
 
     Raises:
-        StorageError: where the file cannot be written.
+        StorageError: if the file cannot be written.
     """
     write_bytes(out, page(content).encode())
 

@@ -66,8 +66,8 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
         problems: list[list[str]] = [[] for _ in positions]
         costs = _kl_terms([rows[position] for position in positions])
         for name, split in (("val", images.val), ("test", images.test)):
-            told = [f"{name}_loss", f"{name}_acc", RECORDED[f"{name}_loss"]]
-            if split is None or all(rows[p].get(column) is None for p in positions for column in told):
+            recorded = [f"{name}_loss", f"{name}_acc", RECORDED[f"{name}_loss"]]
+            if split is None or all(rows[p].get(column) is None for p in positions for column in recorded):
                 continue
             # In plain PyTorch whatever trained them: the kernels do not vouch for themselves.
             loss, correct = evaluate_stack(layers, first["activation"], weights, images, split, kernels=False)
@@ -105,8 +105,8 @@ def _compare_recorded(row: Mapping[str, Any], name: str, loss: float, cost: floa
     """The loss that a twin's authors recorded is cross-entropy + β·KL."""
     recorded = row.get(RECORDED[f"{name}_loss"])
     if recorded is not None and cost is not None and not same_loss(recorded, loss + cost):
-        found = f"{loss + cost:.6f} = {loss:.6f} + {cost:.6f} of β·KL"
-        yield f"{RECORDED[f'{name}_loss']} is {recorded:.6f}, recomputed {found}"
+        sum_of = f"{loss + cost:.6f} = {loss:.6f} + {cost:.6f} of β·KL"
+        yield f"{RECORDED[f'{name}_loss']} is {recorded:.6f}, recomputed {sum_of}"
 
 
 def _stacks(rows: Sequence[Mapping[str, Any]]) -> Iterable[list[int]]:

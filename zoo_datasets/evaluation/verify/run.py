@@ -79,8 +79,8 @@ def verify_run(
     recomputed = 0
     limited = None if images is None else _limited(run, images, findings)
     if limited is not None:
-        chosen = spread([state for state in states if _is_recorded(state)], sample)
-        recomputed = _recompute(run, chosen, limited, findings)
+        sampled = spread([state for state in states if _is_recorded(state)], sample)
+        recomputed = _recompute(run, sampled, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
 
 
@@ -170,7 +170,7 @@ def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) ->
         where = f"model {row['model_id']} at epoch {row['epoch']}"
         missing = [name for name in names if row[name] is None]
         if missing:
-            yield f"{where}: there is no {', '.join(missing)}"
+            yield f"{where}: its {', '.join(missing)} is missing"
         if shares is None or row[SPARSITY] is None or row["diverged"]:
             continue
         if abs(shares[position] - row[SPARSITY]) > _SPARSITY_TOLERANCE:
@@ -209,9 +209,9 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
     rows: list[dict[str, Any]] = []
     for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):
-        chosen = list(group)
-        weights = chosen[0].cohort.weights(epoch, [state.position for state in chosen]).numpy()
-        for state, vector in zip(chosen, weights, strict=True):
+        together = list(group)
+        weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
+        for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
             rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
     try:

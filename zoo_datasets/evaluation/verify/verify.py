@@ -19,7 +19,7 @@ from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings,
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
-from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
+from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
@@ -42,7 +42,7 @@ def verify_repository(
 
     Without images: card, manifest and files agree (names, sizes, checksums, rows), each shard carries the
     manifest's layout and the architecture's, row groups hold one epoch each, a model is in the one split that
-    its id hashes to, no state is there twice, weights are finite unless the manifest keeps others. With
+    its id hashes to, no state stands twice, weights are finite unless the manifest keeps others. With
     images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
     epochs and models, come out again from the weights alone; of those that do not, whether they are the figures of the
     model's state before or after.
@@ -55,8 +55,8 @@ def verify_repository(
         progress: called with (shards done, shards in all).
 
     Raises:
-        RepositoryError: where `repo` is no dataset repository or its card cannot be read.
-        UnknownNameError: where it has no such config.
+        RepositoryError: if `repo` is no dataset repository or its card cannot be read.
+        UnknownNameError: if it has no such config.
     """
     repo = Path(repo)
     if not (repo / CARD).is_file():
@@ -65,8 +65,9 @@ def verify_repository(
     card = _card(repo, findings)
     if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
         raise UnknownNameError("config", name, [] if card is None else configs_of(card))
-    if name.endswith(META) and not (repo / name / MANIFEST).is_file():
-        raise RepositoryError(f"{name} is a part of {name.removesuffix(META)}; verify that one")
+    for end in LIGHT_ENDINGS:
+        if name.endswith(end) and not (repo / name / MANIFEST).is_file():
+            raise RepositoryError(f"{name} is a part of {name.removesuffix(end)}; verify that one")
     manifest = _manifest(repo, name, findings)
     if manifest is None:
         return findings.verification(name, 0, 0)
@@ -76,11 +77,15 @@ def verify_repository(
     rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
     recomputed = 0
-    limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
+    limited = (
+        None
+        if images is None or manifest.open is not None
+        else _check_images(manifest, images, limits or Limits(), findings)
+    )
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, findings)
-        told = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
-        unlimited = all(value is None for each in told for value in each.values())
+        applied = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
+        unlimited = all(value is None for each in applied for value in each.values())
         if (
             unlimited
             and "fingerprint" not in _mapping(manifest.source.get("images"))
@@ -138,50 +143,51 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
         findings.differs(
             "manifest", f"{manifest.states.left_out:,} states left out, but {listed:,} listed with a reason"
         )
-    try:
-        expected = manifest.network.layout
-    except UnknownNameError as error:
-        findings.differs("manifest", str(error))
-    else:
-        if expected != manifest.layout:
-            findings.differs(
-                "manifest",
-                f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.network.architecture}",
-            )
+    if manifest.network is not None and manifest.layout is not None:
+        try:
+            expected = manifest.network.layout
+        except UnknownNameError as error:
+            findings.differs("manifest", str(error))
+        else:
+            if expected != manifest.layout:
+                findings.differs(
+                    "manifest",
+                    f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.network.architecture}",
+                )
     findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
 
 
 def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
     configs = configs_of(card)
-    names = (manifest.config, f"{manifest.config}{META}")
+    names = (manifest.config, f"{manifest.config}{META}", f"{manifest.config}{LAYOUTS}")
     listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
-    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta))
+    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta, *manifest.layouts))
     for split, path in sorted(set(listed) ^ set(expected)):
         where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
         findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
     for name in names[: 2 if manifest.meta else 1]:
         splits = info_of(card, name).get("splits") or []
-        found = {entry.get("name"): entry.get("num_examples") for entry in splits}
-        if found != manifest.splits:
-            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
+        rows = {entry.get("name"): entry.get("num_examples") for entry in splits}
+        if rows != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {rows} rows, the manifest {manifest.splits}")
     findings.checked("card", f"lists {len(listed)} files")
 
 
 def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
     splits: dict[str, set[str]] = {}
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, int | None]] = set()
     twice: list[str] = []
     for row in rows:
         splits.setdefault(row.model_id, set()).add(row.shard.split)
-        if (row.model_id, row.epoch) in seen:
-            twice.append(f"model {row.model_id} at epoch {row.epoch} is there more than once")
-        seen.add((row.model_id, row.epoch))
+        if (row.model_id, row.epoch, row.step) in seen:
+            twice.append(f"model {row.model_id} at epoch {row.epoch} stands there more than once")
+        seen.add((row.model_id, row.epoch, row.step))
     findings.differ(
         "splits",
         [
-            f"model {model_id} is in {' and '.join(sorted(found))}"
-            for model_id, found in splits.items()
-            if len(found) > 1
+            f"model {model_id} is in {' and '.join(sorted(held_in))}"
+            for model_id, held_in in splits.items()
+            if len(held_in) > 1
         ],
     )
     findings.differ("duplicates", twice)
@@ -222,8 +228,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _sample(rows: list[CheckedRow], count: int) -> list[CheckedRow]:
     """Rows with figures, spread, in the order in which they are read."""
-    chosen = spread([row for row in rows if row.recorded], count)
-    return sorted(chosen, key=lambda row: (row.shard.path, row.row_group, row.index))
+    sampled = spread([row for row in rows if row.recorded], count)
+    return sorted(sampled, key=lambda row: (row.shard.path, row.row_group, row.index))
 
 
 def _check_figures(
@@ -234,20 +240,20 @@ def _check_figures(
     pending: list[tuple[CheckedRow, dict[str, Any]]] = []
     wrong: list[CheckedRow] = []
     for (shard, group), members in groupby(sample, key=lambda row: (row.shard, row.row_group)):
-        chosen = list(members)
+        group_rows = list(members)
         try:
             with pq.ParquetFile(repo / shard.path) as file:
-                table = file.read_row_group(group).take([row.index for row in chosen])
+                table = file.read_row_group(group).take([row.index for row in group_rows])
             wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
             matrices = {name: weights_matrix(table, name) for name in wide}
             values = table.drop_columns(wide).to_pylist()
         except (*READ_ERRORS, ZooError) as error:
             message = " ".join(str(error).split())[:200]
-            findings.differs("figures", f"{shard.path}: {len(chosen)} rows could not be read: {message}")
+            findings.differs("figures", f"{shard.path}: {len(group_rows)} rows could not be read: {message}")
             continue
         pending += [
             (row, value | {name: matrix[index] for name, matrix in matrices.items()})
-            for index, (row, value) in enumerate(zip(chosen, values, strict=True))
+            for index, (row, value) in enumerate(zip(group_rows, values, strict=True))
         ]
         size += sum(matrix.nbytes for matrix in matrices.values())
         if size >= STACK_BYTES:
@@ -312,7 +318,7 @@ def _right_with(repo: Path, pairs: Sequence[tuple[CheckedRow, CheckedRow]], imag
                 mixed.append(other | {name: figures[name] for name in FIGURES})
             right += sum(not problems for _, problems in wrong_figures(mixed, images))
         except (*READ_ERRORS, ZooError, RuntimeError):
-            return 0  # the rows themselves were told already
+            return 0  # the rows themselves are differences already
     return right
 
 

@@ -1,0 +1,1 @@
+"""Anybody's state dicts: what files of tensors hold, what their names and tables say of them, and their layouts."""
