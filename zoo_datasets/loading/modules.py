@@ -22,12 +22,6 @@ from zoo_datasets.loading.one_row import as_row, value_of
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 
-
-def layers_of_row(row: Any) -> tuple[Layer, ...]:
-    """The layers of a row's network, which symmetries and graphs take; errors as `to_module`."""
-    return _layers_of(as_row(row))
-
-
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
 from zoo_datasets.networks.layers.chain import flat_layers
 from zoo_datasets.networks.layers.documents import layers_from_json
