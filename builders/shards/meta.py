@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.builders.shards.writer import size_in_memory
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.manifest import META, Manifest, Shard, existing_plots, read_manifest
+from zoo_datasets.repository.manifest import META, Manifest, Shard, existing_plots, read_manifest, with_moved_plots
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import write_bytes
 
@@ -41,7 +41,7 @@ def with_meta(repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table]) -> t
         num_bytes[split] = size_in_memory(table)
     earlier = _earlier(repo, manifest.config)
     plots = existing_plots(repo, earlier) if earlier is not None and earlier.meta == tuple(meta) else ()
-    return dataclasses.replace(manifest, meta=tuple(meta), plots=plots), num_bytes
+    return with_moved_plots(repo, dataclasses.replace(manifest, meta=tuple(meta), plots=plots)), num_bytes
 
 
 def _earlier(repo: Path, config: str) -> Manifest | None:

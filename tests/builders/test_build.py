@@ -502,7 +502,7 @@ def test_the_manifest_says_what_the_run_was(tmp_path):
     assert manifest.zoo["activation"] == ["tanh"]
     assert manifest.source_id == RunSource.open(tmp_path / "run").source_id
     assert isinstance(manifest.layout, WeightLayout)
-    assert str(tmp_path) not in (tmp_path / "repo" / NAME / "manifest.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "repo" / "_meta" / NAME / "manifest.json").read_text()
 
 
 def test_a_rebuild_never_loses_rows_silently(tmp_path):

@@ -90,7 +90,7 @@ def _verify_config(
     if not files_only and (repo / config).is_dir():
         manifest = read_manifest(repo, config)
         if manifest is None:
-            raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
+            raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
         data = _load(console, manifest.zoo["images"], manifest.network.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
@@ -105,9 +105,9 @@ def _load(console: Console, name: str, architecture: str, folder: Path | None) -
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import MANIFEST
+    from zoo_datasets.repository.manifest import configs_with_manifest
 
-    names = sorted(file.parent.name for file in repo.glob(f"*/{MANIFEST}"))
+    names = configs_with_manifest(repo)
     if len(names) != 1:
         held = f"has the configs {', '.join(names)}; name the one to verify" if names else "has no config"
         raise RepositoryError(f"{repo} {held}")

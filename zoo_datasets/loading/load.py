@@ -37,7 +37,7 @@ from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
-from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import META, Manifest, manifest_paths, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
 from zoo_datasets.repository.where import Condition, parse_where
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
@@ -474,15 +474,17 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
         return read_manifest(Path(repo), name)
     if not NAME.fullmatch(name):
         return None
-    try:
-        file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
-    except EntryNotFoundError:
-        return None
-    try:
-        text = read_text(Path(file), MAX_JSON)
-    except DocumentError as error:
-        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
-    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
+    for path in manifest_paths(name):
+        try:
+            file = hf_hub_download(str(repo), path, repo_type="dataset", revision=revision)
+        except EntryNotFoundError:
+            continue
+        try:
+            text = read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo}: {path} could not be read: {error}") from error
+        return parse_manifest(text, f"{repo}: {path}", name)
+    return None
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:

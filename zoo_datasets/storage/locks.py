@@ -36,8 +36,10 @@ def locked_zoo(repo: Path, name: str) -> contextlib.AbstractContextManager[None]
         StorageError: where its folder cannot be written to.
     """
     folder = repo / name
+    # Not in its folder, where a reader of Parquet would meet it.
     return _locked(
-        folder / LOCK, f"another process is building or publishing {folder}; wait for it, then run the command again"
+        repo / "_meta" / name / LOCK,
+        f"another process is building or publishing {folder}; wait for it, then run the command again",
     )
 
 
