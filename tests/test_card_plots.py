@@ -102,7 +102,7 @@ def test_a_zoo_without_figures_has_no_plots_and_is_not_written_to(tmp_path):
     make_run(tmp_path / "run", ((4, 1),), figures={"train_acc": None, "test_acc": None})
     build_repository(tmp_path / "run", repo)
     before = content(repo)
-    with filelock.FileLock(repo / "_meta" / NAME / ".lock"):
+    with filelock.FileLock(repo / NAME / ".lock"):
         assert draw_plots(repo, NAME) == ()
     assert content(repo) == before
 
@@ -122,7 +122,7 @@ def test_a_build_that_goes_on_is_not_disturbed(repo, tmp_path):
     before = content(repo)
     (repo / NAME / ".train.1.tmp").write_bytes(b"a shard of a build")
     with (
-        filelock.FileLock(repo / "_meta" / NAME / ".lock"),
+        filelock.FileLock(repo / NAME / ".lock"),
         pytest.raises(RepositoryError, match="another process is building or publishing .*; wait for it"),
     ):
         draw_plots(repo, NAME)
@@ -140,7 +140,7 @@ def test_a_build_that_goes_on_is_not_disturbed(repo, tmp_path):
     assert draw_plots(repo, NAME) == (ACCURACY,)
 
 
-@pytest.mark.parametrize("place", [f"_meta/{NAME}/.lock", ".lock", ACCURACY])
+@pytest.mark.parametrize("place", [f"{NAME}/.lock", ".lock", ACCURACY])
 def test_a_repository_that_cannot_be_written_to_is_told_and_stays(repo, place):
     (repo / place).unlink(missing_ok=True)
     (repo / place / "in the way").mkdir(parents=True)

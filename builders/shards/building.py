@@ -216,7 +216,7 @@ class Building:
 
 
 def _split_order(shard: Shard) -> tuple[int, str]:
-    """Splits in their usual order; within one, shards by name, which is the order in which a pattern gives them."""
+    """Splits in their usual order; within one, shards by place, which is that of their names."""
     return SPLITS.index(shard.split), shard.path
 
 

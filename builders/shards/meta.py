@@ -15,6 +15,7 @@ from zoo_datasets.builders.shards.writer import size_in_memory
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.repository.manifest import META, Manifest, Shard, existing_plots, read_manifest, with_moved_plots
 from zoo_datasets.repository.row import meta_schema
+from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import write_bytes
 
 _ROW_GROUP = 100_000
@@ -79,7 +80,7 @@ def _write(repo: Path, config: str, split: str, table: pa.Table) -> Shard:
     pq.write_table(table, buffer, row_group_size=_ROW_GROUP, compression="zstd")
     data = buffer.getvalue().to_pybytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = f"{config}{META}/{split}-{digest[:16]}.parquet"
+    path = f"{config}{META}/{shard_name(split, 0, digest)}"
     file = repo / path
     if not file.is_file() or file.read_bytes() != data:
         write_bytes(file, data)

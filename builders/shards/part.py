@@ -85,7 +85,7 @@ def write_part(
     models: dict[str, None] = {}
     left_out: list[LeftOut] = []
     tallies: Counter[str] = Counter()
-    with ShardWriter(job.repo, job.config, part.split, rows.schema) as writer:
+    with ShardWriter(job.repo, job.config, part.split, rows.schema, part.place) as writer:
         for item in together(job.source.read(part.block), few):
             if isinstance(item, LeftOut):
                 dropped = [item]

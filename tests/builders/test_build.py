@@ -214,7 +214,7 @@ def test_a_diverged_member_is_left_out_and_listed(tmp_path):
     manifest = read_manifest(tmp_path / "repo", NAME)
     assert dataclasses.astuple(manifest.models) == (6, 5, 1)
     assert dataclasses.astuple(manifest.states) == (18, 15, 3)
-    assert "not finite" in (tmp_path / "repo" / "README.md").read_text()
+    assert "not finite" in (tmp_path / "repo" / "_meta" / NAME / "README.md").read_text()
 
     kept = build_repository(tmp_path / "run", tmp_path / "repo", keep_nonfinite=True)
     assert (kept.rows, kept.left_out) == (18, ())

@@ -39,6 +39,7 @@ from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_sche
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import META, Manifest, manifest_paths, parse_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
+from zoo_datasets.repository.shards import check_listed
 from zoo_datasets.repository.where import Condition, parse_where
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, is_full
@@ -122,9 +123,9 @@ def load_zoo(
         _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
     epochs_read = _epochs_that_can_match(manifest, parts)
     files = _files(manifest, split if split_by == "model" else None, epochs_read)
-    builder = _builder(repo, name, revision, parts, files)
+    builder = _builder(repo, name, revision, parts, files, manifest)
     _check_split(manifest, builder, name, split, split_by)
-    checking = None
+    checking, origin = None, manifest
     if check or (check is None and not streaming):
         origin = manifest if not name.endswith(META) else _manifest(repo, name.removesuffix(META), revision)
         checking = FileCheck(repo, builder, origin)
@@ -132,11 +133,13 @@ def load_zoo(
             _require_check(checking, streaming or parts.some)
         if checking.local:
             checking.check_local(epochs_read if files else None)
+    if origin is not None and not files:
+        check_listed(_paths(repo, builder), origin.meta if name.endswith(META) else origin.shards, str(repo))
     if streaming:
         loaded = _streamed(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = _builder(repo, name, revision, parts, files)
+            builder = _builder(repo, name, revision, parts, files, manifest)
         _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
@@ -355,7 +358,12 @@ def _epochs(epochs: Iterable[int]) -> list[int]:
 
 
 def _builder(
-    repo: str | Path, name: str, revision: str | None, parts: _Parts, files: dict[str, list[str]] | None
+    repo: str | Path,
+    name: str,
+    revision: str | None,
+    parts: _Parts,
+    files: dict[str, list[str]] | None,
+    manifest: Manifest | None,
 ) -> DatasetBuilder:
     """The Parquet builder of a config, with projection and filter, of the files that are needed."""
     options: dict[str, Any] = {}
@@ -377,11 +385,19 @@ def _builder(
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     builder._generate_tables = TableReading(builder._generate_tables)
     _check_inside(repo, builder)
-    known = builder.info.features or NAMES
+    known = builder.info.features or [*NAMES, *(() if manifest is None else manifest.extras)]
     for column in parts.columns or ():
         if column not in known:
             raise UnknownNameError("column", column, known)
     return builder
+
+
+def _paths(repo: str | Path, builder: DatasetBuilder) -> list[str]:
+    """The files of a builder, relative to the repository."""
+    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
+    if Path(repo).is_dir():
+        return [file.removeprefix(f"{Path(repo).resolve()}{os.sep}").replace(os.sep, "/") for file in files]
+    return [file.partition("@")[2].partition("/")[2] for file in files]
 
 
 def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:

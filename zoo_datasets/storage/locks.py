@@ -36,10 +36,8 @@ def locked_zoo(repo: Path, name: str) -> contextlib.AbstractContextManager[None]
         StorageError: where its folder cannot be written to.
     """
     folder = repo / name
-    # Not in its folder, where a reader of Parquet would meet it.
     return _locked(
-        repo / "_meta" / name / LOCK,
-        f"another process is building or publishing {folder}; wait for it, then run the command again",
+        folder / LOCK, f"another process is building or publishing {folder}; wait for it, then run the command again"
     )
 
 

@@ -20,7 +20,7 @@ from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
 from zoo_datasets.repository.card_text import lines_of, rows_in
-from zoo_datasets.repository.listing import by_pattern, files_among, version_of
+from zoo_datasets.repository.listing import by_pattern, files_among
 from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, has_manifest, meta_path, read_manifest
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
@@ -165,7 +165,6 @@ def _check_card(repo: Path, card: DatasetCard, manifest: Manifest, findings: Fin
     for name in names[: 2 if manifest.meta else 1]:
         splits = info_of(card, name).get("splits")
         if splits is None and by_pattern(configs.get(name, {})):
-            _check_version(name, configs[name], manifest, findings)
             line = lines_of(card.text).get(name)
             if line is not None and rows_in(line) != manifest.rows():
                 findings.differs(
@@ -176,15 +175,6 @@ def _check_card(repo: Path, card: DatasetCard, manifest: Manifest, findings: Fin
         if found != manifest.splits:
             findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
     findings.checked("card", f"lists {len(listed)} files")
-
-
-def _check_version(name: str, config: dict[str, Any], manifest: Manifest, findings: Findings) -> None:
-    """The version that the card gives a config is that of its files: caches of `datasets` go by it."""
-    expected = version_of(manifest.meta if name.endswith(META) else manifest.shards)
-    if config.get("version") != expected:
-        findings.differs(
-            "card", f"its version of {name} is {config.get('version')!s:.40}, {expected} expected; build it again"
-        )
 
 
 def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
