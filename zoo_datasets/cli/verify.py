@@ -92,7 +92,7 @@ def _verify_config(
     if not files_only and (repo / config).is_dir():
         manifest = read_manifest(repo, config)
         if manifest is None:
-            raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
+            raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint)
@@ -111,9 +111,9 @@ def _load(
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import MANIFEST
+    from zoo_datasets.repository.manifest import configs_with_manifest
 
-    names = sorted(file.parent.name for file in repo.glob(f"*/{MANIFEST}"))
+    names = configs_with_manifest(repo)
     if len(names) != 1:
         held = f"has the configs {', '.join(names)}; name the one to verify" if names else "has no config"
         raise RepositoryError(f"{repo} {held}")

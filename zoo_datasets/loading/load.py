@@ -41,8 +41,18 @@ from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_sche
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
 from zoo_datasets.repository.layouts import local_layouts, read_layouts_file
-from zoo_datasets.repository.manifest import LIGHT_ENDINGS, MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import (
+    LAYOUTS,
+    LIGHT_ENDINGS,
+    META,
+    Manifest,
+    Shard,
+    manifest_paths,
+    parse_manifest,
+    read_manifest,
+)
 from zoo_datasets.repository.row import NAMES, SPLITS
+from zoo_datasets.repository.shards import check_listed
 from zoo_datasets.repository.where import Condition, parse_where
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, is_full
@@ -133,7 +143,7 @@ def load_zoo(
         _check_epochs(manifest, name, chosen, split if cut is None else None)
     epochs_read = _epochs_that_can_match(manifest, parts)
     files = _files(manifest, split if cut is None else None, epochs_read)
-    builder = _builder(repo, name, revision, parts, files)
+    builder = _builder(repo, name, revision, parts, files, whole)
     _check_split(manifest, builder, name, split, cut)
     checking = None
     if check or (check is None and not streaming):
@@ -142,11 +152,13 @@ def load_zoo(
             _require_check(checking, streaming or parts.some)
         if checking.local:
             checking.check_local(epochs_read if files else None)
+    if whole is not None and not files:
+        check_listed(_paths(repo, builder), _listed(whole, name), str(repo))
     if streaming:
         loaded = _streamed(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = _builder(repo, name, revision, parts, files)
+            builder = _builder(repo, name, revision, parts, files, manifest)
         _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
@@ -432,7 +444,12 @@ def read_layouts(repo: StrPath, name: str, revision: str | None = None) -> dict[
 
 
 def _builder(
-    repo: str | Path, name: str, revision: str | None, parts: _Parts, files: dict[str, list[str]] | None
+    repo: str | Path,
+    name: str,
+    revision: str | None,
+    parts: _Parts,
+    files: dict[str, list[str]] | None,
+    manifest: Manifest | None,
 ) -> DatasetBuilder:
     """The Parquet builder of a config, with projection and filter, of the files that are needed."""
     options: dict[str, Any] = {}
@@ -454,11 +471,30 @@ def _builder(
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     builder._generate_tables = TableReading(builder._generate_tables)
     _check_inside(repo, builder)
-    known = builder.info.features or NAMES
+    known = builder.info.features or _columns_of(manifest)
     for column in parts.columns or ():
         if column not in known:
             raise UnknownNameError("column", column, known)
     return builder
+
+
+def _columns_of(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return list(NAMES)
+    return [*NAMES, *manifest.extras] if manifest.open is None else [field.name for field in manifest.open.fields()]
+
+
+def _listed(manifest: Manifest, name: str) -> tuple[Shard, ...]:
+    """The files of a config, or of one of those beside it."""
+    return manifest.meta if name.endswith(META) else manifest.layouts if name.endswith(LAYOUTS) else manifest.shards
+
+
+def _paths(repo: str | Path, builder: DatasetBuilder) -> list[str]:
+    """The files of a builder, relative to the repository."""
+    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
+    if Path(repo).is_dir():
+        return [file.removeprefix(f"{Path(repo).resolve()}{os.sep}").replace(os.sep, "/") for file in files]
+    return [file.partition("@")[2].partition("/")[2] for file in files]
 
 
 def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
@@ -551,15 +587,17 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
         return read_manifest(Path(repo), name)
     if not NAME.fullmatch(name):
         return None
-    try:
-        file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
-    except EntryNotFoundError:
-        return None
-    try:
-        text = read_text(Path(file), MAX_JSON)
-    except DocumentError as error:
-        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
-    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
+    for path in manifest_paths(name):
+        try:
+            file = hf_hub_download(str(repo), path, repo_type="dataset", revision=revision)
+        except EntryNotFoundError:
+            continue
+        try:
+            text = read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo}: {path} could not be read: {error}") from error
+        return parse_manifest(text, f"{repo}: {path}", name)
+    return None
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:

@@ -21,7 +21,6 @@ from zoo_datasets.loading.load import _dropout
 from zoo_datasets.loading.one_row import as_row, value_of
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
-
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
 from zoo_datasets.networks.layers.chain import flat_layers
 from zoo_datasets.networks.layers.documents import layers_from_json
