@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoo_datasets.evaluation.verify.findings import Findings
+from zoo_datasets.evaluation.verify.recipes import Recipe
 from zoo_datasets.repository.manifest import META, Manifest, Shard
 from zoo_datasets.repository.row import (
     METADATA_KEY,
@@ -46,13 +47,15 @@ class CheckedRow:
     recorded: bool
 
 
-def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Advance) -> list[CheckedRow]:
-    """Each file and its rows. Gives the rows of those that can be read."""
+def check_shards(
+    repo: Path, manifest: Manifest, recipe: Recipe, findings: Findings, progress: Advance
+) -> list[CheckedRow]:
+    """Each file and its rows. Returns the rows of those that can be read."""
     rows: list[CheckedRow] = []
     for number, shard in enumerate(manifest.shards):
         if _check_file(repo, manifest.config, shard, findings):
             try:
-                rows += _check_rows(repo, manifest, shard, findings)
+                rows += _check_rows(repo, manifest, recipe, shard, findings)
             except READ_ERRORS as error:
                 findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
         progress(number + 1, len(manifest.shards))
@@ -63,6 +66,25 @@ def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: A
     findings.checked("rows", f"{len(rows):,} rows; row groups of one epoch each")
     findings.checked("weights", "kept as they are" if manifest.keep_nonfinite else "all finite")
     return rows
+
+
+def rows_of(
+    repo: Path, manifest: Manifest, epoch: int, columns: Sequence[str]
+) -> tuple[list[CheckedRow], dict[str, tuple[object, ...]]]:
+    """The rows of one epoch of a config that is not verified itself, and the values of some columns by model."""
+    rows: list[CheckedRow] = []
+    values: dict[str, tuple[object, ...]] = {}
+    for shard in manifest.shards:
+        if epoch not in shard.epochs:
+            continue
+        with pq.ParquetFile(repo / shard.path) as file:
+            for group in range(file.metadata.num_row_groups):
+                table = file.read_row_group(group, columns=METADATA_COLUMNS)
+                table_rows = [row for row in _rows_of(shard, group, table) if row.epoch == epoch]
+                rows += table_rows
+                narrow = table.select(list(columns)).to_pylist()
+                values |= {row.model_id: tuple(narrow[row.index].values()) for row in table_rows}
+    return rows, values
 
 
 def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings: Findings) -> None:
@@ -105,7 +127,9 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
     return True
 
 
-def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[CheckedRow]:
+def _check_rows(
+    repo: Path, manifest: Manifest, recipe: Recipe, shard: Shard, findings: Findings
+) -> Iterator[CheckedRow]:
     with pq.ParquetFile(repo / shard.path) as file:
         expected = arrow_schema(manifest.layout, manifest.extras, manifest.unknown)
         if not file.schema_arrow.equals(expected):
@@ -120,6 +144,7 @@ def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings
             models.update(table["model_id"].to_pylist())
             epochs.update(table["epoch"].to_pylist())
             _check_group(manifest, shard, group, table, findings)
+            findings.differ("recipes", list(recipe.problems(table)))
             if not manifest.keep_nonfinite:
                 _check_finite(shard, table, file.read_row_group(group, columns=[WEIGHTS]), findings)
             yield from _rows_of(shard, group, table)
@@ -138,7 +163,8 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     epochs = pc.unique(table["epoch"]).to_pylist()
     if len(epochs) != 1:
         findings.differs("rows", f"{where} mixes epochs {epochs}")
-    for column, value in {"zoo": manifest.config, **manifest.network.columns()}.items():
+    constants = {name: manifest.zoo[name] for name in ("images", "sparsifier") if name in manifest.zoo}
+    for column, value in {"zoo": manifest.config, **constants, **manifest.network.columns()}.items():
         values = pc.unique(table[column]).to_pylist()
         if values != [value]:
             findings.differs("rows", f"{where}: {column} is {values}, the manifest says {value!r}")
