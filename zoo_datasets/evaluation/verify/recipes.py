@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import ZooError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.specs.spec import HyperParameters, Limits, ZooSpec, model_id_of, twin_id_of
 from zoo_datasets.specs.zoos import zoo_from_dict
@@ -90,20 +91,19 @@ class Recipe:
     def _limits(self) -> Limits:
         return Limits(**(self._manifest.source.get("limits") or {}))
 
-    def differs_from_start(self, table: pa.Table, weights: Tensor) -> list[int]:
-        """The places of rows of epoch 0 whose weights are not those drawn by seed and init.
 
-        Args:
-            table: rows with the columns seed and init.
-            weights: theirs, float32 [K, D].
+def differs_from_start(network: NetworkKind, seeds: Sequence[int], inits: Sequence[str], weights: Tensor) -> list[int]:
+    """The places of the models whose weights at epoch 0 are not those drawn by seed and init.
 
-        Raises:
-            ZooError: if there is no such init.
-        """
-        seeds, inits = table["seed"].to_pylist(), table["init"].to_pylist()
-        drawn = initialise(self._manifest.network.layers, torch.tensor(seeds, dtype=torch.int64), inits)
-        near = torch.isclose(weights, drawn, rtol=_RELATIVE, atol=_ABSOLUTE).all(dim=1)
-        return (~near).nonzero().flatten().tolist()
+    Args:
+        weights: float32 [K, D].
+
+    Raises:
+        ZooError: if there is no such init.
+    """
+    drawn = initialise(network.layers, torch.tensor(seeds, dtype=torch.int64), inits)
+    near = torch.isclose(weights, drawn, rtol=_RELATIVE, atol=_ABSOLUTE).all(dim=1)
+    return [place for place, same in enumerate(near.tolist()) if not same]
 
 
 def _trained_zoo(manifest: Manifest) -> ZooSpec | None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import ZooError
 from zoo_datasets.evaluation.verify.continuity import Weights, copies, exchanges, nearest
 from zoo_datasets.evaluation.verify.findings import Findings
-from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe
+from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, differs_from_start
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, rows_of
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import prunable, sparsity
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS, weights_matrix
@@ -86,7 +87,8 @@ def check_weights(
             finite = torch.isfinite(matrix).all(dim=1)
             findings.differ("rows", list(_wrong_sparsity(manifest, table, matrix, finite)))
             if epoch == 0 and recipe.is_drawn:
-                drawn += _check_start(recipe, table, matrix, max(_DRAWN // manifest.layout.size - drawn, 0), findings)
+                most = max(_DRAWN // manifest.layout.size - drawn, 0)
+                drawn += _check_start(manifest.network, table, matrix, most, findings)
             ids = [model for model, kept in zip(table["model_id"].to_pylist(), finite.tolist(), strict=True) if kept]
             parts.append((ids, matrix[finite].numpy()[:, columns].astype(np.float64)))
         after = _Epoch(epoch, [model for ids, _ in parts for model in ids], _stacked([part for _, part in parts]))
@@ -132,15 +134,15 @@ def _wrong_sparsity(manifest: Manifest, table: pa.Table, weights: torch.Tensor, 
             yield f"model {model_id} at epoch {epoch}: sparsity is {recorded:.6f}, its weights have {share:.6f}"
 
 
-def _check_start(recipe: Recipe, table: pa.Table, weights: torch.Tensor, most: int, findings: Findings) -> int:
+def _check_start(network: NetworkKind, table: pa.Table, weights: torch.Tensor, most: int, findings: Findings) -> int:
     """Compare weights of epoch 0 with those of seed and init, of at most so many models; returns of how many."""
     count = min(len(weights), most)
+    models, seeds, inits = (table[name].to_pylist() for name in ("model_id", "seed", "init"))
     try:
-        wrong = recipe.differs_from_start(table.slice(0, count), weights[:count])
+        wrong = differs_from_start(network, seeds[:count], inits[:count], weights[:count])
     except (ZooError, TypeError, ValueError, RuntimeError) as error:
         findings.differs("start", f"weights of epoch 0 could not be drawn: {' '.join(str(error).split())[:200]}")
         return 0
-    models, seeds, inits = (table[name].to_pylist() for name in ("model_id", "seed", "init"))
     findings.differ(
         "start",
         [
