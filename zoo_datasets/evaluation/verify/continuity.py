@@ -80,11 +80,14 @@ def copies(before: Weights, after: Weights) -> list[tuple[int, int]]:
     return pairs
 
 
-def nearest(rows: Weights, others: Weights) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of each row the place of the nearest other one, and the logarithm of the squared distances [N, M]."""
-    norms, other_norms = ((part * part).sum(axis=1) for part in (rows, others))
-    distances = _log_distances(rows, others, norms, other_norms)
-    return distances.argmin(axis=1), distances
+def parent_distances(twins: Weights, parents: Weights) -> NDArray[np.float64]:
+    """The logarithm of the squared distances [N, M] between twins and parents, over the weights of a twin that are not
+    zero: those that were not pruned."""
+    kept = (twins != 0).astype(np.float64)
+    norms = kept @ (parents * parents).T
+    own = (twins * twins).sum(axis=1)[:, None]
+    distances = own + norms - 2 * (twins @ parents.T)
+    return np.log(np.maximum(distances, _floor(own, norms)))
 
 
 def _tiles(count: int, start: int = 0) -> Iterator[slice]:

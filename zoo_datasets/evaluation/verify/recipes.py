@@ -69,6 +69,10 @@ class Recipe:
             listed = self._manifest.zoo.get(name)
             if isinstance(listed, (list, tuple)) and row[name] is not None and row[name] not in listed:
                 yield f"model {model_id}: {name} is {_shown(row[name])}, the manifest lists {_shown(listed)}"
+        if self.is_trained and row["source_split"] is not None:
+            yield f"model {model_id}: source_split is {_shown(row['source_split'])}, and the zoo was not imported"
+        if row["parent_id"] is not None and "sparsifier" in self._manifest.zoo and row["sparsifier"] is None:
+            yield f"model {model_id}: parent_id is {_shown(row['parent_id'])}, and it is no twin"
         expected = self._ids_of(row)
         if expected is not None and model_id not in expected:
             what = "recipe and seed" if row["parent_id"] is None else "parent and recipe"

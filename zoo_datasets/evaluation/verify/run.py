@@ -54,8 +54,8 @@ def verify_run(
 
     Without images: each file holds the bytes that were written, members and epochs are those of zoo.json, tensors
     have the layout's shapes and dtypes, weights are finite unless the metrics say `diverged`, figures can be, weights
-    of epoch 0 are those of seed and init, and models continue their own weights from epoch to epoch. With images also: they are
-    those of the run, and validation and test figures of `sample` states come out again.
+    of epoch 0 are those of seed and init, and models continue their own weights from epoch to epoch. With images also:
+    they are those of the run, and validation and test figures of `sample` states come out again.
 
     Args:
         images: the whole dataset; the run's limits are applied here.

@@ -59,7 +59,7 @@ def check_shards(
             except READ_ERRORS as error:
                 findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
         progress(number + 1, len(manifest.shards))
-    _check_meta(repo, manifest, rows, findings)
+    _check_meta(repo, manifest, findings)
     files = (*manifest.shards, *manifest.meta)
     findings.checked("checksums", f"of {len(files)} files, {sum(file.bytes for file in files):,} bytes")
     findings.checked("schema", f"columns, types and a layout of {manifest.layout.size:,} weights")
@@ -87,21 +87,43 @@ def rows_of(
     return rows, values
 
 
-def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings: Findings) -> None:
+def _check_meta(repo: Path, manifest: Manifest, findings: Findings) -> None:
     """The files of the light config: theirs are the rows of the shards, in the same order."""
     for shard in manifest.meta:
         if not _check_file(repo, f"{manifest.config}{META}", shard, findings):
             continue
-        expected = [(row.model_id, row.epoch) for row in rows if row.shard.split == shard.split]
+        parts = [part for part in manifest.shards if part.split == shard.split]
         try:
             table = pq.read_table(repo / shard.path, partitioning=None)
+            expected = pa.concat_tables(
+                [pq.read_table(repo / part.path, columns=METADATA_COLUMNS, partitioning=None) for part in parts]
+            )
         except READ_ERRORS as error:
             findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
             continue
         if not table.schema.equals(meta_schema(manifest.unknown)):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
-        elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
-            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
+        elif (different := _different_columns(table, expected)) != []:
+            named = f": {', '.join(different)}" if different else ""
+            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the shards{named}")
+
+
+def _different_columns(table: pa.Table, expected: pa.Table) -> list[str] | None:
+    """The columns in which two tables differ, NaN being equal to NaN; None if they have different numbers of rows."""
+    if table.num_rows != expected.num_rows:
+        return None
+    return [
+        name
+        for name in table.column_names
+        if name not in expected.column_names or not _is_same(table[name], expected[name])
+    ]
+
+
+def _is_same(values: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
+    if pa.types.is_floating(values.type):
+        same_nulls = pc.is_null(values).equals(pc.is_null(expected))
+        return same_nulls and np.array_equal(values.to_numpy(), expected.to_numpy(), equal_nan=True)
+    return bool(values.equals(expected))
 
 
 def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bool:

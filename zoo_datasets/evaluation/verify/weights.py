@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.errors import ZooError
-from zoo_datasets.evaluation.verify.continuity import Weights, copies, exchanges, nearest
+from zoo_datasets.evaluation.verify.continuity import Weights, copies, exchanges, parent_distances
 from zoo_datasets.evaluation.verify.findings import Findings
 from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, differs_from_start
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, rows_of
@@ -266,7 +266,8 @@ def _far_from_parents(twins: _Epoch, parents: _Epoch, parent_of: Mapping[str, st
     if not twins.models or not parents.models:
         return
     places = {model: place for place, model in enumerate(parents.models)}
-    best, distances = nearest(twins.weights, parents.weights)
+    distances = parent_distances(twins.weights, parents.weights)
+    best = distances.argmin(axis=1)
     for place, twin in enumerate(twins.models):
         parent = parent_of[twin]
         if parent not in places:
@@ -281,5 +282,6 @@ def _not_inherited(
     for twin in twins:
         own = dict(zip(LASTING, recipe.models[twin.model_id], strict=True))
         for name, value in zip(_INHERITED, parents.get(str(twin.parent_id), ()), strict=False):
-            if value is not None and own[name] is not None and own[name] != value:
+            # Momentum alone is null where it does not apply; others are where an imported parent does not tell them.
+            if own[name] != value and (name == "momentum" or None not in (value, own[name])):
                 yield f"model {twin.model_id}: {name} is {own[name]!r:.60}, that of its parent {value!r:.60}"
