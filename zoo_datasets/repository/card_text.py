@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from zoo_datasets.repository.credit import credit_of
+from zoo_datasets.repository.departures import departures
 from zoo_datasets.repository.manifest import META, Manifest
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
@@ -30,6 +31,8 @@ _ATTRIBUTION = (
     "**Attribution.** The models of this zoo were trained and published by {authors} under {licence}{where}. Changed "
     "here: checkpoints became rows of float32 vectors with tensors in one order, and were cut into splits anew."
 )
+_DIFFERS = "What differs from the published zoo of this recipe:"
+_TO_KNOW = "What to know of the published zoo:"
 _UNKNOWN = (
     "**Attribution.** This zoo was imported, origin unknown: nothing in its files tells that they are those of a "
     "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
@@ -113,7 +116,15 @@ def section_of(manifest: Manifest) -> str:
         "",
         *_left_out(manifest),
     ]
-    return "\n".join(lines + _origin(manifest))
+    return "\n".join(lines + _origin(manifest) + _departures(manifest))
+
+
+def _departures(manifest: Manifest) -> list[str]:
+    sentences = departures(manifest)
+    if not sentences:
+        return []
+    trained = credit_of(manifest.source).origin == "trained"
+    return [_DIFFERS if trained else _TO_KNOW, "", *(f"- {sentence}" for sentence in sentences), ""]
 
 
 def _files(manifest: Manifest, split: str) -> str:
