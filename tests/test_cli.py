@@ -62,7 +62,7 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     assert "12 models, epochs 0–2, 36 rows" in built.output
     verified = runner.invoke(app, ["verify", "model-zoos", "digits_cnn_s"])
     assert verified.exit_code == 0
-    assert "all is as it says" in verified.output
+    assert "what was checked is as it says" in verified.output
     assert "32 recomputed" in verified.output
 
     shard, *_ = (tmp_path / "model-zoos" / "digits_cnn_s").glob("train-*.parquet")

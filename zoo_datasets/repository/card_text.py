@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from zoo_datasets.documents import whole_number
 from zoo_datasets.repository.credit import credit_of
+from zoo_datasets.repository.departures import departures
 from zoo_datasets.repository.manifest import LAYOUTS, META, META_FOLDER, Manifest
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
@@ -48,6 +49,8 @@ from zoo_datasets import to_module
 network = to_module(next(iter(zoo.values()))[0])
 ```
 """
+_DIFFERS = "What differs from the published zoo of this recipe:"
+_TO_KNOW = "What to know of the published zoo:"
 _UNKNOWN = (
     "**Attribution.** This zoo was imported, origin unknown: nothing in its files says that they belong to a "
     "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
@@ -166,7 +169,15 @@ def page_of(manifest: Manifest) -> str:
         *_left_out(manifest),
     ]
     citation = citation_of(manifest)
-    return "\n".join(lines + _origin(manifest) + ([citation] if citation else []))
+    return "\n".join(lines + _origin(manifest) + _departures(manifest) + ([citation] if citation else []))
+
+
+def _departures(manifest: Manifest) -> list[str]:
+    sentences = departures(manifest)
+    if not sentences:
+        return []
+    trained = credit_of(manifest.source).origin == "trained"
+    return [_DIFFERS if trained else _TO_KNOW, "", *(f"- {sentence}" for sentence in sentences), ""]
 
 
 def _weights(manifest: Manifest) -> str:

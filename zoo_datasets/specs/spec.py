@@ -340,7 +340,7 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
     pairs = [(point, seed) for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True) for seed in seeds]
     pairs.sort(key=lambda pair: digest_of(["order", zoo.name, dataclasses.asdict(pair[0]), pair[1]]))
     return [
-        Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
+        Member(model_id=model_id_of(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
         for point, seed in pairs[:models]
     ]
 
@@ -372,7 +372,7 @@ def _seeds(zoo: ZooSpec) -> list[list[int]]:
     return drawn
 
 
-def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
+def model_id_of(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
     """Hash of all that decides the trained weights; the number of epochs only where the schedule needs it."""
     recipe = {
         "images": zoo.images,
@@ -385,6 +385,25 @@ def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -
         "limits": dataclasses.asdict(limits),
     }
     return digest_of({**recipe, **zoo.own()})
+
+
+def twin_id_of(zoo: ZooSpec, parent_id: str, epoch: int, whole: bool) -> str:
+    """Hash of the parent's id, its epoch, and what was done to it.
+
+    Args:
+        zoo: of the twins.
+        epoch: of the parent, at which the twin begins.
+        whole: whether the twin's weights depend on the number of its epochs.
+    """
+    recipe = {
+        "parent": parent_id,
+        "epoch": epoch,
+        "sparsifier": zoo.sparsifier,
+        "amount": zoo.amount,
+        "scope": zoo.scope,
+        "epochs": zoo.epochs if whole else None,
+    }
+    return digest_of(recipe)
 
 
 def digest_of(value: Any) -> str:
