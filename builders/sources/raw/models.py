@@ -84,8 +84,8 @@ class RawModels:
         self._reading = reading
         self._beside = beside
         own = read_folder_name(folder.name)
-        self.sparsifier: SparsifierName | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
         self.notes = Notes()
+        self.sparsifier = self._sparsifier(own)
         self.images, self.name = self._identify(own)
 
     def found(self) -> list[TrialModel]:
@@ -123,6 +123,17 @@ class RawModels:
             )
         suffix = own.suffix or (parent.suffix if parent else "")
         return images, zoo_name(images, self._kind.network.architecture, suffix, self.sparsifier, own.percent)
+
+    def _sparsifier(self, own: FolderName) -> SparsifierName | None:
+        """How the zoo's models were pruned, if they are twins; masks alone make no twins of models without parents."""
+        stated = self._stated_sparsifier() or own.sparsifier
+        if self._kind.sparsifier == "magnitude" and stated is None and self._parent_folder() is None:
+            text = (
+                "weights are masked (weight_mask) and no model names a parent: they are rows of a dense zoo, with zeros"
+            )
+            self.notes.add_counted(Note("import-masked-weights", text, whole=True), len(self._folder.trials))
+            return None
+        return self._kind.sparsifier or stated
 
     def _stated_sparsifier(self) -> SparsifierName | None:
         """The sparsifier that an export of this package records."""

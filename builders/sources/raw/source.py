@@ -39,7 +39,8 @@ from zoo_datasets.specs.spec import digest_of
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
-_CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
+_CONVERTED, _SPARSITY, _LOSSES, _TENSORS = "converted_to_float32", "sparsity", "losses", "tensors"
+_DIFFERS = "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
@@ -154,6 +155,9 @@ class RawSource(Source):
         differing = tallies.get(f"{_SPARSITY}/{_DIFFERS}", 0)
         text = "the sparsity of a state is not the recorded one; the tensors count"
         notes.add_counted(Note("import-recorded-sparsity", text), differing)
+        for key, count in _tallied(tallies, _TENSORS).items():
+            code, _, text = key.partition("/")
+            notes.add_counted(Note(code, f"{text} ({count:,} states)", whole=True), count)
         if self._losses is not None:
             for note, count in self._losses.notes(_tallied(tallies, _LOSSES), self.models):
                 notes.add_counted(note, count)
@@ -211,6 +215,7 @@ class RawSource(Source):
     def _states(self, states: Sequence[tuple[TrialModel, int]], read: Weights) -> States:
         epochs = [epoch for _, epoch in states]
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
+        tallies.update({f"{_TENSORS}/{note.code}/{note.text}": count for note, count in read.notes.items()})
         columns = _reported(states)
         figures = _figures(columns)
         weights = torch.from_numpy(read.weights)

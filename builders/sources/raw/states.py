@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weigh
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
@@ -40,6 +42,7 @@ class Weights:
         noise, means: log σ² of twins by variational dropout and their weights before pruning, in the same order; None
             where the zoo holds no such twins.
         converted: files by the type of elements that became float32.
+        notes: files by what was done to their tensors.
     """
 
     good: list[int]
@@ -48,6 +51,7 @@ class Weights:
     noise: NDArray[np.float32] | None = None
     means: NDArray[np.float32] | None = None
     converted: Counter[str] = field(default_factory=Counter)
+    notes: Counter[Note] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class _Part:
     noise: NDArray[np.float32] | None
     means: NDArray[np.float32] | None
     converted: frozenset[str]
+    notes: Sequence[Note]
 
 
 class _Memory(threading.local):
@@ -98,14 +103,15 @@ class RawCheckpoints:
         reasons = self._read_singly(states, rest, parts)
         if len(parts) == 1:
             (part,) = parts
-            counts = Counter(dict.fromkeys(part.converted, len(part.positions)))
+            count = len(part.positions)
             return Weights(
                 good=list(part.positions),
                 reasons=reasons,
                 weights=part.weights,
                 noise=part.noise,
                 means=part.means,
-                converted=counts,
+                converted=Counter(dict.fromkeys(part.converted, count)),
+                notes=Counter(dict.fromkeys(part.notes, count)),
             )
         return self._merged([p for p in range(len(states)) if p not in reasons], reasons, parts)
 
@@ -122,6 +128,8 @@ class RawCheckpoints:
                 merged.noise[rows], merged.means[rows] = part.noise, part.means
             for dtype in part.converted:
                 merged.converted[dtype] += len(rows)
+            for note in part.notes:
+                merged.notes[note] += len(rows)
         return merged
 
     @property
@@ -133,7 +141,7 @@ class RawCheckpoints:
         weights, noise, means = acting_weights(recognised, files, self._empty)
         if self._noisy and (noise is None or means is None):  # dense checkpoints among those of twins
             noise, means = np.full_like(weights, -np.inf), weights.copy()
-        return _Part(positions, weights, noise, means, frozenset(recognised.converted))
+        return _Part(positions, weights, noise, means, frozenset(recognised.converted), recognised.notes)
 
     def _empty(self, shape: tuple[int, int], dtype: type[np.float32]) -> NDArray[np.float32]:
         return self._recycled.empty(*shape, torch.float32).numpy()
@@ -266,6 +274,9 @@ class RawCheckpoints:
                     f"it is a {verdict.network.architecture}: {fits(structure, layout)}; "
                     f"the zoo is of {self.kind.network.architecture}"
                 )
+            elif verdict.sparsifier == "magnitude" and self.kind.sparsifier is None:
+                text = "weights are masked (weight_mask) in a zoo of dense models: their rows have the zeros"
+                verdict = dataclasses.replace(verdict, notes=(*verdict.notes, Note("import-masked-weights", text)))
             elif verdict.sparsifier not in (None, self.kind.sparsifier):
                 verdict = f"it is pruned by {verdict.sparsifier}, the zoo's others are not"
         except CheckpointError as error:
