@@ -34,6 +34,7 @@ from zoo_datasets.builders.checkpoints.zips import (
     repeated,
 )
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.text import printable
 
 MAX_CHECKPOINT = 1 << 30
@@ -180,6 +181,8 @@ def open_archive(data: bytes, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, Me
     """
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
+    if text := instead(data[:BEGINNING]):
+        raise CheckpointError(f"it {text}")
     if data[:2] != b"PK":
         problem = "it is empty" if not len(data) else "it is not a zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"

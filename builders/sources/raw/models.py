@@ -36,8 +36,10 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import NAME, SparsifierName
+from zoo_datasets.text import printable
 
 _PROBES = 9
+_NAMED, _SHOWN = 5, 60  # names in a message, and characters of each
 _HYPERPARAMETER_FILES = ("params.json", "config.json")  # the first that has a value counts
 _DESCRIBING = (*_HYPERPARAMETER_FILES, "result.json")
 
@@ -144,7 +146,7 @@ class RawModels:
         for trial in self._folder.trials[:_PROBES]:
             dump = self._params(trial).get("dataset::dump")
             if isinstance(dump, str):
-                yield dump
+                yield dump.replace("\\", "/")
 
     def _parent_folder(self) -> FolderName | None:
         """The parsed name of the parents' zoo folder; None if no twin names one."""
@@ -175,9 +177,13 @@ class RawModels:
             entry.model = self._model(trial, notes)
         except CheckpointError as error:
             problems.append(str(error))
-        self.notes.add(notes)
         if problems:
             problems += [note.text for note in notes if note.code == MISSING]
+        if trial.contents.renamed:
+            names = ", ".join(printable(name)[:_SHOWN] for name in sorted(trial.contents.renamed)[:_NAMED])
+            text = f"no file is named checkpoints; the weights are those in {names}"
+            notes.append(Note("import-checkpoint-name", text))
+        self.notes.add(notes)
         entry.reason = "; ".join(problems)
         return entry
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -26,7 +28,7 @@ from zoo_datasets.builders.sources.raw.losses import TwinLosses
 from zoo_datasets.builders.sources.raw.models import RawModels, TrialModel
 from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
-from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
+from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json, unread
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.sparsity import sparsity
@@ -36,9 +38,13 @@ from zoo_datasets.repository.row import EXTRAS, FIGURES, MEANS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import check_known, matching
 from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.text import printable
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
+# How many folders are searched for a zoo, and how deep in a place it may lie.
+_LOOKED_INTO = 1000
+_DEEPEST = 5
 _CONVERTED, _SPARSITY, _LOSSES, _TENSORS = "converted_to_float32", "sparsity", "losses", "tensors"
 _DIFFERS = "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
@@ -50,13 +56,22 @@ def is_raw(place: Place) -> bool:
         return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
     if not place.is_dir():
         return place.is_file() and is_archive(place)
-    for child in place.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            # Two levels tell; the full listing of a large zoo is made once, by the source.
-            inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
-            if looks_raw(sorted([f"{child.name}/", *inside])):
-                return True
+    folders = [place]
+    # Two levels of a zoo tell; the full listing of a large one is made once, by the source.
+    for folder in itertools.islice(folders, _LOOKED_INTO):
+        for child in folder.iterdir():
+            if child.is_dir():
+                with contextlib.suppress(OSError) if folder != place else contextlib.nullcontext():
+                    if looks_raw(sorted([f"{child.name}/", *_inside(child)])):
+                        return True
+                    if not child.is_symlink() and len(child.relative_to(place).parts) < _DEEPEST:
+                        folders.append(child)
     return False
+
+
+def _inside(folder: Path) -> list[str]:
+    """What lies in a folder, under its name; as of a listing that goes on below the folders in it."""
+    return [f"{folder.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in folder.iterdir()]
 
 
 class RawSource(Source):
@@ -72,7 +87,8 @@ class RawSource(Source):
         kind = self._checkpoints.kind
         self.network = kind.network
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
-        for note in container.notes:
+        unread_notes = [Note("import-unread-entries", text, whole=True) for text in unread(self._folder.refused)]
+        for note in (*container.notes, *unread_notes):
             self._models.notes.add([note])
         self.name = self._models.name
         self.credit = credit_of(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
@@ -140,7 +156,7 @@ class RawSource(Source):
             "converted_to_float32": _tallied(tallies, _CONVERTED),
             **({"epochs": "numbers of checkpoint folders"} if self._models.unmatched else {}),
             **self.notes(tallies).describe(),
-            "stray_files": [*self._folder.stray[:_SHOWN]],
+            "stray_files": [printable(path) for path in self._folder.stray[:_SHOWN]],
             "stray_files_count": len(self._folder.stray),
         }
         if self._models.sparsifier is not None:

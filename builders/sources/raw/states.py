@@ -23,9 +23,11 @@ from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
 from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.text import printable
 
 _PROBES = 9
 _KNOWN = 1000
+_NAMED, _SHOWN = 5, 60  # names in a message, and characters of each
 _EXPECTED = 10_000
 # Of files that are held at a time, of those that are larger by what is no weight too.
 HELD_BYTES = 64_000_000
@@ -231,9 +233,7 @@ class RawCheckpoints:
         if epoch not in trial.epochs:
             raise CheckpointError("there is no checkpoint of this epoch, though result.json reports it")
         if path is None:
-            raise CheckpointError(
-                self._unlisted(trial, epoch) or "its checkpoint folder holds no file named checkpoints"
-            )
+            raise CheckpointError(self._unlisted(trial, epoch) or _no_file(trial, epoch))
         data = self._container.read(path, MAX_CHECKPOINT)
         recognised = self._recognise(self._reader.structure(data))
         if isinstance(recognised, str):
@@ -305,10 +305,18 @@ class RawCheckpoints:
             if votes.total() >= _PROBES:
                 break
         if not votes and not reason:
-            raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
+            problem = f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one"
+            raise SourceError("; ".join([problem, *(_no_file(trial, epoch) for trial, epoch in places[:1])]))
         if not votes:
             raise SourceError(f"{folder.name}: no checkpoint of it could be read; one of them, {reason}")
         return seen[votes.most_common(1)[0][0]]
+
+
+def _no_file(trial: Trial, epoch: int) -> str:
+    names = ", ".join(printable(name)[:_SHOWN] for name in trial.names_in_checkpoint(epoch)[:_NAMED])
+    return "its checkpoint folder holds no file named checkpoints (nor one model.pt, checkpoint.pth or the like)" + (
+        f" but {names}; rename the file that torch.save wrote the state dict to" if names else ""
+    )
 
 
 def _spread(places: Sequence[tuple[Trial, int]]) -> Iterator[str]:
