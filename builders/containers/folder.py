@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
+from zoo_datasets.builders.checkpoints.zips import check_name, slashed
 from zoo_datasets.builders.containers.links import OUTSIDE, follow
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.builders.shards.notes import Note
@@ -119,6 +120,8 @@ class Folder(AtHand):
         self._places: Mapping[str, str] = {}
         if links := _links(path, refused):
             entries = self._follow(entries, links, refused)
+        if flat := {path: slashed(path) for path in entries if "\\" in path and path not in refused}:
+            entries = self._unflatten(entries, flat)
         self.entries: Sequence[str] = entries
         self.refused: Mapping[str, str] = refused
 
@@ -136,6 +139,13 @@ class Folder(AtHand):
         refused |= {**followed.refused, **dict.fromkeys(lost, OUTSIDE)}
         gone = {link for link in links if f"{link}/" in self._places}
         return sorted({*(entry for entry in entries if entry not in gone), *self._places, *refused})
+
+    def _unflatten(self, entries: list[str], flat: Mapping[str, str]) -> list[str]:
+        """Take files with backslashes in their names for what an archive of Windows meant by them."""
+        there = set(entries)
+        meant = {path: name for path, name in flat.items() if name not in there and check_name(name) is None}
+        self._places = {**self._places, **{name: self._places.get(path, path) for path, name in meant.items()}}
+        return sorted({meant.get(path, path) for path in entries})
 
     def _is_blob(self, place: str, blobs: str) -> bool:
         """Whether a path outside of the folder is that of a file of the Hub's cache."""

@@ -36,6 +36,7 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import NAME, SparsifierName
+from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.text import printable
 
 _PROBES = 9
@@ -218,7 +219,7 @@ class RawModels:
             raise CheckpointError(f"result.json: {error}") from error
         results = parse_results(data, twins=self.sparsifier == "variational_dropout")
         if not results.epochs:
-            raise CheckpointError("result.json reports no epoch")
+            raise CheckpointError(f"result.json {instead(data[:BEGINNING]) or 'reports no epoch'}")
         return results
 
     @cached_property

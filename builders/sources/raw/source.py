@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
+from zoo_datasets.builders.checkpoints.zips import slashed
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
@@ -60,6 +61,8 @@ def is_raw(place: Place) -> bool:
     # Two levels of a zoo tell; the full listing of a large one is made once, by the source.
     for folder in itertools.islice(folders, _LOOKED_INTO):
         for child in folder.iterdir():
+            if "\\" in child.name and looks_raw([slashed(child.name)]):
+                return True
             if child.is_dir():
                 with contextlib.suppress(OSError) if folder != place else contextlib.nullcontext():
                     if looks_raw(sorted([f"{child.name}/", *_inside(child)])):

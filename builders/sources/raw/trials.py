@@ -16,6 +16,7 @@ from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.text import printable
 
 CHECKPOINT_FILE = "checkpoints"
@@ -247,7 +248,8 @@ def read_json(data: bytes) -> dict[str, Any]:
     try:
         value = parse_json(data, long_numbers=True)
     except DocumentError as error:
-        raise CheckpointError(str(error)) from error
+        text = instead(data[:BEGINNING])
+        raise CheckpointError(f"it {text}" if text else str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"it holds a {type(value).__name__}, expected a JSON object")
     return value
