@@ -52,7 +52,7 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runner.invoke(app, [*TRAIN, "--epochs", "1"]).exit_code == 0
     grown = runner.invoke(app, [*TRAIN, "--epochs", "2"])
-    assert "going on: 24 of 36 states are there" in grown.output
+    assert "going on: 24 of 36 states are on disk" in grown.output
     assert "trained 12 states" in grown.output
     again = runner.invoke(app, [*TRAIN, "--epochs", "2"])
     assert "nothing was left to do" in again.output

@@ -24,17 +24,17 @@ class ZooError(Exception):
 class UnknownNameError(ZooError, KeyError):
     """A name that stands in no table; the message says which names are near."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
-        self.what, self.name, self.known, self.remedy = what, name, sorted(known), remedy
+    def __init__(self, what: str, name: str, names: Iterable[str], remedy: str = "") -> None:
+        self.what, self.name, self.names, self.remedy = what, name, sorted(names), remedy
         shown = str(name)[:_LONGEST_NAME]
-        near = difflib.get_close_matches(shown, self.known[:_MOST_NAMES], n=4, cutoff=0.5)
-        more = f" and {len(self.known) - _MOST_NAMES:,} more" if len(self.known) > _MOST_NAMES else ""
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known[:_MOST_NAMES])}{more}."
+        near = difflib.get_close_matches(shown, self.names[:_MOST_NAMES], n=4, cutoff=0.5)
+        more = f" and {len(self.names) - _MOST_NAMES:,} more" if len(self.names) > _MOST_NAMES else ""
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.names[:_MOST_NAMES])}{more}."
         super().__init__(f"there is no {what} named {shown!r}; {hint}{' ' + remedy if remedy else ''}")
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # So that it comes back from other processes: pickle would call the class with the message alone.
-        return type(self), (self.what, self.name, self.known, self.remedy)
+        return type(self), (self.what, self.name, self.names, self.remedy)
 
 
 class SpecError(ZooError, ValueError):
@@ -102,4 +102,4 @@ class DownloadError(ZooError, OSError):
 
 
 class MissingError(DownloadError):
-    """Something remote that is not there."""
+    """A remote file or folder that does not exist."""

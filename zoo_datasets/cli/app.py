@@ -23,7 +23,7 @@ from zoo_datasets.version import __version__
 
 
 def print_version(asked: bool) -> None:
-    """Print the version and end, where it is asked for."""
+    """Print the version and exit, if it is asked for."""
     if asked:
         typer.echo(__version__)
         raise typer.Exit

@@ -59,7 +59,8 @@ def build(
     limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
     parents: Annotated[
-        str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+        str | None,
+        typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if it exists"),
     ] = None,
     keep_log_sigma2: Annotated[
         bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")

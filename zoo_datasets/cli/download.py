@@ -29,6 +29,6 @@ def download_command(
     console = Terminal(stderr=True)
     with transfer_bar(console) as (fetched, _):
         path = download_published(name, out, file=file, fetched=fetched)
-    size = sum(found.stat().st_size for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
+    size = sum(entry.stat().st_size for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
     say(console, f"{path}: {size / 1e6:,.1f} MB")
     say(console, f"build it: zoo build {path} --out model-zoos --name {name}")

@@ -19,7 +19,7 @@ def push(
         list[str] | None, typer.Option(metavar="NAME", help="Push this zoo; may be given again.", show_default="all")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if it is not there.", show_default="main")] = (
+    revision: Annotated[str | None, typer.Option(help="The branch; created if it is missing.", show_default="main")] = (
         None
     ),
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,

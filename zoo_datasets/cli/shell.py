@@ -79,10 +79,10 @@ def numbers(text: str) -> list[int]:
                 param_hint="--epochs",
             )
         spans.append((first, last))
-    found: list[int] = []
+    epochs: list[int] = []
     for first, last in sorted(spans):
-        found += range(max(first, found[-1] + 1 if found else 0), last + 1)
-    return found
+        epochs += range(max(first, epochs[-1] + 1 if epochs else 0), last + 1)
+    return epochs
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -81,7 +81,7 @@ class TrainingProgress:
         return f"accuracy {low:.3f} · {middle:.3f} · {high:.3f}"
 
     def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
-        """Count what is to be trained and what is there already."""
+        """Count what is to be trained and what is on disk already."""
         for cohort, members in cohorts:
             self._total += len(members) * (run.epochs + 1)
             try:
@@ -95,7 +95,7 @@ class TrainingProgress:
             f"in {counted(len(cohorts), 'cohort')}, {run.manifest.engine} path → {run.path}",
         )
         if self._done:
-            say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")
+            say(self._console, f"going on: {self._done:,} of {self._total:,} states are on disk")
         for setback in self.setbacks:
             say(self._console, f"{setback}: training from epoch 0 again")
         if any(cohort.unchecked for cohort, _ in cohorts):

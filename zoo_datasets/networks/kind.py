@@ -42,12 +42,12 @@ class NetworkKind:
 
     @classmethod
     def on(cls, architecture: str, images: ImageWidths) -> NetworkKind:
-        """The architecture for these images."""
+        """The kind of an architecture whose input and output fit `images`."""
         return cls(architecture, images.channels, images.classes)
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> NetworkKind:
-        """That of a row; KeyError where it lacks one of `KIND_COLUMNS`."""
+        """The kind of a row; KeyError if it lacks one of `KIND_COLUMNS`."""
         return cls(*(row[name] for name in KIND_COLUMNS))
 
     def columns(self) -> dict[str, Any]:
@@ -56,14 +56,14 @@ class NetworkKind:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The list of layers."""
+        """The layers of the network, from the image to the logits; UnknownNameError or SpecError if there are none."""
         return get_architecture(self.architecture).layers(self.in_channels, self.classes)
 
     @cached_property
     def layout(self) -> WeightLayout:
-        """The layout of the flat weights."""
+        """Where each tensor lies in the flat weights [D]."""
         return build_layout(self.layers)
 
     def module(self, activation: str = "relu", dropout: float = 0.0) -> Network:
-        """A freshly built module; see `build_module`."""
+        """An `nn.Module` in float32 with fresh weights; see `build_module`."""
         return Network(self.layers, activation, dropout)

@@ -111,11 +111,11 @@ class RunManifest:
 
     @cached_property
     def network(self) -> NetworkKind:
-        """The network of all members."""
+        """The kind of network that all members are, from the zoo and its images."""
         return NetworkKind.on(self.zoo.architecture, self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The content of zoo.json as dictionaries, lists, strings and numbers."""
         parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
         return parents | {
             "format": RUN_FORMAT,
@@ -133,7 +133,7 @@ class RunManifest:
         """The inverse of `to_dict`.
 
         Raises:
-            RunError: naming `origin` and what is wrong.
+            RunError: if the value is no manifest; names `origin` and what is wrong.
         """
         if not isinstance(value, dict):
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")

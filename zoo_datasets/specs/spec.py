@@ -188,7 +188,7 @@ class ZooSpec:
 
     @property
     def points(self) -> int:
-        """Number of grid points."""
+        """Number of grid points: the product of the lengths of all lists of hyperparameters."""
         size = 1
         for axis in GRID_FIELDS:
             size *= len(getattr(self, axis))
@@ -223,7 +223,7 @@ class ZooSpec:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """All fields as JSON values: tuples become lists."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
@@ -267,7 +267,7 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
         models: how many members from the front of the order; None means all.
 
     Raises:
-        ValueError: where the zoo has fewer than `models` members.
+        ValueError: if the zoo has fewer than `models` members.
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
-from zoo_datasets.specs.names import known_names, unknown_names
+from zoo_datasets.specs.names import names_of, unknown_names
 from zoo_datasets.specs.spec import GRID_FIELDS, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def dense_name(name: str, sparsifier: SparsifierName | None = None) -> str:
 
     `sparsifier` is how the twins are known to have been made; those of `TWIN_EPOCHS` are recognised by the name alone.
     """
-    known = sparsifier is None or sparsifier in TWIN_EPOCHS
-    other = "" if known else rf"|{re.escape(str(sparsifier))}(?:\d+(?:\.\d+)?)?"
+    predefined = sparsifier is None or sparsifier in TWIN_EPOCHS
+    other = "" if predefined else rf"|{re.escape(str(sparsifier))}(?:\d+(?:\.\d+)?)?"
     return re.sub(_TWIN_SUFFIX.format(other), "", name)
 
 
@@ -167,7 +167,7 @@ def get_zoo(name: str) -> ZooSpec:
     """The zoo of that name, dense or twin (`…_sparse`, `…_magnitude50`).
 
     Raises:
-        UnknownNameError: with the names that are near.
+        UnknownNameError: if the table has no such name; names those that are near.
     """
     if name in ZOOS:
         return ZOOS[name]
@@ -175,15 +175,15 @@ def get_zoo(name: str) -> ZooSpec:
     if twin and twin["parent"] in ZOOS:
         parent = ZOOS[twin["parent"]]
         return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
-    known = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
-    raise UnknownNameError("zoo", name, known, "`zoo list` shows all; a .yaml file describes a zoo of your own")
+    names = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
+    raise UnknownNameError("zoo", name, names, "`zoo list` shows all; a .yaml file describes a zoo of your own")
 
 
 def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     """A zoo from plain data (YAML, JSON), each field checked; a lone value stands for a list of one.
 
     Raises:
-        SpecError: naming `origin` and each field that is missing, unknown or of a wrong value.
+        SpecError: if a field is missing, unknown or of a wrong value; names `origin` and each such field.
     """
     from pydantic import ValidationError
 
@@ -199,7 +199,7 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
         ) from error
     unknown = itertools.islice(unknown_names(zoo), _PROBLEMS)
     problems = [
-        f"{place}: expected one of {', '.join(map(repr, known_names(place.split('.')[0])))}, found {brief(name)}"
+        f"{place}: expected one of {', '.join(map(repr, names_of(place.split('.')[0])))}, found {brief(name)}"
         for place, name in unknown
     ]
     if problems:
@@ -219,7 +219,7 @@ def read_zoo(path: StrPath) -> ZooSpec:
     """A user's own zoo from a YAML file with the fields of `ZooSpec`.
 
     Raises:
-        SpecError: naming the file and each field that is missing, unknown or of a wrong value.
+        SpecError: if a field is missing, unknown or of a wrong value; names the file and each such field.
     """
     path = Path(path)
     try:

@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the temporary file is removed and `path` keeps its content.
 
     Raises:
-        StorageError: where the file system refuses (full, read-only); names the file.
+        StorageError: if the file system refuses (full, read-only); names the file.
     """
     try:
         with temporary_beside(path) as temporary:
@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}; "
-            "what was there before is unchanged. Free space or choose another folder, then run the command again"
+            "its former content is unchanged. Free space or choose another folder, then run the command again"
         ) from error
 
 
@@ -76,7 +76,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     At the end it is removed, unless it was renamed.
 
     Raises:
-        OSError: where the file system refuses, or the path is no text.
+        OSError: if the file system refuses, or the path is no text.
     """
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def write_if_changed(path: Path, data: bytes) -> bool:
     leaves is compared and written again.
 
     Raises:
-        StorageError: where the file system refuses; names the file.
+        StorageError: if the file system refuses; names the file.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -163,7 +163,7 @@ def remove_temporaries(folder: Path) -> None:
     change.
 
     Raises:
-        StorageError: where the folder cannot be written to.
+        StorageError: if the folder cannot be written to.
     """
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         try:
@@ -246,7 +246,7 @@ def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None
         links: whether links are followed that do not lead out of the folder.
 
     Raises:
-        OutsideError: naming the first path that leads elsewhere, or is a pipe or a device.
+        OutsideError: if a path leads elsewhere, or is a pipe or a device; names the first one.
     """
     top = root.resolve()
     homes = [top]
