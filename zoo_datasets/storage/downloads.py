@@ -12,8 +12,9 @@ from pathlib import Path
 from zoo_datasets.documents import read_json
 from zoo_datasets.errors import DownloadError, StorageError
 from zoo_datasets.specs.spec import digest_of
-from zoo_datasets.storage.files import beside, cache_folder, write_json
+from zoo_datasets.storage.files import cache_folder, write_json
 from zoo_datasets.storage.locks import hold
+from zoo_datasets.storage.names import beside
 from zoo_datasets.storage.remote import RemoteFile
 from zoo_datasets.terminal import Fetched
 
