@@ -42,14 +42,11 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, on the Hub.")] = None,
 ) -> None:
     """Write single models as files."""
-    import datasets
-
     from zoo_datasets.builders.sources.raw.export import export_raw
     from zoo_datasets.loading.exporting import export_safetensors
     from zoo_datasets.terminal import Terminal, say, working
 
     console = Terminal(stderr=True)
-    datasets.disable_progress_bars()  # there is one bar for all of it
     selected_epochs = None if epochs is None else sorted(set(numbers(epochs)))
     with working(console, f"{source}: what there is"):
         rows = _rows(source, name, selected_epochs, models, where, revision, extras=form is ExportFormat.raw)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.cli.shell import stoppable, zoos_and_files
+from zoo_datasets.errors import RunError
 
 if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
     from zoo_datasets.runs.run import Run
-    from zoo_datasets.specs.spec import ZooSpec
     from zoo_datasets.training.launch import Launch
     from zoo_datasets.training.population.opening import Opening
 
@@ -28,7 +28,12 @@ Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the fi
 
 @stoppable("every finished epoch is on disk; the same command goes on from there")
 def train(
-    zoo: Annotated[str, typer.Argument(help="A zoo of `zoo list`, or a .yaml file with the fields of one.")],
+    zoo: Annotated[
+        str,
+        typer.Argument(
+            help="A zoo of `zoo list`, or a .yaml file with the fields of one.", autocompletion=zoos_and_files
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<zoo>")] = None,
     models: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The first N members; a larger N later adds members.")
@@ -49,15 +54,20 @@ def train(
 ) -> None:
     """Train a zoo, many models at a time, into a run; the same command goes on where it was stopped."""
     from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.zoos import get_zoo, read_zoo
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import check_run
 
-    spec = _spec(zoo)
+    defaults: list[str] = []
+    spec = read_zoo(Path(zoo), defaults.append) if zoo.endswith((".yaml", ".yml")) else get_zoo(zoo)
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
     command = TrainingCommand(path, engine, threads)
-    data = command.images(spec.images, spec.architecture, images)
+    for text in defaults:
+        command.say(text)
+    fingerprint = _recorded_fingerprint(folder) if images is None else None
+    data = command.images(spec.images, spec.architecture, images, fingerprint, folder)
     check = partial(check_run, spec, folder, data, models=models, epochs=epochs, limits=limits)
     command.carry_out(check, data.limited(limits), dry_run)
 
@@ -90,20 +100,24 @@ class TrainingCommand:
         """Whether this is the first process."""
         return self._launch.share.index == 0
 
-    def images(self, name: str, architecture: str, folder: Path | None) -> ImageData:
-        """The images; the first process prepares them, the others find them."""
-
-        from zoo_datasets.images.prepare import load_images
+    def images(
+        self, name: str, architecture: str, folder: Path | None, fingerprint: str | None, owner: Path
+    ) -> ImageData:
+        """As `recorded_images`; the first process prepares them, the others read what it prepared."""
+        from zoo_datasets.cli.images import recorded_images
         from zoo_datasets.terminal import working
+
+        load = partial(recorded_images, name, architecture, folder, fingerprint, owner)
 
         loaded: list[ImageData] = []
         with working(self.console, f"images: {folder or name}"):
-            self._processes.first(lambda: loaded.append(load_images(name, architecture, folder)))
-            return loaded[0] if loaded else load_images(name, architecture, folder)
+            self._processes.first(lambda: loaded.append(load()))
+            return loaded[0] if loaded else load()
 
     def carry_out(self, check: Callable[[Launch], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
         from zoo_datasets.cli.training_progress import TrainingProgress
+        from zoo_datasets.text import counted
         from zoo_datasets.training.estimate.estimate import estimate_training, print_estimate
         from zoo_datasets.training.train import train_population
 
@@ -117,10 +131,10 @@ class TrainingCommand:
         seconds = time.monotonic() - begun
         diverged = f", {progress.diverged} diverged" if progress.diverged else ""
         trained = progress.trained
-        done = f"trained {trained:,} states in {seconds:,.1f} s" if trained else "nothing was left to do"
+        done = f"trained {counted(trained, 'state')} in {seconds:,.1f} s" if trained else "nothing was left to do"
         again = f" (from epoch 0 again: {'; '.join(progress.setbacks)})" if progress.setbacks else ""
         self.say(
-            f"{done}{again}: {run.models:,} models to epoch {run.epochs}, "
+            f"{done}{again}: {counted(run.models, 'model')} to epoch {run.epochs}, "
             f"{progress.quartiles()}{diverged}. Next: zoo build {run.path} --out model-zoos"
         )
         return run
@@ -132,10 +146,14 @@ class TrainingCommand:
         say(self.console, text)
 
 
-def _spec(zoo: str) -> ZooSpec:
-    from zoo_datasets.specs.zoos import get_zoo, read_zoo
+def _recorded_fingerprint(folder: Path) -> str | None:
+    """That of the images which the run in a folder was begun with; None if there is no run, or a broken one."""
+    from zoo_datasets.runs.run import Run
 
-    return read_zoo(Path(zoo)) if zoo.endswith((".yaml", ".yml")) else get_zoo(zoo)
+    try:
+        return Run.open(folder).manifest.images.fingerprint if Run.exists(folder) else None
+    except RunError:
+        return None  # opening it for training says what is wrong
 
 
 @contextlib.contextmanager

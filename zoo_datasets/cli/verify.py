@@ -70,11 +70,12 @@ def _verify_run(console: Console, path: Path, images: Path | None, sample: int, 
     data = None
     if not files_only:
         try:
-            zoo = Run.open(path).manifest.zoo
+            manifest = Run.open(path).manifest
         except RunError:
             pass  # it is what the verification finds first
         else:
-            data = _load(console, zoo.images, zoo.architecture, images)
+            zoo, fingerprint = manifest.zoo, manifest.images.fingerprint
+            data = _load(console, zoo.images, zoo.architecture, images, fingerprint, path)
     with progress_bar(console, "verifying", "cohorts") as advance:
         return verify_run(path, images=data, sample=sample, progress=advance)
 
@@ -91,17 +92,20 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
-        data = _load(console, manifest.zoo["images"], manifest.network.architecture, images)
+        fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
+        data = _load(console, manifest.zoo["images"], manifest.network.architecture, images, fingerprint, repo / config)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
 
-def _load(console: Console, name: str, architecture: str, folder: Path | None) -> ImageData:
-    from zoo_datasets.images.prepare import load_images
+def _load(
+    console: Console, name: str, architecture: str, folder: Path | None, fingerprint: str | None, owner: Path
+) -> ImageData:
+    from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.terminal import working
 
     with working(console, f"images: {folder or name}"):
-        return load_images(name, architecture, folder)
+        return recorded_images(name, architecture, folder, fingerprint, owner)
 
 
 def _only_config(repo: Path) -> str:
@@ -133,11 +137,12 @@ def _description(path: Path) -> str:
 
 def _print(console: Console, result: Verification, unit: str) -> None:
     from zoo_datasets.terminal import say
+    from zoo_datasets.text import counted
 
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
         say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
         say(console, f"     {difference.check}: {difference.message}")
-    verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
+    verdict = "all is as it says" if result.ok else counted(len(result.differences), "difference")
     say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")

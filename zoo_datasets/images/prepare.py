@@ -34,7 +34,7 @@ from zoo_datasets.storage.remembered import digest_as_expected
 from zoo_datasets.terminal import Fetched
 from zoo_datasets.text import one_line
 
-__all__ = ["IMAGES", "ImageData", "Split", "cut", "get_image_spec", "load_images"]
+__all__ = ["IMAGES", "ImageData", "Split", "cut", "get_image_spec", "load_images", "prepared_images"]
 
 
 SPLIT_SEED = 42
@@ -178,6 +178,24 @@ def load_images(
     return data
 
 
+def prepared_images(
+    images: str, architecture: str, fingerprint: str, cache_dir: StrPath | None = None
+) -> ImageData | None:
+    """The images of that fingerprint which `load_images` prepared earlier, from any source; None if there are none.
+
+    Args: as of `load_images`.
+
+    Raises:
+        UnknownNameError: if there is no such dataset or architecture.
+    """
+    spec = get_image_spec(images, architecture)
+    folder = Path(cache_dir or cache_folder()).expanduser() / "images"
+    for file in sorted(folder.glob(f"{spec.name}-*.safetensors")):
+        if _recorded_fingerprint(file) == fingerprint and (cached := _read_cache(file, spec)) is not None:
+            return cached[0]
+    return None
+
+
 def cut(found: dict[Role, Split], spec: ImageSpec, origin: str) -> tuple[dict[Role, Split], str]:
     """All splits, those that are missing cut from the training images; and what differs from the published ones.
 
@@ -259,6 +277,15 @@ def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, s
     with replacing(file) as temporary:
         # One metadata key only: safetensors writes several in random order.
         save_file(tensors, temporary, metadata={"description": json.dumps(description)})
+
+
+def _recorded_fingerprint(file: Path) -> str | None:
+    """What the header of a file of the cache says; None where it cannot be read."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return str(parse_json(opened.metadata()["description"])["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
 
 
 def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
 _PROBLEMS = 5  # of a spec that a message names
+# What a zoo of one's own may leave out; a run and a repository record the values, as if they had been given.
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "activation": "tanh", "init": "kaiming_uniform", "weight_decay": 0.0, "seeds": 10,
+}  # fmt: skip
 MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
 
 _DOI = "10.5281/zenodo."
@@ -215,8 +220,11 @@ def _adapter() -> TypeAdapter[ZooSpec]:
     return TypeAdapter(ZooSpec)
 
 
-def read_zoo(path: StrPath) -> ZooSpec:
-    """A user's own zoo from a YAML file with the fields of `ZooSpec`.
+def read_zoo(path: StrPath, tell: Callable[[str], None] | None = None) -> ZooSpec:
+    """A user's own zoo from a YAML file with the fields of `ZooSpec`; those of `DEFAULTS` may be left out.
+
+    Args:
+        tell: called with a line that names the defaults, if any were taken.
 
     Raises:
         SpecError: if a field is missing, unknown or of a wrong value; names the file and each such field.
@@ -226,7 +234,10 @@ def read_zoo(path: StrPath) -> ZooSpec:
         value = parse_yaml(read_text(path, MAX_YAML))
     except (OSError, DocumentError) as error:
         raise SpecError(f"{path} could not be read as YAML: {error}") from error
-    zoo = zoo_from_dict(value, str(path))
+    missing = {name: default for name, default in DEFAULTS.items() if isinstance(value, dict) and name not in value}
+    zoo = zoo_from_dict(value | missing if missing else value, str(path))
+    if missing and tell is not None:
+        tell(f"{path}: by default {', '.join(f'{name} {default}' for name, default in missing.items())}")
     if zoo.parent or zoo.sparsifier:
         raise SpecError(f"{path}: parent, sparsifier: a zoo of your own is dense; twins are made from its run")
     return zoo
