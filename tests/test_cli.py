@@ -146,6 +146,8 @@ def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
 def run(*arguments):
     """A command in this process: its result, and its output. An error of ours is raised, not printed."""
     result = runner.invoke(app, [*map(str, arguments)])
+    if not isinstance(result.exception, ZooError | SystemExit | None):
+        raise result.exception
     return result.exit_code, str(result.exception) if isinstance(result.exception, ZooError) else result.output
 
 
@@ -193,6 +195,7 @@ def test_a_name_that_no_zoo_has_is_answered_with_the_three_nearest(tmp_path):
     assert len(message) < 250
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be compared with the published zoos:UserWarning")
 def test_images_that_training_prepared_are_found_by_their_fingerprint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
