@@ -57,7 +57,7 @@ def report(
         about = str(manifest.zoo.get("images"))
         data = None
         if images or about == _EMBEDDED:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
+            fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
             data = recorded_images(about, manifest.network.architecture, images, fingerprint, repo / name)
         notes, record = [], None
         try:
