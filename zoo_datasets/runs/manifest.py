@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
@@ -81,19 +81,17 @@ class ParentsRecord:
 
 
 class _Parts(TypedDict):
-    """The parts of zoo.json that only the form of this format tells."""
+    """The fields of zoo.json that have no form of their own, as `RunManifest` names them."""
 
     growth: Annotated[tuple[Growth, ...], Field(min_length=1)]
     limits: Limits
     images: ImagesRecord
     engine: str
     versions: dict[str, str]
+    parents: NotRequired[ParentsRecord]
 
 
 _PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
-
-
-_PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +145,7 @@ class RunManifest:
             parts = _PARTS.validate_python(value)
             if zoo.parent is None and parts["growth"][-1].models > zoo.models:
                 raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
-            return cls(
-                zoo=zoo,
-                growth=parts["growth"],
-                limits=parts["limits"],
-                images=parts["images"],
-                layout=WeightLayout.from_list(value["layout"]),
-                engine=parts["engine"],
-                versions=parts["versions"],
-                parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
-            )
+            return cls(zoo=zoo, layout=WeightLayout.from_list(value["layout"]), **parts)
         except ValidationError as error:
             raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error
         except KeyError as error:
