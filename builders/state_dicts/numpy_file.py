@@ -46,7 +46,7 @@ def array_in(data: Slices, name: str, begin: int = 0) -> StoredTensor:
         raise CheckpointError(f"it has a shape of {len(shape)} axes, at most {MAX_DIMENSIONS} expected, from 0 on")
     stride = None
     if fortran and len(shape) > 1 and math.prod(shape):
-        stride = tuple(math.prod(shape[:axis]) for axis in range(len(shape)))
+        stride = tuple(int(math.prod(shape[:axis])) for axis in range(len(shape)))
     return StoredTensor(name, dtype.name, tuple(shape), begin + stream.tell(), math.prod(shape), stride)
 
 

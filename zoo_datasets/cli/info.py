@@ -113,16 +113,16 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
     for heading in ("weights", "models", "rows", "epochs", "splits", "MB", "left out"):
         table.add_column(heading, justify="right")
     for facts in described:
-        described_by_manifest = "models" in facts
+        has_manifest = "models" in facts
         table.add_row(
             facts["name"],
-            _weights(facts) if described_by_manifest else "–",
-            f"{facts['models']:,}" if described_by_manifest else "–",
+            _weights(facts) if has_manifest else "–",
+            f"{facts['models']:,}" if has_manifest else "–",
             "–" if facts["rows"] is None else f"{facts['rows']:,}",
-            _span(facts["epochs"]) if described_by_manifest else "–",
+            _span(facts["epochs"]) if has_manifest else "–",
             " / ".join(f"{split} {rows:,}" for split, rows in facts["splits"].items()),
-            f"{facts['bytes'] / 1e6:,.1f}" if described_by_manifest else "–",
-            f"{facts['left_out']['states']:,} states" if described_by_manifest else "–",
+            f"{facts['bytes'] / 1e6:,.1f}" if has_manifest else "–",
+            f"{facts['left_out']['states']:,} states" if has_manifest else "–",
         )
     console.print(table)
 

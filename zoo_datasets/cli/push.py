@@ -19,7 +19,7 @@ def push(
         list[str] | None, typer.Option(metavar="NAME", help="Push this zoo; may be given again.", show_default="all")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if it is not there.", show_default="main")] = (
+    revision: Annotated[str | None, typer.Option(help="The branch; created if it is missing.", show_default="main")] = (
         None
     ),
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -29,8 +29,6 @@ def push(
     ] = False,
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
     from zoo_datasets.hub.push import push_repository
     from zoo_datasets.terminal import Terminal, say
 
@@ -39,8 +37,6 @@ def push(
     def tell(text: str) -> None:
         say(console, text)
 
-    if not console.is_terminal:
-        disable_progress_bars()
     result = push_repository(
         repo, repo_id, config or (), private=private, revision=revision, create_pr=create_pr, replace=replace,
         progress=progress_bar(console, "checking", "files"), tell=tell,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from zoo_datasets.evaluation.verify.findings import Verification
     from zoo_datasets.images.prepare import ImageData
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.spec import Limits, ZooSpec
 
 _SHOWN = 5
 
@@ -79,8 +79,8 @@ def _verify_run(
         except RunError:
             pass  # it is what the verification finds first
         else:
-            zoo = manifest.zoo.to_dict()
-            data = _load(console, zoo, manifest.zoo.architecture, images, manifest.images.fingerprint)
+            zoo, fingerprint = manifest.zoo, manifest.images.fingerprint
+            data = _load(console, zoo, zoo.architecture, images, fingerprint, path)
     with progress_bar(console, "verifying", "cohorts") as advance:
         return verify_run(path, images=data, sample=sample, progress=advance)
 
@@ -105,19 +105,25 @@ def _verify_config(
             raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
-            data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint)
+            data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
 
 def _load(
-    console: Console, zoo: Mapping[str, Any], architecture: str, folder: Path | None, fingerprint: str | None
+    console: Console,
+    zoo: ZooSpec | Mapping[str, Any],
+    architecture: str,
+    folder: Path | None,
+    fingerprint: str | None,
+    owner: Path,
 ) -> ImageData:
-    from zoo_datasets.images.prepare import images_of_record
+    from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.terminal import working
 
-    with working(console, f"images: {folder or zoo.get('images')}"):
-        return images_of_record(zoo, architecture, folder, fingerprint)
+    name = zoo.get("images") if isinstance(zoo, Mapping) else zoo.images
+    with working(console, f"images: {folder or name}"):
+        return recorded_images(zoo, architecture, folder, fingerprint, owner)
 
 
 def _only_config(repo: Path) -> str:

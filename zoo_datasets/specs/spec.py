@@ -248,7 +248,7 @@ class ZooSpec:
 
     @property
     def points(self) -> int:
-        """Number of grid points."""
+        """Number of grid points: the product of the lengths of all lists of hyperparameters."""
         size = 1
         for axis in GRID_FIELDS:
             size *= len(getattr(self, axis))
@@ -283,7 +283,7 @@ class ZooSpec:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values; those of `OWN_FIELDS` where they are set."""
+        """All fields as JSON values: tuples become lists; those of `OWN_FIELDS` if they are set."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return {name: value for name, value in plain.items() if value is not None or name not in OWN_FIELDS}
 
@@ -333,7 +333,7 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
         models: how many members from the front of the order; None means all.
 
     Raises:
-        ValueError: where the zoo has fewer than `models` members.
+        ValueError: if the zoo has fewer than `models` members.
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")

@@ -38,7 +38,7 @@ from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import EXTRAS, FIGURES, MEANS
 from zoo_datasets.repository.where import Condition
-from zoo_datasets.runs.rows import check_known, matching
+from zoo_datasets.runs.rows import check_readable, matching
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.text import printable
 
@@ -294,7 +294,7 @@ class RawSource(Source):
         """The trials of which a condition keeps a state; one that is not a model cannot be judged and stays."""
         judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.epochs]
         states = [(entry, epoch) for entry, _, epoch in judged]
-        check_known(where, self._unknown(states), self._folder.name)
+        check_readable(where, self._unknown(states), self._folder.name)
         unrecorded = {} if self._losses is None else self._losses.unrecorded
 
         def figures(here: slice) -> dict[str, pa.Array]:

@@ -104,7 +104,10 @@ def _check_meta(repo: Path, manifest: Manifest, findings: Findings) -> None:
         try:
             table = pq.read_table(repo / shard.path, partitioning=None)
             expected = pa.concat_tables(
-                [pq.read_table(repo / part.path, columns=METADATA_COLUMNS, partitioning=None) for part in parts]
+                [
+                    pq.read_table(repo / part.path, columns=manifest.light_schema.names, partitioning=None)
+                    for part in parts
+                ]
             )
         except READ_ERRORS as error:
             findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
