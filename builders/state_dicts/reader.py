@@ -100,7 +100,7 @@ class StateReader:
         library()  # compiled before threads ask for it
 
     def describe(self, paths: Sequence[str]) -> dict[str, FileKind | str]:
-        """By path what a file holds, or why it cannot be read; of large files only what describes the tensors is read."""
+        """By path what a file holds, or why it cannot be read; of large files no tensors are read."""
         kinds: dict[str, FileKind | str] = {}
         usual: FileKind | None = None
         run, position = 0, 0
