@@ -14,7 +14,7 @@ from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
 from zoo_datasets.builders.sources.base import States
 from zoo_datasets.builders.sources.table import Location, open_source
 from zoo_datasets.loading import prepared
-from zoo_datasets.repository.row import SPLITS, features
+from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.storage.remote import is_url
 
 
@@ -34,7 +34,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _info(self) -> datasets.DatasetInfo:
         source = open_source(self.config.source_path)
-        return datasets.DatasetInfo(features=features(source.layout, source.extras))
+        return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(RowMaker(source, "").schema))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         """A unit of work is one epoch of one block; `num_proc` and streaming divide the list of them."""

@@ -20,8 +20,8 @@ from zoo_datasets.builders.sources.table import Locations, open_source
 from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
 from zoo_datasets.repository.card import write_card
-from zoo_datasets.repository.manifest import META, PLOTS, Manifest, Shard, read_manifest
-from zoo_datasets.repository.row import id_problem
+from zoo_datasets.repository.manifest import LIGHT_ENDINGS, PLOTS, Manifest, Shard, read_manifest
+from zoo_datasets.repository.row import KEY, id_problem
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
 from zoo_datasets.storage.folders import check_repository_folder
@@ -123,21 +123,21 @@ def build_from(
             f"config name {config[:200]!r}: expected letters, digits, '_', '-' and '.', at most 128, not beginning "
             "with a mark"
         )
-    if config.endswith(META):
+    if config.endswith(LIGHT_ENDINGS):
         raise RepositoryError(
-            f"config name {config!r}: names that end in {META} are those of the configs without weights"
+            f"config name {config!r}: names that end in {' or '.join(LIGHT_ENDINGS)} are those of configs beside others"
         )
     check_repository_folder(repo)
     _check_ids(source)
     folder = repo / config
-    check_files(repo, [config, f"{config}{META}"], links=False)
+    check_files(repo, [config, *(f"{config}{end}" for end in LIGHT_ENDINGS)], links=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} could not be created: {error.strerror or error}; choose another --out") from error
     with locked_zoo(repo, config):
-        for each in (folder, repo / f"{config}{META}"):
-            remove_temporaries(each)
+        for end in ("", *LIGHT_ENDINGS):
+            remove_temporaries(repo / f"{config}{end}")
         if not replace:
             _check_replaceable(source, repo, config)
         if strict:
@@ -239,7 +239,7 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
     new = [
         _keys(repo, shard, building.rows.get(shard.path)) for shard in manifest.shards if shard.path not in earlier
     ] or [old[0].slice(0, 0)]
-    lost = pa.concat_tables(old).join(pa.concat_tables(new), ["model_id", "epoch"], join_type="left anti")
+    lost = pa.concat_tables(old).join(pa.concat_tables(new), list(KEY), join_type="left anti")
     if lost.num_rows:
         one = lost.slice(0, 1).to_pylist()[0]
         raise RepositoryError(
@@ -251,12 +251,13 @@ def _check_rows_kept(manifest: Manifest, building: Building, repo: Path) -> None
 
 
 def _keys(repo: Path, shard: Shard, rows: pa.Table | None) -> pa.Table:
-    """model_id and epoch of a shard's rows, read from its file unless `rows` has them."""
-    names = ["model_id", "epoch"]
-    if rows is not None:
-        return rows.select(names).replace_schema_metadata(None)
-    table = pq.read_table(repo / shard.path, columns=names, partitioning=None)
-    return table.select(names).replace_schema_metadata(None)
+    """model_id, epoch and step of a shard's rows, read from its file unless `rows` has them; −1 for no step."""
+    if rows is None:
+        file = repo / shard.path
+        names = [name for name in KEY if name in pq.read_schema(file).names]
+        rows = pq.read_table(file, columns=names, partitioning=None)
+    step = pc.fill_null(rows["step"], -1) if "step" in rows.column_names else pa.array([-1] * len(rows), pa.int64())
+    return pa.table({"model_id": rows["model_id"], "epoch": rows["epoch"], "step": step})
 
 
 def _check_models_kept(source: Source, repo: Path, existing: Manifest) -> None:
@@ -284,11 +285,15 @@ def _commit(repo: Path, manifest: Manifest, building: Building) -> None:
     """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old files go."""
     with locked_card(repo):
         remove_temporaries(repo)
-        manifest, meta_bytes = with_meta(repo, manifest, building.rows)
+        source = building.job.source
+        records = {} if source.open_columns is None else source.open_columns.records
+        manifest, meta_bytes = with_meta(repo, manifest, building.rows, records)
         manifest.save(repo)
         write_card(repo, manifest, building.num_bytes, meta_bytes)
-    referenced = {shard.path for shard in (*manifest.shards, *manifest.meta)}
-    for file in sorted(file for end in ("", META) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")):
+    referenced = {shard.path for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
+    for file in sorted(
+        file for end in ("", *LIGHT_ENDINGS) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")
+    ):
         if file.relative_to(repo).as_posix() not in referenced:
             file.unlink(missing_ok=True)
     for plot in {f"{manifest.config}/{name}.png" for name in PLOTS} - {*manifest.plots}:

@@ -151,7 +151,7 @@ def test_imported_twins_are_attributed(tmp_path):
 
 
 def test_names_of_light_configs_are_taken(repo, tmp_path):
-    with pytest.raises(RepositoryError, match="names that end in -meta are those of the configs without weights"):
+    with pytest.raises(RepositoryError, match="names that end in -meta or -layouts are those of configs beside others"):
         build_repository(tmp_path / "run", repo, "mine-meta")
     with pytest.raises(RepositoryError, match=f"{NAME}-meta is a part of {NAME}; verify that one"):
         verify_repository(repo, f"{NAME}-meta")

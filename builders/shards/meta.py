@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,21 +14,25 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.builders.shards.writer import size_in_memory
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.manifest import META, Manifest, Shard, existing_plots, read_manifest
-from zoo_datasets.repository.row import meta_schema
+from zoo_datasets.networks.records import NetworkRecord
+from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard, existing_plots, read_manifest
+from zoo_datasets.repository.row import LAYOUT, LAYOUTS_SCHEMA, SPLITS
 from zoo_datasets.storage.files import write_bytes
 
 _ROW_GROUP = 100_000
 
 
-def with_meta(repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table]) -> tuple[Manifest, Mapping[str, int]]:
-    """The manifest with its light config, writing those of its files that do not exist yet.
+def with_meta(
+    repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table], records: Mapping[str, NetworkRecord]
+) -> tuple[Manifest, Mapping[str, int]]:
+    """The manifest with its light config, and the layouts of open rows, writing those files that do not exist yet.
 
     The plots that were drawn of the same light config stay listed. Also returns the size of each split of the light
     config in memory, as `datasets` counts.
 
     Args:
         rows: of shards, by path, with at least these columns; those of other shards are read from their files.
+        records: the networks of open rows, by hash.
 
     Raises:
         RepositoryError: if a shard cannot be read.
@@ -35,13 +40,17 @@ def with_meta(repo: Path, manifest: Manifest, rows: Mapping[str, pa.Table]) -> t
     """
     meta: list[Shard] = []
     num_bytes: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for split in manifest.splits:  # one table at a time
         table = _metadata(repo, manifest, split, rows)
-        meta.append(_write(repo, manifest.config, split, table))
+        meta.append(_write(repo, f"{manifest.config}{META}", split, table))
         num_bytes[split] = size_in_memory(table)
+        if manifest.open is not None:
+            counts.update({str(item["values"]): item["counts"] for item in table[LAYOUT].value_counts().to_pylist()})
+    layouts = () if manifest.open is None else (_write_layouts(repo, manifest.config, records, counts),)
     earlier = _earlier(repo, manifest.config)
     plots = existing_plots(repo, earlier) if earlier is not None and earlier.meta == tuple(meta) else ()
-    return dataclasses.replace(manifest, meta=tuple(meta), plots=plots), num_bytes
+    return dataclasses.replace(manifest, meta=tuple(meta), plots=plots, layouts=layouts), num_bytes
 
 
 def _earlier(repo: Path, config: str) -> Manifest | None:
@@ -53,7 +62,7 @@ def _earlier(repo: Path, config: str) -> Manifest | None:
 
 def _metadata(repo: Path, manifest: Manifest, split: str, rows: Mapping[str, pa.Table]) -> pa.Table:
     """All columns but the weights, of the rows of a split in their order."""
-    schema = meta_schema(manifest.unknown)
+    schema = manifest.light_schema
     tables = []
     for shard in manifest.shards:
         if shard.split == split:
@@ -72,23 +81,39 @@ def _read(repo: Path, shard: Shard, schema: pa.Schema) -> pa.Table:
         raise RepositoryError(f"{shard.path} could not be read again: {error}; build it once more") from error
 
 
-def _write(repo: Path, config: str, split: str, table: pa.Table) -> Shard:
+def _write_layouts(repo: Path, config: str, records: Mapping[str, NetworkRecord], counts: Mapping[str, int]) -> Shard:
+    names = sorted(counts)
+    table = pa.table(
+        {
+            LAYOUT: names,
+            "tensors": [records[name].layout.to_json() for name in names],
+            "layers": [records[name].layers for name in names],
+            "weights": [records[name].layout.size for name in names],
+            "rows": [counts[name] for name in names],
+        },
+        LAYOUTS_SCHEMA,
+    )
+    return _write(repo, f"{config}{LAYOUTS}", SPLITS[0], table)
+
+
+def _write(repo: Path, folder: str, split: str, table: pa.Table) -> Shard:
     # One file a split, written anew when the zoo grows: it is a hundredth of the weights, and a viewer that had to
     # open as many files as there are shards would be slow.
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, row_group_size=_ROW_GROUP, compression="zstd")
     data = buffer.getvalue().to_pybytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = f"{config}{META}/{split}-{digest[:16]}.parquet"
+    path = f"{folder}/{split}-{digest[:16]}.parquet"
     file = repo / path
     if not file.is_file() or file.read_bytes() != data:
         write_bytes(file, data)
+    rows = "model_id" in table.column_names
     return Shard(
         path=path,
         split=split,
         rows=table.num_rows,
-        models=pc.count_distinct(table["model_id"]).as_py(),
-        epochs=tuple(sorted(pc.unique(table["epoch"]).to_pylist())),
+        models=pc.count_distinct(table["model_id"]).as_py() if rows else 0,
+        epochs=tuple(sorted(pc.unique(table["epoch"]).to_pylist())) if rows else (),
         bytes=len(data),
         sha256=digest,
     )

@@ -77,9 +77,9 @@ class RowMaker(NarrowRows):
     """Turns states into record batches of `schema`: the one place where rows are made. Threads may share it."""
 
     def __init__(self, source: Source, config: str) -> None:
-        self._open = source.open
-        if source.open is not None:
-            super().__init__(source.open.rows.schema(source.open.records), config)
+        self._open = source.open_columns
+        if source.open_columns is not None:
+            super().__init__(source.open_columns.rows.schema(source.open_columns.records), config)
         else:
             assert source.network is not None
             schema = arrow_schema(source.network.layout, source.extras, source.unknown)
@@ -106,7 +106,7 @@ class RowMaker(NarrowRows):
 def _wide(states: States, column: pa.Field) -> pa.Array:
     """A column as wide as the weights, or the raw tensors."""
     if column.name == RAW:
-        return pa.array(states.raw or [None] * len(states.models), column.type)
+        return pa.nulls(len(states.models), column.type) if states.raw is None else pa.array(states.raw, column.type)
     matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
     flat = pa.array(matrix.contiguous().view(-1).numpy())
     if pa.types.is_fixed_size_list(column.type):

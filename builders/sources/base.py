@@ -166,7 +166,7 @@ class Source(ABC):
     Attributes:
         name: of the zoo, and of the config unless another is asked for.
         network: of all its models; None if the source is open.
-        open: of an open source, its columns and networks; None: its rows are those of trained classifiers of images.
+        open_columns: of an open source, its columns and networks; None: all its rows are classifiers of `network`.
         models, states: numbers found.
         kind: what a manifest calls this kind of source.
         credit: whose the models are.
@@ -175,7 +175,7 @@ class Source(ABC):
 
     name: str
     network: NetworkKind | None = None
-    open: OpenColumns | None = None
+    open_columns: OpenColumns | None = None
     models: int
     states: int
     kind: str
@@ -188,15 +188,16 @@ class Source(ABC):
         """Equal for two sources if one may grow into the other."""
 
     @property
-    def layout(self) -> WeightLayout | None:
-        """Of the weights of all its models; None if the source is open."""
-        return None if self.network is None else self.network.layout
+    def layout(self) -> WeightLayout:
+        """Of the weights of all its models; an open source has none."""
+        assert self.network is not None
+        return self.network.layout
 
     @property
     def row_bytes(self) -> int:
         """Bytes of the raw weights of a row; of an open source their mean."""
-        if self.open is not None:
-            return max(int(4 * self.open.weights), 4)
+        if self.open_columns is not None:
+            return max(int(4 * self.open_columns.weights), 4)
         assert self.network is not None
         return 4 * self.network.layout.size
 
@@ -224,7 +225,7 @@ class Source(ABC):
     @property
     def unknown(self) -> Sequence[str]:
         """The columns of `HYPERPARAMETERS` that are null for some of its models, in the schema's order."""
-        if self.open is not None:
+        if self.open_columns is not None:
             return ()
         return unknown_columns(model for block in self.blocks() for model in block.models)
 

@@ -82,6 +82,8 @@ class _Found:
 class PtSource(Source):
     """A preprocessed dataset. If the raw zoo lies beside it, hyperparameters come from its params.json."""
 
+    network: NetworkKind
+
     kind = "preprocessed dataset"
 
     def __init__(self, path: Path, reading: Reading) -> None:

@@ -18,6 +18,7 @@ from zoo_datasets.builders.containers.locate import Place, has_file, local_folde
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States
 from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
@@ -45,6 +46,8 @@ def is_run(place: Place) -> bool:
 
 class RunSource(Source):
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
+
+    network: NetworkKind
 
     kind = "run"
     credit = TRAINED

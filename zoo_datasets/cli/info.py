@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,8 +61,11 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.config,
         "images": manifest.zoo.get("images"),
-        "architecture": manifest.network.architecture,
-        "weights": manifest.layout.size,
+        "architecture": None if manifest.network is None else manifest.network.architecture,
+        "weights": manifest.open.size
+        if manifest.layout is None and manifest.open
+        else manifest.one_layout("info").size,
+        "layouts": 1 if manifest.open is None else sum(shard.rows for shard in manifest.layouts),
         "models": manifest.models.written,
         "rows": manifest.rows(),
         "epochs": manifest.epochs,
@@ -73,22 +77,32 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _details(manifest: Manifest) -> dict[str, Any]:
-    from zoo_datasets.repository.row import COLUMNS
-
     reasons: dict[str, int] = {}
     for entry in manifest.left_out:
         reasons[entry.reason] = reasons.get(entry.reason, 0) + len(entry.epochs)
-    wide = f"float32 [{manifest.layout.size}]"
-    columns = [{"name": c.name, "type": wide if c.type is None else str(c.type), "about": c.doc} for c in COLUMNS]
+    network, layout = manifest.network, manifest.layout
     return {
-        "parameters": manifest.layout.parameters,
-        "in_channels": manifest.network.in_channels,
-        "classes": manifest.network.classes,
+        "parameters": None if layout is None else layout.parameters,
+        "in_channels": None if network is None else network.in_channels,
+        "classes": None if network is None else network.classes,
         "source": manifest.source.get("kind"),
         "recipe": dict(manifest.zoo),
-        "columns": columns + [{"name": name, "type": wide, "about": ""} for name in manifest.extras],
+        "columns": _columns(manifest),
         "reasons": reasons,
     }
+
+
+def _columns(manifest: Manifest) -> list[dict[str, str]]:
+    from zoo_datasets.repository.row import COLUMNS, RAW, WEIGHTS
+
+    if manifest.open is not None:
+        size = "float32 of any length" if manifest.open.size is None else f"float32 [{manifest.open.size}]"
+        narrow = [{"name": c.name, "type": str(c.type), "about": c.doc} for c in manifest.open.narrow]
+        raw = [{"name": RAW, "type": "bytes", "about": "tensors that float32 cannot hold"}] * manifest.open.raw
+        return [*narrow, *raw, {"name": WEIGHTS, "type": size, "about": "in the order of the row's layout"}]
+    wide = f"float32 [{manifest.one_layout('info').size}]"
+    columns = [{"name": c.name, "type": wide if c.type is None else str(c.type), "about": c.doc} for c in COLUMNS]
+    return columns + [{"name": name, "type": wide, "about": ""} for name in manifest.extras]
 
 
 def _print_all(console: Console, title: str, described: list[dict[str, Any]]) -> None:
@@ -102,7 +116,7 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
         described_by_manifest = "models" in facts
         table.add_row(
             facts["name"],
-            f"{facts['weights']:,}" if described_by_manifest else "–",
+            _weights(facts) if described_by_manifest else "–",
             f"{facts['models']:,}" if described_by_manifest else "–",
             "–" if facts["rows"] is None else f"{facts['rows']:,}",
             _span(facts["epochs"]) if described_by_manifest else "–",
@@ -117,6 +131,7 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     from zoo_datasets.terminal import say
+    from zoo_datasets.text import counted
 
     def line(text: str) -> None:
         say(console, text)
@@ -125,10 +140,13 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
     if "models" not in facts:
         line(f"rows: {facts['splits'] or 'the card does not say'}; not written by `zoo build`, so it says no more")
         return
-    line(
-        f"{facts['architecture']} on {facts['images']}: {facts['parameters']:,} parameters, "
-        f"{facts['in_channels']} channels, {facts['classes']} classes; from a {facts['source']}"
-    )
+    if facts["architecture"] is None:
+        line(f"{counted(facts['layouts'], 'layout')}, {_weights(facts)} weights; from {facts['source']}")
+    else:
+        line(
+            f"{facts['architecture']} on {facts['images']}: {facts['parameters']:,} parameters, "
+            f"{facts['in_channels']} channels, {facts['classes']} classes; from a {facts['source']}"
+        )
     line(f"{facts['models']:,} models, {facts['rows']:,} rows, epochs {_span(facts['epochs'])}")
     line(f"splits: {', '.join(f'{split} {rows:,}' for split, rows in facts['splits'].items())}")
     line(f"{facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
@@ -141,6 +159,10 @@ def _print_one(console: Console, title: str, facts: dict[str, Any]) -> None:
     for column in facts["columns"]:
         table.add_row(column["name"], column["type"], column["about"])
     console.print(table)
+
+
+def _weights(facts: Mapping[str, Any]) -> str:
+    return "any number" if facts["weights"] is None else f"{facts['weights']:,}"
 
 
 def _span(epochs: list[int]) -> str:

@@ -56,7 +56,7 @@ def report(
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
         wanted = images is not None or about == _EMBEDDED
-        data = images_of_record(manifest.zoo, manifest.network.architecture, images) if wanted else None
+        data = images_of_record(manifest.zoo, manifest.one_network("a report").architecture, images) if wanted else None
         notes, record = [], None
         try:
             if benchmark is not None:

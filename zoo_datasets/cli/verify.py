@@ -92,7 +92,8 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
-        data = _load(console, manifest.zoo, manifest.network.architecture, images)
+        if manifest.network is not None:
+            data = _load(console, manifest.zoo, manifest.network.architecture, images)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
@@ -134,11 +135,12 @@ def _description(path: Path) -> str:
 
 def _print(console: Console, result: Verification, unit: str) -> None:
     from zoo_datasets.terminal import say
+    from zoo_datasets.text import counted
 
     for check in result.checks:
         mark = "ok  " if check.passed else "FAIL"
         say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
         say(console, f"     {difference.check}: {difference.message}")
-    verdict = "all is as it says" if result.ok else f"{len(result.differences)} differences"
+    verdict = "all is as it says" if result.ok else counted(len(result.differences), "difference")
     say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")

@@ -30,8 +30,8 @@ from zoo_datasets.repository.card_text import (
     yours,
 )
 from zoo_datasets.repository.credit import TRAINED, UNKNOWN_LICENCE, credit_of
-from zoo_datasets.repository.manifest import META, Manifest, Shard
-from zoo_datasets.repository.row import SPLITS, features, meta_schema
+from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, META, Manifest, Shard
+from zoo_datasets.repository.row import LAYOUTS_SCHEMA, SPLITS
 from zoo_datasets.storage.files import check_files, write_bytes
 from zoo_datasets.text import printable
 
@@ -171,13 +171,14 @@ class Entry:
 def zoos_of(configs: Iterable[str]) -> list[str]:
     """The names that are not those of light configs."""
     names = sorted(configs)
-    return [name for name in names if not (name.endswith(META) and name.removesuffix(META) in names)]
+    light = {f"{name}{end}" for name in names for end in LIGHT_ENDINGS}
+    return [name for name in names if name not in light]
 
 
 def entry_in(card: DatasetCard, name: str) -> Entry:
     """What a card says of a zoo that it lists."""
     configs = configs_of(card)
-    own = [config for config in (name, f"{name}{META}") if config in configs]
+    own = [config for end in ("", *LIGHT_ENDINGS) if (config := f"{name}{end}") in configs]
     return Entry(
         name=name,
         configs={config: configs[config] for config in own},
@@ -248,14 +249,20 @@ def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], met
         RepositoryError: if the present card cannot be read.
         StorageError: if the new one cannot be written.
     """
-    meta = f"{manifest.config}{META}"
+    parts = {
+        "": (manifest.shards, num_bytes, manifest.schema),
+        META: (manifest.meta, meta_bytes, manifest.light_schema),
+    }
+    if manifest.open is not None:
+        layouts_bytes = {shard.split: shard.bytes for shard in manifest.layouts}
+        parts[LAYOUTS] = (manifest.layouts, layouts_bytes, LAYOUTS_SCHEMA)
     infos = {
-        manifest.config: _info(manifest.shards, num_bytes, features(manifest.layout, manifest.extras)),
-        meta: _info(manifest.meta, meta_bytes, Features.from_arrow_schema(meta_schema())),
+        f"{manifest.config}{end}": _info(shards, sizes, Features.from_arrow_schema(schema))
+        for end, (shards, sizes, schema) in parts.items()
     }
     entry = Entry(
         name=manifest.config,
-        configs={manifest.config: _config(manifest.shards), meta: _config(manifest.meta)},
+        configs={f"{manifest.config}{end}": _config(shards) for end, (shards, _, _) in parts.items()},
         infos={name: {"config_name": name} | info for name, info in infos.items()},
         section=section_of(manifest),
         citations=[text] if (text := citation_of(manifest)) else [],

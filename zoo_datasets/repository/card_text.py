@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from zoo_datasets.repository.credit import credit_of
-from zoo_datasets.repository.manifest import META, Manifest
+from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
 
@@ -89,7 +89,7 @@ def section_of(manifest: Manifest) -> str:
     lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
     lines += [
         f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {ranges(manifest.epochs)}; "
-        f"`weights` has {manifest.layout.size:,} entries.",
+        f"{_weights(manifest)}",
         "",
         "| split | models | rows | files |",
         "|---|---|---|---|",
@@ -99,21 +99,57 @@ def section_of(manifest: Manifest) -> str:
         ),
         "",
         *_plots(manifest),
+        *_further(manifest),
         "```python",
         "from datasets import load_dataset",
         "",
         f'zoo = load_dataset("{SOMEWHERE}", "{manifest.config}")',
         f'table = load_dataset("{SOMEWHERE}", "{manifest.config}{META}")  # without weights',
         "",
-        "# a row back into a network, with pip install zoo-datasets",
-        "from zoo_datasets import to_module",
-        "",
-        f'network = to_module(zoo["{next(iter(manifest.splits), "train")}"][0])',
+        *_restoring(manifest),
         "```",
         "",
         *_left_out(manifest),
     ]
     return "\n".join(lines + _origin(manifest))
+
+
+def _restoring(manifest: Manifest) -> list[str]:
+    row = f'zoo["{next(iter(manifest.splits), "train")}"][0]'
+    if manifest.open is None:
+        return [
+            "# a row back into a network, with pip install zoo-datasets",
+            "from zoo_datasets import to_module",
+            "",
+            f"network = to_module({row})",
+        ]
+    return [
+        "# a row back into tensors, with pip install zoo-datasets",
+        "from zoo_datasets import load_zoo, to_state_dict",
+        "",
+        f'zoo = load_zoo("{SOMEWHERE}", "{manifest.config}")',
+        f"state = to_state_dict({row})",
+    ]
+
+
+def _weights(manifest: Manifest) -> str:
+    if manifest.open is None:
+        return f"`weights` has {manifest.one_layout('the card').size:,} entries."
+    layouts = sum(shard.rows for shard in manifest.layouts)
+    if manifest.open.size is not None:
+        return f"`weights` has {manifest.open.size:,} entries; `{manifest.config}{LAYOUTS}` tells their layout."
+    return f"`weights` are lists of {layouts:,} layouts, which `{manifest.config}{LAYOUTS}` tells."
+
+
+def _further(manifest: Manifest) -> list[str]:
+    """The columns of its own that a zoo has."""
+    if manifest.open is None or not manifest.open.further:
+        return []
+    rows = [
+        f"| {markdown_code(column.name)} | {column.type} | {markdown_cell(column.doc)} |"
+        for column in manifest.open.further
+    ]
+    return ["| further column | type | |", "|---|---|---|", *rows, ""]
 
 
 def _files(manifest: Manifest, split: str) -> str:
@@ -143,14 +179,20 @@ def _origin(manifest: Manifest) -> list[str]:
     return [f"The published zoo of this recipe: {address}", ""] if doi else []
 
 
+def _networks(manifest: Manifest) -> str:
+    network, layout = manifest.network, manifest.layout
+    if network is None or layout is None:
+        return "Networks of any kind, one row a state."
+    noun = "channel" if network.in_channels == 1 else "channels"
+    return (
+        f"{markdown_code(network.architecture)} ({network.in_channels} input {noun}, {network.classes} classes, "
+        f"{layout.parameters:,} parameters) on {markdown(manifest.zoo.get('images', 'images that are not recorded'))}."
+    )
+
+
 def _recipe(manifest: Manifest) -> list[str]:
     zoo = manifest.zoo
-    network = manifest.network
-    noun = "channel" if network.in_channels == 1 else "channels"
-    lines = [
-        f"{markdown_code(network.architecture)} ({network.in_channels} input {noun}, {network.classes} classes, "
-        f"{manifest.layout.parameters:,} parameters) on {markdown(zoo.get('images', 'images that are not recorded'))}."
-    ]
+    lines = [_networks(manifest)]
     named = [(axis, zoo[axis]) for axis in (*_AXES, "scheduler", "augmentation") if zoo.get(axis)]
     if named:
         lines += ["", "| recipe | |", "|---|---|"]

@@ -116,6 +116,17 @@ _FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_FURTHER = 1000
 
 
+LAYOUTS_SCHEMA = pa.schema(
+    [
+        pa.field(LAYOUT, pa.string(), nullable=False),
+        pa.field("tensors", pa.string(), nullable=False),  # as WeightLayout.to_json
+        pa.field("layers", pa.string()),  # as JSON; null where the network is not known
+        pa.field("weights", pa.int64(), nullable=False),  # D
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+
+
 def further_column(name: str, kind: str, doc: str = "") -> Column:
     """A further column of an open config.
 

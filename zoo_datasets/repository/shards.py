@@ -51,7 +51,7 @@ class ShardDigests:
     def __init__(self, manifest: Manifest | None) -> None:
         self._shards: dict[str, Shard] = {}
         if manifest is not None:
-            self._shards = {shard.path: shard for shard in (*manifest.shards, *manifest.meta)}
+            self._shards = {shard.path: shard for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
 
     def check(self, files: Mapping[str, Path], splits: Mapping[str, str], remedy: str = _BUILD) -> None:
         """Compare files with the digests of the bytes that were written.

@@ -164,9 +164,7 @@ class RunRows:
 
     def __init__(self, run: Run, config: str | None = None) -> None:
         self._run = run
-        self._rows = NarrowRows(
-            meta_schema(), config or run.manifest.zoo.name, run.manifest.network.columns()
-        )
+        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network.columns())
 
     @cached_property
     def models(self) -> dict[str, Model]:

@@ -61,6 +61,10 @@ class RawExport:
 
 def source_rows(source: Source, name: str | None = None, selection: Mapping[str, Any] | None = None) -> ExportRows:
     """All states of a source as rows of the config `name`; without states that cannot be read."""
+    if source.network is None:
+        raise SpecError(
+            f"{source.name}: its networks are not of one architecture that raw zoos know; choose another format"
+        )
     maker = RowMaker(source, name or source.name)
     constants = {"zoo": name or source.name, **source.network.columns()}
     models = {

@@ -29,6 +29,7 @@ from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.manifest import LeftOut
@@ -60,6 +61,8 @@ def is_raw(place: Place) -> bool:
 
 class RawSource(Source):
     """A raw zoo, in a folder or an archive. Its only block holds its models in the order of their ids."""
+
+    network: NetworkKind
 
     kind = "raw zoo"
 

@@ -150,7 +150,12 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
     models = pc.count_distinct(table["model_id"]).as_py()
     facts = [["models", f"{models:,}"], ["states (models × epochs)", f"{table.num_rows:,}"]]
     facts.append(["epochs", f"{pc.min(table['epoch']).as_py()} to {pc.max(table['epoch']).as_py()}"])
-    facts.append(["architecture", f"{manifest.network.architecture}, {manifest.layout.parameters:,} weights"])
+    facts.append(
+        [
+            "architecture",
+            f"{manifest.one_network('a report').architecture}, {manifest.one_layout('a report').parameters:,} weights",
+        ]
+    )
     facts.append(["images", str(table["images"][0].as_py())])
     splits = last.group_by("split").aggregate([("model_id", "count")]).to_pylist()
     facts.append(["models by split", ", ".join(f"{s['split']} {s['model_id_count']:,}" for s in splits)])
@@ -283,7 +288,7 @@ def _sparse(
     repo: str | Path, final: Dataset, weights: Tensor, manifest: Manifest, images: ImageData | None, limit: int
 ) -> dict[str, Any]:
     """What pruning did to twins."""
-    layers = layer_sparsity(weights, manifest.layout)
+    layers = layer_sparsity(weights, manifest.one_layout("a report"))
     points = [[_json(value) for value in pair] for pair in zip(final["sparsity"][:], final["test_acc"][:], strict=True)]
     content: dict[str, Any] = {
         "layers": {name: _box(values) for name, values in layers.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +11,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zoo_datasets.errors import LayoutError, RepositoryError
 from zoo_datasets.evaluation.verify.findings import Findings
-from zoo_datasets.repository.manifest import META, Manifest, Shard
+from zoo_datasets.networks.records import NetworkRecord
+from zoo_datasets.repository.layouts import read_layouts_file
+from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
 from zoo_datasets.repository.row import (
+    LAYOUT,
     METADATA_KEY,
     NAMES,
+    RAW,
     SPLITS,
     WEIGHTS,
-    arrow_schema,
-    meta_schema,
+    records_of_schema,
     split_of,
     weights_matrix,
 )
 from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.terminal import Advance
+from zoo_datasets.text import counted
 
 METADATA_COLUMNS = [name for name in NAMES if name != WEIGHTS]
 
@@ -44,6 +49,7 @@ class CheckedRow:
     row_group: int
     index: int
     recorded: bool
+    step: int | None = None
 
 
 def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Advance) -> list[CheckedRow]:
@@ -57,9 +63,10 @@ def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: A
                 findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
         progress(number + 1, len(manifest.shards))
     _check_meta(repo, manifest, rows, findings)
-    files = (*manifest.shards, *manifest.meta)
+    _check_layouts(repo, manifest, findings)
+    files = (*manifest.shards, *manifest.meta, *manifest.layouts)
     findings.checked("checksums", f"of {len(files)} files, {sum(file.bytes for file in files):,} bytes")
-    findings.checked("schema", f"columns, types and a layout of {manifest.layout.size:,} weights")
+    findings.checked("schema", _layouts_checked(manifest))
     findings.checked("rows", f"{len(rows):,} rows; row groups of one epoch each")
     findings.checked("weights", "kept as they are" if manifest.keep_nonfinite else "all finite")
     return rows
@@ -76,7 +83,7 @@ def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings
         except READ_ERRORS as error:
             findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
             continue
-        if not table.schema.equals(meta_schema(manifest.unknown)):
+        if not table.schema.equals(manifest.light_schema):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
         elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
             findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
@@ -107,19 +114,21 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
 
 def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[CheckedRow]:
     with pq.ParquetFile(repo / shard.path) as file:
-        expected = arrow_schema(manifest.layout, manifest.extras, manifest.unknown)
+        expected = manifest.schema
         if not file.schema_arrow.equals(expected):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
             return
-        if file.schema_arrow.metadata.get(METADATA_KEY) != expected.metadata[METADATA_KEY]:
-            findings.differs("schema", f"{shard.path}: the layout that it carries is not the manifest's")
+        records = _records(manifest, shard, file.schema_arrow, findings)
+        columns = [name for name in (*METADATA_COLUMNS, "group", "step", LAYOUT) if name in expected.names]
         models: set[str] = set()
         epochs: set[int] = set()
         for group in range(file.metadata.num_row_groups):
-            table = file.read_row_group(group, columns=METADATA_COLUMNS)
+            table = file.read_row_group(group, columns=columns)
             models.update(table["model_id"].to_pylist())
             epochs.update(table["epoch"].to_pylist())
             _check_group(manifest, shard, group, table, findings)
+            if manifest.open is not None:
+                _check_lengths(shard, group, file, table, records, findings)
             if not manifest.keep_nonfinite:
                 _check_finite(shard, table, file.read_row_group(group, columns=[WEIGHTS]), findings)
             yield from _rows_of(shard, group, table)
@@ -138,7 +147,8 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     epochs = pc.unique(table["epoch"]).to_pylist()
     if len(epochs) != 1:
         findings.differs("rows", f"{where} mixes epochs {epochs}")
-    for column, value in {"zoo": manifest.config, **manifest.network.columns()}.items():
+    constants = {} if manifest.network is None else manifest.network.columns()
+    for column, value in {"zoo": manifest.config, **constants}.items():
         values = pc.unique(table[column]).to_pylist()
         if values != [value]:
             findings.differs("rows", f"{where}: {column} is {values}, the manifest says {value!r}")
@@ -154,6 +164,9 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     if not np.array_equal(gap.to_numpy(), table["ggap"].to_numpy(), equal_nan=True):
         findings.differs("rows", f"{where}: ggap is not train_acc − test_acc")
     parents = dict(zip(table["model_id"].to_pylist(), table["parent_id"].to_pylist(), strict=True))
+    if "group" in table.column_names:
+        groups = zip(table["model_id"].to_pylist(), table["group"].to_pylist(), strict=True)
+        parents |= {model_id: group for model_id, group in groups if group is not None}
     findings.differ(
         "splits",
         [
@@ -164,9 +177,68 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     )
 
 
+def _records(manifest: Manifest, shard: Shard, schema: pa.Schema, findings: Findings) -> Mapping[str, NetworkRecord]:
+    """The networks that a shard says its rows have, by hash."""
+    if manifest.open is None:
+        if schema.metadata.get(METADATA_KEY) != manifest.schema.metadata[METADATA_KEY]:
+            findings.differs("schema", f"{shard.path}: the layout that it carries is not the manifest's")
+        return {}
+    try:
+        return records_of_schema(schema)
+    except LayoutError as error:
+        findings.differs("schema", f"{shard.path}: {error}")
+        return {}
+
+
+def _check_lengths(
+    shard: Shard,
+    group: int,
+    file: pq.ParquetFile,
+    table: pa.Table,
+    records: Mapping[str, NetworkRecord],
+    findings: Findings,
+) -> None:
+    """Each row has a layout that its shard tells, and as many weights and raw bytes as that says."""
+    where = f"{shard.path}, row group {group}"
+    layouts = [records.get(name) for name in table[LAYOUT].to_pylist()]
+    if None in layouts:
+        findings.differs("schema", f"{where}: {layouts.count(None):,} rows have layouts that the shard does not tell")
+        return
+    lengths = {WEIGHTS: [record.layout.size for record in layouts if record]}
+    if RAW in file.schema_arrow.names:
+        lengths[RAW] = [record.layout.raw_bytes for record in layouts if record]
+    for name, expected in lengths.items():
+        column = file.read_row_group(group, columns=[name])[name]
+        sizes = pc.binary_length(column) if name == RAW else pc.list_value_length(column)
+        wrong = np.flatnonzero(pc.fill_null(sizes, 0).to_numpy() != np.array(expected))
+        findings.differ(
+            "schema", [f"{where}: row {row} has a wrong length of {name} for its layout" for row in wrong[:3].tolist()]
+        )
+
+
+def _check_layouts(repo: Path, manifest: Manifest, findings: Findings) -> None:
+    """The file of an open config that tells its layouts."""
+    for shard in manifest.layouts:
+        if _check_file(repo, f"{manifest.config}{LAYOUTS}", shard, findings):
+            try:
+                read_layouts_file(repo / shard.path)
+            except (RepositoryError, LayoutError) as error:
+                findings.differs("schema", str(error))
+
+
+def _layouts_checked(manifest: Manifest) -> str:
+    if manifest.open is None:
+        return f"columns, types and a layout of {manifest.one_layout('verify').size:,} weights"
+    return f"columns, types and {counted(sum(shard.rows for shard in manifest.layouts), 'layout')}"
+
+
 def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Findings) -> None:
-    matrix = weights_matrix(weights)
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    column = weights[WEIGHTS].combine_chunks()
+    if pa.types.is_fixed_size_list(column.type):
+        bad = np.flatnonzero(~np.isfinite(weights_matrix(weights)).all(axis=1))
+    else:
+        rows = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
+        bad = np.unique(rows[~np.isfinite(column.flatten().to_numpy())])
     models, epochs = table["model_id"].to_pylist(), table["epoch"].to_pylist()
     findings.differ(
         "weights",
@@ -177,6 +249,7 @@ def _check_finite(shard: Shard, table: pa.Table, weights: pa.Table, findings: Fi
 def _rows_of(shard: Shard, group: int, table: pa.Table) -> Iterator[CheckedRow]:
     recorded = [table[name].to_pylist() for name in ("val_loss", "val_acc", "test_loss", "test_acc")]
     identity = (table[name].to_pylist() for name in ("model_id", "parent_id", "epoch"))
+    steps = table["step"].to_pylist() if "step" in table.column_names else [None] * table.num_rows
     for index, (model_id, parent, epoch) in enumerate(zip(*identity, strict=True)):
         has_figures = any(column[index] is not None for column in recorded)
-        yield CheckedRow(model_id, parent, epoch, shard, group, index, has_figures)
+        yield CheckedRow(model_id, parent, epoch, shard, group, index, has_figures, steps[index])

@@ -19,7 +19,7 @@ from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings,
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
-from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, read_manifest
+from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, MANIFEST, META, Manifest, read_manifest
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
@@ -65,8 +65,9 @@ def verify_repository(
     card = _card(repo, findings)
     if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
         raise UnknownNameError("config", name, [] if card is None else configs_of(card))
-    if name.endswith(META) and not (repo / name / MANIFEST).is_file():
-        raise RepositoryError(f"{name} is a part of {name.removesuffix(META)}; verify that one")
+    for end in LIGHT_ENDINGS:
+        if name.endswith(end) and not (repo / name / MANIFEST).is_file():
+            raise RepositoryError(f"{name} is a part of {name.removesuffix(end)}; verify that one")
     manifest = _manifest(repo, name, findings)
     if manifest is None:
         return findings.verification(name, 0, 0)
@@ -76,7 +77,11 @@ def verify_repository(
     rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
     recomputed = 0
-    limited = None if images is None else _check_images(manifest, images, limits or Limits(), findings)
+    limited = (
+        None
+        if images is None or manifest.open is not None
+        else _check_images(manifest, images, limits or Limits(), findings)
+    )
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, findings)
         applied = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
@@ -138,24 +143,25 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
         findings.differs(
             "manifest", f"{manifest.states.left_out:,} states left out, but {listed:,} listed with a reason"
         )
-    try:
-        expected = manifest.network.layout
-    except UnknownNameError as error:
-        findings.differs("manifest", str(error))
-    else:
-        if expected != manifest.layout:
-            findings.differs(
-                "manifest",
-                f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.network.architecture}",
-            )
+    if manifest.network is not None and manifest.layout is not None:
+        try:
+            expected = manifest.network.layout
+        except UnknownNameError as error:
+            findings.differs("manifest", str(error))
+        else:
+            if expected != manifest.layout:
+                findings.differs(
+                    "manifest",
+                    f"its layout ({manifest.layout.size:,} weights) is not that of {manifest.network.architecture}",
+                )
     findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
 
 
 def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
     configs = configs_of(card)
-    names = (manifest.config, f"{manifest.config}{META}")
+    names = (manifest.config, f"{manifest.config}{META}", f"{manifest.config}{LAYOUTS}")
     listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
-    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta))
+    expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta, *manifest.layouts))
     for split, path in sorted(set(listed) ^ set(expected)):
         where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
         findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
@@ -169,13 +175,13 @@ def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> No
 
 def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
     splits: dict[str, set[str]] = {}
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, int | None]] = set()
     twice: list[str] = []
     for row in rows:
         splits.setdefault(row.model_id, set()).add(row.shard.split)
-        if (row.model_id, row.epoch) in seen:
+        if (row.model_id, row.epoch, row.step) in seen:
             twice.append(f"model {row.model_id} at epoch {row.epoch} stands there more than once")
-        seen.add((row.model_id, row.epoch))
+        seen.add((row.model_id, row.epoch, row.step))
     findings.differ(
         "splits",
         [
