@@ -13,6 +13,7 @@ import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +28,13 @@ from zoo_datasets.storage.files import open_binary, read_at
 
 
 class Container(Protocol):
-    """A tree of files."""
+    """A tree of files.
+
+    Attributes:
+        beside: of an archive, the folder of this machine in which it lies.
+    """
+
+    beside: Path | None
 
     @property
     def name(self) -> str:
@@ -75,6 +82,7 @@ class Container(Protocol):
 class AtHand:
     """A container whose files are local."""
 
+    beside: Path | None = None
     notes: Sequence[Note] = ()
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
@@ -83,6 +91,8 @@ class AtHand:
 
 class OneByOne:
     """A container that reads file by file, each as a whole."""
+
+    beside: Path | None = None
 
     @contextlib.contextmanager
     def opened(self: Container, path: str, limit: int) -> Iterator[Slices]:
@@ -162,6 +172,31 @@ class Folder(AtHand):
             files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
             stamps = " ".join([_stamp(f"{self._path}/{entry}") for entry in files]).encode()
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
+
+
+class OneFile(AtHand, OneByOne):
+    """A single file as a container that holds nothing else."""
+
+    refused: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.resolve().stem
+        self.entries: Sequence[str] = [path.name]
+        self._path = path
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of the file; errors as in `Container.read`."""
+        return read_file(str(self._path), limit)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of the file; see `Container.opened`."""
+        with opened_file(str(self._path), limit) as data:
+            yield data
+
+    def fingerprint(self) -> str:
+        """Changes with the size of the file and the time at which it was written."""
+        return f"file {_stamp(str(self._path))}"
 
 
 class FileSlices:

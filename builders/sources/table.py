@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
+from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
+from zoo_datasets.builders.state_dicts.names import ENDINGS
 from zoo_datasets.errors import SourceError
 from zoo_datasets.runs.run import Run
 from zoo_datasets.storage.remote import is_url
@@ -45,6 +47,12 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
+    SourceKind(
+        name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
+        recognise=is_state_dicts,
+        open=StateDictSource.open,
+        endings=ENDINGS,
+    ),
 )
 
 
@@ -67,6 +75,8 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         (location,) = location
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
+    if isinstance(place, Path) and place.is_file() and is_archive(place):
+        place = open_container(place)
     with _readable(place):
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
@@ -94,10 +104,11 @@ def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetche
 
 def _open_part(path: Path, reading: Reading) -> Container:
     with _readable(path):
-        if Run.exists(path) or not is_raw(path):
+        archive = open_container(path) if path.is_file() and is_archive(path) else None
+        if Run.exists(path) or not is_raw(archive or path):
             problem = "is not a raw zoo" if path.exists() else "does not exist"
             raise SourceError(f"{path} {problem}; only parts of one raw zoo build together, in folders or archives")
-        return open_container(path, reading.num_proc)
+        return archive or open_container(path, reading.num_proc)
 
 
 @contextlib.contextmanager

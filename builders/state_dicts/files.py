@@ -125,7 +125,7 @@ def _rows_of(container: Container, path: str, layout: WeightLayout | None) -> li
             raise CheckpointError(f"its {len(data):,} bytes are not those of an array {list(array.shape)}")
     if len(array.shape) == 1:
         return [StateFile(path, (Part(path, kind, array.start),))]
-    return [StateFile(f"{path}[{row}]", (Part(path, kind, array.start + row * width),)) for row in range(count)]
+    return [StateFile(path, (Part(path, kind, array.start + row * width),), row) for row in range(count)]
 
 
 def read_layout_file(path: Path) -> WeightLayout:

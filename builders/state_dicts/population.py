@@ -134,12 +134,13 @@ class _Finder:
         number = {name: place for place, name in enumerate(names)}
         for name, reason in reasons.items():
             self._leave_out(name, values[number[name]], reason)
-        origin = np.array([number[_array_of(state.name)] for state in states], np.int64)
-        if table is not None and arrays_alone:
-            row_of = self._joined_arrays(table, files, states)
-        else:
-            row_of = rows[origin]
+        origin = np.array([number[state.name] for state in states], np.int64)
+        row_of = self._joined_arrays(table, states) if table is not None and arrays_alone else rows[origin]
         columns = self._columns(table, states, [values[place] for place in origin.tolist()], row_of)
+        if options.pattern is None:
+            no_epoch = "" if {EPOCH, STEP} & columns.keys() else ", all at epoch 0"
+            text = f"file names are read as {reading.text}{no_epoch}; --pattern tells otherwise"
+            self.notes.add([Note("state-names-guessed", text, whole=True)])
         return self._assembled(reader, reading.text, states, columns)
 
     # names
@@ -166,10 +167,6 @@ class _Finder:
             )
         for name in other:
             self._leave_out(name, {}, f"its name is not of the form {reading.text[:80]}")
-        if self.options.pattern is None:
-            no_epoch = "" if {EPOCH, STEP} & {*reading.fields} else ", all at epoch 0"
-            text = f"file names are read as {reading.text}{no_epoch}; --pattern tells otherwise"
-            self.notes.add([Note("state-names-guessed", text, whole=True)])
         return reading, kept, values
 
     def _leave_out(self, name: str, values: Mapping[str, str], reason: str) -> None:
@@ -213,14 +210,9 @@ class _Finder:
             raise SourceError(f"--table {table.path}: none of its rows is of a file; there is {names[0][:200]!r}")
         return [names[place] for place in kept], [values[place] for place in kept], rows[kept]
 
-    def _joined_arrays(self, table: Table, files: StateFiles, states: Sequence[StateFile]) -> np.ndarray:
-        counts = Counter(_array_of(state.name) for state in states)
-        numbers: Counter[str] = Counter()
-        places = []
-        for state in states:
-            name = _array_of(state.name)
-            places.append((name, numbers[name]))
-            numbers[name] += 1
+    def _joined_arrays(self, table: Table, states: Sequence[StateFile]) -> np.ndarray:
+        counts = Counter(state.name for state in states)
+        places = [(state.name, state.row or 0) for state in states]
         if ROW not in table.columns:
             text = "the rows of the table are taken in the order of the array"
             self.notes.add([Note("state-row-order", text, whole=True)])
@@ -247,7 +239,7 @@ class _Finder:
         sources.append(ids | {name: of_texts(text) for name, text in texts.items()})
         self._tell(sources[-1], _IN_NAME)
         if self.options.columns_from is not None:
-            sources.append(self._theirs(self._documents([_array_of(state.name) for state in states]), texts=False))
+            sources.append(self._theirs(self._documents([state.name for state in states]), texts=False))
             self._tell(sources[-1], self.options.columns_from)
         sources.append(self._own(states))
         self._tell(sources[-1], _IN_FILE)
@@ -285,8 +277,8 @@ class _Finder:
         told = [None] * len(states) if texts is None else texts.to_pylist()
         ids = []
         for state, own in zip(states, told, strict=True):
-            row = state.name[len(_array_of(state.name)) :].strip("[]")
-            ids.append("/".join(part for part in (own or self.fallback_id, row) if part))
+            row = [] if state.row is None else [str(state.row)]
+            ids.append("/".join([own or self.fallback_id, *row]))
         return pa.array(ids, pa.string())
 
     def _beside(self, names: Sequence[str]) -> list[str]:
@@ -340,13 +332,22 @@ class _Finder:
             self.notes.add([Note("state-column-refused", f"what files say beside tensors: {error}", whole=True)])
             return {}
         columns: dict[str, pa.Array] = {}
+        refused: list[str] = []
         for name, values in pairs:
             plain = column_name(name)
-            if plain in columns or _refused(plain) or values.null_count == len(values):
-                text = f"what files say as {name[:80]!r} is left out: no column can have this name, or it is empty"
-                self.notes.add([Note("state-column-refused", text, whole=True)])
+            if values.null_count == len(values):
                 continue
-            columns[plain] = of_texts(values) if texts else values
+            try:
+                if plain in columns or _is_refused(plain):
+                    raise SourceError("no column can have this name")
+                typed = of_texts(values) if texts else values
+                columns[plain] = as_type(typed, _STANDARD.get(plain, typed.type), plain)
+            except SourceError:
+                refused.append(name)
+        some = ", ".join(f"{name[:80]!r}" for name in refused[:_SHOWN])
+        self._count(
+            "state-column-refused", len(refused), f"things that files say beside tensors are no columns: {some}"
+        )
         return columns
 
     # rows
@@ -399,14 +400,14 @@ class _Finder:
         for place, key in enumerate(zip(ids, epochs, steps, strict=True)):
             model_id, epoch, step = key
             if not model_id:
-                raise SourceError(f"{files[place].name[:200]!r} has no model_id in the table; fill it")
+                raise SourceError(f"{files[place].shown[:200]!r} has no model_id in the table; fill it")
             if not 0 <= epoch <= MAX_EPOCH or (step is not None and step < 0):
-                raise SourceError(f"{files[place].name[:200]!r} is of epoch {epoch}, step {step}; 0 and more expected")
+                raise SourceError(f"{files[place].shown[:200]!r} is of epoch {epoch}, step {step}; 0 and more expected")
             if (other := first.setdefault(key, place)) != place:
                 at = f"epoch {epoch}" if step is None else f"epoch {epoch}, step {step}"
                 raise SourceError(
-                    f"{files[other].name[:200]!r} and {files[place].name[:200]!r} are both model {model_id[:80]!r} at "
-                    f"{at}; tell them apart by --pattern, or by model_id, epoch and step in the table"
+                    f"{files[other].shown[:200]!r} and {files[place].shown[:200]!r} are both model {model_id[:80]!r} "
+                    f"at {at}; tell them apart by --pattern, or by model_id, epoch and step in the table"
                 )
         return ids, epochs, steps
 
@@ -428,7 +429,7 @@ class _Finder:
         for by_kinds in alike.values():
             places = sorted(place for here in by_kinds.values() for place in here)
             try:
-                filling = filling_of(list(by_kinds), files[places[0]].name, self.options.cast)
+                filling = filling_of(list(by_kinds), files[places[0]].shown, self.options.cast)
                 groups.append((filling, places))
             except CheckpointError as error:
                 reasons |= dict.fromkeys(places, str(error))
@@ -437,7 +438,7 @@ class _Finder:
             for place in places:
                 result[place] = filling
         for place, reason in sorted(reasons.items()):
-            self._leave_out(files[place].name, {EPOCH: str(epochs[place])}, reason)
+            self._leave_out(files[place].shown, {EPOCH: str(epochs[place])}, reason)
         return result
 
     def _kept_layouts(
@@ -486,7 +487,7 @@ def _taken(columns: Mapping[str, pa.Array], places: Sequence[int]) -> dict[str, 
     return {name: values.take(rows) for name, values in columns.items()}
 
 
-def _refused(name: str) -> bool:
+def _is_refused(name: str) -> bool:
     """Whether no column of documents of others may have a name; further ones and what describes a model may."""
     if name in _STANDARD and name not in ("zoo", "group"):
         return False
@@ -499,8 +500,3 @@ def _refused(name: str) -> bool:
 
 def _folder(path: str) -> str:
     return path[: path.rfind("/") + 1]
-
-
-def _array_of(name: str) -> str:
-    """The file of a state, without the number of a row in it."""
-    return name.rpartition("[")[0] if name.endswith("]") and ".npy[" in name.lower() else name

@@ -47,10 +47,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """One state: its name among the files, and where its tensors lie (in several files of one, if it is sharded)."""
+    """One state.
+
+    Attributes:
+        name: of its file; of a sharded one that of its index without the ending.
+        parts: where its tensors lie.
+        row: its number in an array of several.
+    """
 
     name: str
     parts: tuple[Part, ...]
+    row: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """For messages and lists."""
+        return self.name if self.row is None else f"{self.name}[{self.row}]"
 
     @property
     def kinds(self) -> tuple[FileKind, ...]:
