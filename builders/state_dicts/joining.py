@@ -55,8 +55,7 @@ def rows_of_files(table: Table, names: Sequence[str], leave_out: bool) -> tuple[
             f"--table {table.path}: {len(nameless):,} rows name no file, as row {nameless[0] + 1:,}; fill the column "
             f"{FILE!r} or remove them"
         )
-    places = _places(names)
-    numbers = [places.get(_plain(name)) for name in told]
+    numbers = _numbers_of(told, names)
     missing = [name for name, number in zip(told, numbers, strict=True) if number is None]
     if missing and not leave_out:
         raise SourceError(
@@ -68,6 +67,15 @@ def rows_of_files(table: Table, names: Sequence[str], leave_out: bool) -> tuple[
         _numbers(table, len(names), numbers, names, "name the file"),
         [row for row, number in enumerate(numbers) if number is None],
     )
+
+
+def _numbers_of(told: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """The numbers of the files that are told; None where there is none."""
+    whole = {name: number for number, name in enumerate(names)}
+    if all(map(whole.__contains__, told)):
+        return [whole[name] for name in told]
+    places = _places(names)
+    return [places.get(_plain(name)) for name in told]
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
@@ -154,8 +162,7 @@ def rows_in_order(table: Table, counts: Mapping[str, int], places: Sequence[tupl
     numbers = table.columns[ROW].to_pylist()
     names = list(counts)
     if FILE in table.columns:
-        known = _places(names)
-        arrays = [known.get(_plain(str(name))) for name in table.columns[FILE].to_pylist()]
+        arrays = _numbers_of([str(name) for name in table.columns[FILE].to_pylist()], names)
     else:
         arrays = [0 if len(counts) == 1 else None] * table.rows
     states = {place: number for number, place in enumerate(places)}

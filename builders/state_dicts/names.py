@@ -55,7 +55,7 @@ def is_state_file(path: str) -> bool:
 
 def without_ending(path: str) -> str:
     """A path without the ending of a file of tensors."""
-    return next((path[: -len(ending)] for ending in ENDINGS if path.lower().endswith(ending)), path)
+    return path[: path.rindex(".")] if path.lower().endswith(ENDINGS) else path
 
 
 def common_folder(paths: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -54,13 +55,15 @@ def is_raw(place: Place) -> bool:
         )
     if not place.is_dir():
         return False
-    for child in place.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            # Two levels tell; the full listing of a large zoo is made once, by the source.
-            inside = [f"{child.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in child.iterdir()]
-            if looks_raw(sorted([f"{child.name}/", *inside])):
-                return True
-    return False
+    with os.scandir(place) as listing:
+        folders = [child for child in listing if child.is_dir(follow_symlinks=False)]
+    # Two levels tell; the full listing of a large zoo is made once, by the source.
+    return any(looks_raw(sorted([f"{child.name}/", *_inside(child)])) for child in folders)
+
+
+def _inside(folder: os.DirEntry[str]) -> list[str]:
+    with os.scandir(folder) as listing:
+        return [f"{folder.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in listing]
 
 
 class RawSource(Source):
