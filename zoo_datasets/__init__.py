@@ -9,6 +9,7 @@ from zoo_datasets.version import __version__
 
 if TYPE_CHECKING:
     from zoo_datasets.builders import build_repository as build_repository
+    from zoo_datasets.builders import write_rows as write_rows
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
     from zoo_datasets.images.prepare import load_images as load_images
@@ -74,6 +75,7 @@ _HOMES = {
     "train_zoo": "training",
     "trajectories": "loading.tasks",
     "verify_repository": "evaluation.verify.verify",
+    "write_rows": "builders",
 }
 
 __all__ = [*_HOMES, "__version__"]
