@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.hub import is_hub
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
@@ -81,12 +82,22 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
     if matching is not None:
+        _check_options(matching, reading, place)
         return matching.open(place, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     if not isinstance(place, Path):
         raise SourceError(f"{place.name} holds no raw zoo and is no other kind of source; expected: {kinds}")
     problem = "does not exist" if missing else "is not a source that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
+
+
+def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
+    """Refuse what is told of state dicts where the source is something else, which would not look at it."""
+    told = reading.state_dicts.to_dict()
+    if told and kind.open != StateDictSource.open:
+        shown = place if isinstance(place, Path) else place.name
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+        raise SourceError(f"{shown} is a {kind.name}, of which {flags} cannot be told; leave that out")
 
 
 def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetched | None) -> RawSource:
@@ -98,7 +109,7 @@ def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetche
         place = locate(location, whole=reading.everything, fetched=fetched)
         parts.append(_open_part(place, reading) if isinstance(place, Path) else place)
     first = locations[0]
-    beside = None if is_url(str(first)) else Path(first).resolve().parent
+    beside = None if is_url(str(first)) or is_hub(first) else Path(first).resolve().parent
     return RawSource(Joined(parts), reading, beside)
 
 
