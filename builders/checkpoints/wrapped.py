@@ -78,8 +78,8 @@ _SETTINGS = frozenset({
 })  # fmt: skip
 # What stands beside a state dict in a training loop's file: numbers, settings, the optimizer's state. All of it inert.
 WRAPPED: Final = Vocabulary(
-    calls=DATASET.calls
-    | {
+    calls={
+        **DATASET.calls,
         Name("collections", "defaultdict"): _default_dict,
         Name("collections", "Counter"): _same,
         Name("torch", "Size"): _same,

@@ -28,13 +28,13 @@ def check_columns(table: Table) -> None:
     """
     for name in table.columns:
         problem = further_problem(name)
-        if name in _OURS or (problem is not None and "reserved" not in problem):
-            written = table.renamed.get(name, name)
+        written = table.renamed.get(name, name)
+        if name in _OURS or "__" in written or (problem is not None and "reserved" not in problem):
             raise SourceError(f"--table {table.path}: column {written!r} cannot be taken: {_why(name, problem)}")
 
 
 def _why(name: str, problem: str | None) -> str:
-    return f"the name {name!r} is reserved; rename the column" if name in _OURS else str(problem)
+    return str(problem) if problem and name not in _OURS else "the name is reserved; rename the column"
 
 
 def rows_of_files(table: Table, names: Sequence[str], leave_out: bool) -> tuple[NDArray[np.int64], list[int]]:
@@ -117,7 +117,8 @@ def rows_of_fields(
             f"--table {table.path} has no column {FILE!r}, nor one of what the names of files say "
             f"({', '.join(fields)}); add a column {FILE!r}, or give a --pattern"
         )
-    keys = list(zip(*([_comparable(v) for v in table.columns[field].to_pylist()] for field in shared), strict=True))
+    ways = {field: str if pa.types.is_string(table.columns[field].type) else _number for field in shared}
+    keys = list(zip(*(map(ways[field], table.columns[field].to_pylist()) for field in shared), strict=True))
     first: dict[Hashable, int] = {}
     for number, key in enumerate(keys):
         if (other := first.setdefault(key, number)) != number:
@@ -128,18 +129,16 @@ def rows_of_fields(
             )
     rows = np.full(len(names), NO_ROW, np.int64)
     for number, value in enumerate(values):
-        rows[number] = first.get(tuple(_comparable(value.get(field)) for field in shared), NO_ROW)
+        rows[number] = first.get(tuple(ways[field](value.get(field)) for field in shared), NO_ROW)
     return rows, sorted({*range(table.rows)} - set(rows.tolist()))
 
 
-def _comparable(value: object) -> Hashable:
-    """A value as it is compared: numbers as numbers, however they are written."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return value
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+def _number(value: object) -> Hashable:
+    """A value as it is compared with a column of numbers, however it is written in a name."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
 
 
 def rows_in_order(table: Table, counts: Mapping[str, int], places: Sequence[tuple[str, int]]) -> NDArray[np.int64]:
@@ -177,7 +176,9 @@ def rows_in_order(table: Table, counts: Mapping[str, int], places: Sequence[tupl
     return _numbers(table, len(places), found, [f"{name}[{row}]" for name, row in places], "are row")
 
 
-def _numbers(table: Table, count: int, states: Sequence[int], names: Sequence[str], verb: str) -> NDArray[np.int64]:
+def _numbers(
+    table: Table, count: int, states: Sequence[int | None], names: Sequence[str], verb: str
+) -> NDArray[np.int64]:
     rows = np.full(count, NO_ROW, np.int64)
     for number, state in enumerate(states):
         if state is None:

@@ -25,7 +25,7 @@ from zoo_datasets.builders.state_dicts.joining import (
 )
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE
 from zoo_datasets.builders.state_dicts.layouts import Filling, Kinds, filling_of, signature_of
-from zoo_datasets.builders.state_dicts.names import EPOCH, MODEL_ID, STEP, Names, Pattern, guess
+from zoo_datasets.builders.state_dicts.names import EPOCH, MODEL_ID, STEP, Names, Pattern, guess, is_unicode
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.state_dicts.reader import StateFile, StateReader
 from zoo_datasets.builders.state_dicts.table import Table, of_records, read_table
@@ -34,6 +34,7 @@ from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, Spe
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import COLUMNS, MAX_FURTHER, OPEN_COLUMNS, WEIGHTS, Column, further_column
 from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.text import counted, printable
 
 _SHOWN = 3
 _LONGEST_TEXT = 1 << 16
@@ -147,7 +148,9 @@ class _Finder:
 
     def _named(self, files: StateFiles) -> tuple[Names, list[str], list[Mapping[str, str]]]:
         """What reads names, the names of all states that it can read, and what they say."""
-        names = files.names
+        names = [name for name in files.names if is_unicode(name)]
+        for name in set(files.names) - {*names}:
+            self._leave_out(printable(name), {}, "its name is no text in UTF-8")
         reading: Names = guess(names) if self.options.pattern is None else Pattern(self.options.pattern)
         folder = guess(names).folder
         kept, values, other = [], [], []
@@ -161,6 +164,8 @@ class _Finder:
                 kept.append(name)
                 values.append(value)
         if not kept:
+            if not names:
+                raise SourceError(f"{self.container.name}: the name of no file is text in UTF-8; rename them")
             raise SourceError(
                 f"{self.container.name}: none of its {len(names):,} files of tensors is named as --pattern "
                 f"{reading.text[:200]!r} says; the first is {names[0][:200]!r}"
@@ -202,9 +207,9 @@ class _Finder:
         without = [place for place, row in enumerate(rows.tolist()) if row == NO_ROW]
         for place in without:
             self._leave_out(names[place], values[place], "the table has no row of it")
-        self._count("state-no-file", len(lonely), f"rows of the table are of no file, as {', '.join(shown[:_SHOWN])}")
+        self._count("state-no-file", len(lonely), "row", f"of the table without a file, as {', '.join(shown[:_SHOWN])}")
         some = ", ".join(names[place] for place in without[:_SHOWN])
-        self._count("state-no-row", len(without), f"files have no row in the table, as {some}")
+        self._count("state-no-row", len(without), "file", f"without a row in the table, as {some}")
         kept = [place for place, row in enumerate(rows.tolist()) if row != NO_ROW]
         if not kept:
             raise SourceError(f"--table {table.path}: none of its rows is of a file; there is {names[0][:200]!r}")
@@ -218,9 +223,9 @@ class _Finder:
             self.notes.add([Note("state-row-order", text, whole=True)])
         return rows_in_order(table, counts, places)
 
-    def _count(self, code: str, count: int, text: str) -> None:
+    def _count(self, code: str, count: int, noun: str, text: str) -> None:
         if count:
-            self.notes.add_counted(Note(code, f"{count:,} {text}", whole=True), count)
+            self.notes.add_counted(Note(code, f"{counted(count, noun)} {text}", whole=True), count)
 
     # columns
 
@@ -309,7 +314,7 @@ class _Finder:
             raise SourceError(
                 f"--columns-from {str(wanted)[:80]!r}: no file of this name lies beside a file of tensors"
             )
-        self._count("state-no-document", missing, f"folders hold no {wanted}; its columns are null there")
+        self._count("state-no-document", missing, "folder", f"without {wanted}; its columns are null there")
         return [known[f"{_folder(name)}{wanted}"] for name in names]
 
     def _own(self, states: Sequence[StateFile]) -> dict[str, pa.Array]:
@@ -345,9 +350,7 @@ class _Finder:
             except SourceError:
                 refused.append(name)
         some = ", ".join(f"{name[:80]!r}" for name in refused[:_SHOWN])
-        self._count(
-            "state-column-refused", len(refused), f"things that files say beside tensors are no columns: {some}"
-        )
+        self._count("state-column-refused", len(refused), "value", f"beside tensors that cannot be a column: {some}")
         return columns
 
     # rows
