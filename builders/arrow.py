@@ -13,7 +13,7 @@ import pyarrow as pa
 from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
 from zoo_datasets.builders.sources.base import States
 from zoo_datasets.builders.sources.table import Location, open_source
-from zoo_datasets.loading import prepared
+from zoo_datasets.loading.caches import prepared
 from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.storage.remote import is_url
 

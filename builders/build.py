@@ -19,8 +19,16 @@ from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.table import Locations, open_source
 from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
-from zoo_datasets.repository.card import write_card
-from zoo_datasets.repository.manifest import LIGHT_ENDINGS, PLOTS, Manifest, Shard, read_manifest
+from zoo_datasets.repository.card import listed_by_name, write_card
+from zoo_datasets.repository.manifest import (
+    LIGHT_ENDINGS,
+    META_FOLDER,
+    PLOTS,
+    Manifest,
+    Shard,
+    meta_path,
+    read_manifest,
+)
 from zoo_datasets.repository.row import KEY, id_problem
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
@@ -130,12 +138,14 @@ def build_from(
     check_repository_folder(repo)
     _check_ids(source)
     folder = repo / config
-    check_files(repo, [config, *(f"{config}{end}" for end in LIGHT_ENDINGS)], links=False)
+    about = f"{META_FOLDER}/{config}"
+    check_files(repo, [config, *(f"{config}{end}" for end in LIGHT_ENDINGS), META_FOLDER, about], links=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, repo / about):
+            each.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} could not be created: {error.strerror or error}; choose another --out") from error
-    with locked_zoo(repo, config):
+    with locked_zoo(repo, config), listed_by_name(repo, config):
         for end in ("", *LIGHT_ENDINGS):
             remove_temporaries(repo / f"{config}{end}")
         if not replace:
@@ -284,17 +294,11 @@ def _check_models_kept(source: Source, repo: Path, existing: Manifest) -> None:
 def _commit(repo: Path, manifest: Manifest, building: Building) -> None:
     """Shards are in place; then the manifest, then README.md, which is what loaders read, then the old files go."""
     with locked_card(repo):
-        remove_temporaries(repo)
+        for folder in (repo, repo / META_FOLDER / manifest.config):
+            remove_temporaries(folder)
         source = building.job.source
         records = {} if source.open_columns is None else source.open_columns.records
         manifest, meta_bytes = with_meta(repo, manifest, building.rows, records)
-        manifest.save(repo)
         write_card(repo, manifest, building.num_bytes, meta_bytes)
-    referenced = {shard.path for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
-    for file in sorted(
-        file for end in ("", *LIGHT_ENDINGS) for file in (repo / f"{manifest.config}{end}").glob("*.parquet")
-    ):
-        if file.relative_to(repo).as_posix() not in referenced:
-            file.unlink(missing_ok=True)
-    for plot in {f"{manifest.config}/{name}.png" for name in PLOTS} - {*manifest.plots}:
+    for plot in {meta_path(manifest.config, f"{name}.png") for name in PLOTS} - {*manifest.plots}:
         (repo / plot).unlink(missing_ok=True)

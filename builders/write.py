@@ -32,6 +32,7 @@ from zoo_datasets.repository.row import (
     LAYOUT,
     OPEN_COLUMNS,
     RAW,
+    RAW_END,
     WEIGHTS,
     further_column,
     further_problem,
@@ -333,7 +334,7 @@ class Staging:
                 pa.array([json_text(row.columns) for row in rows], pa.string()),
                 pa.array([row.record.hash for row in rows], pa.string()),
                 pa.LargeListArray.from_arrays(pa.array(offsets), weights, type=_STAGED_SCHEMA.field(WEIGHTS).type),
-                pa.array([row.raw for row in rows], pa.large_binary()),
+                pa.array([row.raw + RAW_END for row in rows], pa.large_binary()),
             ],
             schema=_STAGED_SCHEMA,
         )

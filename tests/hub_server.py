@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
@@ -20,6 +21,8 @@ import yaml
 
 PART = 100_000  # bytes of a part of a large file; the Hub's are larger
 LARGE = (".parquet", ".png")  # what a new dataset's .gitattributes sends as large files
+MOST_TEXT = 10_000_000  # bytes of a file that is not sent as a large one
+MOST_JSON = 100_000  # bytes of the body of a small request, as the check of a card
 SIGNATURE = "X-Amz-Signature=deadbeefcafe"
 WRITER, READER = "hf_writerTokenSecret", "hf_dummy"
 
@@ -44,6 +47,21 @@ class Commit:
     message: str
     files: Mapping[str, Entry]
 
+    def matching(self, listed: str | list[str]) -> list[str]:
+        """The files that a pattern matches, or names."""
+        if isinstance(listed, list):
+            return listed
+        return fnmatch.filter(self.files, listed) or [listed]
+
+    def shards_of(self, config: str) -> set[str] | None:
+        """The files of a config by its manifest; None without one."""
+        zoo = config.removesuffix("-meta")
+        for path in (f"_meta/{zoo}/manifest.json", f"{zoo}/manifest.json"):
+            if path in self.files:
+                manifest = json.loads(self.files[path].blob.read_text())
+                return {shard["path"] for shard in manifest["shards" if config == zoo else "meta"]}
+        return None
+
 
 @dataclass
 class Repo:
@@ -67,13 +85,16 @@ class Repo:
         return self.commits[self.refs["main"]]
 
     def broken(self) -> list[str]:
-        """Files that a card lists and its commit lacks, over the whole history of all branches."""
+        """What cards list otherwise than their commit's manifests, over the whole history of all branches."""
         found = []
         for sha, commit in self.commits.items():
             if "README.md" in commit.files:
                 block = yaml.safe_load(commit.files["README.md"].blob.read_text().split("---")[1])
-                listed = [path for c in block["configs"] for part in c["data_files"] for path in part["path"]]
-                found += [f"{sha}: {path}" for path in listed if path not in commit.files]
+                for config in block["configs"]:
+                    listed = {path for part in config["data_files"] for path in commit.matching(part["path"])}
+                    expected = commit.shards_of(config["config_name"])
+                    found += [f"{sha}: {path}" for path in listed ^ (listed if expected is None else expected)]
+                    found += [f"{sha}: {path}" for path in listed if path not in commit.files]
         return found
 
 
@@ -232,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "whoami-v2"]:
                 self.give({"type": "user", "name": self.user()[0], "orgs": []})
             case ["api", "validate-yaml"]:
+                if len(self.body) > MOST_JSON:
+                    raise _RefusedError(413, message="request entity too large")
                 self.give({"errors": [], "warnings": []})
             case ["api", "repos", "create"]:
                 self.create()
@@ -339,8 +362,9 @@ class _Handler(BaseHTTPRequestHandler):
         told = []
         for file in json.loads(self.body)["files"]:
             there = commit.files.get(file["path"])
+            large = file["path"].endswith(LARGE) or file["size"] > MOST_TEXT
             told.append({
-                "path": file["path"], "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
+                "path": file["path"], "uploadMode": "lfs" if large else "regular",
                 "shouldIgnore": False, "oid": there and (there.sha256 or there.oid),
             })  # fmt: skip
         self.give({"files": told})
@@ -402,7 +426,10 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
-                files[value["path"]] = self.hub.store(base64.b64decode(value["content"]), False)
+                content = base64.b64decode(value["content"])
+                if len(content) > MOST_TEXT:
+                    raise _RefusedError(413, message=f"{value['path']} must be sent as a large file")
+                files[value["path"]] = self.hub.store(content, False)
             elif line["key"] == "lfsFile":
                 if value["oid"] not in repo.arrived:
                     raise _RefusedError(400, message=f"{value['path']}: its content was not uploaded")

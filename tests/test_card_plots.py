@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import filelock
 import pyarrow as pa
@@ -22,7 +23,8 @@ from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.plots import accuracy_over_epochs, sparsity_over_epochs
 
 NAME = "digits_cnn_s"
-ACCURACY = f"{NAME}/accuracy.png"
+ACCURACY = f"_meta/{NAME}/accuracy.png"
+PAGE = f"_meta/{NAME}/README.md"
 
 
 @pytest.fixture
@@ -37,10 +39,10 @@ def content(repo):
 
 
 def shown(repo):
-    """What the manifest lists, what the card shows, and the files that are there."""
-    card = (repo / "README.md").read_text()
+    """What the manifest lists, what the page shows, and the files that are there."""
+    page = (repo / PAGE).read_text()
     files = sorted(file.relative_to(repo).as_posix() for file in repo.rglob("*.png"))
-    return list(read_manifest(repo, NAME).plots), [path for path in files if f"]({path})" in card], files
+    return list(read_manifest(repo, NAME).plots), [path for path in files if f"]({Path(path).name})" in page], files
 
 
 def test_a_build_draws_nothing_and_loads_no_matplotlib(tmp_path, monkeypatch):
@@ -58,18 +60,16 @@ def test_plots_are_drawn_once_and_kept_by_builds_that_change_nothing(repo, tmp_p
     (zoo,) = local_zoos(repo, tell=told.append)
     assert told == [f"drawing plots of {NAME}"]
     assert shown(repo) == ([ACCURACY], [ACCURACY], [ACCURACY])
-    assert zoo.files.keys() >= {ACCURACY, f"{NAME}/manifest.json"}
+    assert zoo.files.keys() >= {ACCURACY, f"_meta/{NAME}/manifest.json"}
     assert (repo / ACCURACY).read_bytes().startswith(b"\x89PNG")
     assert verify_repository(repo, NAME).ok
     after = content(repo)
     assert {file.name for file in after if after[file] != before.get(file)} == {
         "README.md", "manifest.json", "accuracy.png"
     }  # fmt: skip
-    card = (repo / "README.md").read_text()
-    assert (
-        card.replace(f"![Train and test accuracy over epochs]({ACCURACY})\n\n", "")
-        == before[repo / "README.md"].decode()
-    )
+    page = (repo / PAGE).read_text()
+    assert page.replace("![Train and test accuracy over epochs](accuracy.png)\n\n", "") == before[repo / PAGE].decode()
+    assert after[repo / "README.md"] == before[repo / "README.md"]
     assert draw_plots(repo, NAME) == ()
     build_repository(tmp_path / "run", repo)
     assert content(repo) == after
@@ -112,10 +112,10 @@ def test_twins_show_their_sparsity_too(tmp_path):
     make_twins(tmp_path / TWIN_ZOO, parents)
     result = CliRunner().invoke(app, ["build", str(tmp_path / TWIN_ZOO), "--out", str(tmp_path / "repo"), "--plots"])
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "repo" / "README.md").read_text()
+    folder = tmp_path / "repo" / "_meta" / "mnist_cnn_s_sparse"
     for plot in ("accuracy", "sparsity"):
-        assert f"](mnist_cnn_s_sparse/{plot}.png)" in text
-        assert (tmp_path / "repo" / "mnist_cnn_s_sparse" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"]({plot}.png)" in (folder / "README.md").read_text()
+        assert (folder / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_build_that_goes_on_is_not_disturbed(repo, tmp_path):
@@ -151,7 +151,7 @@ def test_a_repository_that_cannot_be_written_to_is_told_and_stays(repo, place):
     assert shown(repo)[:2] == ([], [])
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "write_section", "save"])
+@pytest.mark.parametrize("step", ["write_bytes", "write_line", "save"])
 def test_what_was_broken_off_is_drawn_again(repo, monkeypatch, step):
     def stop(*_arguments):
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_only_what_the_manifest_says_is_drawn(repo):
     with pytest.raises(RepositoryError, match=r"could not be read: .*No such file.*; build digits_cnn_s again"):
         draw_plots(repo, NAME)
     file.write_bytes(whole)
-    manifest = repo / NAME / "manifest.json"
+    manifest = repo / "_meta" / NAME / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"config": "../elsewhere"}))
     with pytest.raises(RepositoryError, match=r"is that of config '../elsewhere'"):
         draw_plots(repo, NAME)

@@ -10,7 +10,8 @@ from tiny_runs import make_run
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.evaluation.verify.verify import verify_repository
-from zoo_datasets.repository.card import YOURS, configs_of, files_of, info_of, read_card, zoos_of
+from zoo_datasets.repository.card import YOURS, configs_of, read_card, zoos_of
+from zoo_datasets.repository.listing import files_among, version_of
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.specs.spec import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
@@ -30,24 +31,24 @@ def repo(tmp_path):
     return tmp_path / "repo"
 
 
-def test_yaml_lists_every_shard_and_says_what_load_dataset_finds(repo):
+def test_yaml_lists_every_shard_as_load_dataset_finds_it(repo):
     card = read_card(repo)
     manifest = read_manifest(repo, NAME)
-    assert sorted(files_of(configs_of(card)[NAME])) == sorted((shard.split, shard.path) for shard in manifest.shards)
+    files = [file.relative_to(repo).as_posix() for file in (repo / NAME).iterdir()]
+    assert {file for file in files if not file.endswith(".parquet")} <= {f"{NAME}/.lock"}
+    listed = files_among(configs_of(card)[NAME], files)
+    assert sorted(listed) == sorted((shard.split, shard.path) for shard in manifest.shards)
+    assert configs_of(card)[NAME]["version"] == version_of(manifest.shards)
+    assert card.data.get("dataset_info") is None
     assert card.data.license == "cc-by-4.0"
     assert card.data.size_categories == ["n<1K"]
-    info = info_of(card, NAME)
     loaded = load_dataset(str(repo), NAME)
-    assert {entry["name"]: entry["num_examples"] for entry in info["splits"]} == loaded.num_rows
+    assert manifest.splits == loaded.num_rows
     light = load_dataset(str(repo), f"{NAME}-meta")
     for split, rows in light.items():
         assert rows[:] == loaded[split].remove_columns("weights")[:]
     assert next(iter(configs_of(card))) == f"{NAME}-meta"
-    assert info["features"][-1] == {"name": "weights", "list": "float32", "length": 2464}
-    assert info["download_size"] == sum(shard.bytes for shard in manifest.shards)
-    for entry in info["splits"]:
-        measured = loaded[entry["name"]].with_format("arrow")[:].nbytes
-        assert entry["num_bytes"] == pytest.approx(measured, rel=0.01)
+    assert loaded["train"].features["weights"] == datasets.List(datasets.Value("float32"), length=2464)
 
 
 def test_a_lone_config_is_the_default_and_several_have_none(repo, tmp_path):
@@ -59,7 +60,12 @@ def test_a_lone_config_is_the_default_and_several_have_none(repo, tmp_path):
 
 
 def test_the_text_tells_recipe_limits_splits_and_what_was_left_out(repo):
-    text = (repo / "README.md").read_text()
+    line = f"| [{NAME}](_meta/{NAME}/README.md) | 36 | 12 | 0–2 | `cnn_s` | digits | [CC-BY 4.0]("
+    card = (repo / "README.md").read_text()
+    assert line in card
+    assert f'load_dataset("path/or/name/of/this/repository", "{NAME}")' in card
+    assert "@inproceedings{schurholt2022model," in card
+    text = (repo / "_meta" / NAME / "README.md").read_text()
     assert "`cnn_s` (1 input channel, 10 classes, 2,464 parameters) on digits." in text
     assert "| lr | 0.001 |" in text
     assert "Only the first 500 train images were used." in text
@@ -67,7 +73,6 @@ def test_the_text_tells_recipe_limits_splits_and_what_was_left_out(repo):
     assert "Nothing was left out." in text
     assert "| train | 9 | 27 | 1 of" in text
     assert "1 point × 1,000 seeds" in text
-    assert 'to_module(zoo["train"][0])' in text
     assert "@inproceedings{schurholt2022model," in text
 
 
@@ -90,7 +95,7 @@ def test_what_a_person_wrote_is_kept(repo, tmp_path):
     assert (data.license, data.language, data.pretty_name) == ("mit", "en", "Ours")
     assert "mine" in data.tags
     assert zoos_of(configs_of(read_card(repo))) == [NAME, "other", "third"]
-    assert after.index(f"## {NAME}") < after.index("## other") < after.index("## third")
+    assert after.index(f"| [{NAME}]") < after.index("| [other]") < after.index("| [third]")
 
 
 def test_a_card_that_is_not_ours_keeps_its_text_and_configs(tmp_path):
@@ -138,14 +143,15 @@ def test_left_out_states_stand_in_a_table(tmp_path):
     bad = members_of(get_zoo(NAME), None, 4)[1].model_id
     make_run(tmp_path / "run", ((4, 2),), nan=[bad])
     build_repository(tmp_path / "run", tmp_path / "repo")
-    assert "| weights are not finite (the model diverged) | 1 | 3 |" in (tmp_path / "repo" / "README.md").read_text()
+    page = (tmp_path / "repo" / "_meta" / NAME / "README.md").read_text()
+    assert "| weights are not finite (the model diverged) | 1 | 3 |" in page
 
 
 def test_imported_twins_are_attributed(tmp_path):
     parents = make_zoo(tmp_path / SEED_ZOO, models=3, epochs=(0,))
     make_twins(tmp_path / TWIN_ZOO, parents)
     build_repository(tmp_path / TWIN_ZOO, tmp_path / "repo")
-    text = (tmp_path / "repo" / "README.md").read_text()
+    text = "".join(file.read_text() for file in sorted((tmp_path / "repo").rglob("README.md")))
     assert "Konstantin Schürholt" in text
     assert "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)" in text
 

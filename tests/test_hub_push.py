@@ -87,8 +87,9 @@ def test_a_pushed_repository_is_the_same_from_the_hub(hub, client, name, built, 
     card = card_on(hub, name)
     assert card.data.license == "cc-by-4.0"
     assert f'load_dataset("{name}", "{A}")' in card.text
-    assert f"]({A}/accuracy.png)" in card.text
-    assert files[f"{A}/accuracy.png"].sha256 == sha256_of(local / A / "accuracy.png")
+    assert f"](_meta/{A}/README.md)" in card.text
+    assert b"](accuracy.png)" in files[f"_meta/{A}/README.md"].blob.read_bytes()
+    assert files[f"_meta/{A}/accuracy.png"].sha256 == sha256_of(local / "_meta" / A / "accuracy.png")
     for config in (A, f"{A}-meta"):
         assert client.load(name, config) == client.load(str(local), config)
     rows, _ = client.load(name, A, split="train", streaming=True)
@@ -117,7 +118,7 @@ def test_a_zoo_is_added_without_touching_the_others(hub, client, name, built):
     card = card_on(hub, name)
     assert set(configs_of(card)) == {A, B, f"{A}-meta", f"{B}-meta"}
     assert not any(config.get("default") for config in configs_of(card).values())
-    assert card.text.index(f"## {A}") < card.text.index(f"## {B}")
+    assert card.text.index(f"| [{A}]") < card.text.index(f"| [{B}]")
     assert client.load(name, A) == client.load(name, A, revision=first)
     table = json.loads(client.zoo("info", name, "--json"))
     assert [(zoo["name"], zoo["models"], zoo["rows"]) for zoo in table] == [(A, 12, 24), (B, 12, 24)]
@@ -138,7 +139,7 @@ def test_growing_sends_what_is_new_alone(hub, client, name, built):
     hub.reset()
     client.zoo("push", built / "grown" / "repo", name)
     meta = {shard.sha256 for shard in read_manifest(built / "grown" / "repo", A).meta}
-    picture = hub.repos[name].head.files[f"{A}/accuracy.png"].sha256
+    picture = hub.repos[name].head.files[f"_meta/{A}/accuracy.png"].sha256
     assert set(hub.received) == (new - old) | meta | {picture}
     assert client.load(name, A) == client.load(str(built / "grown" / "repo"), A)
     out = client.zoo("push", built / "small" / "repo", name, code=1)  # would lose rows
@@ -305,7 +306,7 @@ def test_what_people_wrote_on_the_hub_stays(hub, client, name, built, tmp_path):
     assert "Written there." in card.text
     client.zoo("push", repo, name, "--replace")
     assert "Written here." in card_on(hub, name).text
-    assert f"## {B}" in card_on(hub, name).text
+    assert f"| [{B}]" in card_on(hub, name).text
 
 
 def test_what_is_not_as_it_says_is_not_sent(hub, client, name, built, tmp_path):
@@ -321,11 +322,11 @@ def test_what_is_not_as_it_says_is_not_sent(hub, client, name, built, tmp_path):
         "push", repo, name, "--config", "digits", code=1
     )
     assert "is no dataset repository" in client.zoo("push", tmp_path, name, code=1)
-    manifest = repo / A / "manifest.json"
+    manifest = repo / "_meta" / A / "manifest.json"
     told = json.loads(manifest.read_text())
     for path in ("/etc/hostname", "../secret.png", f"{A}/../secret.png"):
         manifest.write_text(json.dumps(told | {"plots": [path]}))
-        assert "expected a .png in digits_cnn_s/" in client.zoo("push", repo, name, code=1)
+        assert "expected a .png in _meta/digits_cnn_s/" in client.zoo("push", repo, name, code=1)
     manifest.write_text(json.dumps(told | {"meta": []}))
     assert "build it again" in client.zoo("push", repo, name, code=1)
     assert not hub.requests

@@ -172,7 +172,7 @@ def test_photographs_are_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(buffer, format="PNG", exif=exif)
-    upright = image_sources._decode(buffer.getvalue(), None)
+    upright = image_sources.decode_image(buffer.getvalue(), None)
     assert np.array_equal(np.asarray(upright), np.asarray(picture.rotate(-90)))
 
 
@@ -373,7 +373,7 @@ def test_the_second_load_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*_: Any) -> None:
         raise AssertionError("an image was decoded again")
 
-    monkeypatch.setattr(image_sources, "_decode", refuse)
+    monkeypatch.setattr(image_sources, "decode_image", refuse)
     moved = folder.rename(tmp_path / "moved")
     with pytest.warns(UserWarning, match="moved: 10 / 2 / 6"):
         again = load_images("cifar10", "cnn_s", moved)
@@ -503,7 +503,7 @@ def test_formats_that_would_start_another_program_are_not_decoded(monkeypatch: p
     buffer = io.BytesIO()
     photo(1).save(buffer, format="EPS")
     with pytest.raises(ImagesError, match=r"could not be decoded.*PNG, JPEG"):
-        image_sources._decode(buffer.getvalue(), None)
+        image_sources.decode_image(buffer.getvalue(), None)
 
 
 def test_images_of_several_sizes_are_refused_where_the_network_takes_any(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_names_that_are_not_there(repo):
         load_zoo(repo, NAME, epochs=[])
     with pytest.raises(SpecError, match="columns='epoch': expected a list"):
         load_zoo(repo, NAME, columns="epoch")
-    with pytest.raises(SpecError, match="split_by='models': expected 'model' or 'seed'"):
+    with pytest.raises(SpecError, match="split_by='models': expected 'model', 'seed', 'source'"):
         load_zoo(repo, NAME, split_by="models")
 
 

@@ -12,7 +12,9 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.networks.layers import flat_layers
+from zoo_datasets.networks.outlines import complete
+from zoo_datasets.specs.zoos import get_zoo, read_zoo_file
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -80,6 +82,17 @@ def test_the_builder_of_datasets_is_what_the_readme_shows(tmp_path, monkeypatch)
     assert names["zoo"].features == expected.features
     assert names["zoo"][:] == expected[:]
     assert list(names["stream"]) == list(expected)
+
+
+def test_the_zoos_of_ones_own_are_zoos(tmp_path):
+    (section,) = re.findall(r"^## A zoo of your own\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)):
+        (tmp_path / f"{number}.yaml").write_text(block)
+    table, own = (read_zoo_file(tmp_path / f"{number}.yaml") for number in range(2))
+    assert (table.zoo.models, table.images, own.zoo.models) == (240, None, 20)
+    assert (own.images, own.zoo.pixels.size) == (tmp_path / "cells", 32)
+    names = [layer.name for layer in flat_layers(complete(own.zoo.layers, 3, 4, 32)) if hasattr(layer, "name")]
+    assert names == ["conv1", "bn1", "conv2", "fc1"]
 
 
 def test_the_examples_of_training_on_a_zoo_run(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, get
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Dropout, Flatten, Linear
 from zoo_datasets.repository.card import read_card
-from zoo_datasets.repository.card_text import citation_of, section_of, sections_of
+from zoo_datasets.repository.card_text import citation_of, page_of, table_line
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import Manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS
@@ -156,9 +156,9 @@ def test_an_architecture_and_images(tmp_path, monkeypatch, dropout):
     assert (exported.folder.name, again.config) == ("tune_zoo_toy", "kmnist_mlp")
     params = json.loads(next(exported.folder.glob("*/params.json")).read_text())
     assert params["model::type"] == "mlp"
-    card = (tmp_path / "again" / "README.md").read_text()
-    assert "imported, origin unknown" in card
-    assert not any(theirs in card for theirs in ("Schürholt", "zenodo", "cc-by", "CC-BY", "## Citation"))
+    text = "".join(file.read_text() for file in (tmp_path / "again").rglob("README.md"))
+    assert "imported, origin unknown" in text
+    assert not any(theirs in text for theirs in ("Schürholt", "zenodo", "cc-by", "CC-BY", "## Citation"))
 
 
 def nesterov(parameters, gradients, state, settings):
@@ -402,9 +402,8 @@ def test_a_kind_of_source_here_and_afar(tmp_path, monkeypatch):
     for repo in (tmp_path / "here", tmp_path / "afar"):
         assert zd.verify_repository(repo, "toy").ok
         assert np.array_equal([row["weights"] for row in rows_of(repo, "toy")], weights)
-        card = (repo / "README.md").read_text()
-        assert "license: mit" in card
-        assert "trained and published by A. Toy under mit." in card
+        assert "license: mit" in (repo / "README.md").read_text()
+        assert "trained and published by A. Toy under mit." in (repo / "_meta" / "toy" / "README.md").read_text()
 
 
 class Bare(Source):
@@ -490,9 +489,9 @@ def test_licences_of_a_card_are_those_of_its_zoos(tmp_path):
     for folder, licence in (("my_mnist", "unknown"), (SEED_ZOO, ["unknown", "cc-by-4.0"])):
         zd.build_repository(tmp_path / folder, tmp_path / "repo", folder)
         assert read_card(tmp_path / "repo").data.license == licence
-    sections = sections_of(read_card(tmp_path / "repo").text, ["my_mnist", SEED_ZOO])
-    assert "imported, origin unknown" in sections["my_mnist"]
-    assert "doi.org/10.5281/zenodo.6632086" in sections[SEED_ZOO]
+    pages = {name: (tmp_path / "repo" / "_meta" / name / "README.md").read_text() for name in ("my_mnist", SEED_ZOO)}
+    assert "imported, origin unknown" in pages["my_mnist"]
+    assert "doi.org/10.5281/zenodo.6632086" in pages[SEED_ZOO]
 
 
 def test_what_a_stranger_credits_is_text_alone(tmp_path):
@@ -504,9 +503,10 @@ def test_what_a_stranger_credits_is_text_alone(tmp_path):
         paper = {"authors": evil, "title": evil, "bibtex": bibtex}
         credit = {"origin": "published", "authors": evil, "licence": evil, "paper": paper}
         other = dataclasses.replace(manifest, source={**manifest.source, "credit": credit})
-        for line in (section_of(other) + (citation_of(other) or "")).split("\n"):
+        assert table_line(other).count("|") == 8
+        for line in (page_of(other) + table_line(other) + (citation_of(other) or "")).split("\n"):
             assert "\x1b" not in line
             assert "<script>" not in line or "`<script>" in line
-            assert not line.startswith("## ") or line == "## mine"
+            assert not line.startswith("## ") or line == "# mine"
     with pytest.raises(RepositoryError, match=r"source.credit"):
         Manifest.from_dict(manifest.to_dict() | {"source": {"kind": "raw zoo", "credit": {"licence": 1}}}, "x")

@@ -94,7 +94,7 @@ def rewrite(repo, shard, change, row_groups=None):
     renamed.rename(target)
     if target != file:
         file.unlink()
-    manifest_file = repo / NAME / "manifest.json"
+    manifest_file = repo / "_meta" / NAME / "manifest.json"
     value = json.loads(manifest_file.read_text())
     for entry in value["shards"]:
         if entry["path"] == shard.path:
@@ -279,7 +279,7 @@ def test_files_that_cannot_be_read_are_differences(repo, data):
 
 
 def test_another_layout_is_found(repo):
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     value = json.loads(file.read_text())
     value["layout"][0][0] = "renamed.weight"
     file.write_text(json.dumps(value))
@@ -310,7 +310,7 @@ def test_a_shard_of_other_columns_is_found(repo):
     ],
 )  # fmt: skip
 def test_a_manifest_that_lies_is_found(repo, change, check, text):
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     value = json.loads(file.read_text())
     change(value)
     file.write_text(json.dumps(value))
@@ -319,7 +319,7 @@ def test_a_manifest_that_lies_is_found(repo, change, check, text):
 
 
 def test_broken_or_missing_descriptions_are_differences(repo):
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     text = file.read_text()
     file.write_text(text[:100])
     assert "is not valid JSON" in messages(verify_repository(repo, NAME), "manifest")[0]

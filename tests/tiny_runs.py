@@ -86,7 +86,7 @@ def make_run(
 
 def tell_manifest(repo: Path, config: str) -> None:
     """Write sizes and digests of the files into a manifest, as a stranger would who made them otherwise."""
-    file = repo / config / "manifest.json"
+    file = repo / "_meta" / config / "manifest.json"
     manifest = json.loads(file.read_bytes())
     for shard in (*manifest["shards"], *manifest["meta"]):
         path = repo / shard["path"]

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from zoo_datasets.builders import write_rows as write_rows
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
+    from zoo_datasets.images.prepare import images_of as images_of
     from zoo_datasets.images.prepare import load_images as load_images
     from zoo_datasets.loading.batches import batches as batches
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
+    from zoo_datasets.loading.load import read_layouts as read_layouts
     from zoo_datasets.loading.mixing import mixed_tokens as mixed_tokens
     from zoo_datasets.loading.modules import evaluate as evaluate
+    from zoo_datasets.loading.modules import layers_of_row as layers_of_row
     from zoo_datasets.loading.modules import to_module as to_module
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
@@ -57,11 +60,14 @@ _HOMES = {
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",
     "get_zoo": "specs.zoos",
+    "images_of": "images.prepare",
+    "layers_of_row": "loading.modules",
     "layout_of": "networks.architectures",
     "list_zoos": "specs.zoos",
     "load_exported": "loading.exporting",
     "load_images": "images.prepare",
     "load_zoo": "loading.load",
+    "read_layouts": "loading.load",
     "members_of": "specs.spec",
     "mixed_tokens": "loading.mixing",
     "property_prediction": "loading.tasks",

@@ -216,9 +216,9 @@ class Building:
         )
 
 
-def _split_order(shard: Shard) -> int:
-    """Splits in their usual order; within one, shards stay in the order they were written."""
-    return SPLITS.index(shard.split)
+def _split_order(shard: Shard) -> tuple[int, str]:
+    """Splits in their usual order; within one, shards by place, which is that of their names."""
+    return SPLITS.index(shard.split), shard.path
 
 
 def reasons(manifest: Manifest) -> str:

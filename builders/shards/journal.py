@@ -23,7 +23,7 @@ from zoo_datasets.version import __version__
 JOURNAL = ".journal"
 _LONGEST = 1 << 29  # bytes; what is no journal is begun anew
 # Raised where the same source becomes other rows.
-_READING = 2
+_READING = 3
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 

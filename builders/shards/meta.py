@@ -15,8 +15,17 @@ import pyarrow.parquet as pq
 from zoo_datasets.builders.shards.writer import size_in_memory
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard, existing_plots, read_manifest
+from zoo_datasets.repository.manifest import (
+    LAYOUTS,
+    META,
+    Manifest,
+    Shard,
+    existing_plots,
+    read_manifest,
+    with_moved_plots,
+)
 from zoo_datasets.repository.row import LAYOUT, LAYOUTS_SCHEMA, SPLITS
+from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import write_bytes
 
 _ROW_GROUP = 100_000
@@ -50,7 +59,8 @@ def with_meta(
     layouts = () if manifest.open is None else (_write_layouts(repo, manifest.config, records, counts),)
     earlier = _earlier(repo, manifest.config)
     plots = existing_plots(repo, earlier) if earlier is not None and earlier.meta == tuple(meta) else ()
-    return dataclasses.replace(manifest, meta=tuple(meta), plots=plots, layouts=layouts), num_bytes
+    manifest = dataclasses.replace(manifest, meta=tuple(meta), plots=plots, layouts=layouts)
+    return with_moved_plots(repo, manifest), num_bytes
 
 
 def _earlier(repo: Path, config: str) -> Manifest | None:
@@ -103,7 +113,7 @@ def _write(repo: Path, folder: str, split: str, table: pa.Table) -> Shard:
     pq.write_table(table, buffer, row_group_size=_ROW_GROUP, compression="zstd")
     data = buffer.getvalue().to_pybytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = f"{folder}/{split}-{digest[:16]}.parquet"
+    path = f"{folder}/{shard_name(split, 0, digest)}"
     file = repo / path
     if not file.is_file() or file.read_bytes() != data:
         write_bytes(file, data)

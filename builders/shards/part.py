@@ -86,7 +86,7 @@ def write_part(
     left_out: list[LeftOut] = []
     tallies: Counter[str] = Counter()
     schema = rows.shard_schema({layout for model in part.block.models for layout in model.layouts})
-    with ShardWriter(job.repo, job.config, part.split, schema) as writer:
+    with ShardWriter(job.repo, job.config, part.split, schema, part.place) as writer:
         for item in together(job.source.read(part.block), few):
             if isinstance(item, LeftOut):
                 dropped = [item]

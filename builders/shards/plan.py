@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,10 @@ SHARDS_OF_A_SPLIT = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardPart:
-    """The contents of one shard: models of one split at some epochs."""
+    """The contents of one shard: models of one split at some epochs; `place` is that of the shard in its split."""
 
     split: str
+    place: int
     block: StateBlock
 
 
@@ -36,10 +38,11 @@ def plan(blocks: Sequence[StateBlock], row_bytes: int, states: int) -> list[Shar
         row_bytes: of raw weights in a row.
         states: of the source; fewer than models × epochs where some have none, more where epochs have steps.
     """
+    places = {split: itertools.count() for split in SPLITS}
     rectangles = sum(len(block.models) * len(block.epochs) for block in blocks)
     share = states / max(rectangles, 1)
     return [
-        ShardPart(split=split, block=part)
+        ShardPart(split=split, place=next(places[split]), block=part)
         for block in blocks
         for split in SPLITS
         for part in _cut(block.of(split), row_bytes, share)

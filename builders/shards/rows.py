@@ -12,7 +12,7 @@ import torch
 
 from zoo_datasets.builders.sources.base import NOT_FINITE, Source, States
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import LAYOUT, RAW, WEIGHTS, arrow_schema
+from zoo_datasets.repository.row import LAYOUT, RAW, RAW_END, WEIGHTS, arrow_schema
 from zoo_datasets.runs.rows import NarrowRows
 
 
@@ -106,7 +106,9 @@ class RowMaker(NarrowRows):
 def _wide(states: States, column: pa.Field) -> pa.Array:
     """A column as wide as the weights, or the raw tensors."""
     if column.name == RAW:
-        return pa.nulls(len(states.models), column.type) if states.raw is None else pa.array(states.raw, column.type)
+        if states.raw is None:
+            return pa.nulls(len(states.models), column.type)
+        return pa.array([raw + RAW_END for raw in states.raw], column.type)
     matrix = states.weights if column.name == WEIGHTS else states.extras[column.name]
     flat = pa.array(matrix.contiguous().view(-1).numpy())
     if pa.types.is_fixed_size_list(column.type):

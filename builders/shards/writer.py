@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from zoo_datasets.errors import StorageError
 from zoo_datasets.repository.manifest import Shard
 from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
+from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import sha256_of, temporary_beside
 
 ROW_GROUP_BYTES = 100_000_000
@@ -101,12 +102,16 @@ class ShardWriter:
     leaving the context without it drops what is unfinished. `rows` are those of the finished shard, without the
     columns as wide as the weights.
 
+    Args:
+        place: of the shard among those of its split, from 0.
+
     Raises:
         StorageError: if a file cannot be written; the message names its folder.
     """
 
-    def __init__(self, repo: Path, config: str, split: str, schema: pa.Schema) -> None:
+    def __init__(self, repo: Path, config: str, split: str, schema: pa.Schema, place: int = 0) -> None:
         self._repo = repo
+        self._place = place
         self._folder = repo / config
         self._split = split
         self._schema = schema
@@ -229,7 +234,7 @@ class ShardWriter:
         with _storing(self._folder):
             done.close()
             digest = sha256_of(done.path)
-            target = self._folder / f"{self._split}-{digest[:16]}.parquet"
+            target = self._folder / shard_name(self._split, self._place, digest)
             size = done.path.stat().st_size
             reused = target.is_file() and target.stat().st_size == size and sha256_of(target) == digest
             if not reused:

@@ -13,7 +13,7 @@ from zoo_datasets.errors import RepositoryError
 from zoo_datasets.networks.records import NetworkRecord, remember
 from zoo_datasets.repository.layouts import local_layouts
 from zoo_datasets.repository.manifest import Manifest
-from zoo_datasets.repository.row import COLUMNS, EXTRAS, LAYOUT, OPEN_COLUMNS, is_wide
+from zoo_datasets.repository.row import COLUMNS, EXTRAS, LAYOUT, OPEN_COLUMNS, Column, is_wide
 
 _STANDARD = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS)}
 
@@ -27,7 +27,7 @@ def held_rows(repo: Path, manifest: Manifest) -> StoredRows:
     if manifest.open is None:
         own = NetworkRecord(manifest.one_layout("this"))
         records = remember([own])
-        further = ()
+        further: tuple[Column, ...] = ()
     else:
         records = local_layouts(repo, manifest)
         further = manifest.open.further

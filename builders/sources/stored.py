@@ -27,6 +27,7 @@ from zoo_datasets.repository.row import (
     NAMES,
     OPEN_COLUMNS,
     RAW,
+    RAW_END,
     WEIGHTS,
     Column,
 )
@@ -272,7 +273,7 @@ class _Pieces:
             weights[here] = np.asarray(column.flatten()).reshape(len(here), size)
             if RAW in table.column_names:
                 for position, value in zip(here.tolist(), table[RAW].to_pylist(), strict=True):
-                    raw[position] = value or b""
+                    raw[position] = (value or RAW_END)[:-1]
         return torch.from_numpy(weights), raw
 
 

@@ -93,7 +93,7 @@ def first_batches(folder: Path, gigabytes: float) -> tuple[dict[str, float], int
     zoo = dataclasses.replace(get_zoo(NAME), seeds=models)
     make_run(folder / "run", ((models, epochs),), zoo=zoo, cohort_size=500)
     build_repository(folder / "run", folder / "repo")
-    shards = json.loads((folder / "repo" / NAME / "manifest.json").read_text())["shards"]
+    shards = json.loads((folder / "repo" / "_meta" / NAME / "manifest.json").read_text())["shards"]
     size = sum(shard["rows"] for shard in shards if shard["split"] == "train") * width * 4
     found = {"preparing": ask(FIRST, folder / "repo", folder / "cache", "prepared", 256)}
     return found | {how: ask(FIRST, folder / "repo", folder / "cache", how, 256) for how in SECONDS}, size

@@ -214,7 +214,7 @@ def test_a_diverged_member_is_left_out_and_listed(tmp_path):
     manifest = read_manifest(tmp_path / "repo", NAME)
     assert dataclasses.astuple(manifest.models) == (6, 5, 1)
     assert dataclasses.astuple(manifest.states) == (18, 15, 3)
-    assert "not finite" in (tmp_path / "repo" / "README.md").read_text()
+    assert "not finite" in (tmp_path / "repo" / "_meta" / NAME / "README.md").read_text()
 
     kept = build_repository(tmp_path / "run", tmp_path / "repo", keep_nonfinite=True)
     assert (kept.rows, kept.left_out) == (18, ())
@@ -502,7 +502,7 @@ def test_the_manifest_says_what_the_run_was(tmp_path):
     assert manifest.zoo["activation"] == ["tanh"]
     assert manifest.source_id == RunSource.open(tmp_path / "run").source_id
     assert isinstance(manifest.layout, WeightLayout)
-    assert str(tmp_path) not in (tmp_path / "repo" / NAME / "manifest.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "repo" / "_meta" / NAME / "manifest.json").read_text()
 
 
 def test_a_rebuild_never_loses_rows_silently(tmp_path):

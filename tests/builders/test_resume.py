@@ -188,7 +188,7 @@ def test_any_number_of_threads_gives_the_same_bytes(zoo, undisturbed, tmp_path):
         assert content(tmp_path / str(number)) == expected
         assert seen == sorted(seen)
         assert seen[-1] == 36
-    manifest = json.loads(expected[f"{name}/manifest.json"])
+    manifest = json.loads(expected[f"_meta/{name}/manifest.json"])
     assert manifest["source"]["converted_to_float32"] == {"float16": 1}
     assert manifest["counts"]["states"] == {"found": 36, "written": 32, "left_out": 4}
     assert len(result.left_out) == 2

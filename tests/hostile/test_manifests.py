@@ -38,7 +38,7 @@ def repo(tmp_path_factory):
 @pytest.fixture
 def written(repo):
     """Writes the manifest, a value or a text; the good one comes back afterwards."""
-    file = repo / "z" / "manifest.json"
+    file = repo / "_meta" / "z" / "manifest.json"
     good = file.read_bytes()
 
     def write(value):
@@ -92,7 +92,7 @@ def changed(value, place, new):
     ],
 )
 def test_a_manifest_out_of_range_names_the_place(repo, written, place, new, message):
-    written(changed(json.loads((repo / "z" / "manifest.json").read_bytes()), place, new))
+    written(changed(json.loads((repo / "_meta" / "z" / "manifest.json").read_bytes()), place, new))
     with pytest.raises(RepositoryError, match=message) as caught:
         read_manifest(repo, "z")
     assert "manifest.json" in str(caught.value)
@@ -109,7 +109,7 @@ def test_a_manifest_that_is_no_document_says_so(repo, written, text):
 
 
 def test_a_manifest_that_is_a_pipe_is_refused(repo, written):
-    file = repo / "z" / "manifest.json"
+    file = repo / "_meta" / "z" / "manifest.json"
     file.unlink()
     os.mkfifo(file)
     try:
@@ -120,7 +120,7 @@ def test_a_manifest_that_is_a_pipe_is_refused(repo, written):
 
 
 def test_mutated_manifests_are_described_or_refused(repo):
-    good = json.loads((repo / "z" / "manifest.json").read_bytes())
+    good = json.loads((repo / "_meta" / "z" / "manifest.json").read_bytes())
     where, generator = list(places(good)), random.Random(4)
     refused = []
     for _ in range(500):

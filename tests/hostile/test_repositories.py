@@ -67,7 +67,7 @@ def content(folder: Path, but=()):
 
 
 def change_manifest(repo, change):
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     value = json.loads(file.read_text())
     change(value)
     file.write_text(json.dumps(value))
@@ -166,7 +166,7 @@ def test_files_that_a_card_lists_are_the_repositorys_own(place, kind, streaming)
         {"config_name": NAME, "data_files": path if streaming else [{"split": "train", "path": path}]}
     ]
     (place / "repo" / "README.md").write_text(str(card))
-    (place / "repo" / NAME / "manifest.json").unlink()
+    (place / "repo" / "_meta" / NAME / "manifest.json").unlink()
     with pytest.raises(RepositoryError, match=r"outside of the repository|no file of its own"):
         zd.load_zoo(place / "repo", NAME, streaming=streaming)
 
@@ -175,7 +175,7 @@ def test_a_folder_that_a_card_names_is_the_repositorys_own(place):
     card = parse_card((place / "repo" / "README.md").read_text(), "card")
     card.data["configs"] = [{"config_name": NAME, "data_dir": f"../outside/{NAME}"}]
     (place / "repo" / "README.md").write_text(str(card))
-    (place / "repo" / NAME / "manifest.json").unlink()
+    (place / "repo" / "_meta" / NAME / "manifest.json").unlink()
     with pytest.raises(RepositoryError, match="outside of the repository"):
         zd.load_zoo(place / "repo", NAME)
 
@@ -183,7 +183,9 @@ def test_a_folder_that_a_card_names_is_the_repositorys_own(place):
 def link(place, what):
     """Put a link that leads outside in the place of a part of the repository; gives its path."""
     repo, outside = place / "repo", place / "outside"
-    path = {"shard": shard_of(repo), "manifest": f"{NAME}/manifest.json", "config": NAME, "card": "README.md"}[what]
+    path = {"shard": shard_of(repo), "manifest": f"_meta/{NAME}/manifest.json", "config": NAME, "card": "README.md"}[
+        what
+    ]
     shutil.rmtree(repo / path) if what == "config" else (repo / path).unlink()
     (repo / path).symlink_to(outside / path)
     return path
@@ -209,7 +211,7 @@ def test_every_command_refuses_links_that_lead_out_of_the_repository(place, comm
 def test_loading_follows_no_link_out_of_the_repository(place, streaming, known):
     link(place, "shard")
     if not known:
-        (place / "repo" / NAME / "manifest.json").unlink()
+        (place / "repo" / "_meta" / NAME / "manifest.json").unlink()
     with pytest.raises(RepositoryError, match="is a link that leads out of"):
         zd.load_zoo(place / "repo", NAME, streaming=streaming)
 
@@ -239,7 +241,7 @@ def test_nothing_behind_a_link_is_pushed(place, what, inside):
     repo = place / "repo"
     manifest = read_manifest(repo, NAME)
     path = {"plot": manifest.plots[0], "shard": manifest.shards[0].path, "meta": manifest.meta[0].path, "config": NAME,
-            "manifest": f"{NAME}/manifest.json", "card": "README.md"}[what]  # fmt: skip
+            "manifest": f"_meta/{NAME}/manifest.json", "card": "README.md"}[what]  # fmt: skip
     target = repo / "kept" if inside else place / "kept"
     (repo / path).rename(target)
     (repo / path).symlink_to(target)
@@ -325,7 +327,7 @@ def test_repositories_on_the_hub_name_their_own_files_only(place, hub, client, k
         card = parse_card((place / "repo" / "README.md").read_text(), "card")
         card.data["configs"] = [{"config_name": NAME, "data_files": [{"split": "train", "path": path}]}]
         (place / "repo" / "README.md").write_text(str(card))
-        (place / "repo" / NAME / "manifest.json").unlink()
+        (place / "repo" / "_meta" / NAME / "manifest.json").unlink()
     for file in [path for path in (place / "repo").rglob("*") if path.is_file() and not path.name.startswith(".")]:
         hub.put(name, file.relative_to(place / "repo").as_posix(), file.read_bytes())
     for options in ({}, {"streaming": True}):

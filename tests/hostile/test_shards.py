@@ -21,7 +21,7 @@ from zoo_datasets.builders import zoo_builder
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, StorageError, ZooError
 from zoo_datasets.evaluation.verify import verify_repository
-from zoo_datasets.loading import prepared
+from zoo_datasets.loading.caches import prepared
 from zoo_datasets.storage.files import TEMPORARY_SUFFIX, beside
 
 NAME = "digits_cnn_s"
@@ -174,7 +174,7 @@ def test_no_damaged_manifest_gives_other_rows(repo):
     chance, count = random.Random(2), Count()
     loads = LOADS[1:]
     expected = [rows_of(zd.load_zoo(repo, NAME, **load)) for load in loads]
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     good = file.read_bytes()
     begin, end = good.index(b'"shards"'), good.index(b'"meta"')
     for number in range(40):
@@ -299,17 +299,15 @@ def test_a_cache_that_cannot_be_deleted_is_named(repo, monkeypatch):
 
 
 def test_a_check_that_cannot_be_made_is_refused(repo):
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     file.unlink()
     zd.load_zoo(repo, NAME, check=True)  # the names hold beginnings of the digests
     shard = shard_of(repo)
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(RepositoryError, match=f"{shard.name} is damaged"):
         zd.load_zoo(repo, NAME)
-    card = repo / "README.md"
-    shard.rename(shard.with_name("train.parquet"))
-    card.write_text(card.read_text().replace(shard.name, "train.parquet"))
-    with pytest.raises(SpecError, match="no manifest says what .*train.parquet holds"):
+    shard.rename(shard.with_name("train-renamed.parquet"))
+    with pytest.raises(SpecError, match="no manifest says what .*train-renamed.parquet holds"):
         zd.load_zoo(repo, NAME, check=True)
 
 

@@ -33,8 +33,8 @@ from zoo_datasets.evaluation.benchmark.run import Result, Settings
 from zoo_datasets.evaluation.report.page import page
 from zoo_datasets.evaluation.report.plots import write_plots
 from zoo_datasets.networks.kind import NetworkKind
-from zoo_datasets.repository.card import read_card, write_section
-from zoo_datasets.repository.card_text import section_of
+from zoo_datasets.repository.card import read_card, write_line
+from zoo_datasets.repository.card_text import page_of, table_line
 from zoo_datasets.repository.manifest import LeftOut, read_manifest
 from zoo_datasets.storage.files import write_json
 from zoo_datasets.terminal import Terminal, say, working
@@ -228,7 +228,7 @@ def repo(tmp_path_factory):
     make_run(folder / "other", ((36, 2),), nan=[bad])
     repo = folder / "repo"
     build_repository(folder / "other", repo)
-    file = repo / NAME / "manifest.json"
+    file = repo / "_meta" / NAME / "manifest.json"
     value = json.loads(file.read_text())
     value["left_out"] = [{"model": text, "epochs": [1], "reason": text} for text in HOSTILE.values()]
     value["zoo"] |= {"images": ALL, "activation": list(HOSTILE.values()), "scheduler": ALL, "doi": ALL}
@@ -386,7 +386,7 @@ def test_a_page_and_its_plots_take_any_name(text, tmp_path):
 
 
 def test_a_card_keeps_its_form_and_its_yaml(repo):
-    write_section(repo, read_manifest(repo, NAME))
+    write_line(repo, read_manifest(repo, NAME))
     text = (repo / "README.md").read_bytes().decode()
     assert_text(text)
     block, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
@@ -396,13 +396,19 @@ def test_a_card_keeps_its_form_and_its_yaml(repo):
     assert read_card(repo).data.to_dict()["pretty_name"] == WHOLE
     tokens = MarkdownIt("commonmark").enable("table").parse(body)
     headings = [tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"]
-    assert headings == ["Model zoos", NAME, "Citation"]
+    assert headings == ["Model zoos", "Citation"]
     blocks = [token for token in tokens if token.type == "html_block"]
     assert all(re.fullmatch(r"<!-- [\w /.]+ -->\s*", block.content) for block in blocks)
     children = [child for token in tokens for child in token.children or ()]
     assert not [child for child in children if child.type == "html_inline"]
     links = [child.attrs["href"] for child in children if child.type == "link_open"]
-    assert set(links) <= {"https://creativecommons.org/licenses/by/4.0/"}
+    assert set(links) == {"https://creativecommons.org/licenses/by/4.0/", f"_meta/{NAME}/README.md"}
+    assert len([token for token in tokens if token.type == "td_open"]) == 7
+    page = (repo / "_meta" / NAME / "README.md").read_bytes().decode()
+    assert_text(page)
+    tokens = MarkdownIt("commonmark").enable("table").parse(page)
+    assert not [token for token in tokens if token.type == "html_block"]
+    assert not [child for token in tokens for child in token.children or () if child.type == "html_inline"]
     cells = [tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "td_open"]
     reasons = cells[-3 * 21 :]
     assert reasons[1::3] == ["1"] * 20 + [""]
@@ -410,7 +416,7 @@ def test_a_card_keeps_its_form_and_its_yaml(repo):
 
 
 @TEXTS
-def test_a_section_of_any_reason_has_the_same_tokens(repo, text):
+def test_a_page_of_any_reason_has_the_same_tokens(repo, text):
     """Also of names of splits, plots and architectures, which a manifest of others may hold."""
     manifest = read_manifest(repo, NAME)
 
@@ -420,9 +426,9 @@ def test_a_section_of_any_reason_has_the_same_tokens(repo, text):
             source={"kind": text, "limits": {text: text}}, left_out=(LeftOut(model=text, epochs=(1,), reason=text),),
             meta=tuple(dataclasses.replace(shard, split=text) for shard in manifest.meta), plots=(f"{NAME}/{text}",),
         )  # fmt: skip
-        section = section_of(changed)
-        assert_text(section)
-        found = MarkdownIt("commonmark").enable("table").parse(section)
+        page = f"{page_of(changed)}\n| |{' |' * 6}\n{'|---' * 7}|\n{table_line(changed)}\n"
+        assert_text(page)
+        found = MarkdownIt("commonmark").enable("table").parse(page)
         inline = [child.type for token in found for child in token.children or () if child.type != "softbreak"]
         return [token.type for token in found], {kind for kind in inline if kind not in ("text", "code_inline")}
 

@@ -198,6 +198,7 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             train=len(limited.train.labels),
             val=0 if limited.val is None else len(limited.val.labels),
             test=len(limited.test.labels),
+            pixels=data.pixels,
         ),
         layout=network.layout,
         engine="",
@@ -278,7 +279,8 @@ def _differences(recorded: RunManifest, asked: RunManifest) -> list[str]:
     for part in ("zoo", "limits", "images"):
         old, new = (dataclasses.asdict(getattr(manifest, part)) for manifest in (recorded, asked))
         for name in old:
-            if old[name] != new[name] and (part, name) != ("zoo", "epochs"):
+            unknown = (part, name) == ("images", "pixels") and old[name] is None
+            if old[name] != new[name] and (part, name) != ("zoo", "epochs") and not unknown:
                 differences.append(f"{part}.{name} is {old[name]} there and {new[name]} here")
     if recorded.parents != asked.parents:
         differences.append(

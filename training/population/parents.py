@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows
@@ -213,7 +213,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
 
 
 def _only_config(path: Path) -> str:
-    names = sorted(entry.parent.name for entry in path.glob("*/manifest.json")) if path.is_dir() else []
+    names = configs_with_manifest(path) if path.is_dir() else []
     dense = [name for name in names if (manifest := read_manifest(path, name)) and not manifest.zoo.get("parent")]
     if len(dense) != 1:
         if dense:

@@ -51,7 +51,7 @@ def report(
 
     manifest = read_manifest(repo, name)
     if manifest is None:
-        raise RepositoryError(f"{repo / name} holds no manifest.json; build the config with `zoo build`")
+        raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))

@@ -70,7 +70,7 @@ def sparsify(
     )
     folder = out or Path("runs") / population.zoo.name
     command = TrainingCommand(path, engine, threads)
-    data = command.images(parents.zoo, images)
+    data = command.images(parents.zoo, images, parents.fingerprint)
     parents.check_images(data)
 
     for reason, count in Counter(parents.left_out.values()).items():

@@ -52,12 +52,12 @@ def train(
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import check_run
 
-    spec = _spec(zoo)
+    spec, own_images = _spec(zoo)
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
     command = TrainingCommand(path, engine, threads)
-    data = command.images(spec, images)
+    data = command.images(spec, images or own_images)
     check = partial(check_run, spec, folder, data, models=models, epochs=epochs, limits=limits)
     command.carry_out(check, data.limited(limits), dry_run)
 
@@ -90,7 +90,7 @@ class TrainingCommand:
         """Whether this is the first process."""
         return self._launch.share.index == 0
 
-    def images(self, zoo: ZooSpec, folder: Path | None) -> ImageData:
+    def images(self, zoo: ZooSpec, folder: Path | None, fingerprint: str | None = None) -> ImageData:
         """The images; the first process prepares them, the others find them."""
 
         from zoo_datasets.images.prepare import images_of
@@ -98,8 +98,8 @@ class TrainingCommand:
 
         loaded: list[ImageData] = []
         with working(self.console, f"images: {folder or zoo.images}"):
-            self._processes.first(lambda: loaded.append(images_of(zoo, folder)))
-            return loaded[0] if loaded else images_of(zoo, folder)
+            self._processes.first(lambda: loaded.append(images_of(zoo, folder, fingerprint=fingerprint)))
+            return loaded[0] if loaded else images_of(zoo, folder, fingerprint=fingerprint)
 
     def carry_out(self, check: Callable[[Launch], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
@@ -132,10 +132,14 @@ class TrainingCommand:
         say(self.console, text)
 
 
-def _spec(zoo: str) -> ZooSpec:
-    from zoo_datasets.specs.zoos import get_zoo, read_zoo
+def _spec(zoo: str) -> tuple[ZooSpec, Path | None]:
+    """The zoo, and the folder of images of one's own that its file names."""
+    from zoo_datasets.specs.zoos import get_zoo, read_zoo_file
 
-    return read_zoo(Path(zoo)) if zoo.endswith((".yaml", ".yml")) else get_zoo(zoo)
+    if not zoo.endswith((".yaml", ".yml")):
+        return get_zoo(zoo), None
+    file = read_zoo_file(Path(zoo))
+    return file.zoo, file.images
 
 
 @contextlib.contextmanager

@@ -71,11 +71,12 @@ def _verify_run(console: Console, path: Path, images: Path | None, sample: int, 
     data = None
     if not files_only:
         try:
-            zoo = Run.open(path).manifest.zoo
+            manifest = Run.open(path).manifest
         except RunError:
             pass  # it is what the verification finds first
         else:
-            data = _load(console, zoo.to_dict(), zoo.architecture, images)
+            zoo = manifest.zoo.to_dict()
+            data = _load(console, zoo, manifest.zoo.architecture, images, manifest.images.fingerprint)
     with progress_bar(console, "verifying", "cohorts") as advance:
         return verify_run(path, images=data, sample=sample, progress=advance)
 
@@ -91,25 +92,28 @@ def _verify_config(
     if not files_only and (repo / config).is_dir():
         manifest = read_manifest(repo, config)
         if manifest is None:
-            raise RepositoryError(f"{repo / config} holds no manifest.json; build the config again with `zoo build`")
+            raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
         if manifest.network is not None:
-            data = _load(console, manifest.zoo, manifest.network.architecture, images)
+            fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
+            data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
 
-def _load(console: Console, zoo: Mapping[str, Any], architecture: str, folder: Path | None) -> ImageData:
+def _load(
+    console: Console, zoo: Mapping[str, Any], architecture: str, folder: Path | None, fingerprint: str | None
+) -> ImageData:
     from zoo_datasets.images.prepare import images_of_record
     from zoo_datasets.terminal import working
 
     with working(console, f"images: {folder or zoo.get('images')}"):
-        return images_of_record(zoo, architecture, folder)
+        return images_of_record(zoo, architecture, folder, fingerprint)
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import MANIFEST
+    from zoo_datasets.repository.manifest import configs_with_manifest
 
-    names = sorted(file.parent.name for file in repo.glob(f"*/{MANIFEST}"))
+    names = configs_with_manifest(repo)
     if len(names) != 1:
         held = f"has the configs {', '.join(names)}; name the one to verify" if names else "has no config"
         raise RepositoryError(f"{repo} {held}")

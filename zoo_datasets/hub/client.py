@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import DatasetCard, HfApi, get_token, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -21,12 +23,15 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from zoo_datasets.documents import MAX_JSON, read_text
 from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_manifest, read_manifest
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
 from zoo_datasets.storage.secrets import without_secrets
 
 DATASET = "dataset"
+_REQUESTS = 8  # to the Hub at a time
+_Item = TypeVar("_Item")
+_Value = TypeVar("_Value")
 
 
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses; uploads end in RuntimeError.
@@ -88,12 +93,19 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
     for name in names:
         if name not in zoos:
             raise UnknownNameError("config", name, zoos)
-    manifests = {}
-    for name in names or zoos:
-        manifest = read_manifest(folder, name) if commit is None else remote_manifest(str(repo), name, commit)
-        if manifest is not None:
-            manifests[name] = manifest
-    return Holdings(location=str(repo), commit=commit, card=card, manifests=manifests)
+    wanted = list(dict.fromkeys(names or zoos))
+    if commit is None:
+        manifests = [read_manifest(folder, name) for name in wanted]
+    else:
+        manifests = in_parallel(lambda name: remote_manifest(str(repo), name, commit), wanted)
+    held = {name: manifest for name, manifest in zip(wanted, manifests, strict=True) if manifest is not None}
+    return Holdings(location=str(repo), commit=commit, card=card, manifests=held)
+
+
+def in_parallel(function: Callable[[_Item], _Value], items: Sequence[_Item]) -> list[_Value]:
+    """What a function that waits for the Hub returns for each item, in order."""
+    with ThreadPoolExecutor(max(1, min(_REQUESTS, len(items)))) as pool:
+        return list(pool.map(function, items))
 
 
 def remote_card(repo_id: str, commit: str) -> DatasetCard:
@@ -103,8 +115,11 @@ def remote_card(repo_id: str, commit: str) -> DatasetCard:
 
 def remote_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
     """The manifest of a config on the Hub; None if it has none."""
-    text = remote_text(repo_id, f"{name}/{MANIFEST}", commit) if NAME.fullmatch(name) else None
-    return None if text is None else parse_manifest(text, f"{repo_id}: {name}/{MANIFEST}", name)
+    for path in manifest_paths(name) if NAME.fullmatch(name) else ():
+        text = remote_text(repo_id, path, commit)
+        if text is not None:
+            return parse_manifest(text, f"{repo_id}: {path}", name)
+    return None
 
 
 def remote_text(repo_id: str, path: str, commit: str) -> str | None:

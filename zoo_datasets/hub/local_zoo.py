@@ -11,9 +11,10 @@ from huggingface_hub.hf_api import RepoFile
 
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify.verify import verify_repository
-from zoo_datasets.repository.card import CARD, configs_of, read_card, zoos_of
+from zoo_datasets.repository.card import CARD, configs_of, move_beside_shards, read_card, zoos_of
 from zoo_datasets.repository.card_plots import draw_plots
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.repository.card_text import PAGE
+from zoo_datasets.repository.manifest import MANIFEST, META_FOLDER, Manifest, has_manifest, meta_path, read_manifest
 from zoo_datasets.storage.files import check_files, sha256_of
 from zoo_datasets.terminal import Advance
 
@@ -45,7 +46,7 @@ class LocalZoo:
         """
         manifest = _checked_manifest(repo, name)
         files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta)}
-        others = (f"{name}/{MANIFEST}", *manifest.plots)
+        others = (meta_path(name, MANIFEST), meta_path(name, PAGE), *manifest.plots)
         missing = [path for path in (*files, *others) if not (repo / path).is_file()]
         if missing:
             raise RepositoryError(f"{repo / missing[0]} is missing; build {name} again")
@@ -122,7 +123,7 @@ def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) 
     check_files(repo, [CARD], links=False)
     if not (repo / CARD).is_file():
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-    complete = [name for name in zoos_of(configs_of(read_card(repo))) if (repo / name / MANIFEST).is_file()]
+    complete = [name for name in zoos_of(configs_of(read_card(repo))) if has_manifest(repo, name)]
     for name in names:
         if name not in complete:
             raise UnknownNameError("config", name, complete)
@@ -131,6 +132,7 @@ def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) 
     selected = list(dict.fromkeys(names or complete))
     for name in selected:
         _checked_manifest(repo, name)
+        move_beside_shards(repo, name)
         draw_plots(repo, name, tell)
     return [LocalZoo.read(repo, name) for name in selected]
 
@@ -142,10 +144,13 @@ def _checked_manifest(repo: Path, name: str) -> Manifest:
             f"{repo / name} was written by an earlier version of `zoo build`; build it again, its shards stay"
         )
     # Nothing but the repository's own files may be sent.
-    check_files(repo, [f"{name}/{MANIFEST}", *manifest.paths], links=False)
+    paths = [meta_path(name, file) for file in (MANIFEST, PAGE)]
+    check_files(repo, [*paths, f"{name}/{MANIFEST}", *manifest.paths], links=False)
     for path in manifest.plots:  # nothing else of this machine may pass for a picture
-        if Path(path).parts != (name, Path(path).name) or not path.endswith(".png"):
-            raise RepositoryError(f"{repo / name / MANIFEST}: plot {path!r}, expected a .png in {name}/")
+        if path.rpartition("/")[0].removeprefix(f"{META_FOLDER}/") != name or not path.endswith(".png"):
+            raise RepositoryError(
+                f"the manifest of {repo / name} lists the plot {path!r}, expected a .png in {META_FOLDER}/{name}/"
+            )
     return manifest
 
 

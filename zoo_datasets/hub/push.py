@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +29,16 @@ from huggingface_hub.hf_api import RepoFile
 
 from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.hub.client import DATASET, hub_errors, remote_card, remote_manifest, remote_text
+from zoo_datasets.hub.client import DATASET, hub_errors, in_parallel, remote_card, remote_manifest, remote_text
 from zoo_datasets.hub.local_zoo import LocalZoo, Tell, local_zoos
 from zoo_datasets.repository.card import CARD, Entry, card_with, configs_of, entry_in, read_card
-from zoo_datasets.repository.card_text import SOMEWHERE, yours
-from zoo_datasets.repository.manifest import META
+from zoo_datasets.repository.card_text import citation_of, table_line, yours
+from zoo_datasets.repository.listing import by_pattern, configs_by_pattern, files_among, named
+from zoo_datasets.repository.manifest import MANIFEST, Manifest, folders_of, manifest_paths, meta_path
 from zoo_datasets.terminal import Advance
 
 FILES_PER_COMMIT = 100  # the Hub's advice
+_LISTED_ALONE = 4  # zoos whose folders are listed one by one
 _CONFLICTS = 8
 _FAILURES = 3
 _LONGEST_WAIT = 300.0
@@ -118,10 +121,16 @@ def push_repository(
 
 @dataclass(kw_only=True, slots=True)
 class _CommitPlan:
-    """What one commit on top of `head` has to do."""
+    """What one commit on top of `head` has to do.
+
+    Attributes:
+        card: README.md, if it changes.
+        meanwhile: README.md for the time in which the files of a zoo that the card lists by pattern arrive in parts.
+    """
 
     head: str
     card: str | None
+    meanwhile: str | None = None
     add: dict[str, LocalZoo] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -211,42 +220,67 @@ class _Pushing:
         """
         head = str(self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision).sha)
         card = remote_card(self.repo_id, head)
-        listed_configs = configs_of(card)
+        configs = configs_of(card)
+        listing = self._listing(head)
         plan = _CommitPlan(head=head, card=None)
-        for zoo in self.zoos:
-            theirs = remote_manifest(self.repo_id, zoo.name, head)
+        for zoo, theirs in zip(self.zoos, self._their_manifests(listing, head), strict=True):
             if not self.replace:
-                zoo.check_continues(theirs, zoo.name in listed_configs, self.repo_id)
-            listing = self._listing(zoo.name, head)
+                zoo.check_continues(theirs, zoo.name in configs, self.repo_id)
             plan.add |= {path: zoo for path in zoo.files if not zoo.same(path, listing.get(path))}
-            if theirs is not None:
-                listed = [*(shard.path for shard in (*theirs.shards, *theirs.meta)), *theirs.plots]
-                plan.remove += [path for path in listed if path in listing and path not in zoo.files]
+            plan.remove += [path for path in _outdated(zoo, theirs, listing) if path in listing]
+        plan.meanwhile = self._card_by_name(card, listing)
         written, plan.warnings = _merge_written(card, self.card, self.replace)
-        text = card_with(card, [self._entry(zoo.name) for zoo in self.zoos], written)
+        text = card_with(card, [self._entry(zoo) for zoo in self.zoos], written, self.repo_id)
         plan.card = None if text == remote_text(self.repo_id, CARD, head) else text
         return plan
 
-    def _entry(self, name: str) -> Entry:
-        entry = entry_in(self.card, name)
-        return Entry(
-            name=name,
-            configs=entry.configs,
-            infos=entry.infos,
-            section=entry.section.replace(SOMEWHERE, self.repo_id),
-            citations=entry.citations,
+    def _their_manifests(self, listing: Mapping[str, RepoFile], head: str) -> list[Manifest | None]:
+        """The Hub's manifest of each zoo; fetched only if it is not the local one."""
+
+        def manifest_of(zoo: LocalZoo) -> Manifest | None:
+            path = meta_path(zoo.name, MANIFEST)
+            if zoo.same(path, listing.get(path)):
+                return zoo.manifest
+            if listing.keys().isdisjoint(manifest_paths(zoo.name)):
+                return None
+            return remote_manifest(self.repo_id, zoo.name, head)
+
+        return in_parallel(manifest_of, self.zoos)
+
+    def _card_by_name(self, card: DatasetCard, listing: Mapping[str, RepoFile]) -> str | None:
+        """The Hub's card with the present files of the zoos by name; None if it lists none of them by pattern."""
+        configs = configs_of(card)
+        entries = []
+        for zoo in self.zoos:
+            entry = entry_in(card, zoo.name)
+            if any(by_pattern(configs[config]) for config in entry.configs):
+                by_name = {config: named(configs[config], listing) for config in entry.configs}
+                entries.append(dataclasses.replace(entry, configs=by_name))
+        return card_with(card, entries, location=self.repo_id) if entries else None
+
+    def _entry(self, zoo: LocalZoo) -> Entry:
+        return dataclasses.replace(
+            entry_in(self.card, zoo.name),
+            line=table_line(zoo.manifest),
+            citations=[text] if (text := citation_of(zoo.manifest)) else [],
         )
 
-    def _listing(self, name: str, head: str) -> dict[str, RepoFile]:
-        """The files of a zoo's folders by path."""
-        files: dict[str, RepoFile] = {}
-        for folder in (name, f"{name}{META}"):
-            try:
-                entries = list(self.api.list_repo_tree(self.repo_id, folder, revision=head, repo_type=DATASET))
-            except EntryNotFoundError:
-                continue
-            files |= {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-        return files
+    def _listing(self, head: str) -> dict[str, RepoFile]:
+        """The files of the zoos' folders on the Hub, by path; of many zoos, those of the whole repository."""
+        if len(self.zoos) > _LISTED_ALONE:
+            return self._tree(None, head)
+        folders = [folder for zoo in self.zoos for folder in folders_of(zoo.name)]
+        return {path: file for files in in_parallel(lambda each: self._tree(each, head), folders)
+                for path, file in files.items()}  # fmt: skip
+
+    def _tree(self, folder: str | None, head: str) -> dict[str, RepoFile]:
+        try:
+            entries = list(
+                self.api.list_repo_tree(self.repo_id, folder, recursive=True, revision=head, repo_type=DATASET)
+            )
+        except EntryNotFoundError:
+            return {}
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _commit(self, plan: _CommitPlan, tell: Tell) -> CommitInfo:
         """Send what the plan adds and commit it; more files than one commit should have go in several."""
@@ -257,7 +291,10 @@ class _Pushing:
         head, names = plan.head, ", ".join(zoo.name for zoo in self.zoos)
         for number, part in enumerate(parts[:-1]):
             message = f"Add files of {names} (part {number + 1} of {len(parts)})"
-            head = self._send(self._additions(plan, part), message, head).oid
+            operations = self._additions(plan, part)
+            if number == 0 and plan.meanwhile is not None:  # until the last part, new files are not among those listed
+                operations.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=plan.meanwhile.encode()))
+            head = self._send(operations, message, head).oid
         others = [path for path in plan.add if path not in set(data)]
         operations = self._additions(plan, [*(parts[-1] if parts else ()), *others])
         operations += [CommitOperationDelete(path_in_repo=path) for path in plan.remove]
@@ -303,6 +340,15 @@ class _Pushing:
             bytes=sum(self.added.values()),
             warnings=tuple(plan.warnings),
         )
+
+
+def _outdated(zoo: LocalZoo, theirs: Manifest | None, listing: Mapping[str, RepoFile]) -> list[str]:
+    """Paths of a zoo on the Hub that are no longer its: files of its former manifest, and what its patterns match."""
+    former = [] if theirs is None else [*theirs.paths, *manifest_paths(zoo.name)]
+    matching = [
+        path for config in configs_by_pattern(zoo.manifest).values() for _, path in files_among(config, listing)
+    ]
+    return [path for path in dict.fromkeys([*former, *matching]) if path not in zoo.files]
 
 
 def _merge_written(theirs: DatasetCard, ours: DatasetCard, replace: bool) -> tuple[str, list[str]]:

@@ -12,8 +12,9 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo_datasets.documents import StrPath, parse_json
-from zoo_datasets.errors import ImagesError, StorageError
+from zoo_datasets.errors import ImagesError, SpecError, StorageError
+from zoo_datasets.images.own import own_spec, read_class_folders, spec_before_cut
 from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.specs.spec import OWN_FIELDS, ImageSpec, Limits, ZooSpec, digest_of
+from zoo_datasets.specs.spec import OWN_FIELDS, ImageSpec, Limits, Pixels, ZooSpec, digest_of
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold
@@ -45,6 +47,10 @@ PREPARATION = 1  # raise it when the same source would be prepared differently
 
 
 FEWEST = 3
+
+
+_Read = tuple[dict[Role, Split], dict[str, Any]]
+SpecOf = Callable[[Mapping[Role, Split], Mapping[str, Any]], ImageSpec]
 
 
 ROLES: tuple[Role, ...] = ("train", "val", "test")
@@ -95,6 +101,20 @@ class ImageData:
     def std(self) -> Tensor:
         """Standard deviation of each channel, of pixels scaled to [0, 1]: float32 [C]."""
         return torch.tensor(self.spec.std, dtype=torch.float32)
+
+    @property
+    def pixels(self) -> Pixels:
+        """What the images were made into."""
+        spec = self.spec
+        return Pixels(
+            size=self.size,
+            mode=spec.mode,
+            grey=spec.grey,
+            fit=spec.fit,
+            mean=spec.mean,
+            std=spec.std,
+            validation=self.val is not None,
+        )
 
     def splits(self) -> dict[Role, Split]:
         """The splits that there are, by role."""
@@ -161,13 +181,35 @@ def images_of(
     source: StrPath | None = None,
     cache_dir: StrPath | None = None,
     progress: Fetched | None = None,
+    fingerprint: str | None = None,
 ) -> ImageData:
-    """The images of a zoo, of one's own too; the other arguments, and errors, are those of `load_images`."""
+    """The images of a zoo, of one's own too.
+
+    Args:
+        zoo: the zoo.
+        source, cache_dir, progress: as of `load_images`; images of one's own have no other source than a folder.
+        fingerprint: of images of one's own that were prepared on this machine before; then `source` may be None.
+
+    Raises:
+        SpecError: where the images have another size than the architecture takes.
+        ImagesError: where images of one's own are nowhere to be found; else as `load_images`.
+        StorageError: as `load_images`.
+    """
     size = get_architecture(zoo.architecture).input_size if zoo.layers is None else zoo.input_size
-    return _load(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress)
+    if zoo.pixels is None:
+        return _load(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress)
+    if zoo.pixels.size is not None and size not in (None, zoo.pixels.size):
+        raise SpecError(
+            f"{zoo.name}: {zoo.architecture} takes {size} × {size} images, images.size is {zoo.pixels.size}"
+        )
+    if source is None:
+        return _find_own(zoo, fingerprint, cache_dir)
+    return _load_own(zoo.images, zoo.pixels, zoo.pixels.size or size, Path(source).expanduser(), cache_dir, progress)
 
 
-def images_of_record(zoo: Mapping[str, Any], architecture: str, source: StrPath | None = None) -> ImageData:
+def images_of_record(
+    zoo: Mapping[str, Any], architecture: str, source: StrPath | None = None, fingerprint: str | None = None
+) -> ImageData:
     """The images of a zoo of which a manifest tells fields: all of them of a zoo of one's own.
 
     Raises:
@@ -175,7 +217,7 @@ def images_of_record(zoo: Mapping[str, Any], architecture: str, source: StrPath 
         UnknownNameError, ImagesError, StorageError: as `load_images`.
     """
     if any(zoo.get(name) is not None for name in OWN_FIELDS):
-        return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source)
+        return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source, fingerprint=fingerprint)
     return load_images(zoo.get("images", ""), architecture, source)
 
 
@@ -185,25 +227,67 @@ def _load(
     source = None if source is None else Path(source).expanduser()
     origin = str(source or spec.hub_id or spec.name)
     identity = ["folder", folder_digest(source)] if source is not None else ["hub", spec.hub_id, spec.hub_config]
-    recipe = {name: value for name, value in dataclasses.asdict(spec).items() if name != "raw_names"}
-    key = digest_of([PREPARATION, identity, recipe, size])
-    file = Path(cache_dir or cache_folder()).expanduser() / "images" / f"{spec.name}-{key}.safetensors"
-    cached = _read_cache(file, spec)
+    left_out = {"raw_names"} | ({"grey"} if spec.grey == "luma" else set())  # as before there was a choice
+    recipe = {name: value for name, value in dataclasses.asdict(spec).items() if name not in left_out}
+
+    def read() -> tuple[dict[Role, Split], dict[str, Any]]:
+        from zoo_datasets.images.sources import read_source
+
+        splits, notice = cut(read_source(spec, source, size, progress), spec, origin)
+        return splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice}
+
+    file = _cache_file(spec.name, digest_of([PREPARATION, identity, recipe, size]), cache_dir)
+    return _prepared(file, lambda splits, description: spec, read, origin)
+
+
+def _load_own(
+    name: str, pixels: Pixels, size: int | None, folder: Path, cache_dir: StrPath | None, progress: Fetched | None
+) -> ImageData:
+    def read() -> tuple[dict[Role, Split], dict[str, Any]]:
+        folders = read_class_folders(name, pixels, folder, size, progress)
+        spec = spec_before_cut(name, pixels, folders)
+        splits, notice = cut(folders.splits, spec, str(folder))
+        notices = "; ".join(filter(None, (folders.notice, notice)))
+        return splits, {"fingerprint": _fingerprint(splits, spec), "notice": notices, "classes": list(folders.classes)}
+
+    key = digest_of([PREPARATION, ["folder", folder_digest(folder)], dataclasses.asdict(pixels), size])
+    return _prepared(_cache_file(name, key, cache_dir), partial(_own_spec, name, pixels), read, str(folder))
+
+
+def _find_own(zoo: ZooSpec, fingerprint: str | None, cache_dir: StrPath | None) -> ImageData:
+    """Images of one's own that were prepared here before, whatever folder they were read from."""
+    assert zoo.pixels is not None
+    pattern = _cache_file(zoo.images, "*", cache_dir)
+    for file in sorted(pattern.parent.glob(pattern.name)) if fingerprint is not None else ():
+        cached = _read_cache(file, partial(_own_spec, zoo.images, zoo.pixels))
+        if cached is not None and cached[0].fingerprint == fingerprint:
+            return cached[0]
+    known = "" if fingerprint is None else f" (fingerprint {fingerprint[:16]}…) and not prepared on this machine"
+    raise ImagesError(f"images {zoo.images!r} are those of a zoo of one's own{known}: pass their folder, --images PATH")
+
+
+def _own_spec(name: str, pixels: Pixels, splits: Mapping[Role, Split], description: Mapping[str, Any]) -> ImageSpec:
+    return own_spec(name, pixels, {role: len(split) for role, split in splits.items()}, len(description["classes"]))
+
+
+def _cache_file(name: str, key: str, cache_dir: StrPath | None) -> Path:
+    return Path(cache_dir or cache_folder()).expanduser() / "images" / f"{name}-{key}.safetensors"
+
+
+def _prepared(file: Path, spec_of: SpecOf, read: Callable[[], _Read], origin: str) -> ImageData:
+    """What the cache holds, which is read and written first where there is nothing."""
+    cached = _read_cache(file, spec_of)
     if cached is None:
         with _locked(file):
-            cached = _read_cache(file, spec)  # another process may have written it meanwhile
+            cached = _read_cache(file, spec_of)  # another process may have written it meanwhile
             if cached is None:
-                from zoo_datasets.images.sources import read_source
-
-                source_splits = read_source(spec, source, size, progress)
-                splits, notice = cut(source_splits, spec, origin)
-                _write_cache(file, splits, {"fingerprint": _fingerprint(splits, spec), "notice": notice})
-                cached = _read_cache(file, spec)
+                _write_cache(file, *read())
+                cached = _read_cache(file, spec_of)
     if cached is None:
         raise StorageError(f"{file} was written but cannot be read back; check the disk, or set ZOO_CACHE to another")
     data, notice = cached
     if notice:
-        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=3)
+        warnings.warn(one_line(f"{origin}: {notice}"), UserWarning, stacklevel=4)
     return data
 
 
@@ -282,7 +366,7 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, str]) -> None:
+def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, Any]) -> None:
     tensors = {f"{role}.images": split.images.contiguous() for role, split in splits.items()}
     tensors |= {f"{role}.labels": split.labels.contiguous() for role, split in splits.items()}
     with replacing(file) as temporary:
@@ -290,8 +374,8 @@ def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, s
         save_file(tensors, temporary, metadata={"description": json.dumps(description)})
 
 
-def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
-    """What `_write_cache` wrote, mapped into memory; None if there is no file, or it holds other bytes."""
+def _read_cache(file: Path, spec_of: SpecOf) -> tuple[ImageData, str] | None:
+    """What `_write_cache` wrote, mapped into memory; None where there is no file, or other bytes than were written."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             description = parse_json(opened.metadata()["description"])
@@ -303,6 +387,7 @@ def _read_cache(file: Path, spec: ImageSpec) -> tuple[ImageData, str] | None:
         }
         if any((part.images.dtype, part.labels.dtype) != (torch.uint8, torch.int64) for part in splits.values()):
             return None
+        spec = spec_of(splits, description)
         fingerprint = description["fingerprint"]
         if digest_as_expected(file, fingerprint, lambda _: _fingerprint(splits, spec)) != fingerprint:
             return None

@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
-from zoo_datasets.images.split import Role, Split
+from zoo_datasets.images.split import VALIDATION_NAMES, Role, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.specs.spec import ImageSpec
 from zoo_datasets.specs.zoos import list_zoos
@@ -46,8 +46,11 @@ BATCH = 1000
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
 # Raster formats that Pillow decodes by itself; others, such as EPS, would start another program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-# `datasets` calls a split by the first of these names when it finds the others in file names.
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+MAX_PIXELS = 1 << 26  # of one image
+# Eight bits a channel; others, such as I;16, would lose theirs in silence.
+_CONVERTIBLE = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+)
 # For errors: the first zoo of the table for images of a mode.
 ZOO_OF_MODE: dict[str, str] = {
     get_image_spec(zoo.images, zoo.architecture).mode: zoo.name for zoo in reversed(list_zoos())
@@ -216,7 +219,7 @@ def _read_split(
         contents, paths = (pc.struct_field(column, part).to_pylist() for part in ("bytes", "path"))
         for content, path in zip(contents, paths, strict=True):
             try:
-                prepared = prepare_image(_decode(content, path), spec, size)
+                prepared = prepare_image(decode_image(content, path), spec, size)
                 if pixels is None:
                     pixels = np.empty((total, *prepared.shape), np.uint8)
                 elif prepared.shape != pixels.shape[1:]:
@@ -287,7 +290,7 @@ def _labels(dataset: Any, column: str, spec: ImageSpec, where: str) -> Tensor:
     return torch.from_numpy(values.cast(pa.int64()).to_numpy().copy())
 
 
-def _decode(content: bytes | None, path: str | None) -> Image.Image:
+def decode_image(content: bytes | None, path: str | None) -> Image.Image:
     """The decoded image, turned upright as `datasets` does.
 
     Raises:
@@ -298,8 +301,14 @@ def _decode(content: bytes | None, path: str | None) -> Image.Image:
     try:
         # The path of an image that comes with its content is a bare name.
         with Image.open(io.BytesIO(content) if content is not None else str(path), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImagesError(
+                    f"{image.width:,}×{image.height:,} pixels found, at most {MAX_PIXELS:,} in all expected"
+                )
             image.load()
             return _upright(image)
+    except ImagesError:
+        raise
     except _DECODE_ERRORS as error:
         raise ImagesError(
             f"could not be decoded: {_reason(error)}; replace it or leave it out ({', '.join(FORMATS)} are read)"
@@ -317,8 +326,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def prepare_image(image: Image.Image, spec: ImageSpec, size: int | None) -> NDArray[np.uint8]:
     """One image as the networks see it before normalisation: uint8 [C, H, W].
 
-    The mode first (grey as PIL does it: ITU-R 601-2 luma), then a centre crop or a bilinear, antialiased
-    resize of the uint8 image to `size` × `size`; None keeps a square image's own size.
+    The mode first (grey as the spec says: ITU-R 601-2 luma, as PIL does it, or the mean of the channels), then a centre
+    crop or a bilinear, antialiased resize of the uint8 image to `size` × `size`; None keeps a square image's own size.
 
     Raises:
         ImagesError: if the image is of another mode and may not be converted, or cannot be made to fit.
@@ -332,7 +341,9 @@ def prepare_image(image: Image.Image, spec: ImageSpec, size: int | None) -> NDAr
                 f"by {spec.name}; convert the images to {spec.mode}"
                 + (f", or choose a zoo for images of mode {image.mode}, such as {other}" if other else "")
             )
-        image = image.convert(spec.mode)
+        if image.mode not in _CONVERTIBLE:
+            raise ImagesError(f"mode {image.mode} found, 8 bits a channel expected; convert the images first")
+        image = _mean_of_channels(image) if (spec.mode, spec.grey) == ("L", "mean") else image.convert(spec.mode)
     width, height = image.size
     if size is None and width != height:
         raise ImagesError(f"{width}×{height} pixels found, a square image expected; crop or resize the images")
@@ -346,6 +357,12 @@ def prepare_image(image: Image.Image, spec: ImageSpec, size: int | None) -> NDAr
             raise ImagesError(f"{width}×{height} pixels found, at least {size}×{size} expected; enlarge the images")
     pixels: NDArray[np.uint8] = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _mean_of_channels(image: Image.Image) -> Image.Image:
+    """Grey as the mean of red, green and blue, rounded to even."""
+    colours = np.asarray(image.convert("RGB"), np.float64)
+    return Image.fromarray(np.rint(colours.mean(axis=2)).astype(np.uint8))
 
 
 def _size(pixels: NDArray[np.uint8]) -> str:

@@ -14,6 +14,8 @@ from zoo_datasets.errors import ImagesError
 from zoo_datasets.storage.files import sha256_of
 
 Role = Literal["train", "val", "test"]
+# Folders of validation images; `datasets` calls a split by the first of these when it finds the others in file names.
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

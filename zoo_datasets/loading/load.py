@@ -7,11 +7,12 @@ import dataclasses
 import math
 import operator
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import datasets
 import pyarrow as pa
@@ -23,7 +24,7 @@ from datasets.utils.file_utils import is_local_path
 from huggingface_hub import DatasetCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
-from zoo_datasets.documents import MAX_JSON, MAX_YAML, brief, read_text
+from zoo_datasets.documents import MAX_JSON, MAX_YAML, StrPath, brief, read_text
 from zoo_datasets.errors import (
     DocumentError,
     OutsideError,
@@ -33,12 +34,25 @@ from zoo_datasets.errors import (
     UnknownNameError,
     ZooError,
 )
-from zoo_datasets.loading import prepared
-from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.caches import prepared
+from zoo_datasets.loading.caches.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.cuts import Cut, check_cut, cut_rows, one_value, parse_cut
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
+from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
-from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
-from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
+from zoo_datasets.repository.layouts import local_layouts, read_layouts_file
+from zoo_datasets.repository.manifest import (
+    LAYOUTS,
+    LIGHT_ENDINGS,
+    META,
+    Manifest,
+    Shard,
+    manifest_paths,
+    parse_manifest,
+    read_manifest,
+)
+from zoo_datasets.repository.row import NAMES, SPLITS
+from zoo_datasets.repository.shards import check_listed
 from zoo_datasets.repository.where import Condition, parse_where
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
 from zoo_datasets.storage.files import check_files, is_full
@@ -49,7 +63,7 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 
-SplitBy = Literal["model", "seed"]
+SplitBy: TypeAlias = str
 
 
 # The Hub's file system reads 5 MiB past each range. The Parquet reader knows what it needs, and asks for it at once.
@@ -67,6 +81,7 @@ def load_zoo(
     epochs: Iterable[int] | None = None,
     where: str | None = None,
     columns: Sequence[str] | None = None,
+    steps: Iterable[int] | None = None,
     split_by: SplitBy = "model",
     streaming: bool = False,
     revision: str | None = None,
@@ -86,8 +101,10 @@ def load_zoo(
         epochs: the epochs wanted, 0 being initialisation; None means all.
         where: a condition on the columns, `activation == "relu" and lr < 0.01`; see `zoo_datasets.repository.where`.
         columns: the columns wanted; None means all. `where` may use others.
+        steps: the optimizer steps wanted, of zoos whose states have them; None means all.
         split_by: `model` is the repository's own split. `seed` cuts the same rows by a hash of the seed, so
-            that models that started from the same weights are never in two splits.
+            that models that started from the same weights are never in two splits; `group:COLUMN` by a hash of any
+            column. `source` is the split in which the original authors had a row, by any names of theirs.
         streaming: whether to read while iterating and to keep nothing on disk.
         revision: branch, tag or commit, on the Hub.
         check: whether files that were read or downloaded whole are compared with their SHA-256 in the manifest first;
@@ -98,56 +115,66 @@ def load_zoo(
         UnknownNameError: where it has no such config, split or column; says what is near.
         SpecError: where an epoch has no rows, or an argument makes no sense.
     """
-    alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
+    alike: Any = {"epochs": epochs, "where": where, "columns": columns, "steps": steps, "split_by": split_by,
                     "streaming": streaming, "revision": revision, "check": check}  # fmt: skip
     if isinstance(repo, os.PathLike):
         repo = Path(repo)
     if isinstance(repo, (str, Path)) and name is None:
-        zoos = [config for config in _config_names(repo, revision) if not config.endswith(META)]
+        zoos = [config for config in _config_names(repo, revision) if not config.endswith(LIGHT_ENDINGS)]
         known = ", ".join(zoos) or "none"
         raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; known are {known}")
     if not isinstance(repo, (str, Path)) or not isinstance(name, str):
         return {key: load_zoo(*pair, split, **alike) for key, pair in _pairs(repo, name).items()}
-    if split_by not in ("model", "seed"):
-        raise SpecError(f"split_by={split_by!r}: expected 'model' or 'seed'")
+    cut = parse_cut(split_by)
     if columns is not None and (isinstance(columns, str) or not columns):
         raise SpecError(f"columns={columns!r}: expected a list of at least one column; known are {', '.join(NAMES)}")
     wanted = None if columns is None else list(dict.fromkeys(columns))
-    read = wanted if wanted is None or split_by == "model" or "seed" in wanted else [*wanted, "seed"]
+    read = wanted if wanted is None or cut is None or cut.column in wanted else [*wanted, cut.column]
     chosen = None if epochs is None else _epochs(epochs)
-    parts = _Parts(chosen, None if where is None else parse_where(where), read)
     _check_config(repo, name, revision)
     manifest = _manifest(repo, name, revision)
+    whole = manifest if not name.endswith(LIGHT_ENDINGS) else _manifest(repo, _without_ending(name), revision)
+    further = _open_columns(repo, whole, revision)
+    condition = None if where is None else parse_where(where, further)
+    parts = _Parts(chosen, condition, read, None if steps is None else _steps(steps, whole))
+    if cut is not None:
+        check_cut(cut, [*NAMES, *further])
     if chosen is not None:
-        _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
+        _check_epochs(manifest, name, chosen, split if cut is None else None)
     epochs_read = _epochs_that_can_match(manifest, parts)
-    files = _files(manifest, split if split_by == "model" else None, epochs_read)
-    builder = _builder(repo, name, revision, parts, files)
-    _check_split(manifest, builder, name, split, split_by)
+    files = _files(manifest, split if cut is None else None, epochs_read)
+    builder = _builder(repo, name, revision, parts, files, whole)
+    _check_split(manifest, builder, name, split, cut)
     checking = None
     if check or (check is None and not streaming):
-        origin = manifest if not name.endswith(META) else _manifest(repo, name.removesuffix(META), revision)
-        checking = FileCheck(repo, builder, origin)
+        checking = FileCheck(repo, builder, whole)
         if check:
             _require_check(checking, streaming or parts.some)
         if checking.local:
             checking.check_local(epochs_read if files else None)
+    if whole is not None and not files:
+        check_listed(_paths(repo, builder), _listed(whole, name), str(repo))
     if streaming:
         loaded = _streamed(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = _builder(repo, name, revision, parts, files)
+            builder = _builder(repo, name, revision, parts, files, manifest)
         _prepare(builder, parts, checking)
         # `datasets` refuses to open a split of which no row is left.
         held = [part for part, info in builder.info.splits.items() if info.num_examples]
         loaded = DatasetDict(
-            {part: builder.as_dataset(split=part) for part in held if split_by == "seed" or split in (None, part)}
+            {part: builder.as_dataset(split=part) for part in held if cut is not None or split in (None, part)}
         )
     if not loaded:
         raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
-    sources = _sources(builder, parts, streaming, list(loaded), split_by)
-    if split_by == "seed":
-        loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
+    sources = _sources(builder, parts, streaming, list(loaded), cut, split)
+    if cut is not None:
+        if not streaming and not cut.named and one_value(loaded, cut.column):
+            warnings.warn(
+                f"{name}: all rows have the same {cut.column}, so that split_by={split_by!r} puts all into one split",
+                stacklevel=2,
+            )
+        loaded = cut_rows(loaded, cut, split, drop=read != wanted)
     for part, source in sources.items():
         if part in loaded:
             tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
@@ -180,11 +207,12 @@ def _pairs(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What is read of a config: epochs, rows and columns; None means all."""
+    """What is read of a config: epochs, rows, columns and steps; None means all."""
 
     epochs: list[int] | None
     where: Condition | None
     columns: list[str] | None
+    steps: list[int] | None = None
 
     @property
     def some(self) -> bool:
@@ -195,33 +223,35 @@ class _Parts:
     def filter(self) -> pc.Expression | None:
         """The rows wanted."""
         conditions = [] if self.epochs is None else [pc.field("epoch").isin(self.epochs)]
+        conditions += [] if self.steps is None else [pc.field("step").isin(self.steps)]
         conditions += [] if self.where is None else [self.where.expression()]
         return reduce(operator.and_, conditions) if conditions else None
 
     def told(self) -> str:
         """The rows wanted, for a message."""
         told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
+        told += [] if self.steps is None else [f"step {' or '.join(map(str, self.steps))}"]
         return " and ".join(told + ([] if self.where is None else [str(self.where)])) or "been written"
 
 
 def _sources(
-    builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], split_by: SplitBy
+    builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], cut: Cut | None, split: str | None
 ) -> dict[str, StreamFiles]:
     """What `batches` reads of each streamed split: the files themselves."""
     if not streaming:
         return {}
     files = {part: tuple(map(str, paths)) for part, paths in builder.config.data_files.items() if part in loaded}
-    by_epoch = () if parts.epochs is None else ("epoch",)
+    by_key = [*([] if parts.epochs is None else ["epoch"]), *([] if parts.steps is None else ["step"])]
     source = StreamFiles(
         files=tuple(path for paths in files.values() for path in paths),
         columns=parts.columns,
         filter=parts.filter,
-        filter_columns=(*by_epoch, *(() if parts.where is None else sorted(parts.where.columns))),
-        seed_split=None,
+        filter_columns=(*by_key, *(() if parts.where is None else sorted(parts.where.columns))),
+        cut=None,
         download=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
     )
-    if split_by == "seed":
-        return {part: dataclasses.replace(source, seed_split=part) for part in SPLITS}
+    if cut is not None:
+        return {part: dataclasses.replace(source, cut=(cut, part)) for part in ([split] if split else SPLITS)}
     return {part: dataclasses.replace(source, files=paths) for part, paths in files.items()}
 
 
@@ -354,8 +384,72 @@ def _epochs(epochs: Iterable[int]) -> list[int]:
     )
 
 
+def _steps(steps: Iterable[int], manifest: Manifest | None) -> list[int]:
+    listed = []
+    with contextlib.suppress(TypeError):
+        listed = sorted({operator.index(step) for step in steps})
+    if not listed or listed[0] < 0:
+        raise SpecError(f"steps={brief(steps)}: expected a list of whole numbers from 0 on, or None for all steps")
+    if manifest is not None and manifest.open is None:
+        raise SpecError(f"{manifest.config}: its states are whole epochs and have no steps; choose by epochs=")
+    return listed
+
+
+def _without_ending(name: str) -> str:
+    return next(name.removesuffix(end) for end in LIGHT_ENDINGS if name.endswith(end))
+
+
+def _layouts_of(repo: str | Path, manifest: Manifest, revision: str | None) -> dict[str, NetworkRecord]:
+    """The networks of open rows by hash, which this process knows from now on.
+
+    Raises:
+        RepositoryError: if they cannot be read.
+    """
+    if Path(repo).is_dir():
+        return local_layouts(Path(repo), manifest)
+    records: dict[str, NetworkRecord] = {}
+    for shard in manifest.layouts:
+        try:
+            file = hf_hub_download(str(repo), shard.path, repo_type="dataset", revision=revision)
+        except (HTTPError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RepositoryError(f"{repo}: {shard.path} could not be fetched: {reason}") from error
+        records |= read_layouts_file(Path(file))
+    return records
+
+
+def _open_columns(repo: str | Path, manifest: Manifest | None, revision: str | None) -> dict[str, pa.DataType]:
+    """Types of the columns of open rows, whose layouts this process knows from now on; none of others."""
+    if manifest is None or manifest.open is None:
+        return {}
+    _layouts_of(repo, manifest, revision)
+    return {column.name: column.type for column in manifest.open.narrow if column.type is not None}
+
+
+def read_layouts(repo: StrPath, name: str, revision: str | None = None) -> dict[str, NetworkRecord]:
+    """The networks of the rows of an open config, by the hash that rows have in `layout`.
+
+    This process knows them from now on: `to_state_dict` takes their rows however these were loaded. `load_zoo` does
+    the same by itself.
+
+    Raises:
+        RepositoryError: if the config is missing or broken, or its rows are not open.
+    """
+    place = repo if isinstance(repo, str) else Path(repo)
+    _check_config(place, name, revision)
+    manifest = _manifest(place, name, revision)
+    if manifest is None or manifest.open is None:
+        raise RepositoryError(f"{str(repo)[:80]}: {name} has no layouts of its own; its rows tell their architecture")
+    return _layouts_of(place, manifest, revision)
+
+
 def _builder(
-    repo: str | Path, name: str, revision: str | None, parts: _Parts, files: dict[str, list[str]] | None
+    repo: str | Path,
+    name: str,
+    revision: str | None,
+    parts: _Parts,
+    files: dict[str, list[str]] | None,
+    manifest: Manifest | None,
 ) -> DatasetBuilder:
     """The Parquet builder of a config, with projection and filter, of the files that are needed."""
     options: dict[str, Any] = {}
@@ -377,11 +471,30 @@ def _builder(
         raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
     builder._generate_tables = TableReading(builder._generate_tables)
     _check_inside(repo, builder)
-    known = builder.info.features or NAMES
+    known = builder.info.features or _columns_of(manifest)
     for column in parts.columns or ():
         if column not in known:
             raise UnknownNameError("column", column, known)
     return builder
+
+
+def _columns_of(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return list(NAMES)
+    return [*NAMES, *manifest.extras] if manifest.open is None else [field.name for field in manifest.open.fields()]
+
+
+def _listed(manifest: Manifest, name: str) -> tuple[Shard, ...]:
+    """The files of a config, or of one of those beside it."""
+    return manifest.meta if name.endswith(META) else manifest.layouts if name.endswith(LAYOUTS) else manifest.shards
+
+
+def _paths(repo: str | Path, builder: DatasetBuilder) -> list[str]:
+    """The files of a builder, relative to the repository."""
+    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
+    if Path(repo).is_dir():
+        return [file.removeprefix(f"{Path(repo).resolve()}{os.sep}").replace(os.sep, "/") for file in files]
+    return [file.partition("@")[2].partition("/")[2] for file in files]
 
 
 def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
@@ -457,12 +570,12 @@ def _remote_card(repo: str, revision: str | None) -> DatasetCard:
 
 
 def _check_split(
-    manifest: Manifest | None, builder: DatasetBuilder, name: str, split: str | None, split_by: SplitBy
+    manifest: Manifest | None, builder: DatasetBuilder, name: str, split: str | None, cut: Cut | None
 ) -> None:
-    if split is None or (split_by == "seed" and split in SPLITS):
+    if split is None or (cut is not None and (cut.named or split in SPLITS)):
         return
     held = list(builder.config.data_files) if manifest is None else list(manifest.splits)
-    known = list(SPLITS) if split_by == "seed" else held
+    known = list(SPLITS) if cut is not None else held
     if split not in known:
         empty = split in SPLITS
         raise UnknownNameError("split", split, known, f"In {name} this split has no rows" if empty else "")
@@ -474,15 +587,17 @@ def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | N
         return read_manifest(Path(repo), name)
     if not NAME.fullmatch(name):
         return None
-    try:
-        file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
-    except EntryNotFoundError:
-        return None
-    try:
-        text = read_text(Path(file), MAX_JSON)
-    except DocumentError as error:
-        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
-    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
+    for path in manifest_paths(name):
+        try:
+            file = hf_hub_download(str(repo), path, repo_type="dataset", revision=revision)
+        except EntryNotFoundError:
+            continue
+        try:
+            text = read_text(Path(file), MAX_JSON)
+        except DocumentError as error:
+            raise RepositoryError(f"{repo}: {path} could not be read: {error}") from error
+        return parse_manifest(text, f"{repo}: {path}", name)
+    return None
 
 
 def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:
@@ -495,23 +610,3 @@ def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split
             f"{name}{f', split {split!r},' if split else ''} has no rows of epoch {', '.join(map(str, missing))}; "
             f"it holds {len(held)} epochs from {held[0]} to {held[-1]}"
         )
-
-
-def _split_by_seed(loaded: DatasetDict | IterableDatasetDict, splits: list[str], drop_seed: bool) -> Any:
-    """The rows of all splits, cut anew by seed; map-style datasets get an index, iterable ones a filter."""
-    rows = datasets.concatenate_datasets(list(loaded.values()))
-    drop = ["seed"] if drop_seed else []
-    if isinstance(rows, IterableDataset):
-        parts = {
-            split: rows.filter(lambda seed, wanted=split: split_of_seed(seed) == wanted, input_columns="seed")
-            for split in splits
-        }
-        return IterableDatasetDict({split: part.remove_columns(drop) for split, part in parts.items()})
-    seeds = rows.select_columns("seed").with_format("arrow")[:]["seed"].to_pylist()
-    of_seed = {seed: split_of_seed(seed) for seed in set(seeds)}
-    found = {}
-    for split in splits:
-        chosen = [position for position, seed in enumerate(seeds) if of_seed[seed] == split]
-        if chosen or len(splits) == 1:  # an empty split is left out, unless it was asked for
-            found[split] = rows.select(chosen).remove_columns(drop)
-    return DatasetDict(found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo_datasets.documents import brief
+from zoo_datasets.documents import brief, parse_json
 from zoo_datasets.errors import (
     ImagesError,
     LayoutError,
@@ -17,15 +18,21 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import _dropout
+from zoo_datasets.loading.one_row import as_row, value_of
+from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
-from zoo_datasets.networks.layers import ACTIVATIONS
+from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
+from zoo_datasets.networks.layers.chain import flat_layers
+from zoo_datasets.networks.layers.documents import layers_from_json
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
-from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS
+from zoo_datasets.networks.module import Network
+from zoo_datasets.networks.records import record_named
+from zoo_datasets.repository.row import LAYOUT, RAW, RAW_END, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
 
 ModuleFactory = Callable[[Mapping[str, Any]], nn.Module]
 _SHOWN = 5  # tensors that a message names
-_NEEDED = (WEIGHTS, *KIND_COLUMNS, "activation", "dropout")
+_NEEDED = (WEIGHTS, RAW, LAYOUT, *KIND_COLUMNS, "activation", "dropout")
 
 
 def to_modules(batch: Mapping[str, Any], factory: ModuleFactory | None = None) -> list[nn.Module]:
@@ -85,60 +92,108 @@ def _item(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and not value.ndim else value
 
 
-def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
-    """The layout of a row's weights, from its architecture, in_channels and classes.
+def layers_of_row(row: Any) -> tuple[Layer, ...]:
+    """The layers of a row's network, which symmetries and graphs take; errors as `to_module`."""
+    return _layers_of(as_row(row))
+
+
+def layout_of_row(row: Any) -> WeightLayout:
+    """The layout of a row's weights: the one that it names, or that of its architecture, in_channels and classes.
 
     Raises:
-        SpecError: where the row lacks one of these columns, or a number is out of its range.
-        UnknownNameError: where there is no such architecture.
+        SpecError: if the row lacks these columns, a number is out of its range, or this process does not know the
+            layout.
+        UnknownNameError: if there is no such architecture.
     """
-    return _network_of(row).layout
+    return _layout_of(as_row(row), None)
 
 
-def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a row's network by name, float32, as a copy.
+def to_state_dict(row: Any, layout: WeightLayout | None = None) -> dict[str, Tensor]:
+    """The tensors of a row's network by name, as copies: float32, or of an open row each in its own dtype.
 
-    `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
+    Args:
+        row: as `datasets` gives it in any format: a mapping, or a table of pandas, pyarrow or polars with one row.
+            `weights` may be a list, a numpy array or a tensor of D numbers.
+        layout: of its weights; None: what the row tells.
 
     Raises:
-        SpecError: where the row lacks a column, or a number is out of its range.
-        LayoutError: where the weights are not one vector of the layout's length.
+        SpecError: if the row lacks a column, a number is out of its range, or this process does not know the layout.
+        LayoutError: if the weights are not one vector of the layout's length.
     """
-    _need(row, "weights")
-    network = _network_of(row)
-    layout = network.layout
-    given = row["weights"]
+    values = as_row(row)
+    layout = _layout_of(values, layout)
+    weights = _weights_of(values, layout)
+    raw = bytes(value_of(values, RAW)).removesuffix(RAW_END) if layout.raw_bytes else b""
+    return layout.restore(weights.detach().cpu().to(torch.float32), raw)
+
+
+def _layout_of(row: Mapping[str, Any], layout: WeightLayout | None) -> WeightLayout:
+    if layout is not None:
+        return layout
+    return record_named(row[LAYOUT]).layout if row.get(LAYOUT) is not None else _network_of(row).layout
+
+
+def _weights_of(row: Mapping[str, Any], layout: WeightLayout) -> Tensor:
+    given = value_of(row, WEIGHTS)
     try:
-        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+        weights = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given, np.float32))
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
+        known = f" for {row['architecture']}" if row.get("architecture") is not None else ""
         raise LayoutError(
-            f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {network.architecture} with "
-            f"{network.in_channels} input channels and {network.classes} classes; give one row, not a batch"
+            f"weights have shape {list(weights.shape)}, expected [{layout.size}]{known}; give one row, not a batch"
         )
-    flat = weights.detach().to(torch.float32, copy=True)
-    return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
+    return weights
 
 
-def to_module(row: Mapping[str, Any], factory: ModuleFactory | None = None) -> nn.Module:
+def to_module(row: Any, factory: ModuleFactory | None = None) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
     Args:
+        row: as of `to_state_dict`.
         factory: a function of one's own that is called with the row and makes a module for its weights, whose state
             dict has the tensors of the row's layout; None for the network of the row's layers.
 
     Raises:
-        SpecError: where the row lacks a column, or a number is out of its range; where `factory` makes no module.
-        LayoutError: where the weights do not fit, naming the tensors that the module lacks or has besides.
+        SpecError: if the row lacks a column, or a number is out of its range; if the network is not known and there is
+            no `factory`, or `factory` makes no module.
+        LayoutError: if the weights do not fit, naming the tensors that the module lacks or has besides.
     """
     if factory is not None:
         return _loaded(_module_of(factory, row), to_state_dict(row))
-    _need(row, "activation", "dropout")
-    state = to_state_dict(row)
-    rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: not known
-    module = _network_of(row).module(row["activation"], rate)
+    values = as_row(row)
+    layers = _layers_of(values)
+    state = to_state_dict(values)
+    activation = values.get("activation")
+    if activation is None:
+        if any(isinstance(layer, Activate) for layer in flat_layers(layers)):
+            value_of(values, "activation")
+        activation = next(iter(ACTIVATIONS))  # which no layer uses
+    rate = value_of(values, "dropout")
+    module = Network(layers, activation, 0.0 if rate is None else _dropout(rate))  # null: not known
     return _loaded(module, state)
+
+
+def _layers_of(row: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The layers that compute with a row's weights.
+
+    Raises:
+        SpecError: if nothing tells them.
+    """
+    if row.get(LAYOUT) is None:
+        return _network_of(row).layers
+    record = record_named(row[LAYOUT])
+    if record.layers is not None:
+        return layers_from_json(parse_json(record.layers))
+    if all(row.get(name) is not None for name in KIND_COLUMNS):
+        network = _network_of(row)
+        if network.architecture in ARCHITECTURES and network.layout == record.layout:
+            return network.layers
+    raise SpecError(
+        "what computes with this row's weights is not recorded: pass factory=, a function that makes the module of a "
+        "row, or take the tensors by to_state_dict"
+    )
 
 
 def _module_of(factory: ModuleFactory, row: Mapping[str, Any]) -> nn.Module:
@@ -175,15 +230,4 @@ def _loaded(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _network_of(row: Mapping[str, Any]) -> NetworkKind:
-    _need(row, *KIND_COLUMNS)
-    return NetworkKind.of_row(row)
-
-
-def _need(row: Mapping[str, Any], *columns: str) -> None:
-    if not isinstance(row, Mapping):
-        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
-    if isinstance(row.get("architecture"), list):
-        raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
-    for column in columns:
-        if column not in row or (row[column] is None and column not in HYPERPARAMETERS):
-            raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
+    return NetworkKind.of_row({name: value_of(row, name) for name in KIND_COLUMNS})

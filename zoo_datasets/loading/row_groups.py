@@ -30,11 +30,12 @@ from torch import Tensor
 
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError, ZooError
 from zoo_datasets.loading.ahead import Readers
+from zoo_datasets.loading.cuts import Cut
 from zoo_datasets.loading.order import Order
 from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
 from zoo_datasets.native.rows import Positions, Recycled
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import layout_of_schema, split_of_seed
+from zoo_datasets.repository.row import layout_of_schema
 from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -56,14 +57,14 @@ class StreamFiles:
         files: paths or URLs.
         columns: those given; None means all.
         filter: the rows wanted, in columns `filter_columns`; None means all.
-        seed_split: the split by seed that the rows must be in; None means any.
+        cut: of other splits than the files': the split that the rows must be in, and what decides it.
     """
 
     files: tuple[str, ...]
     columns: list[str] | None
     filter: pc.Expression | None
     filter_columns: tuple[str, ...]
-    seed_split: str | None
+    cut: tuple[Cut, str] | None
     download: DownloadConfig
 
 
@@ -233,14 +234,14 @@ def _scanned(source: StreamFiles, file: int) -> tuple[pq.FileMetaData, list[_Gro
         raise ValueError(
             f"its footer claims {footer.num_rows:,} rows in groups of {sum(counts):,}, at most {_MAX_ROWS:,} expected"
         )
-    if source.filter is None and source.seed_split is None:
+    if source.filter is None and source.cut is None:
         return footer, [_Group(file, number, count, None) for number, count in enumerate(counts) if count]
     numbers = list(range(len(counts)))
     if source.filter is not None:
         numbers = [group.id for group in fragment.subset(source.filter).row_groups]
     if not numbers:
         return footer, []
-    names = [*source.filter_columns, *(() if source.seed_split is None else ("seed",))]
+    names = [*source.filter_columns, *(() if source.cut is None else (source.cut[0].column,))]
     parquet = pq.ParquetFile(opened, metadata=footer, pre_buffer=True)
     rows = _wanted(parquet.read_row_groups(numbers, columns=list(dict.fromkeys(names))), source)
     groups, start = [], 0
@@ -260,11 +261,12 @@ def _wanted(table: pa.Table, source: StreamFiles) -> Positions:
     if source.filter is not None:
         table = table.filter(source.filter)
     rows: Positions = table[_ROW].to_numpy()
-    if source.seed_split is None:
+    if source.cut is None:
         return rows
-    seeds = table["seed"]
-    held = [seed for seed in pc.unique(seeds).to_pylist() if split_of_seed(seed) == source.seed_split]
-    kept: Positions = rows[pc.is_in(seeds, pa.array(held, seeds.type)).to_numpy()]
+    cut, split = source.cut
+    values = table[cut.column]
+    inside = [value for value in pc.unique(values).to_pylist() if cut.split(value) == split]
+    kept: Positions = rows[pc.is_in(values, pa.array(inside, values.type)).to_numpy()]
     return kept
 
 

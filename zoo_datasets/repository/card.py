@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,25 +19,51 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
-from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, check_yaml, problems_of, read_text
+from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, parse_yaml, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
 from zoo_datasets.repository.card_text import (
+    PAGE,
+    SOMEWHERE,
     YOURS,
     card_text,
     citation_of,
     citations_in,
-    section_of,
+    lines_of,
+    page_of,
+    rows_in,
     sections_of,
+    table_line,
     yours,
 )
 from zoo_datasets.repository.credit import TRAINED, UNKNOWN_LICENCE, credit_of
-from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, META, Manifest, Shard
-from zoo_datasets.repository.row import LAYOUTS_SCHEMA, SPLITS
+from zoo_datasets.repository.listing import (
+    by_pattern,
+    configs_by_name,
+    configs_by_pattern,
+    differing_columns,
+    outdated_files,
+    parts_of,
+    shards_by_split,
+    with_names,
+)
+from zoo_datasets.repository.manifest import (
+    LIGHT_ENDINGS,
+    MANIFEST,
+    META,
+    Manifest,
+    Shard,
+    meta_path,
+    read_manifest,
+    remove_beside_shards,
+    with_moved_plots,
+)
 from zoo_datasets.storage.files import check_files, write_bytes
+from zoo_datasets.storage.locks import locked_card, locked_zoo
 from zoo_datasets.text import printable
 
-__all__ = ["CARD", "YOURS", "Entry", "card_with", "check_patterns", "configs_of", "entry_in", "files_of", "info_of",
-           "parse_card", "read_card", "write_card", "write_section", "zoos_of"]  # fmt: skip
+__all__ = ["CARD", "YOURS", "Entry", "card_with", "card_without", "check_patterns", "configs_of", "entry_in", "info_of",
+           "listed_by_name", "move_beside_shards", "parse_card", "read_card", "write_card", "write_line",
+           "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 _HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F]..")
@@ -86,13 +113,14 @@ def parse_card(text: str, origin: str) -> DatasetCard:
     Raises:
         RepositoryError: naming `origin`, where its YAML is broken.
     """
-    if not re.match(r"\s*---[ \t]*\r?\n", text):
-        text = f"---\n{{}}\n---\n{text}"  # without a block the card class logs a warning
-    block = REGEX_YAML_BLOCK.search(text)
+    block = REGEX_YAML_BLOCK.search(text) if re.match(r"\s*---[ \t]*\r?\n", text) else None
+    card = DatasetCard("---\n{}\n---\n")
+    card.text = text if block is None else text[block.end() :]
     try:
-        check_yaml(block[2] if block else "")
-        card = DatasetCard(text, ignore_metadata_errors=False)
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        # The card's own reader of YAML takes ten times as long.
+        data = parse_yaml(block[2]) if block else None
+        card.data = DatasetCardData(**({} if data is None else data))
+    except (ValueError, TypeError, AttributeError) as error:
         raise RepositoryError(
             f"{origin}: its YAML block could not be read: {' '.join(str(error).split())}; repair or delete it"
         ) from error
@@ -110,16 +138,6 @@ def parse_card(text: str, origin: str) -> DatasetCard:
 def configs_of(card: DatasetCard) -> dict[str, dict[str, Any]]:
     """The configs of a card's YAML by name."""
     return {str(entry.get("config_name", "default")): entry for entry in _entries(card, "configs")}
-
-
-def files_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(split, path) of each file that a config of the YAML lists, in its order."""
-    listed = []
-    for entry in config.get("data_files") or []:
-        if isinstance(entry, Mapping):
-            paths = entry.get("path")
-            listed += [(str(entry.get("split")), str(path)) for path in (paths if isinstance(paths, list) else [paths])]
-    return listed
 
 
 def check_patterns(config: Mapping[str, Any], origin: str) -> None:
@@ -154,8 +172,10 @@ class Entry:
     """What a card says of one zoo.
 
     Attributes:
-        configs, infos: the entries of the YAML by config: the zoo's own, and its light one.
-        section: of the text.
+        configs, infos: the entries of the YAML by config: the zoo's own, and its light one. A config whose files have
+            the same columns needs no info.
+        line: of the table; None if an earlier version wrote a section instead.
+        section: of the text, by an earlier version.
         citations: what stands below all zoos for this one.
         licence: of its models; None leaves the card's as it is.
     """
@@ -163,7 +183,8 @@ class Entry:
     name: str
     configs: Mapping[str, Mapping[str, Any]]
     infos: Mapping[str, Mapping[str, Any]]
-    section: str
+    line: str | None
+    section: str | None = None
     citations: Sequence[str] = ()
     licence: str | None = None
 
@@ -183,15 +204,20 @@ def entry_in(card: DatasetCard, name: str) -> Entry:
         name=name,
         configs={config: configs[config] for config in own},
         infos={config: info for config in own if (info := info_of(card, config))},
-        section=sections_of(card.text, [name]).get(name, f"## {name}\n"),
+        line=lines_of(card.text).get(name),
+        section=sections_of(card.text, [name]).get(name),
         citations=citations_in(card.text),
     )
 
 
-def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None = None) -> str:
+def card_with(
+    card: DatasetCard, entries: Sequence[Entry], written: str | None = None, location: str = SOMEWHERE
+) -> str:
     """The text of README.md with these entries; the card's other zoos stay as they are.
 
-    `written` stands between the marks; None keeps what a person wrote in the card.
+    Args:
+        written: stands between the marks; None keeps what a person wrote in the card.
+        location: of the repository, for the examples.
     """
     configs = configs_of(card)
     infos: dict[str, Mapping[str, Any]] = {
@@ -201,9 +227,47 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
     for entry in entries:
         for name, config in entry.configs.items():
             # Keys of a config that a person added stay, and existing ones keep their places.
-            existing = {"config_name": name, "data_files": None} | configs.get(name, {})
+            existing = {"config_name": name} | configs.get(name, {})
             configs[name] = existing | {key: value for key, value in config.items() if key != "default"}
+            infos.pop(name, None)
         infos |= entry.infos
+    lines, sections = lines_of(card.text), sections_of(card.text, configs)
+    for entry in entries:
+        if entry.line is not None:
+            lines[entry.name] = entry.line
+            sections.pop(entry.name, None)
+        elif entry.section is not None:
+            sections[entry.name] = entry.section
+    return _rendered(card, entries, before, configs, infos, lines, sections, written, location)
+
+
+def card_without(card: DatasetCard, name: str, location: str = SOMEWHERE) -> str:
+    """The text of README.md without a zoo and its light config; the card's other zoos stay as they are."""
+    configs = configs_of(card)
+    before = zoos_of(configs)
+    gone = (name, *(f"{name}{end}" for end in LIGHT_ENDINGS))
+    infos = {
+        config: info
+        for info in _entries(card, "dataset_info")
+        if (config := str(info.get("config_name", "default"))) not in gone
+    }
+    lines = {zoo: line for zoo, line in lines_of(card.text).items() if zoo != name}
+    configs = {config: entry for config, entry in configs.items() if config not in gone}
+    return _rendered(card, [], before, configs, infos, lines, sections_of(card.text, configs), None, location)
+
+
+def _rendered(
+    card: DatasetCard,
+    entries: Sequence[Entry],
+    before: Sequence[str],
+    configs: dict[str, dict[str, Any]],
+    infos: Mapping[str, Mapping[str, Any]],
+    lines: Mapping[str, str],
+    sections: Mapping[str, str],
+    written: str | None,
+    location: str,
+) -> str:
+    """README.md of these configs; `before` are the zoos that the card listed until now."""
     zoos = zoos_of(configs)
     if len(before) == 1 and len(zoos) > 1:
         configs[before[0]].pop("default", None)  # it was the default for being alone
@@ -211,22 +275,28 @@ def card_with(card: DatasetCard, entries: Sequence[Entry], written: str | None =
         configs[zoos[0]]["default"] = True
     # The Hub's viewer opens on the first, where none is the default.
     ordered = sorted(configs, key=lambda name: (name in zoos, name))
-    rows = sum(split.get("num_examples") or 0 for zoo in zoos for split in infos.get(zoo, {}).get("splits") or [])
     data: dict[str, Any] = {
         "license": _licence(card, entries),
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
         "tags": sorted({*(card.data.get("tags") or ()), *TAGS}),
-        "size_categories": [_size_category(rows)],
+        "size_categories": [_size_category(sum(_rows(zoo, lines, infos) for zoo in zoos))],
         "configs": [configs[name] for name in ordered],
-        "dataset_info": [dict(infos[name]) for name in sorted(infos)],
+        "dataset_info": [dict(infos[name]) for name in sorted(infos)] or None,
     }
     kept = {key: value for key, value in card.data.to_dict().items() if key not in data}  # type: ignore[no-untyped-call]
-    block = DatasetCardData(**data | kept)
     order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
+    merged = DatasetCardData(**data | kept).to_dict()  # type: ignore[no-untyped-call]
     written = yours(card.text) if written is None else written
-    sections = sections_of(card.text, zoos) | {entry.name: entry.section for entry in entries}
     citations = dict.fromkeys([*citations_in(card.text), *(text for entry in entries for text in entry.citations)])
-    return f"---\n{_yaml(block, order)}\n---\n\n{card_text(written, sections, list(citations))}"
+    text = card_text(written, lines, sections, list(citations), zoos, location)
+    return f"---\n{_yaml({key: merged[key] for key in order if key in merged})}\n---\n\n{text}"
+
+
+def _rows(zoo: str, lines: Mapping[str, str], infos: Mapping[str, Mapping[str, Any]]) -> int:
+    """The rows of a zoo, as far as a card tells."""
+    if zoo in lines:
+        return rows_in(lines[zoo])
+    return sum(split.get("num_examples") or 0 for split in infos.get(zoo, {}).get("splits") or [])
 
 
 def _licence(card: DatasetCard, entries: Sequence[Entry]) -> Any:
@@ -240,57 +310,152 @@ def _licence(card: DatasetCard, entries: Sequence[Entry]) -> Any:
 
 
 def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
-    """Write README.md so that it lists this config as its manifest has it; other configs stay as they are.
+    """Write a zoo's page, manifest and README.md, so that the card lists its files; other zoos stay as they are.
+
+    Files of the zoo's folders that the manifest does not list are deleted. Until then the card lists those of the
+    manifest by name, and then by pattern. The card must be locked.
 
     Args:
         num_bytes, meta_bytes: size of each split in memory, as `datasets` records it.
 
     Raises:
-        RepositoryError: if the present card cannot be read.
-        StorageError: if the new one cannot be written.
+        RepositoryError: if the present card, or a shard, cannot be read.
+        StorageError: if a file cannot be written.
     """
-    parts = {
-        "": (manifest.shards, num_bytes, manifest.schema),
-        META: (manifest.meta, meta_bytes, manifest.light_schema),
-    }
-    if manifest.open is not None:
-        layouts_bytes = {shard.split: shard.bytes for shard in manifest.layouts}
-        parts[LAYOUTS] = (manifest.layouts, layouts_bytes, LAYOUTS_SCHEMA)
-    infos = {
-        f"{manifest.config}{end}": _info(shards, sizes, Features.from_arrow_schema(schema))
-        for end, (shards, sizes, schema) in parts.items()
-    }
-    entry = Entry(
-        name=manifest.config,
-        configs={f"{manifest.config}{end}": _config(shards) for end, (shards, _, _) in parts.items()},
-        infos={name: {"config_name": name} | info for name, info in infos.items()},
-        section=section_of(manifest),
-        citations=[text] if (text := citation_of(manifest)) else [],
-        licence=credit_of(manifest.source).licence,
-    )
-    write_bytes(repo / CARD, card_with(read_card(repo), [entry]).encode())
+    sizes = {manifest.config: num_bytes, f"{manifest.config}{META}": meta_bytes}
+    infos: dict[str, dict[str, Any]] = {}
+    for config, (shards, schema) in parts_of(manifest).items():
+        if differing_columns(repo, shards):
+            columns = Features.from_arrow_schema(schema)
+            infos[config] = {"config_name": config, **_info(shards, sizes[config], columns)}
+    card = read_card(repo)
+    _write_about(repo, manifest)
+    outdated = outdated_files(repo, manifest)
+    if outdated:
+        _write_entry(repo, card, manifest, configs_by_name(manifest), infos)
+        for file in outdated:
+            file.unlink(missing_ok=True)
+    _write_entry(repo, card, manifest, configs_by_pattern(manifest), infos)
+    remove_beside_shards(repo, manifest.config)
 
 
-def write_section(repo: Path, manifest: Manifest) -> None:
-    """Write README.md with the section of a zoo that it lists as its manifest has it; all else stays as it is.
+def write_line(repo: Path, manifest: Manifest) -> None:
+    """Write a zoo's page and its line of README.md, in which its files stay listed as they are, then the manifest.
 
     Raises:
         RepositoryError: if the present card cannot be read.
-        StorageError: if the new one cannot be written.
+        StorageError: if a file cannot be written.
     """
     card = read_card(repo)
-    entry = dataclasses.replace(entry_in(card, manifest.config), section=section_of(manifest))
-    write_bytes(repo / CARD, card_with(card, [entry]).encode())
+    write_bytes(repo / meta_path(manifest.config, PAGE), page_of(manifest).encode())
+    _write(repo, card_with(card, [dataclasses.replace(entry_in(card, manifest.config), line=table_line(manifest))]))
+    # Last: until it lists new plots they count as missing, and are drawn again.
+    manifest.save(repo)
 
 
-def _yaml(block: DatasetCardData, order: list[str]) -> str:
-    """The YAML of a card; in ASCII where any character of it could not be seen. Halves of surrogate pairs, which no
+def move_beside_shards(repo: Path, config: str) -> None:
+    """Put the manifest and plots of a config that an earlier version wrote beside its shards where they belong now.
+
+    Raises:
+        RepositoryError: if the zoo or the card is in use, or cannot be read.
+        StorageError: if the repository cannot be written to.
+    """
+    if (repo / meta_path(config, MANIFEST)).is_file() or not (repo / config / MANIFEST).is_file():
+        return
+    with locked_zoo(repo, config), locked_card(repo):
+        manifest = read_manifest(repo, config)
+        if manifest is not None:
+            write_line(repo, with_moved_plots(repo, manifest))
+            remove_beside_shards(repo, config)
+
+
+@contextlib.contextmanager
+def listed_by_name(repo: Path, config: str) -> Iterator[None]:
+    """Inside, files may be added to a zoo's folders: the card lists those of before by name, and not by pattern.
+
+    Afterwards it lists them by pattern again, unless there are others now. The zoo must be locked.
+
+    Raises:
+        RepositoryError: if the card cannot be read.
+        StorageError: if the card cannot be written.
+    """
+    by_patterns = _entries_by_pattern(repo, config)
+    named = {name: with_names(repo, entry) for name, entry in by_patterns.items()}
+    if not named:
+        yield
+        return
+    _relist(repo, config, named)
+    try:
+        yield
+    finally:
+        unchanged = named == {name: with_names(repo, entry) for name, entry in by_patterns.items()}
+        if unchanged and not _entries_by_pattern(repo, config):
+            _relist(repo, config, by_patterns)
+
+
+def _entries_by_pattern(repo: Path, config: str) -> dict[str, dict[str, Any]]:
+    """The entries of a zoo and its light config, of those that list files by pattern."""
+    entries = configs_of(read_card(repo))
+    own = [f"{config}{end}" for end in ("", *LIGHT_ENDINGS)]
+    names = [name for name in own if by_pattern(entries.get(name, {}))]
+    return {name: {**entries[name]} for name in names}
+
+
+def _relist(repo: Path, config: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    with locked_card(repo):
+        card = read_card(repo)
+        entry = entry_in(card, config)
+        _write(repo, card_with(card, [dataclasses.replace(entry, configs=entries)]))
+
+
+def _write_about(repo: Path, manifest: Manifest) -> None:
+    write_bytes(repo / meta_path(manifest.config, PAGE), page_of(manifest).encode())
+    manifest.save(repo)
+
+
+def _write_entry(
+    repo: Path,
+    card: DatasetCard,
+    manifest: Manifest,
+    configs: Mapping[str, Mapping[str, Any]],
+    infos: Mapping[str, Mapping[str, Any]],
+) -> None:
+    entry = Entry(
+        name=manifest.config,
+        configs=configs,
+        infos=infos,
+        line=table_line(manifest),
+        citations=[text] if (text := citation_of(manifest)) else [],
+        licence=credit_of(manifest.source).licence,
+    )
+    _write(repo, card_with(card, [entry]))
+
+
+def _write(repo: Path, text: str) -> None:
+    """Write README.md, unless that is its content."""
+    file = repo / CARD
+    if not (file.is_file() and file.read_bytes() == text.encode()):
+        write_bytes(file, text.encode())
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    """The YAML of a card; in ASCII if any character of it could not be seen. Halves of surrogate pairs, which no
     reader of YAML need take, become U+FFFD."""
-    text = block.to_yaml(original_order=order)
+    text = _dumped(data, allow_unicode=True)
     if all(line == printable(line) for line in text.split("\n")):
         return text
-    data = block.to_dict()  # type: ignore[no-untyped-call]
-    return _HALF_PAIR.sub(r"\1\\uFFFD", yaml.safe_dump(data, sort_keys=False)).strip()
+    return _HALF_PAIR.sub(r"\1\\uFFFD", _dumped(data, allow_unicode=False))
+
+
+def _dumped(data: Mapping[str, Any], *, allow_unicode: bool) -> str:
+    # The dumper that is not C takes ten times as long, but is the one that knows halves of surrogate pairs.
+    for dumper in (getattr(yaml, "CSafeDumper", yaml.SafeDumper), yaml.SafeDumper):
+        try:
+            text: str = yaml.dump(dict(data), Dumper=dumper, sort_keys=False, allow_unicode=allow_unicode)
+            return text.strip()
+        except UnicodeEncodeError:
+            continue
+    return _dumped(data, allow_unicode=False)
 
 
 def _entries(card: DatasetCard, key: str) -> list[Any]:
@@ -298,26 +463,9 @@ def _entries(card: DatasetCard, key: str) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _splits(shards: Iterable[Shard]) -> dict[str, list[Shard]]:
-    """The shards of each split that has any, in the order of the splits."""
-    by_split: dict[str, list[Shard]] = {split: [] for split in SPLITS}
-    for shard in shards:
-        by_split[shard.split].append(shard)
-    return {split: held for split, held in by_split.items() if held}
-
-
-def _config(shards: Iterable[Shard]) -> dict[str, Any]:
-    """Every shard by its own name: a changed shard has another one, and no cache of `datasets` can be stale."""
-    return {
-        "data_files": [
-            {"split": split, "path": [shard.path for shard in held]} for split, held in _splits(shards).items()
-        ]
-    }
-
-
 def _info(shards: Sequence[Shard], num_bytes: Mapping[str, int], columns: Features) -> dict[str, Any]:
     splits = SplitDict()
-    for split, held in _splits(shards).items():
+    for split, held in shards_by_split(shards).items():
         rows = sum(shard.rows for shard in held)
         splits.add(SplitInfo(name=split, num_bytes=num_bytes[split], num_examples=rows))
     data = DatasetCardData()

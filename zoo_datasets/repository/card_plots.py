@@ -10,8 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.card import write_section
-from zoo_datasets.repository.manifest import PLOTS, Manifest, Shard, existing_plots, read_manifest
+from zoo_datasets.repository.card import write_line
+from zoo_datasets.repository.manifest import (
+    META_FOLDER,
+    PLOTS,
+    Manifest,
+    Shard,
+    existing_plots,
+    meta_path,
+    read_manifest,
+)
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
@@ -20,7 +28,7 @@ _COLUMNS = ["epoch", "train_acc", "test_acc", "sparsity"]
 
 
 def draw_plots(repo: Path, name: str, tell: Callable[[str], None] | None = None) -> tuple[str, ...]:
-    """Draw the plots of a zoo and put them into its manifest and its section of the card, unless it has them.
+    """Draw the plots of a zoo and put them into its manifest and its page, unless it has them.
 
     A build drops the plots of a light config that it changes, so those that are listed belong to the present rows.
 
@@ -48,14 +56,12 @@ def draw_plots(repo: Path, name: str, tell: Callable[[str], None] | None = None)
         current = _manifest(repo, name)
         if current.meta != manifest.meta:
             raise RepositoryError(f"{repo / name} was built again while its plots were drawn; run the command again")
-        remove_temporaries(repo / name)
-        remove_temporaries(repo)
+        for folder in (repo, repo / META_FOLDER / name):
+            remove_temporaries(folder)
         for path, picture in pictures.items():
             write_bytes(repo / path, picture)
         drawn = dataclasses.replace(current, plots=tuple(pictures))
-        # The manifest last: until it lists them they count as missing, and are drawn again.
-        write_section(repo, drawn)
-        drawn.save(repo)
+        write_line(repo, drawn)
     return drawn.plots
 
 
@@ -77,7 +83,7 @@ def _pictures(repo: Path, manifest: Manifest, tell: Callable[[str], None]) -> di
     from zoo_datasets.repository.plots import DPI, accuracy_over_epochs, sparsity_over_epochs
 
     draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
-    return {f"{manifest.config}/{name}.png": to_png(draw[name](table), DPI) for name in due}
+    return {meta_path(manifest.config, f"{name}.png"): to_png(draw[name](table), DPI) for name in due}
 
 
 def _columns(repo: Path, name: str, file: Shard) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The text of a card, below its YAML: what a person wrote, a section for each zoo, and the citation."""
+"""The text of a card, below its YAML: what a person wrote, a line for each zoo, and the citation; and a zoo's page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from zoo_datasets.documents import whole_number
 from zoo_datasets.repository.credit import credit_of
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest
+from zoo_datasets.repository.manifest import LAYOUTS, META, META_FOLDER, Manifest
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
 
@@ -23,6 +24,11 @@ _AXES = ("activation", "init", "optimizer", "lr", "weight_decay", "dropout", "ba
 _DOI = re.compile(r"10\.\d{4,9}/[\w./;()-]+", re.ASCII)
 _ALT = {"accuracy": "Train and test accuracy over epochs", "sparsity": "Sparsity over epochs"}
 
+# A page of a zoo's own, beside its manifest.
+PAGE = "README.md"
+_TABLE = ("zoo", "rows", "models", "epochs", "network", "images", "licence")
+_LINE = re.compile(rf"^\| \[(\S+)\]\({META_FOLDER}/\1/{re.escape(PAGE)}\) \| ([\d,]+) \|.*\|$", re.MULTILINE)
+
 CITATION = "Citation"
 _BIBTEX = re.compile(r"@[a-z]+\{[^`<>#]+\}", re.ASCII)
 _LICENCES = {"cc-by-4.0": "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)"}
@@ -30,6 +36,18 @@ _ATTRIBUTION = (
     "**Attribution.** The models of this zoo were trained and published by {authors} under {licence}{where}. Changed "
     "here: checkpoints became rows of float32 vectors with tensors in one order, and were cut into splits anew."
 )
+_EXAMPLE = """```python
+from datasets import load_dataset
+
+zoo = load_dataset("{location}", "{zoo}")
+table = load_dataset("{location}", "{zoo}{meta}")  # without weights
+
+# a row back into a network, with pip install zoo-datasets
+from zoo_datasets import to_module
+
+network = to_module(next(iter(zoo.values()))[0])
+```
+"""
 _UNKNOWN = (
     "**Attribution.** This zoo was imported, origin unknown: nothing in its files says that they belong to a "
     "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
@@ -44,15 +62,54 @@ def yours(text: str) -> str:
     return "" if written.strip() == _INVITATION else written
 
 
+def lines_of(text: str) -> dict[str, str]:
+    """The lines of a card's table, by zoo."""
+    return {match[1]: match[0] for match in _LINE.finditer(_YOURS_PATTERN.sub("", text, count=1))}
+
+
+def rows_in(line: str) -> int:
+    """The number of rows that a line of the table tells; 0 if it tells none."""
+    match = _LINE.fullmatch(line)
+    return (whole_number(match[2].replace(",", "")) or 0) if match else 0
+
+
+def table_line(manifest: Manifest) -> str:
+    """A zoo's line of the table, which links to its page."""
+    credit = credit_of(manifest.source)
+    cells = (
+        f"{manifest.rows():,}",
+        f"{manifest.models.written:,}",
+        markdown_cell(ranges(manifest.epochs)),
+        "networks of any kind" if manifest.network is None else markdown_code(manifest.network.architecture),
+        markdown_cell(manifest.zoo.get("images") or "not recorded"),
+        _LICENCES.get(credit.licence) or markdown_cell(credit.licence),
+    )
+    return f"| [{manifest.config}]({META_FOLDER}/{manifest.config}/{PAGE}) | {' | '.join(cells)} |"
+
+
 def sections_of(text: str, names: Iterable[str]) -> dict[str, str]:
-    """The sections of a card's text by zoo, of those zoos that have one."""
+    """The sections that earlier versions wrote into a card's text, by zoo."""
     generated = _YOURS_PATTERN.sub("", text, count=1)
     bodies = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", generated, re.DOTALL | re.MULTILINE))
     return {name: f"## {name}\n{bodies[name]}".rstrip() + "\n" for name in names if name in bodies}
 
 
-def card_text(written: str, sections: Mapping[str, str], citations: Sequence[str]) -> str:
-    """The whole text: what a person wrote, then the zoos by name, and what to cite."""
+def card_text(
+    written: str,
+    lines: Mapping[str, str],
+    sections: Mapping[str, str],
+    citations: Sequence[str],
+    zoos: Sequence[str],
+    location: str,
+) -> str:
+    """The whole text: what a person wrote, how to load, a table of the zoos by name, and what to cite.
+
+    Args:
+        lines: of the table, by zoo.
+        sections: of zoos that an earlier version described, by zoo.
+        zoos: the names of all.
+        location: of the repository.
+    """
     head = (
         "# Model zoos\n\n"
         f"{YOURS[0]}\n{written or _INVITATION}\n{YOURS[1]}\n\n"
@@ -60,8 +117,14 @@ def card_text(written: str, sections: Mapping[str, str], citations: Sequence[str
         "its hyperparameters, its losses and accuracies. A model is wholly in one split. The configs whose names end "
         f"in `{META}` hold the same rows without the weights.\n"
     )
+    parts = [head]
+    if zoos:
+        parts.append(_EXAMPLE.format(location=location, zoo=zoos[0], meta=META))
+    if lines:
+        header = [f"| {' | '.join(_TABLE)} |", f"|{'---|' * len(_TABLE)}"]
+        parts.append("\n".join([*header, *(lines[name] for name in sorted(lines)), ""]))
     cited = [f"## {CITATION}\n", *citations] if citations else []
-    return "\n".join([head, *(sections[name] for name in sorted(sections)), *cited])
+    return "\n".join([*parts, *(sections[name] for name in sorted(sections)), *cited])
 
 
 def citations_in(text: str) -> list[str]:
@@ -84,9 +147,9 @@ def citation_of(manifest: Manifest) -> str | None:
     return f"The recipes are those of {markdown(paper.authors)}, {emphasised}:\n\n```bibtex\n{bibtex}\n```\n"
 
 
-def section_of(manifest: Manifest) -> str:
-    """The section of a zoo: recipe, grid, counts, plots, how to load, what was left out."""
-    lines = [f"## {manifest.config}", "", *_recipe(manifest), ""]
+def page_of(manifest: Manifest) -> str:
+    """The page of a zoo: recipe, grid, counts, plots, what was left out, whose it is and what to cite."""
+    lines = [f"# {manifest.config}", "", *_recipe(manifest), ""]
     lines += [
         f"{manifest.models.written:,} models, {manifest.rows():,} rows, epochs {ranges(manifest.epochs)}; "
         f"{_weights(manifest)}",
@@ -100,36 +163,10 @@ def section_of(manifest: Manifest) -> str:
         "",
         *_plots(manifest),
         *_further(manifest),
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'zoo = load_dataset("{SOMEWHERE}", "{manifest.config}")',
-        f'table = load_dataset("{SOMEWHERE}", "{manifest.config}{META}")  # without weights',
-        "",
-        *_restoring(manifest),
-        "```",
-        "",
         *_left_out(manifest),
     ]
-    return "\n".join(lines + _origin(manifest))
-
-
-def _restoring(manifest: Manifest) -> list[str]:
-    row = f'zoo["{next(iter(manifest.splits), "train")}"][0]'
-    if manifest.open is None:
-        return [
-            "# a row back into a network, with pip install zoo-datasets",
-            "from zoo_datasets import to_module",
-            "",
-            f"network = to_module({row})",
-        ]
-    return [
-        "# a row back into tensors, with pip install zoo-datasets",
-        "from zoo_datasets import load_zoo, to_state_dict",
-        "",
-        f'zoo = load_zoo("{SOMEWHERE}", "{manifest.config}")',
-        f"state = to_state_dict({row})",
-    ]
+    citation = citation_of(manifest)
+    return "\n".join(lines + _origin(manifest) + ([citation] if citation else []))
 
 
 def _weights(manifest: Manifest) -> str:
@@ -161,7 +198,7 @@ def _plots(manifest: Manifest) -> list[str]:
     lines = []
     for path in manifest.plots:
         name = path.rpartition("/")[2].removesuffix(".png")
-        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path, errors='replace')})", ""]
+        lines += [f"![{_ALT.get(name, 'Plot')}]({quote(path.rpartition('/')[2], errors='replace')})", ""]
     return lines
 
 
@@ -219,7 +256,7 @@ def _left_out(manifest: Manifest) -> list[str]:
     for entry in manifest.left_out:
         models.setdefault(entry.reason, set()).add(entry.model)
         states[entry.reason] = states.get(entry.reason, 0) + len(entry.epochs)
-    lines = [f"Left out (`{manifest.config}/manifest.json` names each):", ""]
+    lines = ["Left out (`manifest.json` beside this page names each):", ""]
     lines += ["| reason | models | states |", "|---|---|---|"]
     reasons = list(models)
     lines += [f"| {markdown_cell(reason)} | {len(models[reason]):,} | {states[reason]:,} |" for reason in reasons[:20]]

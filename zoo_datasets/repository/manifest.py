@@ -32,7 +32,7 @@ from zoo_datasets.repository.row import (
     meta_schema,
 )
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME
-from zoo_datasets.storage.files import check_files, write_json
+from zoo_datasets.storage.files import check_files, write_bytes, write_json
 
 MANIFEST = "manifest.json"
 # `NAME-meta` is the config NAME without weights.
@@ -40,6 +40,8 @@ META = "-meta"
 # `NAME-layouts` holds the layouts of the rows of an open config NAME.
 LAYOUTS = "-layouts"
 LIGHT_ENDINGS = (META, LAYOUTS)
+# `_meta/NAME` holds what is no data of the config NAME, so that any reader of Parquet takes the folder NAME as it is.
+META_FOLDER = "_meta"
 
 _T = TypeVar("_T")
 Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -205,7 +207,7 @@ class Manifest:
 
     @property
     def paths(self) -> list[str]:
-        """All files that it lists, relative to the repository."""
+        """The data files and plots that it lists, relative to the repository."""
         return [*(shard.path for shard in (*self.shards, *self.meta, *self.layouts)), *self.plots]
 
     @property
@@ -307,7 +309,9 @@ class Manifest:
         """
         kinds = ((self.shards, ""), (self.meta, META), (self.layouts, LAYOUTS))
         expected = [(shard.path, f"a file in {self.config}{end}/") for shards, end in kinds for shard in shards]
-        expected += [(path, f"a .png in {self.config}/") for path in self.plots]
+        expected += [
+            (path.removeprefix(f"{META_FOLDER}/"), f"a .png in {META_FOLDER}/{self.config}/") for path in self.plots
+        ]
         for path, what in expected:
             if not is_plain(path):
                 raise OutsideError(
@@ -320,8 +324,34 @@ class Manifest:
                 )
 
     def save(self, repo: Path) -> None:
-        """Write manifest.json into the config's folder of a repository."""
-        write_json(repo / self.config / MANIFEST, self.to_dict())
+        """Write manifest.json to its place in a repository."""
+        write_json(repo / meta_path(self.config, MANIFEST), self.to_dict())
+
+
+def meta_path(config: str, file: str) -> str:
+    """Where a file about a config lies, relative to the repository."""
+    return f"{META_FOLDER}/{config}/{file}"
+
+
+def folders_of(config: str) -> tuple[str, ...]:
+    """The folders of a zoo: its shards, the configs beside it, and what is about it."""
+    return config, *(f"{config}{end}" for end in LIGHT_ENDINGS), f"{META_FOLDER}/{config}"
+
+
+def manifest_paths(config: str) -> tuple[str, str]:
+    """Where the manifest of a config may lie; the first that exists counts, earlier versions wrote the second."""
+    return meta_path(config, MANIFEST), f"{config}/{MANIFEST}"
+
+
+def has_manifest(repo: Path, config: str) -> bool:
+    """Whether a local repository has a manifest of a config."""
+    return any((repo / path).is_file() for path in manifest_paths(config))
+
+
+def configs_with_manifest(repo: Path) -> list[str]:
+    """The configs of a local repository that have a manifest, by name."""
+    files = [*repo.glob(f"{META_FOLDER}/*/{MANIFEST}"), *repo.glob(f"*/{MANIFEST}")]
+    return sorted({file.parent.name for file in files} - {META_FOLDER})
 
 
 def _rows_of(value: Any) -> dict[str, Any]:
@@ -389,17 +419,19 @@ def read_manifest(repo: Path, config: str) -> Manifest | None:
     """
     if not NAME.fullmatch(config):
         return None
-    file = repo / config / MANIFEST
-    check_files(repo, [f"{config}/{MANIFEST}"])
-    try:
-        text = read_text(file, MAX_JSON)
-    except FileNotFoundError:
-        return None
-    except (OSError, DocumentError) as error:
-        raise RepositoryError(f"{file} could not be read: {error}") from error
-    manifest = parse_manifest(text, str(file), config)
-    check_files(repo, manifest.paths)
-    return manifest
+    for path in manifest_paths(config):
+        file = repo / path
+        check_files(repo, [path])
+        try:
+            text = read_text(file, MAX_JSON)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, DocumentError) as error:
+            raise RepositoryError(f"{file} could not be read: {error}") from error
+        manifest = parse_manifest(text, str(file), config)
+        check_files(repo, manifest.paths)
+        return manifest
+    return None
 
 
 # The column without whose figures there is no such plot.
@@ -409,3 +441,23 @@ PLOTS = {"accuracy": "train_acc", "sparsity": "sparsity"}
 def existing_plots(repo: Path, manifest: Manifest) -> tuple[str, ...]:
     """The plots that a manifest lists, if the files of all of them exist; else none."""
     return manifest.plots if all((repo / plot).is_file() for plot in manifest.plots) else ()
+
+
+def with_moved_plots(repo: Path, manifest: Manifest) -> Manifest:
+    """The manifest with its plots where they belong, copying those that an earlier version put beside the shards.
+
+    Raises:
+        StorageError: if one cannot be written.
+    """
+    names = {f"{name}.png" for name in PLOTS}
+    moved = {plot: meta_path(manifest.config, Path(plot).name) for plot in manifest.plots if Path(plot).name in names}
+    for plot, path in moved.items():
+        if plot != path:
+            write_bytes(repo / path, (repo / plot).read_bytes())
+    return dataclasses.replace(manifest, plots=tuple(moved.values()))
+
+
+def remove_beside_shards(repo: Path, config: str) -> None:
+    """Delete the manifest and plots of a config that an earlier version put beside its shards."""
+    for name in (MANIFEST, *(f"{plot}.png" for plot in PLOTS)):
+        (repo / config / name).unlink(missing_ok=True)

@@ -110,7 +110,9 @@ KEY = ("model_id", "epoch", "step")
 FURTHER_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
 }  # fmt: skip
-_RAW_COLUMN = Column(RAW, pa.large_binary(), True, "tensors that float32 cannot hold, one behind the other")
+_RAW_COLUMN = Column(RAW, pa.large_binary(), True, "tensors that float32 cannot hold, one behind the other, and a 1")
+# Behind the bytes: numpy drops zeros at their end.
+RAW_END = b"\1"
 _RESERVED = frozenset({*NAMES, *(column.name for column in OPEN_COLUMNS), *EXTRAS, RAW, "tensor", "tensors"})
 _FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_FURTHER = 1000
@@ -313,6 +315,11 @@ def split_of(model_id: str) -> str:
 def split_of_seed(seed: int | None) -> str:
     """The same by seed, which keeps models that started from equal weights in one split; unknown seeds are as one."""
     return _split_by(["split of seed", seed])
+
+
+def split_of_group(column: str, value: Any) -> str:
+    """The same by the value of any column; unknown values are as one."""
+    return _split_by(["split of", column, value])
 
 
 def _split_by(key: Any) -> str:

@@ -22,9 +22,21 @@ _PAGE = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
 _BEGINNING = 1024  # bytes that tell what a file is
-# A shard's name holds the beginning of its SHA-256.
-_NAME = re.compile(rf"({'|'.join(SPLITS)})-([0-9a-f]{{16}})\.parquet")
+# A shard's name holds its place in its split, unless it is the first one, and the beginning of its SHA-256. Sorted by
+# name shards are in their places, as an s comes after all hexadecimal digits.
+_NAME = re.compile(rf"({'|'.join(SPLITS)})-(?:s\d{{5,}}-)?([0-9a-f]{{16}})\.parquet")
 _BUILD = "build the zoo again, or put a copy of the file there"
+
+
+def shard_name(split: str, place: int, sha256: str) -> str:
+    """The name of a shard's file; `place` counts the shards of the split from 0."""
+    return f"{split}-{f's{place:05}-' if place else ''}{sha256[:16]}.parquet"
+
+
+def named_by_content(name: str, split: str, sha256: str) -> bool:
+    """Whether a file's name is one of a shard of a split with this SHA-256."""
+    match = _NAME.fullmatch(name)
+    return match is not None and match.groups() == (split, sha256[:16])
 
 
 def what_instead(path: Path) -> str | None:
@@ -99,6 +111,24 @@ class ShardDigests:
             claim += f", {shard.bytes:,} expected"
         raise RepositoryError(
             f"{file} is damaged: {claim}, with SHA-256 {digest[:16]}… where {expected[:16]}… was written; {remedy}"
+        )
+
+
+def check_listed(listed: Collection[str], shards: Sequence[Shard], origin: str) -> None:
+    """Compare the files that a card's patterns match with those of a manifest.
+
+    Args:
+        listed: paths in the repository.
+
+    Raises:
+        RepositoryError: naming `origin` and the first file that is missing, or is none of the manifest's.
+    """
+    expected = {shard.path for shard in shards}
+    for path in sorted(expected.symmetric_difference(listed)):
+        if path in expected:
+            raise RepositoryError(f"{origin}: {path} is missing; {_BUILD}")
+        raise RepositoryError(
+            f"{origin}: {path} is none of the files of its manifest; delete it, or build the zoo again"
         )
 
 

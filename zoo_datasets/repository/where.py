@@ -21,7 +21,7 @@ import operator
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.repository.row import COLUMNS, WEIGHTS
+from zoo_datasets.repository.row import COLUMNS
 
 Value = str | int | float
 Operation = Callable[[Any, Any], Any]
@@ -48,7 +48,7 @@ _COMPARISONS: Mapping[type[ast.cmpop], Operation] = {
 _MIRRORED = {operator.lt: operator.gt, operator.gt: operator.lt, operator.le: operator.ge, operator.ge: operator.le}
 _OPPOSITE = {operator.lt: operator.ge, operator.ge: operator.lt, operator.le: operator.gt, operator.gt: operator.le,
              operator.eq: operator.ne, operator.ne: operator.eq}  # fmt: skip
-_TYPES = {column.name: column.type for column in COLUMNS if column.name != WEIGHTS}
+_TYPES = {column.name: column.type for column in COLUMNS if column.type is not None}
 _ROW = "number of the row"
 _ID = "model_id"
 # False of every row. Arrow cannot know it of a row group from the least and greatest values in its statistics, which
@@ -123,8 +123,12 @@ def _kept(table: pa.Table, expression: pc.Expression) -> NDArray[np.int64]:
     return numbers
 
 
-def parse_where(text: str) -> Condition:
+def parse_where(text: str, further: Mapping[str, pa.DataType] | None = None) -> Condition:
     """The condition that a text describes.
+
+    Args:
+        further: types of the columns that rows have besides those of all zoos; a column of truth values may stand
+            alone: `converged and rank > 3`.
 
     Raises:
         SpecError: if it is no condition; says which part.
@@ -135,7 +139,7 @@ def parse_where(text: str) -> Condition:
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in strings
             body = ast.parse(text.strip(), mode="eval").body
-        return _Parser(text).condition(body)
+        return _Parser(text, _TYPES | dict(further or {})).condition(body)
     except SpecError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -168,8 +172,9 @@ _EXAMPLE = """write as activation == "relu" and lr < 0.01, or seed in (1, 2, 3)"
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, types: Mapping[str, pa.DataType]) -> None:
         self.text = text
+        self.types = types
         self.columns: set[str] = set()
 
     def condition(self, body: ast.expr) -> Condition:
@@ -187,7 +192,13 @@ class _Parser:
                 sides = [left, *rights]
                 parts = [self._compare(sides[i], op, sides[i + 1], truth) for i, op in enumerate(operations)]
                 return _joined(truth, parts)
+            case ast.Name(id=name) if name in self.types and pa.types.is_boolean(self.types[name]):
+                return self._flag(name, truth)
         raise self._refuse(tree, "expected a comparison")
+
+    def _flag(self, name: str, wanted: bool) -> _Test:
+        self.columns.add(name)
+        return _Test(name, pc.field(name) == pa.scalar(wanted))
 
     def _compare(self, left: ast.expr, operation: ast.cmpop, right: ast.expr, truth: bool) -> _Node:
         if not isinstance(operation, (ast.In, ast.NotIn)):
@@ -204,8 +215,8 @@ class _Parser:
         if not isinstance(left, ast.Name):
             raise self._refuse(left, "expected the name of a column")
         name = left.id
-        if name not in _TYPES:
-            raise UnknownNameError("column", name, _TYPES)
+        if name not in self.types:
+            raise UnknownNameError("column", name, self.types)
         self.columns.add(name)
         column = pc.field(name)
         if isinstance(right, ast.Constant) and right.value is None:
@@ -213,8 +224,12 @@ class _Parser:
                 raise self._refuse(right, "None can only be equal or not")
             null = (operation is operator.eq) == truth
             return _Test(name, column.is_null() if null else column.is_valid())
+        kind = self.types[name]
+        if pa.types.is_boolean(kind):
+            if operation not in (operator.eq, operator.ne) or not _is_flag(right):
+                raise self._refuse(right, f"True or False expected for column {name}")
+            return self._flag(name, (right.value == (operation is operator.eq)) == truth)
         value = self._value(right)
-        kind = _TYPES[name]
         if isinstance(value, str) != pa.types.is_string(kind):
             wanted = "a string" if pa.types.is_string(kind) else "a number"
             raise self._refuse(right, f"{wanted} expected for column {name}")
@@ -250,6 +265,10 @@ class _Parser:
     def _refuse(self, tree: ast.AST, why: str) -> SpecError:
         part = ast.get_source_segment(self.text.strip(), tree) or self.text
         return SpecError(f"condition {self.text[:_SHOWN]!r}: {why}, found {part[:_SHOWN]!r}; {_EXAMPLE}")
+
+
+def _is_flag(tree: ast.expr) -> TypeGuard[ast.Constant]:
+    return isinstance(tree, ast.Constant) and isinstance(tree.value, bool)
 
 
 def _joined(every: bool, parts: Sequence[_Node]) -> _Node:

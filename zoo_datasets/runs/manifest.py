@@ -16,7 +16,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.specs.spec import MAX_EPOCH, Limits, ZooSpec
+from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Pixels, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 
@@ -61,6 +61,7 @@ class ImagesRecord:
     Attributes:
         fingerprint: hash of the prepared tensors of all splits, before any limit.
         train, val, test: number of images used, after limits; 0 where there is no such split.
+        pixels: what the images were made into; None in runs of earlier versions.
     """
 
     name: str
@@ -70,6 +71,11 @@ class ImagesRecord:
     train: _Count
     val: _Count
     test: _Count
+    pixels: Pixels | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; without `pixels` where they are not known."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +137,7 @@ class RunManifest:
                 "zoo": self.zoo.to_dict(),
                 "growth": [dataclasses.asdict(step) for step in self.growth],
                 "limits": dataclasses.asdict(self.limits),
-                "images": dataclasses.asdict(self.images),
+                "images": self.images.to_dict(),
                 "layout": self.layout.to_list(),
                 "engine": self.engine,
                 "versions": dict(self.versions),

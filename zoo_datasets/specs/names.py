@@ -40,12 +40,16 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
         yield from ((place, name) for place, name in names if name not in known)
 
 
-def check_architecture(zoo: ZooSpec) -> None:
-    """See that an architecture of one's own is an outline of layers, with a name of its own.
+def check_own(zoo: ZooSpec) -> None:
+    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers.
 
     Raises:
         SpecError: naming the field, or the layer.
     """
+    if zoo.pixels is not None:
+        table = importlib.import_module("zoo_datasets.images.table").IMAGES
+        if zoo.images in {spec.name for spec in table}:
+            raise SpecError(f"images: {zoo.images} is a name of the table; give images of your own another one")
     if zoo.layers is None:
         return
     if zoo.architecture in importlib.import_module("zoo_datasets.networks.architectures").ARCHITECTURES:

@@ -25,11 +25,12 @@ Augmentation = str
 SparsifierName = str  # a name of the table in zoo_datasets.training.sparsifiers
 Scope = Literal["global", "layer"]
 SeedKind = Literal["range", "random"]
+Grey = Literal["luma", "mean"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 # What only zoos of one's own have; others are written as if there were no such fields.
 OWN_ARCHITECTURE = ("layers", "input_size")
-OWN_FIELDS = (*OWN_ARCHITECTURE,)
+OWN_FIELDS = (*OWN_ARCHITECTURE, "pixels")
 SEED_LIMIT = 1_000_000
 MAX_EPOCH = 1_000_000
 MAX_MODELS = 500_000
@@ -52,6 +53,7 @@ class ImageSpec:
         val_split, test_split: names of official splits; None means cut from the training images.
         mode: PIL mode after preparation, `L` (one channel) or `RGB` (three).
         convert: whether images of another mode may be converted to `mode`.
+        grey: how colours become grey: by luma (ITU-R 601-2), or as the mean of the channels.
         fit: how a size that differs from the architecture's is made to fit.
         mean, std: per channel, of pixel values scaled to [0, 1].
         raw_names: what folders of raw zoos call it besides `name`; `_` stands for `_`, `-` or nothing.
@@ -72,6 +74,7 @@ class ImageSpec:
     test: int
     mode: Literal["L", "RGB"]
     convert: bool = False
+    grey: Grey = "luma"
     fit: Literal["resize", "crop"] = "resize"
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -81,6 +84,36 @@ class ImageSpec:
     def channels(self) -> int:
         """Number of channels after preparation."""
         return 1 if self.mode == "L" else 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pixels:
+    """What images of one's own are made into: all that decides, besides the files, what networks see.
+
+    Attributes:
+        size: height and width; None for that of the architecture, or the images' own where it takes any.
+        mode, grey, fit, mean, std: as of `ImageSpec`; without a mean and std 0.5 for each channel.
+        validation: whether there are validation images: of their own folder, else cut from the training images.
+    """
+
+    size: int | None = None
+    mode: Literal["L", "RGB"] = "RGB"
+    grey: Grey = "luma"
+    fit: Literal["resize", "crop"] = "resize"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    validation: bool = True
+
+    def __post_init__(self) -> None:
+        channels = 1 if self.mode == "L" else 3
+        for name, least in (("mean", float("-inf")), ("std", 0.0)):
+            values = getattr(self, name) or (0.5,) * channels
+            object.__setattr__(self, name, values)
+            if len(values) != channels or not all(least < value < float("inf") for value in values):
+                above = " above 0" if name == "std" else ""
+                raise ValueError(f"images.{name}: expected {channels} numbers{above}, one a channel, found {values}")
+        if self.size is not None and not 1 <= self.size <= MAX_SIDE:
+            raise ValueError(f"images.size: expected 1 to {MAX_SIDE:,}, found {self.size}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +163,7 @@ class ZooSpec:
         layers: of an architecture of one's own, an outline as `zoo_datasets.networks.outlines` describes; None where
             `architecture` is a name of the table.
         input_size: height and width that an architecture of one's own is given; None for the images' own.
+        pixels: of images of one's own, which `images` names; None where that is a name of the table.
         parent, sparsifier, amount, scope: set for twins: the dense zoo, how it is made sparse, and of pruning
             the share of weights that it removes, counted over the whole network or in each layer.
     """
@@ -155,6 +189,7 @@ class ZooSpec:
     published: bool = False
     layers: tuple[Any, ...] | None = dataclasses.field(default=None, hash=False)
     input_size: int | None = None
+    pixels: Pixels | None = None
     parent: str | None = None
     sparsifier: SparsifierName | None = None
     amount: float | None = None
@@ -179,6 +214,7 @@ class ZooSpec:
             ("seeds", not 1 <= self.seeds <= SEED_LIMIT, f"expected 1 to {SEED_LIMIT:,}, found {self.seeds}"),
             ("momentum", not 0 <= self.momentum < 1, f"expected [0, 1), found {self.momentum}"),
             ("entropy", not 0 <= self.entropy < 1 << 63, f"expected at least 0, within 63 bits, found {self.entropy}"),
+            ("images", not NAME.fullmatch(self.images), f"expected a name, found {self.images[:200]!r}"),
             (
                 "architecture",
                 not NAME.fullmatch(self.architecture),
@@ -253,7 +289,9 @@ class ZooSpec:
 
     def own(self) -> dict[str, Any]:
         """Those of `OWN_FIELDS` that are set, as JSON values."""
-        return {name: _plain(value) for name in OWN_FIELDS if (value := getattr(self, name)) is not None}
+        if all(getattr(self, name) is None for name in OWN_FIELDS):
+            return {}  # asked once a member
+        return {name: value for name, value in self.to_dict().items() if name in OWN_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,7 +384,7 @@ def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -
         "seed": seed,
         "limits": dataclasses.asdict(limits),
     }
-    return digest_of(recipe | zoo.own())
+    return digest_of({**recipe, **zoo.own()})
 
 
 def digest_of(value: Any) -> str:

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import itertools
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
-from zoo_datasets.specs.names import check_architecture, known_names, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Scope, SparsifierName, ZooSpec
+from zoo_datasets.specs.names import check_own, known_names, unknown_names
+from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Pixels, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -189,7 +190,7 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
-    value = _with_own_architecture(value, origin)
+    value = _with_own_images(_with_own_architecture(value, origin), origin)
     lists = (*GRID_FIELDS, "augmentation")
     prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
     try:
@@ -206,7 +207,7 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     if problems:
         raise SpecError(f"{origin}: " + "; ".join(problems))
     try:
-        check_architecture(zoo)
+        check_own(zoo)
     except SpecError as error:
         raise SpecError(f"{origin}: {error}") from None
     return zoo
@@ -230,6 +231,20 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     return value | {"architecture": own.get("name", value.get("name"))} | parts
 
 
+def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The fields of a zoo, images of one's own told as they tell them: their name, and the fields of `Pixels`."""
+    own = value.get("images")
+    if not isinstance(own, dict):
+        return value
+    known = ["name", *(entry.name for entry in dataclasses.fields(Pixels))]
+    unknown = sorted(map(str, own.keys() - set(known)))
+    if unknown or "name" not in own:
+        problem = f"unknown field {brief(unknown[0])}" if unknown else "they lack a name"
+        raise SpecError(f"{origin}: images: {problem}; expected a name of the table, or {', '.join(known)}")
+    pixels = {name: item for name, item in own.items() if name != "name"}
+    return value | {"images": own["name"], "pixels": pixels}
+
+
 @functools.cache
 def _adapter() -> TypeAdapter[ZooSpec]:
     """Made once, and not before a spec is read: pydantic is slow to import."""
@@ -238,21 +253,40 @@ def _adapter() -> TypeAdapter[ZooSpec]:
     return TypeAdapter(ZooSpec)
 
 
+@dataclass(frozen=True, slots=True)
+class ZooFile:
+    """What a YAML file says: the zoo, and where images of one's own lie on this machine, which no zoo records."""
+
+    zoo: ZooSpec
+    images: Path | None
+
+
 def read_zoo(path: StrPath) -> ZooSpec:
     """A user's own zoo from a YAML file with the fields of `ZooSpec`.
 
     Raises:
         SpecError: naming the file and each field that is missing, unknown or of a wrong value.
     """
+    return read_zoo_file(path).zoo
+
+
+def read_zoo_file(path: StrPath) -> ZooFile:
+    """The same, and the `path` of its images, which is relative to the file's folder."""
     path = Path(path)
     try:
         value = parse_yaml(read_text(path, MAX_YAML))
     except (OSError, DocumentError) as error:
         raise SpecError(f"{path} could not be read as YAML: {error}") from error
+    folder = None
+    if isinstance(value, dict) and isinstance(value.get("images"), dict) and "path" in value["images"]:
+        value = value | {"images": dict(value["images"])}
+        folder = value["images"].pop("path")
+        if not isinstance(folder, str) or "\0" in folder:
+            raise SpecError(f"{path}: images.path: expected a folder, found {brief(folder)}")
     zoo = zoo_from_dict(value, str(path))
     if zoo.parent or zoo.sparsifier:
         raise SpecError(f"{path}: parent, sparsifier: a zoo of your own is dense; twins are made from its run")
-    return zoo
+    return ZooFile(zoo, None if folder is None else path.parent / Path(folder).expanduser())
 
 
 def _explain(problem: Any) -> str:

@@ -27,7 +27,7 @@ from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, WEIGHTS
 from zoo_datasets.repository.where import conditions_in
 from zoo_datasets.symmetries import canonicalize
@@ -305,7 +305,7 @@ def _with_parents(
 ) -> dict[str, Any] | None:
     """Agreement of twins with their parents' last states; None where no dense zoo of the repository holds these."""
     parents = final["parent_id"][:]
-    for config in sorted(path.parent.name for path in repo.glob(f"*/{MANIFEST}")):
+    for config in configs_with_manifest(repo):
         other = read_manifest(repo, config)
         if other is None or other.zoo.get("sparsifier") or other.layout != manifest.layout:
             continue

@@ -21,13 +21,14 @@ from zoo_datasets.repository.row import (
     METADATA_KEY,
     NAMES,
     RAW,
+    RAW_END,
     SPLITS,
     WEIGHTS,
     records_of_schema,
     split_of,
     weights_matrix,
 )
-from zoo_datasets.repository.shards import what_instead
+from zoo_datasets.repository.shards import named_by_content, what_instead
 from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
@@ -106,7 +107,7 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
         return False
     if size != shard.bytes:
         findings.differs("checksums", f"{shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}")
-    if digest != shard.sha256 or file.name != f"{shard.split}-{digest[:16]}.parquet":
+    if digest != shard.sha256 or not named_by_content(file.name, shard.split, digest):
         said = f"the manifest says {shard.sha256[:16]}…"
         findings.differs("checksums", f"{shard.path}: its content hashes to {digest[:16]}…, {said}")
     return True
@@ -206,7 +207,9 @@ def _check_lengths(
         return
     lengths = {WEIGHTS: [record.layout.size for record in layouts if record]}
     if RAW in file.schema_arrow.names:
-        lengths[RAW] = [record.layout.raw_bytes for record in layouts if record]
+        lengths[RAW] = [
+            record.layout.raw_bytes and record.layout.raw_bytes + len(RAW_END) for record in layouts if record
+        ]
     for name, expected in lengths.items():
         column = file.read_row_group(group, columns=[name])[name]
         sizes = pc.binary_length(column) if name == RAW else pc.list_value_length(column)

@@ -18,8 +18,17 @@ from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_fi
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.repository.card import CARD, configs_of, files_of, info_of, read_card
-from zoo_datasets.repository.manifest import LAYOUTS, LIGHT_ENDINGS, MANIFEST, META, Manifest, read_manifest
+from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
+from zoo_datasets.repository.card_text import lines_of, rows_in
+from zoo_datasets.repository.listing import by_pattern, files_among
+from zoo_datasets.repository.manifest import (
+    LIGHT_ENDINGS,
+    MANIFEST,
+    Manifest,
+    has_manifest,
+    meta_path,
+    read_manifest,
+)
 from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
@@ -63,16 +72,16 @@ def verify_repository(
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
     findings = Findings()
     card = _card(repo, findings)
-    if (card is None or name not in configs_of(card)) and not (repo / name / MANIFEST).is_file():
+    if (card is None or name not in configs_of(card)) and not has_manifest(repo, name):
         raise UnknownNameError("config", name, [] if card is None else configs_of(card))
     for end in LIGHT_ENDINGS:
-        if name.endswith(end) and not (repo / name / MANIFEST).is_file():
+        if name.endswith(end) and not has_manifest(repo, name):
             raise RepositoryError(f"{name} is a part of {name.removesuffix(end)}; verify that one")
     manifest = _manifest(repo, name, findings)
     if manifest is None:
         return findings.verification(name, 0, 0)
     if card is not None:
-        _check_card(card, manifest, findings)
+        _check_card(repo, card, manifest, findings)
     _check_manifest(manifest, findings)
     rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
@@ -113,7 +122,7 @@ def _manifest(repo: Path, name: str, findings: Findings) -> Manifest | None:
     try:
         manifest = read_manifest(repo, name)
         if manifest is None:
-            findings.differs("manifest", f"{repo / name / MANIFEST} is missing; build the config again")
+            findings.differs("manifest", f"{repo / meta_path(name, MANIFEST)} is missing; build the config again")
     except OutsideError as error:
         findings.differs("checksums", str(error))
         findings.checked("checksums", "no file was read")
@@ -157,19 +166,27 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
     findings.checked("manifest", f"{manifest.models.found:,} models and {manifest.states.found:,} states add up")
 
 
-def _check_card(card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
+def _check_card(repo: Path, card: DatasetCard, manifest: Manifest, findings: Findings) -> None:
     configs = configs_of(card)
-    names = (manifest.config, f"{manifest.config}{META}", f"{manifest.config}{LAYOUTS}")
-    listed = sorted(file for name in names for file in files_of(configs.get(name, {})))
+    names = (manifest.config, *(f"{manifest.config}{end}" for end in LIGHT_ENDINGS))
+    files = [file.relative_to(repo).as_posix() for name in names for file in (repo / name).glob("*")]
+    listed = sorted(file for name in names for file in files_among(configs.get(name, {}), files))
     expected = sorted((shard.split, shard.path) for shard in (*manifest.shards, *manifest.meta, *manifest.layouts))
     for split, path in sorted(set(listed) ^ set(expected)):
         where = f"{CARD} but not {MANIFEST}" if (split, path) in listed else f"{MANIFEST} but not {CARD}"
         findings.differs("card", f"{path} ({split}) stands in {where}; build the config again")
     for name in names[: 2 if manifest.meta else 1]:
-        splits = info_of(card, name).get("splits") or []
-        rows = {entry.get("name"): entry.get("num_examples") for entry in splits}
-        if rows != manifest.splits:
-            findings.differs("card", f"its dataset_info of {name} says {rows} rows, the manifest {manifest.splits}")
+        splits = info_of(card, name).get("splits")
+        if splits is None and by_pattern(configs.get(name, {})):
+            line = lines_of(card.text).get(name)
+            if line is not None and rows_in(line) != manifest.rows():
+                findings.differs(
+                    "card", f"its table says {rows_in(line):,} rows of {name}, the manifest {manifest.rows():,}"
+                )
+            continue
+        found = {entry.get("name"): entry.get("num_examples") for entry in splits or []}
+        if found != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
     findings.checked("card", f"lists {len(listed)} files")
 
 

@@ -1,0 +1,1 @@
+"""What `datasets` keeps of zoos on this machine, and whether it is whole."""
