@@ -48,9 +48,10 @@ def array_in(data: Slices, name: str, begin: int = 0) -> StoredTensor:
     if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
         raise CheckpointError(f"it has a shape of {len(shape)} axes, at most {MAX_DIMENSIONS} expected, from 0 on")
     stride = None
-    if fortran and len(shape) > 1 and math.prod(shape):
+    size = math.prod(shape)
+    if fortran and len(shape) > 1 and size:
         stride = tuple(itertools.accumulate(shape[:-1], operator.mul, initial=1))
-    return StoredTensor(name, dtype.name, shape, begin + stream.tell(), math.prod(shape), stride)
+    return StoredTensor(name, dtype.name, shape, begin + stream.tell(), size, stride)
 
 
 def unpack_npz(data: Slices) -> bytes:
