@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo_datasets.builders import BuildResult, Reading, StateDictOptions, build_repository
+from zoo_datasets.loading.modules import to_state_dict
+from zoo_datasets.networks.records import remember
 from zoo_datasets.repository.row import records_of_schema
 
 NAME = "mlps"
@@ -47,11 +49,8 @@ def rows_of(repo: Path, name: str = NAME) -> list[dict[str, Any]]:
     rows = []
     for file in sorted((repo / name).glob("*.parquet")):
         table = pq.read_table(file, partitioning=None)
-        records = records_of_schema(table.schema)
-        for row in table.to_pylist():
-            weights = torch.tensor(row["weights"], dtype=torch.float32)
-            state = records[row["layout"]].layout.restore(weights, row.get("raw") or b"")
-            rows.append(row | {"state": state})
+        remember(records_of_schema(table.schema).values())
+        rows += [row | {"state": to_state_dict(row)} for row in table.to_pylist()]
     return sorted(rows, key=lambda row: (row["model_id"], row["epoch"], row["step"] or 0))
 
 

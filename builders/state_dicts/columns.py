@@ -62,7 +62,7 @@ def of_values(values: Sequence[Any]) -> pa.Array:
         return pa.array(values, pa.bool_())
     if kinds == {int} and all(_INT64[0] <= value <= _INT64[1] for value in there):
         return pa.array(values, pa.int64())
-    if kinds and kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float}:
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())
     return pa.array([None if value is None else _text(value) for value in values], pa.string())
 

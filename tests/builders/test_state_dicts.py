@@ -3,7 +3,6 @@
 import argparse
 import collections
 import json
-import os
 import re
 import tarfile
 import zipfile
@@ -14,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from state_dicts import NAME, build, mlp, rows_of, same, write_folder
 
-from zoo_datasets.builders import build_repository
+from zoo_datasets.builders import Reading, build_from, build_repository, open_source
 from zoo_datasets.builders.checkpoints.torch_file import OLD_FORMAT
+from zoo_datasets.builders.containers import folder
 from zoo_datasets.errors import SourceError
 from zoo_datasets.repository.manifest import read_manifest
 
@@ -88,10 +88,6 @@ def test_tensors_that_only_some_files_tie_are_stored_twice(tmp_path):
     build(write_folder(tmp_path / "in", made), tmp_path / "repo")
     check_rows(tmp_path / "repo", made)
     assert {len(row["weights"]) for row in rows_of(tmp_path / "repo")} == {10}
-
-
-class Settings(argparse.Namespace):
-    pass
 
 
 WRAPPERS = {
@@ -278,8 +274,6 @@ def test_a_name_is_needed_and_options_of_state_dicts_are_for_them_alone(tmp_path
 def test_a_build_is_the_same_with_threads_and_when_it_grows(tmp_path):
     write_folder(tmp_path / "in", {f"m{n}/epoch_{e}.pt": mlp(10 * n + e) for n in range(9) for e in range(2)})
     build(tmp_path / "in", tmp_path / "one")
-    from zoo_datasets.builders import Reading
-
     build_repository(tmp_path / "in", tmp_path / "two", NAME, reading=Reading(), num_proc=2)
     files = [sorted(file.name for file in (tmp_path / repo / NAME).iterdir()) for repo in ("one", "two")]
     assert files[0] == files[1]
@@ -288,24 +282,16 @@ def test_a_build_is_the_same_with_threads_and_when_it_grows(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, monkeypatch):
-    from zoo_datasets.builders.build import build_from
-    from zoo_datasets.builders.sources.base import Reading
-    from zoo_datasets.builders.sources.table import open_source
-
     write_folder(tmp_path / "in", states(6))
     source = open_source(tmp_path / "in", Reading(name=NAME))
     write_folder(tmp_path / "in", {"m2.safetensors": mlp(2, hidden=9)})
-    os.unlink(tmp_path / "in" / "m3.safetensors")
+    (tmp_path / "in" / "m3.safetensors").unlink()
     result = build_from(source, tmp_path / "repo", NAME)
     assert result.rows == 4
     assert {entry.model for entry in result.left_out} == {"m2.safetensors", "m3.safetensors"}
 
 
 def test_large_files_are_described_without_reading_their_tensors(tmp_path, monkeypatch):
-    from zoo_datasets.builders.containers import folder
-    from zoo_datasets.builders.sources.base import Reading
-    from zoo_datasets.builders.sources.table import open_source
-
     large = {"w": torch.zeros(1 << 20)}
     write_folder(tmp_path / "in", {"a.safetensors": large, "b.pt": {"w": torch.ones(1 << 20)}})
     read = []
