@@ -5,6 +5,16 @@ from zoo_datasets.builders.build import build_from, build_repository
 from zoo_datasets.builders.shards.building import BuildResult
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.table import open_source
+from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.write import write_rows
 
-__all__ = ["BuildResult", "Reading", "build_from", "build_repository", "open_source", "write_rows", "zoo_builder"]
+__all__ = [
+    "BuildResult",
+    "Reading",
+    "StateDictOptions",
+    "build_from",
+    "build_repository",
+    "open_source",
+    "write_rows",
+    "zoo_builder",
+]

@@ -33,12 +33,11 @@ def _device(arguments: Sequence[Any]) -> str:
 
 
 def _encoded(arguments: Sequence[Any]) -> bytes:
-    """The bytes of a numpy scalar, which pickles of protocol 2 write as text."""
-    if len(arguments) != 2 or not isinstance(arguments[0], str) or len(arguments[0]) > _SCALAR_BYTES:
-        raise CheckpointError("text is encoded that is no numpy scalar")
-    if arguments[1] not in ("latin1", "latin-1") or not all(ord(char) < 256 for char in arguments[0]):
-        raise CheckpointError("the bytes of a numpy scalar are written in another encoding than latin1")
-    return arguments[0].encode("latin1")
+    """The bytes of a numpy scalar, which pickles of protocol 2 write as text; of longer ones, as of arrays, none."""
+    if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] not in ("latin1", "latin-1"):
+        raise CheckpointError("bytes are written in another way than as text in latin1")
+    text = arguments[0]
+    return text.encode("latin1", "replace") if len(text) <= _SCALAR_BYTES else b""
 
 
 def _numpy_type(arguments: Sequence[Any]) -> NumpyType:

@@ -284,7 +284,9 @@ def open_container(path: Path, threads: int = 1) -> Container:
             return Folder(path, threads)
         for kind in ARCHIVES:
             if path.name.lower().endswith(kind.endings):
-                return kind.open(path)
+                archive = kind.open(path)
+                archive.beside = path.resolve().parent
+                return archive
     except OSError as error:
         raise SourceError(f"{path} could not be read: {error.strerror or error}") from error
     raise SourceError(

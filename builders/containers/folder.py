@@ -15,6 +15,7 @@ import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +31,13 @@ from zoo_datasets.storage.files import open_binary, read_at
 
 
 class Container(Protocol):
-    """A tree of files."""
+    """A tree of files.
+
+    Attributes:
+        beside: of an archive, the folder of this machine in which it lies.
+    """
+
+    beside: Path | None
 
     @property
     def name(self) -> str:
@@ -78,6 +85,7 @@ class Container(Protocol):
 class AtHand:
     """A container whose files are local."""
 
+    beside: Path | None = None
     notes: Sequence[Note] = ()
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
@@ -86,6 +94,8 @@ class AtHand:
 
 class OneByOne:
     """A container that reads file by file, each as a whole."""
+
+    beside: Path | None = None
 
     @contextlib.contextmanager
     def opened(self: Container, path: str, limit: int) -> Iterator[Slices]:
@@ -227,6 +237,31 @@ def _hub_cache(path: Path) -> Path | None:
         if _HUB_CACHE.fullmatch(folder.name) and (folder / "blobs").is_dir() and (folder / "snapshots").is_dir():
             return folder
     return None
+
+
+class OneFile(AtHand, OneByOne):
+    """A single file as a container that holds nothing else."""
+
+    refused: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.resolve().stem
+        self.entries: Sequence[str] = [path.name]
+        self._path = path
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of the file; errors as in `Container.read`."""
+        return read_file(str(self._path), limit)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of the file; see `Container.opened`."""
+        with opened_file(str(self._path), limit) as data:
+            yield data
+
+    def fingerprint(self) -> str:
+        """Changes with the size of the file and the time at which it was written."""
+        return f"file {_stamp(str(self._path))}"
 
 
 class FileSlices:

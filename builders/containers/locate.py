@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 from zoo_datasets.builders.checkpoints.zips import check_name
 from zoo_datasets.builders.containers.archives import ARCHIVES, ZipFile, is_archive, open_container, stem
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.hub import HubFolder, is_hub
 from zoo_datasets.builders.containers.remote_tree import FsspecTree, HttpTree, RemoteFolder
 from zoo_datasets.errors import MissingError, SourceError
 from zoo_datasets.specs.spec import digest_of
@@ -89,7 +90,8 @@ def locate(
     """Where to read from: a local path, fetched to the cache where that is better, or a remote container.
 
     Args:
-        location: of a URL, `#md5=…` at its end is the file's known checksum, verified where it is fetched as a whole.
+        location: a path, `hf:org/name@revision`, or a URL; of a URL, `#md5=…` at its end is the file's known checksum,
+            verified where it is fetched as a whole.
         endings: of names of single files that are taken besides archives.
         whole: whether all of it will be read.
 
@@ -97,6 +99,8 @@ def locate(
         SourceError: if the URL names neither a folder nor an archive.
         DownloadError, StorageError: if it cannot be fetched or kept.
     """
+    if isinstance(location, str) and is_hub(location):
+        return HubFolder.open(location, fetched)
     if not isinstance(location, str) or not is_url(location):
         return Path(location)
     shown(location)  # refuses what is no URL

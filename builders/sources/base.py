@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.builders.shards.notes import Notes
+from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
@@ -115,6 +116,7 @@ class OpenColumns:
 
 
 _UNLIMITED = Limits()
+_AS_THEY_ARE = StateDictOptions()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +130,7 @@ class Reading:
         parents: location of the parents of twins: a path or a URL.
         keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
         images: a folder with the images, to recompute losses that are recorded with something added to them.
+        state_dicts: what is told of files of state dicts.
         num_proc: threads that list the files of the source.
     """
 
@@ -139,6 +142,7 @@ class Reading:
     parents: Path | str | None = None
     keep_log_sigma2: bool = False
     images: Path | None = None
+    state_dicts: StateDictOptions = _AS_THEY_ARE
     num_proc: int = 1
 
     @property

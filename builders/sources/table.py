@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.hub import is_hub
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
+from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
+from zoo_datasets.builders.state_dicts.names import ENDINGS
 from zoo_datasets.errors import SourceError
 from zoo_datasets.runs.run import Run
 from zoo_datasets.storage.remote import is_url
@@ -45,6 +48,12 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
+    SourceKind(
+        name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
+        recognise=is_state_dicts,
+        open=StateDictSource.open,
+        endings=ENDINGS,
+    ),
 )
 
 
@@ -67,16 +76,28 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         (location,) = location
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
+    if isinstance(place, Path) and place.is_file() and is_archive(place):
+        place = open_container(place)
     with _readable(place):
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
     if matching is not None:
+        _check_options(matching, reading, place)
         return matching.open(place, reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     if not isinstance(place, Path):
         raise SourceError(f"{place.name} holds no raw zoo and is no other kind of source; expected: {kinds}")
     problem = "does not exist" if missing else "is not a source that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
+
+
+def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
+    """Refuse what is told of state dicts where the source is something else, which would not look at it."""
+    told = reading.state_dicts.to_dict()
+    if told and kind.open != StateDictSource.open:
+        shown = place if isinstance(place, Path) else place.name
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+        raise SourceError(f"{shown} is a {kind.name}, of which {flags} cannot be told; leave that out")
 
 
 def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetched | None) -> RawSource:
@@ -88,16 +109,17 @@ def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetche
         place = locate(location, whole=reading.everything, fetched=fetched)
         parts.append(_open_part(place, reading) if isinstance(place, Path) else place)
     first = locations[0]
-    beside = None if is_url(str(first)) else Path(first).resolve().parent
+    beside = None if is_url(str(first)) or is_hub(first) else Path(first).resolve().parent
     return RawSource(Joined(parts), reading, beside)
 
 
 def _open_part(path: Path, reading: Reading) -> Container:
     with _readable(path):
-        if Run.exists(path) or not is_raw(path):
+        archive = open_container(path) if path.is_file() and is_archive(path) else None
+        if Run.exists(path) or not is_raw(archive or path):
             problem = "is not a raw zoo" if path.exists() else "does not exist"
             raise SourceError(f"{path} {problem}; only parts of one raw zoo build together, in folders or archives")
-        return open_container(path, reading.num_proc)
+        return archive or open_container(path, reading.num_proc)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def of_values(values: Sequence[Any]) -> pa.Array:
         return pa.array(values, pa.bool_())
     if kinds == {int} and all(_INT64[0] <= value <= _INT64[1] for value in there):
         return pa.array(values, pa.int64())
-    if kinds and kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float}:
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())
     return pa.array([None if value is None else _text(value) for value in values], pa.string())
 
@@ -122,7 +122,7 @@ def as_type(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     if types.is_string(kind):
         return pa.array([None if value is None else _text(value) for value in values.to_pylist()], kind)
     if types.is_string(values.type):
-        read = of_texts(values)
+        read = of_texts(pc.replace_substring_regex(values, r"^([-+]?)0+([0-9])", r"\1\2"))  # as names of files have it
         values = pa.nulls(len(values), kind) if read.null_count == len(read) else read
     if types.is_integer(kind) and types.is_floating(values.type):
         numbers = values.to_numpy(zero_copy_only=False)

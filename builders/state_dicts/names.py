@@ -53,9 +53,18 @@ def is_state_file(path: str) -> bool:
     return known and not _BESIDE.fullmatch(name) and not _RESOURCE_FORK.search(path)
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a name can be written as UTF-8, as those of files need not be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def without_ending(path: str) -> str:
     """A path without the ending of a file of tensors."""
-    return next((path[: -len(ending)] for ending in ENDINGS if path.lower().endswith(ending)), path)
+    return path[: path.rindex(".")] if path.lower().endswith(ENDINGS) else path
 
 
 def common_folder(paths: Sequence[str]) -> str:
@@ -70,15 +79,15 @@ def common_folder(paths: Sequence[str]) -> str:
 
 
 class Names(Protocol):
-    """What the names of files say.
+    """What the names of files say."""
 
-    Attributes:
-        text: for a message.
-        fields: the columns that they fill.
-    """
+    @property
+    def text(self) -> str:
+        """The pattern."""
 
-    text: str
-    fields: tuple[str, ...]
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns."""
 
     def values(self, path: str) -> Mapping[str, str] | None:
         """The text of each field in a path; None where it is of another form."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import operator
 from typing import Final
 
 import numpy as np
@@ -35,9 +37,10 @@ def array_in(data: Slices, name: str, begin: int = 0) -> StoredTensor:
     stream = io.BytesIO(head)
     try:
         np.lib.format.read_magic(stream)
-        shape, fortran, dtype = reader(stream, max_header_size=_LONGEST_HEADER)
+        axes, fortran, dtype = reader(stream, max_header_size=_LONGEST_HEADER)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"its header could not be read: {str(error)[:200]}") from error
+    shape = tuple(int(length) for length in axes)
     if dtype.hasobject:
         raise CheckpointError("it holds Python objects, which are never loaded; save plain numbers")
     if dtype.byteorder == ">" or dtype.name not in ITEM_SIZES:
@@ -45,9 +48,10 @@ def array_in(data: Slices, name: str, begin: int = 0) -> StoredTensor:
     if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
         raise CheckpointError(f"it has a shape of {len(shape)} axes, at most {MAX_DIMENSIONS} expected, from 0 on")
     stride = None
-    if fortran and len(shape) > 1 and math.prod(shape):
-        stride = tuple(int(math.prod(shape[:axis])) for axis in range(len(shape)))
-    return StoredTensor(name, dtype.name, tuple(shape), begin + stream.tell(), math.prod(shape), stride)
+    size = math.prod(shape)
+    if fortran and len(shape) > 1 and size:
+        stride = tuple(itertools.accumulate(shape[:-1], operator.mul, initial=1))
+    return StoredTensor(name, dtype.name, shape, begin + stream.tell(), size, stride)
 
 
 def unpack_npz(data: Slices) -> bytes:

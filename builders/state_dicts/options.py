@@ -18,6 +18,7 @@ class StateDictOptions:
         pattern: what the names of files say, as `{model_id}/epoch_{epoch}.safetensors`; a guess where it is None.
         table: CSV, TSV, JSON lines or Parquet with a row for each file, by `file` or by the pattern's fields.
         split_column, parent_column, group_column: columns of the table that are `source_split`, `parent_id`, `group`.
+        on_missing: what becomes of rows of the table whose file is not there.
         task: of all models, where no column tells it.
         columns_from: name of a JSON file beside each file of tensors, whose values are columns.
         on_other_layout: what becomes of files whose tensors are not those of most: the rows of a config may have
@@ -32,6 +33,7 @@ class StateDictOptions:
     split_column: str | None = None
     parent_column: str | None = None
     group_column: str | None = None
+    on_missing: Literal["fail", "leave-out"] = "fail"
     task: str | None = None
     columns_from: str | None = None
     on_other_layout: OnOtherLayout = "ragged"
@@ -41,5 +43,7 @@ class StateDictOptions:
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON values: of paths the names alone."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        given = {name: value for name, value in values.items() if value not in (None, False, "ragged")}
+        given = {
+            field.name: values[field.name] for field in dataclasses.fields(self) if values[field.name] != field.default
+        }
         return {name: value.name if isinstance(value, Path) else value for name, value in given.items()}

@@ -47,10 +47,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """One state: its name among the files, and where its tensors lie (in several files of one, if it is sharded)."""
+    """One state.
+
+    Attributes:
+        name: of its file; of a sharded one that of its index without the ending.
+        parts: where its tensors lie.
+        row: its number in an array of several.
+    """
 
     name: str
     parts: tuple[Part, ...]
+    row: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """For messages and lists."""
+        return self.name if self.row is None else f"{self.name}[{self.row}]"
 
     @property
     def kinds(self) -> tuple[FileKind, ...]:
@@ -100,7 +112,7 @@ class StateReader:
         library()  # compiled before threads ask for it
 
     def describe(self, paths: Sequence[str]) -> dict[str, FileKind | str]:
-        """By path what a file holds, or why it cannot be read; of large files only what describes the tensors is read."""
+        """By path what a file holds, or why it cannot be read; of large files no tensors are read."""
         kinds: dict[str, FileKind | str] = {}
         usual: FileKind | None = None
         run, position = 0, 0

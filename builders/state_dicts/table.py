@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Table:
         columns: by the names that rows give them.
         renamed: by these names, the ones in the file where they are others.
         empty: names of columns that were left out because they have no value.
-        digest_of: bytes of the file.
+        rows: their number.
     """
 
     path: Path
@@ -150,7 +150,7 @@ def _record(line: bytes, number: int) -> Mapping[str, Any]:
     return value
 
 
-def of_records(records: list[Mapping[str, Any]]) -> list[tuple[str, pa.Array]]:
+def of_records(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, pa.Array]]:
     """The columns of objects of JSON; what an object lacks is null.
 
     Raises:

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+class OtherLayoutChoice(enum.StrEnum):
+    """What becomes of files whose tensors are not those of most."""
+
+    ragged = "ragged"
+    leave_out = "leave-out"
+    fail = "fail"
+
+
+class CastChoice(enum.StrEnum):
+    """What tensors become that float32 cannot hold."""
+
+    float32 = "float32"
+
+
 class OnBadChoice(enum.StrEnum):
     """What a bad state does to a build."""
 
@@ -35,7 +49,8 @@ def build(
         list[str],
         typer.Argument(
             help="A run made by `zoo train`; a raw zoo: its folder, a .zip or .tar of it, or a URL of either; "
-            "or the name of a published zoo. Several are parts of one raw zoo."
+            "the name of a published zoo; with --name state dicts (.safetensors, .pt, .npz and the like) in a folder, "
+            ".zip, .tar, URL or hf:org/name@revision. Several are parts of one raw zoo."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
@@ -68,6 +83,61 @@ def build(
     images: Annotated[
         Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="State dicts: CSV, TSV, JSON lines or Parquet with a row for each file, by `file` or what names say."
+        ),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="'{model_id}/epoch_{epoch}.pt'",
+            help="State dicts: what names of files say: model_id, epoch, step, any column; * is anything.",
+            show_default="a guess, which is printed",
+        ),
+    ] = None,
+    columns_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="adapter_config.json",
+            help="State dicts: a JSON file beside each file of tensors, whose values are columns.",
+        ),
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="State dicts: column of the table with the authors' own split."),
+    ] = None,
+    parent_column: Annotated[
+        str | None,
+        typer.Option(help="State dicts: column of the table with the id of a model's parent."),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="State dicts: column of the table; models of one value lie in one split."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="State dicts: of all models: classification, field, regression, language, adapter."),
+    ] = None,
+    on_other_layout: Annotated[
+        OtherLayoutChoice,
+        typer.Option(
+            help="State dicts: rows of several layouts, leave out files of all layouts but the usual one, or fail."
+        ),
+    ] = OtherLayoutChoice.ragged,
+    on_missing: Annotated[
+        OnBadChoice,
+        typer.Option(help="State dicts: leave rows of the table out whose files are not there, or fail."),
+    ] = OnBadChoice.fail,
+    cast: Annotated[
+        CastChoice | None,
+        typer.Option(help="State dicts: convert float64 tensors, and large ones of whole numbers, to float32."),
+    ] = None,
+    layout: Annotated[
+        Path | None,
+        typer.Option(help="State dicts: JSON with names and shapes of the tensors in each row of .npy files."),
+    ] = None,
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
     ] = False,
@@ -75,8 +145,8 @@ def build(
         int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
     ] = 1,
 ) -> None:
-    """Turn a trained population, or a published raw zoo, into a config of a dataset repository."""
-    from zoo_datasets.builders import Reading, build_repository
+    """Turn a trained population, a published raw zoo, or anybody's state dicts, into a config of a repository."""
+    from zoo_datasets.builders import Reading, StateDictOptions, build_repository
     from zoo_datasets.images.split import check_folder
     from zoo_datasets.repository.where import parse_where
     from zoo_datasets.specs.spec import Limits
@@ -90,6 +160,19 @@ def build(
         parents=parents,
         keep_log_sigma2=keep_log_sigma2,
         images=images,
+        state_dicts=StateDictOptions(
+            table=table,
+            pattern=pattern,
+            columns_from=columns_from,
+            split_column=split_column,
+            parent_column=parent_column,
+            group_column=group_column,
+            task=task,
+            on_other_layout=on_other_layout.value,
+            on_missing="fail" if on_missing is OnBadChoice.fail else "leave-out",
+            cast=cast is not None,
+            layout=layout,
+        ),
     )
     console = Terminal(stderr=True)
     if images is not None:
@@ -144,13 +227,14 @@ def _print_result(console: Console, out: Path, result: BuildResult) -> None:
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
     """Where a source lies, and the config's name: a path, a URL, or else where the published zoo of that name lies."""
+    from zoo_datasets.builders.containers.hub import is_hub
     from zoo_datasets.builders.sources.raw.published import find_original
     from zoo_datasets.errors import SourceError, UnknownNameError
     from zoo_datasets.specs.spec import NAME
     from zoo_datasets.storage.remote import is_url
 
     path = Path(source)
-    if is_url(source):
+    if is_url(source) or is_hub(source):
         return source, name
     if path.exists() or path.suffix or not NAME.fullmatch(source):
         return path, name

@@ -102,16 +102,17 @@ class NarrowRows:
     def _columns(self, models: Sequence[Model]) -> list[pa.Array | None]:
         unique = {id(model): model for model in models}
         if len(unique) == len(models):
-            return [self._column(column, models) for column in self.schema]
+            known = {"model_id", *self._constants}.union(*(model.columns for model in models))
+            return [self._column(column, models, column.name in known) for column in self.schema]
         # The same models at several epochs.
         places = {key: place for place, key in enumerate(unique)}
         rows = pa.array([places[id(model)] for model in models])
         return [None if column is None else column.take(rows) for column in self._lasting(list(unique.values()))]
 
-    def _column(self, column: pa.Field, models: Sequence[Model]) -> pa.Array | None:
+    def _column(self, column: pa.Field, models: Sequence[Model], known: bool) -> pa.Array | None:
         if is_wide(column.type):
             return None
-        if column.name in _CHANGING:
+        if column.name in _CHANGING or not known:
             return pa.nulls(len(models), column.type)
         return pa.array([self._value(column.name, model) for model in models], column.type)
 

@@ -30,6 +30,7 @@ from zoo_datasets.builders.sources.raw.models import RawModels, TrialModel
 from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
 from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json, unread
+from zoo_datasets.builders.state_dicts.names import is_state_file
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.kind import NetworkKind
@@ -53,9 +54,12 @@ _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
 def is_raw(place: Place) -> bool:
-    """Whether a place holds a raw zoo: in an archive, or in a folder with trials in it."""
+    """Whether a place holds a raw zoo: trials in a folder or an archive; of an archive that holds no files of state
+    dicts either, that is said when it is opened."""
     if not isinstance(place, Path):
-        return not isinstance(place, RemoteFolder) or looks_raw(place.entries)
+        return looks_raw(place.entries) or not (
+            isinstance(place, RemoteFolder) or any(map(is_state_file, place.entries))
+        )
     if not place.is_dir():
         return place.is_file() and is_archive(place)
     folders = [place]
@@ -117,7 +121,7 @@ class RawSource(Source):
             SourceError: if there is none, or its images or architecture cannot be determined.
         """
         if not isinstance(place, Path):
-            return cls(place, reading)
+            return cls(place, reading, place.beside)
         threads = reading.num_proc if reading is not None else 1
         return cls(open_container(place, threads), reading, place.resolve().parent)
 
