@@ -314,7 +314,7 @@ class RawCheckpoints:
 
 def _no_file(trial: Trial, epoch: int) -> str:
     names = ", ".join(printable(name)[:_SHOWN] for name in trial.names_in_checkpoint(epoch)[:_NAMED])
-    return "its checkpoint folder holds no file named checkpoints (nor one model.pt, checkpoint.pth or the like)" + (
+    return "its checkpoint folder holds no file named checkpoints" + (
         f" but {names}; rename the file that torch.save wrote the state dict to" if names else ""
     )
 
