@@ -19,13 +19,16 @@ def push(
         list[str] | None, typer.Option(metavar="NAME", help="Push this zoo; may be given again.", show_default="all")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if it is not there.", show_default="main")] = (
-        None
-    ),
+    revision: Annotated[
+        str | None, typer.Option(help="The branch; created if it does not exist.", show_default="main")
+    ] = (None),
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Replace zoos of the same name with other content, and what the card says."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push to a dataset with data files of no config, which load_dataset gives.")
     ] = False,
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
@@ -43,7 +46,7 @@ def push(
         disable_progress_bars()
     result = push_repository(
         repo, repo_id, config or (), private=private, revision=revision, create_pr=create_pr, replace=replace,
-        progress=progress_bar(console, "checking", "files"), tell=tell,
+        force=force, progress=progress_bar(console, "checking", "files"), tell=tell,
     )  # fmt: skip
     for warning in result.warnings:
         tell(f"warning: {warning}")
@@ -55,4 +58,4 @@ def push(
     if not create_pr:
         at = f', revision="{revision}"' if revision else ""
         for name in result.configs:
-            tell(f'load it: datasets.load_dataset("{repo_id}", "{name}"{at})')
+            tell(f'load it: datasets.load_dataset("{result.repo_id}", "{name}"{at})')

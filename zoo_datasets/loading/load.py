@@ -36,8 +36,9 @@ from zoo_datasets.errors import (
 from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
-from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
+from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.manifest import META, Manifest, manifest_paths, parse_manifest, read_manifest
+from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
 from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
 from zoo_datasets.repository.shards import check_listed
 from zoo_datasets.repository.where import Condition, parse_where
@@ -424,6 +425,9 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
     known = list(configs) if Path(repo).is_dir() else _config_names(repo, revision)
     if name not in known:
         raise UnknownNameError("config", name, known)
+    zoo = name.removesuffix(META)
+    if Path(repo).is_dir() and zoo in listed_but_gone(read_card(Path(repo)), local_files(Path(repo), zoos_of(configs))):
+        raise RepositoryError(gone_message(repo, zoo))
 
 
 def _configs(repo: str | Path, revision: str | None) -> dict[str, dict[str, Any]]:
