@@ -14,6 +14,7 @@ from zoo_datasets.cli.info import info
 from zoo_datasets.cli.list import list_command
 from zoo_datasets.cli.push import push
 from zoo_datasets.cli.quickstart import quickstart_command
+from zoo_datasets.cli.remove import remove
 from zoo_datasets.cli.report import report
 from zoo_datasets.cli.shell import hide_library_bars, make_app, run_app
 from zoo_datasets.cli.sparsify import sparsify
@@ -55,6 +56,7 @@ app.command()(build)
 app.command()(verify)
 app.command()(info)
 app.command()(push)
+app.command()(remove)
 app.command()(export)
 app.command()(benchmark)
 app.command()(report)

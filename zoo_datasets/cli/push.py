@@ -27,6 +27,9 @@ def push(
         bool,
         typer.Option("--replace", help="Replace zoos of the same name with other content, and what the card says."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push to a dataset with data files of no config, which load_dataset gives.")
+    ] = False,
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
     from zoo_datasets.hub.push import push_repository
@@ -39,7 +42,7 @@ def push(
 
     result = push_repository(
         repo, repo_id, config or (), private=private, revision=revision, create_pr=create_pr, replace=replace,
-        progress=progress_bar(console, "checking", "files"), tell=tell,
+        force=force, progress=progress_bar(console, "checking", "files"), tell=tell,
     )  # fmt: skip
     for warning in result.warnings:
         tell(f"warning: {warning}")
@@ -51,4 +54,4 @@ def push(
     if not create_pr:
         at = f', revision="{revision}"' if revision else ""
         for name in result.configs:
-            tell(f'load it: datasets.load_dataset("{repo_id}", "{name}"{at})')
+            tell(f'load it: datasets.load_dataset("{result.repo_id}", "{name}"{at})')

@@ -62,7 +62,7 @@ from zoo_datasets.storage.locks import locked_card, locked_zoo
 from zoo_datasets.text import printable
 
 __all__ = ["CARD", "YOURS", "Entry", "card_with", "card_without", "check_patterns", "configs_of", "entry_in", "info_of",
-           "listed_by_name", "move_beside_shards", "parse_card", "read_card", "write_card", "write_line",
+           "listed_by_name", "move_beside_shards", "parse_card", "read_card", "texts_in", "write_card", "write_line",
            "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
@@ -146,17 +146,17 @@ def check_patterns(config: Mapping[str, Any], origin: str) -> None:
     Raises:
         OutsideError: naming `origin` and the first such file.
     """
-    for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+    for pattern in texts_in([config.get("data_files"), config.get("data_dir")]):
         if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
             raise OutsideError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
     """All texts of nested mappings' values and lists, but the names of splits."""
     if isinstance(value, str):
         yield value
     for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _texts(item)
+        yield from texts_in(item)
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _rendered(
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
         "tags": sorted({*(card.data.get("tags") or ()), *TAGS}),
         "size_categories": [_size_category(sum(_rows(zoo, lines, infos) for zoo in zoos))],
-        "configs": [configs[name] for name in ordered],
+        "configs": [configs[name] for name in ordered] or None,
         "dataset_info": [dict(infos[name]) for name in sorted(infos)] or None,
     }
     kept = {key: value for key, value in card.data.to_dict().items() if key not in data}  # type: ignore[no-untyped-call]

@@ -29,6 +29,11 @@ def shard_name(split: str, place: int, sha256: str) -> str:
     return f"{split}-{f's{place:05}-' if place else ''}{sha256[:16]}.parquet"
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is one that a build gives a shard."""
+    return _NAME.fullmatch(name) is not None
+
+
 def named_by_content(name: str, split: str, sha256: str) -> bool:
     """Whether a file's name is one of a shard of a split with this SHA-256."""
     match = _NAME.fullmatch(name)
