@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.repository.card import CARD, card_without, configs_of, read_card, zoos_of
 from zoo_datasets.repository.listing import files_among
-from zoo_datasets.repository.manifest import META, META_FOLDER, folders_of
+from zoo_datasets.repository.manifest import LIGHT_ENDINGS, META_FOLDER, folders_of
 from zoo_datasets.storage.files import check_files, write_bytes
 from zoo_datasets.storage.locks import LOCK, locked_card, locked_zoo
 
@@ -45,10 +45,12 @@ def check_removable(card: DatasetCard, name: str, origin: str) -> None:
     configs = configs_of(card)
     zoos = zoos_of(configs)
     if name in configs and name not in zoos:
-        raise RepositoryError(f"{origin}: {name} is a part of {name.removesuffix(META)}; remove that one")
+        whole = next(name.removesuffix(end) for end in LIGHT_ENDINGS if name.endswith(end))
+        raise RepositoryError(f"{origin}: {name} is a part of {whole}; remove that one")
     if name not in zoos:
         raise UnknownNameError("config", name, zoos)
-    listed = [path for config in (name, f"{name}{META}") for _, path in files_among(configs.get(config, {}), ())]
+    own = [f"{name}{end}" for end in ("", *LIGHT_ENDINGS)]
+    listed = [path for config in own for _, path in files_among(configs.get(config, {}), ())]
     elsewhere = [path for path in listed if path.partition("/")[0] not in folders_of(name)]
     if elsewhere or configs[name].get("data_dir") or not isinstance(configs[name].get("data_files"), list):
         raise RepositoryError(
