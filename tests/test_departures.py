@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.repository.card_text import section_of
+from zoo_datasets.repository.card_text import page_of
 from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
 from zoo_datasets.repository.departures import departures
 from zoo_datasets.repository.manifest import read_manifest
@@ -49,12 +49,12 @@ def test_each_zoo_says_what_applies_to_it(manifest, name, trained, published):
         sentences = departures(zoo)
         assert len(sentences) == len(expected), sentences
         assert all(part in sentence for part, sentence in zip(expected, sentences, strict=True))
-        assert all(f"\n- {sentence}\n" in section_of(zoo) for sentence in sentences)
-        assert ("the published zoo" in section_of(zoo)) or not expected
+        assert all(f"\n- {sentence}\n" in page_of(zoo) for sentence in sentences)
+        assert ("the published zoo" in page_of(zoo)) or not expected
 
 
 def test_nothing_is_said_of_zoos_of_other_recipes_or_unknown_origin(manifest):
     assert departures(of(manifest, "svhn_cnn_s_hyp_fix", Credit().to_dict())) == []
     own = dataclasses.replace(manifest, zoo=manifest.zoo | {"name": "my_own"}, source={"kind": "run"})
     assert departures(own) == []
-    assert "What differs" not in section_of(own)
+    assert "What differs" not in page_of(own)
