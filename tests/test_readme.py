@@ -71,7 +71,8 @@ def test_all_snippets_and_commands_of_the_readme_run_in_order(tmp_path):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
             "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": WRITER,
             "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-            "ZOO_CACHE": str(tmp_path / "cache"), "ZOO_ZENODO": files.url, "ZOO_FILES": files.url, "PYTHONPATH": str(ROOT / "tests"),
+            "ZOO_CACHE": str(tmp_path / "cache"), "ZOO_ZENODO": files.url, "ZOO_FILES": files.url,
+            "PYTHONPATH": str(ROOT / "tests"),
         }  # fmt: skip
         walk = subprocess.run([sys.executable, ROOT / "tests" / "readme_walk.py"], cwd=tmp_path / "work",
                               env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
