@@ -37,7 +37,9 @@ BLOCK = re.compile(r"^###? (?P<section>[^\n]*)$|^```(?P<language>\w+)\n(?P<text>
 
 # What stands in the README, what runs instead, and why.
 SUBSTITUTIONS = (
-    ("make quickstart", "zoo quickstart --out quickstart", "what make runs"),
+    ("make quickstart  ", "zoo quickstart --out quickstart  ", "what make runs"),
+    ("--out benchmark.json", "--out benchmark.json --targets test_acc", "in seconds"),
+    ("usps_cnn_s --json", "usps_cnn_s --json --targets test_acc", "in seconds"),
     ("benchmark.json --images PATH", "benchmark.json --images images", "images in miniature"),
     ("mnist_cnn_s --models 16 --epochs 3", "mnist_cnn_s --models 16 --epochs 3 --images images", "as the Hub's images"),
     ("images: mnist  ", "images: digits ", "images that are at hand"),
