@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo_datasets.hub.remove import remove_zoo as remove_zoo
     from zoo_datasets.images.prepare import load_images as load_images
     from zoo_datasets.loading.batches import batches as batches
+    from zoo_datasets.loading.citing import cite as cite
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
     from zoo_datasets.loading.mixing import mixed_tokens as mixed_tokens
@@ -53,6 +54,7 @@ _HOMES = {
     "batches": "loading.batches",
     "build_module": "networks.module",
     "build_repository": "builders",
+    "cite": "loading.citing",
     "dense_sparse_pairs": "loading.tasks",
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",

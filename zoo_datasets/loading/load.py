@@ -35,6 +35,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.citing import citation_text, note_citation
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.manifest import META, Manifest, manifest_paths, parse_manifest, read_manifest
@@ -152,9 +153,11 @@ def load_zoo(
     sources = _sources(builder, parts, streaming, list(loaded), split_by)
     if split_by == "seed":
         loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
+    citation = citation_text(name, origin or _manifest(repo, name.removesuffix(META), revision))
+    note_citation(loaded, citation)
     for part, source in sources.items():
         if part in loaded:
-            tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
+            tell_source(loaded[part], dataclasses.replace(source, columns=wanted, citation=citation))
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:

@@ -57,6 +57,7 @@ class StreamFiles:
         columns: those given; None means all.
         filter: the rows wanted, in columns `filter_columns`; None means all.
         seed_split: the split by seed that the rows must be in; None means any.
+        citation: BibTeX of the zoo.
     """
 
     files: tuple[str, ...]
@@ -65,6 +66,7 @@ class StreamFiles:
     filter_columns: tuple[str, ...]
     seed_split: str | None
     download: DownloadConfig
+    citation: str = ""
 
 
 def tell_source(zoo: IterableDataset, source: StreamFiles) -> None:
