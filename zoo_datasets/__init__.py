@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import images_of as images_of
     from zoo_datasets.images.prepare import load_images as load_images
     from zoo_datasets.loading.batches import batches as batches
+    from zoo_datasets.loading.citing import cite as cite
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
     from zoo_datasets.loading.load import read_layouts as read_layouts
@@ -57,6 +58,7 @@ _HOMES = {
     "batches": "loading.batches",
     "build_module": "networks.module",
     "build_repository": "builders",
+    "cite": "loading.citing",
     "dense_sparse_pairs": "loading.tasks",
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",

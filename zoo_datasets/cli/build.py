@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Rows of a table of things left out; the manifest has them all.
 _SHOWN = 20
+_LONGEST_CITATION = 100_000  # bytes
 
 
 class OtherLayoutChoice(enum.StrEnum):
@@ -141,6 +142,12 @@ def build(
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
     ] = False,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="NAME", help="Of the models, as the Hub names it; or 'NAME https://…'."),
+    ] = None,
+    citation: Annotated[str | None, typer.Option(metavar="BIBTEX", help="What to cite; or a file with it.")] = None,
+    origin: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the models come from.")] = None,
     num_proc: Annotated[
         int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
     ] = 1,
@@ -148,6 +155,7 @@ def build(
     """Turn a trained population, a published raw zoo, or anybody's state dicts, into a config of a repository."""
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
     from zoo_datasets.images.split import check_folder
+    from zoo_datasets.repository.credit import Statements
     from zoo_datasets.repository.where import parse_where
     from zoo_datasets.specs.spec import Limits
     from zoo_datasets.terminal import Terminal, say
@@ -174,6 +182,7 @@ def build(
             layout=layout,
         ),
     )
+    statements = Statements(licence=license_, citation=_bibtex(citation), origin=origin)
     console = Terminal(stderr=True)
     if images is not None:
         check_folder(images)
@@ -191,6 +200,7 @@ def build(
             keep_nonfinite=keep_nonfinite,
             on_bad="fail" if on_bad is OnBadChoice.fail else "leave out",
             strict=strict,
+            statements=statements,
             num_proc=num_proc,
             progress=advance,
             fetched=fetched,
@@ -200,6 +210,19 @@ def build(
         from zoo_datasets.repository.card_plots import draw_plots
 
         draw_plots(out, result.config, lambda text: say(console, text))
+
+
+def _bibtex(citation: str | None) -> str | None:
+    """The text of a citation: itself, or that of the file that it names."""
+    if citation is None or citation.lstrip().startswith("@"):
+        return citation
+    from zoo_datasets.documents import read_text
+    from zoo_datasets.errors import SpecError
+
+    try:
+        return read_text(Path(citation), _LONGEST_CITATION)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"citation {citation[:200]!r} is neither BibTeX nor a file of it: {error}") from error
 
 
 def _print_result(console: Console, out: Path, result: BuildResult) -> None:

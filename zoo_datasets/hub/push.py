@@ -33,8 +33,18 @@ from zoo_datasets.hub.client import DATASET, hub_errors, in_parallel, remote_car
 from zoo_datasets.hub.local_zoo import LocalZoo, local_zoos
 from zoo_datasets.hub.loose import is_parquet, loose_data
 from zoo_datasets.hub.retries import retried, status_of
-from zoo_datasets.repository.card import CARD, Entry, card_with, configs_of, entry_in, read_card, texts_in
-from zoo_datasets.repository.card_text import citation_of, table_line, yours
+from zoo_datasets.repository.card import (
+    CARD,
+    LICENCE_KEYS,
+    Entry,
+    card_with,
+    configs_of,
+    entry_in,
+    licence_is_computed,
+    read_card,
+    texts_in,
+)
+from zoo_datasets.repository.card_text import citations_of, table_line, yours
 from zoo_datasets.repository.listing import by_pattern, configs_by_pattern, files_among, named
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, folders_of, manifest_paths, meta_path
 from zoo_datasets.repository.removal import listed_but_gone
@@ -309,7 +319,7 @@ class _Pushing:
         return dataclasses.replace(
             entry_in(self.card, zoo.name),
             line=table_line(zoo.manifest),
-            citations=[text] if (text := citation_of(zoo.manifest)) else [],
+            citations=citations_of(zoo.manifest),
         )
 
     def _listing(self, head: str) -> dict[str, RepoFile]:
@@ -408,6 +418,10 @@ def _merge_written(theirs: DatasetCard, ours: DatasetCard, replace: bool) -> tup
         The text between the marks, and a warning for each thing that was not taken.
     """
     counted = {"configs", "dataset_info", "size_categories", "tags"}
+    if licence_is_computed(ours) and (replace or licence_is_computed(theirs)):
+        counted |= {*LICENCE_KEYS}
+        for key in LICENCE_KEYS if replace and not licence_is_computed(theirs) else ():
+            theirs.data.pop(key)
     warnings = []
     for key, value in ours.data.to_dict().items():  # type: ignore[no-untyped-call]
         if key in counted:

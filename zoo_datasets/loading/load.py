@@ -36,6 +36,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.loading.caches.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.citing import citation_text, note_citation
 from zoo_datasets.loading.cuts import Cut, check_cut, cut_rows, one_value, parse_cut
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.networks.records import NetworkRecord
@@ -176,9 +177,11 @@ def load_zoo(
                 stacklevel=2,
             )
         loaded = cut_rows(loaded, cut, split, drop=read != wanted)
+    citation = citation_text(name, whole)
+    note_citation(loaded, citation)
     for part, source in sources.items():
         if part in loaded:
-            tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
+            tell_source(loaded[part], dataclasses.replace(source, columns=wanted, citation=citation))
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:
