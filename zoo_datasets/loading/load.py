@@ -1,66 +1,37 @@
-"""From a dataset repository to datasets, and from a row back to a network."""
+"""From a dataset repository to datasets."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
-from datasets.download.streaming_download_manager import StreamingDownloadManager
-from datasets.exceptions import DatasetsError
-from datasets.utils.file_utils import is_local_path
-from huggingface_hub import DatasetCard, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
-from zoo_datasets.documents import MAX_JSON, MAX_YAML, brief, read_text
-from zoo_datasets.errors import (
-    DocumentError,
-    OutsideError,
-    RepositoryError,
-    SpecError,
-    StorageError,
-    UnknownNameError,
-    ZooError,
-)
+from zoo_datasets.documents import StrPath
+from zoo_datasets.errors import SpecError
 from zoo_datasets.loading import prepared
-from zoo_datasets.loading.checking import CheckedDownloads, FileCheck
-from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
-from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
-from zoo_datasets.repository.manifest import MANIFEST, META, Manifest, parse_manifest, read_manifest
-from zoo_datasets.repository.row import NAMES, SPLITS, split_of_seed
-from zoo_datasets.repository.where import Condition, parse_where
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME
-from zoo_datasets.storage.files import check_files, is_full
-from zoo_datasets.storage.folders import check_repository_folder, check_text
-from zoo_datasets.storage.secrets import without_secrets
+from zoo_datasets.loading.checking import FileCheck
+from zoo_datasets.loading.repositories.builder import open_builder, prepare, stream
+from zoo_datasets.loading.repositories.location import Location
+from zoo_datasets.loading.repositories.selection import Selection, SplitBy
+from zoo_datasets.loading.row_groups import StreamFiles, tell_source
+from zoo_datasets.repository.manifest import META, Manifest
+from zoo_datasets.repository.row import SPLITS, split_of_seed
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
-
-SplitBy = Literal["model", "seed"]
-
-
-# The Hub's file system reads 5 MiB past each range. The Parquet reader knows what it needs, and asks for it at once.
-_EXACT_RANGES = {"hf": {"block_size": 1}}
-
+__all__ = ["Loaded", "SplitBy", "load_zoo"]
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
 def load_zoo(
-    repo: str | Path | Sequence[tuple[str | Path, str]],
+    repo: StrPath | Sequence[tuple[StrPath, str]],
     name: str | Sequence[str] | None = None,
     split: str | None = None,
     *,
@@ -94,76 +65,79 @@ def load_zoo(
             each is hashed once, until it changes. None means unless streaming.
 
     Raises:
-        RepositoryError: where `repo` is no dataset repository, or a file of it is damaged.
-        UnknownNameError: where it has no such config, split or column; says what is near.
-        SpecError: where an epoch has no rows, or an argument makes no sense.
+        RepositoryError: if `repo` is no dataset repository, or a file of it is damaged.
+        UnknownNameError: if it has no such config, split or column; says what is near.
+        SpecError: if an epoch has no rows, or an argument makes no sense.
     """
-    alike: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
-                    "streaming": streaming, "revision": revision, "check": check}  # fmt: skip
-    if isinstance(repo, os.PathLike):
-        repo = Path(repo)
-    if isinstance(repo, (str, Path)) and name is None:
-        zoos = [config for config in _config_names(repo, revision) if not config.endswith(META)]
-        known = ", ".join(zoos) or "none"
-        raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; known are {known}")
-    if not isinstance(repo, (str, Path)) or not isinstance(name, str):
-        return {key: load_zoo(*pair, split, **alike) for key, pair in _pairs(repo, name).items()}
-    if split_by not in ("model", "seed"):
-        raise SpecError(f"split_by={split_by!r}: expected 'model' or 'seed'")
-    if columns is not None and (isinstance(columns, str) or not columns):
-        raise SpecError(f"columns={columns!r}: expected a list of at least one column; known are {', '.join(NAMES)}")
-    wanted = None if columns is None else list(dict.fromkeys(columns))
-    read = wanted if wanted is None or split_by == "model" or "seed" in wanted else [*wanted, "seed"]
-    chosen = None if epochs is None else _epochs(epochs)
-    parts = _Parts(chosen, None if where is None else parse_where(where), read)
-    _check_config(repo, name, revision)
-    manifest = _manifest(repo, name, revision)
-    if chosen is not None:
-        _check_epochs(manifest, name, chosen, split if split_by == "model" else None)
-    epochs_read = _epochs_that_can_match(manifest, parts)
-    files = _files(manifest, split if split_by == "model" else None, epochs_read)
-    builder = _builder(repo, name, revision, parts, files)
-    _check_split(manifest, builder, name, split, split_by)
+    if not isinstance(repo, (str, os.PathLike)) or not isinstance(name, (str, type(None))):
+        options: Any = {"epochs": epochs, "where": where, "columns": columns, "split_by": split_by,
+                        "streaming": streaming, "revision": revision, "check": check}  # fmt: skip
+        return {key: load_zoo(*pair, split, **options) for key, pair in _pairs(repo, name).items()}
+    if name is None:
+        zoos = ", ".join(Location.of(repo, revision).zoo_names()) or "none"
+        raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; this repository has {zoos}")
+    selection = Selection.of(epochs, where, columns, split, split_by)
+    return _load(Location.of(repo, revision), name, selection, streaming, check)
+
+
+def _load(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
+    """One zoo, read as `load_zoo` says."""
+    location.check_config(name)
+    manifest = location.manifest(name)
+    selection.check_epochs(manifest, name)
+    epochs = selection.epochs_to_read(manifest)
+    files = selection.files(manifest, epochs)
+    builder = open_builder(location, name, selection, files)
+    selection.check_split(builder.config.data_files if manifest is None else manifest.splits, name)
     checking = None
     if check or (check is None and not streaming):
-        origin = manifest if not name.endswith(META) else _manifest(repo, name.removesuffix(META), revision)
-        checking = FileCheck(repo, builder, origin)
+        checking = _checking(location, builder, name, manifest)
         if check:
-            _require_check(checking, streaming or parts.some)
+            _require_check(checking, streaming or selection.partial)
         if checking.local:
-            checking.check_local(epochs_read if files else None)
+            checking.check_local(epochs if files else None)
     if streaming:
-        loaded = _streamed(builder)
+        splits = stream(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = _builder(repo, name, revision, parts, files)
-        _prepare(builder, parts, checking)
-        # `datasets` refuses to open a split of which no row is left.
-        held = [part for part, info in builder.info.splits.items() if info.num_examples]
-        loaded = DatasetDict(
-            {part: builder.as_dataset(split=part) for part in held if split_by == "seed" or split in (None, part)}
-        )
-    if not loaded:
-        raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
-    sources = _sources(builder, parts, streaming, list(loaded), split_by)
-    if split_by == "seed":
-        loaded = _split_by_seed(loaded, [split] if split else list(SPLITS), drop_seed=read != wanted)
-    for part, source in sources.items():
-        if part in loaded:
-            tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
-    if split is None:
-        return cast(Loaded, loaded)
-    if split not in loaded:
-        raise SpecError(f"{name}: no row{_told(split)} has {parts.told()}")
-    return cast(Loaded, loaded[split])
+            builder = open_builder(location, name, selection, files)
+        splits = prepare(builder, selection, checking)
+    if not splits:
+        raise selection.no_rows(name)
+    sources = _sources(builder, selection, list(splits)) if streaming else {}
+    return _chosen(splits, sources, selection, name)
 
 
-def _pairs(
-    repo: str | Path | Sequence[tuple[str | Path, str]], name: str | Sequence[str] | None
-) -> dict[str, tuple[str | Path, str]]:
-    """Several zoos by their names, with their repositories in front where names are equal."""
-    if isinstance(repo, (str, Path)):
-        pairs: list[Any] = [(repo, one) for one in name or ()]
+def _checking(location: Location, builder: DatasetBuilder, name: str, manifest: Manifest | None) -> FileCheck:
+    """The check of a builder's files; the digests of a light config are in its zoo's manifest."""
+    origin = location.manifest(name.removesuffix(META)) if name.endswith(META) else manifest
+    return FileCheck(location, builder, origin)
+
+
+def _chosen(
+    splits: DatasetDict | IterableDatasetDict, sources: dict[str, StreamFiles], selection: Selection, name: str
+) -> Loaded:
+    """The split asked for, or all of them, cut by seed if that is asked for; streamed ones know their files."""
+    if selection.split_by == "seed":
+        splits = _split_by_seed(splits, selection)
+    for split, source in sources.items():
+        if split in splits:
+            tell_source(splits[split], dataclasses.replace(source, columns=selection.columns))
+    if selection.split is None:
+        return splits
+    if selection.split not in splits:
+        raise selection.no_rows(name)
+    return cast(Loaded, splits[selection.split])
+
+
+def _pairs(repo: Any, name: Any) -> dict[str, tuple[StrPath, str]]:
+    """Several zoos by their names, with their repositories in front if names are equal.
+
+    Raises:
+        SpecError: if the arguments of `load_zoo` are no such pairs, or name a zoo twice.
+    """
+    if isinstance(repo, (str, os.PathLike)):
+        pairs = [(repo, one) for one in name or ()]
     else:
         pairs = list(repo) if name is None else []
     if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
@@ -172,89 +146,33 @@ def _pairs(
             "list of names, or a list of pairs (repository, name)"
         )
     names = [one for _, one in pairs]
-    keyed = {(one if names.count(one) == 1 else f"{place}/{one}"): (place, one) for place, one in pairs}
+    keyed = {(one if names.count(one) == 1 else f"{origin}/{one}"): (origin, one) for origin, one in pairs}
     if len(keyed) != len(pairs):
-        raise SpecError(f"a zoo stands twice in {', '.join(names)}; expected each once")
+        raise SpecError(f"a zoo is listed twice in {', '.join(names)}; expected each once")
     return keyed
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What is read of a config: epochs, rows and columns; None means all."""
-
-    epochs: list[int] | None
-    where: Condition | None
-    columns: list[str] | None
-
-    @property
-    def some(self) -> bool:
-        """Whether anything is left out."""
-        return self != _Parts(None, None, None)
-
-    @property
-    def filter(self) -> pc.Expression | None:
-        """The rows wanted."""
-        conditions = [] if self.epochs is None else [pc.field("epoch").isin(self.epochs)]
-        conditions += [] if self.where is None else [self.where.expression()]
-        return reduce(operator.and_, conditions) if conditions else None
-
-    def told(self) -> str:
-        """The rows wanted, for a message."""
-        told = [] if self.epochs is None else [f"epoch {' or '.join(map(str, self.epochs))}"]
-        return " and ".join(told + ([] if self.where is None else [str(self.where)])) or "been written"
-
-
-def _sources(
-    builder: DatasetBuilder, parts: _Parts, streaming: bool, loaded: list[str], split_by: SplitBy
-) -> dict[str, StreamFiles]:
+def _sources(builder: DatasetBuilder, selection: Selection, splits: list[str]) -> dict[str, StreamFiles]:
     """What `batches` reads of each streamed split: the files themselves."""
-    if not streaming:
-        return {}
-    files = {part: tuple(map(str, paths)) for part, paths in builder.config.data_files.items() if part in loaded}
-    by_epoch = () if parts.epochs is None else ("epoch",)
+    files = {split: tuple(map(str, paths)) for split, paths in builder.config.data_files.items() if split in splits}
     source = StreamFiles(
         files=tuple(path for paths in files.values() for path in paths),
-        columns=parts.columns,
-        filter=parts.filter,
-        filter_columns=(*by_epoch, *(() if parts.where is None else sorted(parts.where.columns))),
+        columns=selection.columns_read,
+        filter=selection.filter,
+        filter_columns=selection.filter_columns,
         seed_split=None,
         download=DownloadConfig(token=builder.token, storage_options=builder.storage_options),
     )
-    if split_by == "seed":
-        return {part: dataclasses.replace(source, seed_split=part) for part in SPLITS}
-    return {part: dataclasses.replace(source, files=paths) for part, paths in files.items()}
-
-
-def _told(split: str | None) -> str:
-    return f" of split {split!r}" if split else ""
-
-
-def _epochs_that_can_match(manifest: Manifest | None, parts: _Parts) -> list[int] | None:
-    """The epochs that hold the rows wanted, as far as the condition alone tells; None where it may be any."""
-    if manifest is None or parts.epochs is not None or parts.where is None:
-        return parts.epochs
-    epochs = pa.array(manifest.epochs, pa.int32())
-    possible = epochs.take(pa.array(parts.where.possible(pa.table({"epoch": epochs})))).to_pylist()
-    # Rows of none are an empty zoo, and that has the columns of one that is not.
-    return possible if 0 < len(possible) < len(manifest.epochs) else None
-
-
-def _files(manifest: Manifest | None, split: str | None, epochs: list[int] | None) -> dict[str, list[str]] | None:
-    """The shards that can hold the rows wanted, by split; None where these are all, or nothing says."""
-    if manifest is None or (split is None and epochs is None):
-        return None
-    files: dict[str, list[str]] = {}
-    for shard in manifest.shards:
-        if split in (None, shard.split) and (epochs is None or not set(epochs).isdisjoint(shard.epochs)):
-            files.setdefault(shard.split, []).append(shard.path)
-    return files
+    if selection.split_by == "seed":
+        return {split: dataclasses.replace(source, seed_split=split) for split in SPLITS}
+    return {split: dataclasses.replace(source, files=paths) for split, paths in files.items()}
 
 
 def _require_check(checking: FileCheck, in_parts: bool) -> None:
-    """See that a check that was asked for can be made.
+    """See that a check that was asked for is possible.
 
     Raises:
-        SpecError: where it cannot.
+        SpecError: if it is not.
     """
     if in_parts and not checking.local:
         raise SpecError(
@@ -264,243 +182,11 @@ def _require_check(checking: FileCheck, in_parts: bool) -> None:
     checking.require_digests()
 
 
-def _streamed(builder: DatasetBuilder) -> IterableDatasetDict:
-    """The splits of a builder, read while they are iterated.
-
-    Raises:
-        RepositoryError: where a file that tells the columns cannot be read.
-    """
-    first = [str(files[0]) for files in builder.config.data_files.values() if files]
-    for file in filter(is_local_path, first):  # before `datasets` does, which logs what it cannot read
-        read_schema(file)
-    try:
-        return builder.as_streaming_dataset()
-    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
-        reason = without_secrets(str(error))[:200]
-        raise RepositoryError(f"a file of {builder.config.name} could not be read: {reason}") from error
-
-
-def _prepare(builder: DatasetBuilder, parts: _Parts, checking: FileCheck | None) -> None:
-    """Write the rows wanted into the cache, unless they are there.
-
-    Raises:
-        RepositoryError: where a file cannot be read, or is damaged.
-        StorageError: where the cache cannot be written.
-    """
-    remote = any("://" in str(file) for files in builder.config.data_files.values() for file in files)
-    # The usual manager fetches whole files; this one lets the reader ask for the parts it needs.
-    manager: Any = None
-    options: dict[str, Any] = {"token": builder.token, "storage_options": builder.storage_options}
-    if remote and parts.some:
-        manager = StreamingDownloadManager(
-            base_path=builder.base_path,
-            download_config=DownloadConfig(**options),
-            dataset_name=builder.dataset_name,
-        )
-    elif remote and checking is not None:
-        manager = CheckedDownloads(
-            checking,
-            dataset_name=builder.dataset_name,
-            download_config=DownloadConfig(cache_dir=builder._cache_downloaded_dir, use_etag=False, **options),
-            base_path=builder.base_path,
-        )
-    try:
-        with contextlib.nullcontext() if checking is None else prepared.noting(builder):
-            builder.download_and_prepare(
-                dl_manager=manager,
-                # The card records the rows of whole splits, which a selection does not have.
-                verification_mode="no_checks" if parts.some else "basic_checks",
-            )
-    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
-        ours = error if isinstance(error, ZooError) else error.__cause__
-        if isinstance(ours, ZooError):
-            raise ours from None
-        if not is_full(error):
-            raise RepositoryError(
-                f"a file of {builder.config.name} could not be read: "
-                f"{without_secrets(str(error.__cause__ or error))[:200]}; if the repository is a folder here, "
-                "`zoo verify` says which, and building it again mends it"
-            ) from error
-        raise StorageError(
-            f"{builder.cache_dir} could not be written: the disk is full; free space, point HF_HOME elsewhere, or load "
-            "less (epochs=, columns=, where=) or with streaming=True"
-        ) from error
-
-
-def _dropout(value: Any) -> float:
-    try:
-        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        rate = math.nan
-    if not 0 <= rate <= 1:
-        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
-    return rate
-
-
-def _epochs(epochs: Iterable[int]) -> list[int]:
-    listed: set[int] = set()
-    with contextlib.suppress(TypeError):
-        for epoch in epochs:
-            number = operator.index(epoch)
-            if not 0 <= number <= MAX_EPOCH:
-                listed.clear()
-                break
-            listed.add(number)
-        else:
-            if listed:
-                return sorted(listed)
-    raise SpecError(
-        f"epochs={brief(epochs)}: expected a list of whole numbers from 0 to {MAX_EPOCH:,}, or None for all epochs"
-    )
-
-
-def _builder(
-    repo: str | Path, name: str, revision: str | None, parts: _Parts, files: dict[str, list[str]] | None
-) -> DatasetBuilder:
-    """The Parquet builder of a config, with projection and filter, of the files that are needed."""
-    options: dict[str, Any] = {}
-    if parts.columns is not None:
-        options["columns"] = parts.columns
-    if parts.filter is not None:
-        options["filters"] = parts.filter
-    if files:
-        options["data_files"] = files
-    # `datasets` takes "." and the like for something else than a folder.
-    location = str(Path(repo).resolve()) if Path(repo).is_dir() else str(repo)
-    options |= {"path": location, "name": name, "revision": revision, "storage_options": _EXACT_RANGES}
-    try:
-        builder = prepared.opened(datasets.load_dataset_builder, Path(datasets.config.HF_DATASETS_CACHE), **options)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetsError) as error:
-        if isinstance(error, StorageError):
-            raise
-        reason = " ".join(str(error).split())[:400]
-        raise RepositoryError(f"{repo}: config {name!r} could not be opened: {reason}") from error
-    builder._generate_tables = TableReading(builder._generate_tables)
-    _check_inside(repo, builder)
-    known = builder.info.features or NAMES
-    for column in parts.columns or ():
-        if column not in known:
-            raise UnknownNameError("column", column, known)
-    return builder
-
-
-def _check_inside(repo: str | Path, builder: DatasetBuilder) -> None:
-    """Whatever a card and a manifest say, the files that will be read are the repository's own.
-
-    Raises:
-        OutsideError: naming the first that is not.
-    """
-    files = [str(file) for paths in (builder.config.data_files or {}).values() for file in paths]
-    local = Path(repo).is_dir()
-    # A revision may hold slashes; it is quoted in these addresses.
-    own = f"{Path(repo).resolve()}{os.sep}" if local else f"hf://datasets/{repo}@"
-    outside = next((file for file in files if not file.startswith(own) or ".." in file.split("/")), None)
-    if outside is not None:
-        raise OutsideError(f"{repo} lists {outside[:200]!a}, which is no file of its own; it was not read")
-    if local:
-        check_files(Path(repo), [file.removeprefix(own) for file in files])
-
-
-def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
-    configs = _configs(repo, revision)
-    origin = str(Path(repo) / CARD) if Path(repo).is_dir() else f"{repo}: {CARD}"
-    check_patterns(configs.get(name, {}), origin)
-    known = list(configs) if Path(repo).is_dir() else _config_names(repo, revision)
-    if name not in known:
-        raise UnknownNameError("config", name, known)
-
-
-def _configs(repo: str | Path, revision: str | None) -> dict[str, dict[str, Any]]:
-    """What the card says of each config; of a repository on the Hub nothing where it has no card.
-
-    Raises:
-        RepositoryError: where a folder is no repository.
-    """
-    folder = Path(repo)
-    check_text(folder)
-    if not folder.is_dir():
-        return configs_of(_remote_card(str(repo), revision))
-    check_repository_folder(folder)
-    if not (folder / CARD).is_file():
-        raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-    return configs_of(read_card(folder))
-
-
-def _config_names(repo: str | Path, revision: str | None) -> list[str]:
-    """The configs that `datasets` finds.
-
-    Raises:
-        RepositoryError: where there is no repository, or it cannot be reached.
-    """
-    if Path(repo).is_dir():
-        return list(_configs(repo, revision))
-    try:
-        return list(datasets.get_dataset_config_names(str(repo), revision=revision))
-    except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
-        raise RepositoryError(
-            f"{repo} is neither a folder here nor a dataset on the Hub that can be reached "
-            f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
-        ) from error
-
-
-def _remote_card(repo: str, revision: str | None) -> DatasetCard:
-    """The card of a dataset on the Hub; an empty one where it cannot be fetched, for which `datasets` says why."""
-    try:
-        file = hf_hub_download(repo, CARD, repo_type="dataset", revision=revision)
-    except (HTTPError, OSError, ValueError, HFValidationError):
-        return parse_card("", f"{repo}: {CARD}")
-    try:
-        text = read_text(Path(file), MAX_YAML)
-    except DocumentError as error:
-        raise RepositoryError(f"{repo}: {CARD} could not be read: {error}") from error
-    return parse_card(text, f"{repo}: {CARD}")
-
-
-def _check_split(
-    manifest: Manifest | None, builder: DatasetBuilder, name: str, split: str | None, split_by: SplitBy
-) -> None:
-    if split is None or (split_by == "seed" and split in SPLITS):
-        return
-    held = list(builder.config.data_files) if manifest is None else list(manifest.splits)
-    known = list(SPLITS) if split_by == "seed" else held
-    if split not in known:
-        empty = split in SPLITS
-        raise UnknownNameError("split", split, known, f"In {name} this split has no rows" if empty else "")
-
-
-def _manifest(repo: str | Path, name: str, revision: str | None) -> Manifest | None:
-    """The config's manifest; None in a repository that was not written by `builders`."""
-    if Path(repo).is_dir():
-        return read_manifest(Path(repo), name)
-    if not NAME.fullmatch(name):
-        return None
-    try:
-        file = hf_hub_download(str(repo), f"{name}/{MANIFEST}", repo_type="dataset", revision=revision)
-    except EntryNotFoundError:
-        return None
-    try:
-        text = read_text(Path(file), MAX_JSON)
-    except DocumentError as error:
-        raise RepositoryError(f"{repo}: {name}/{MANIFEST} could not be read: {error}") from error
-    return parse_manifest(text, f"{repo}: {name}/{MANIFEST}", name)
-
-
-def _check_epochs(manifest: Manifest | None, name: str, epochs: list[int], split: str | None) -> None:
-    if manifest is None:
-        return
-    held = sorted({epoch for shard in manifest.shards if split in (None, shard.split) for epoch in shard.epochs})
-    missing = [epoch for epoch in epochs if epoch not in held]
-    if missing:
-        raise SpecError(
-            f"{name}{f', split {split!r},' if split else ''} has no rows of epoch {', '.join(map(str, missing))}; "
-            f"it holds {len(held)} epochs from {held[0]} to {held[-1]}"
-        )
-
-
-def _split_by_seed(loaded: DatasetDict | IterableDatasetDict, splits: list[str], drop_seed: bool) -> Any:
+def _split_by_seed(stored: DatasetDict | IterableDatasetDict, selection: Selection) -> Any:
     """The rows of all splits, cut anew by seed; map-style datasets get an index, iterable ones a filter."""
-    rows = datasets.concatenate_datasets(list(loaded.values()))
-    drop = ["seed"] if drop_seed else []
+    rows = datasets.concatenate_datasets(list(stored.values()))
+    drop = ["seed"] if selection.columns_read != selection.columns else []
+    splits = [selection.split] if selection.split else list(SPLITS)
     if isinstance(rows, IterableDataset):
         parts = {
             split: rows.filter(lambda seed, wanted=split: split_of_seed(seed) == wanted, input_columns="seed")
@@ -508,10 +194,13 @@ def _split_by_seed(loaded: DatasetDict | IterableDatasetDict, splits: list[str],
         }
         return IterableDatasetDict({split: part.remove_columns(drop) for split, part in parts.items()})
     seeds = rows.select_columns("seed").with_format("arrow")[:]["seed"].to_pylist()
-    of_seed = {seed: split_of_seed(seed) for seed in set(seeds)}
-    found = {}
-    for split in splits:
-        chosen = [position for position, seed in enumerate(seeds) if of_seed[seed] == split]
-        if chosen or len(splits) == 1:  # an empty split is left out, unless it was asked for
-            found[split] = rows.select(chosen).remove_columns(drop)
-    return DatasetDict(found)
+    split_by_seed = {seed: split_of_seed(seed) for seed in set(seeds)}
+    positions = {
+        split: [position for position, seed in enumerate(seeds) if split_by_seed[seed] == split] for split in splits
+    }
+    # An empty split is left out, unless it was asked for.
+    return DatasetDict({
+        split: rows.select(numbers).remove_columns(drop)
+        for split, numbers in positions.items()
+        if numbers or selection.split
+    })  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,6 @@ from zoo_datasets.errors import (
     UnknownNameError,
 )
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.loading.load import _dropout
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
@@ -30,8 +30,8 @@ def to_modules(batch: Mapping[str, Any]) -> list[nn.Module]:
     """The networks of a batch of `batches`, in eval mode, each with a copy of its weights.
 
     Raises:
-        SpecError: where the batch lacks a column.
-        LayoutError: where the weights do not fit.
+        SpecError: if the batch lacks a column.
+        LayoutError: if the weights do not fit.
     """
     columns = [name for name in _NEEDED if name in batch]
     count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
@@ -52,9 +52,9 @@ def evaluate(
         loss float64 [B], accuracy float64 [B] in [0, 1].
 
     Raises:
-        UnknownNameError: where there is no such architecture, activation or split.
-        LayoutError: where the weights do not fit the architecture on these images.
-        ImagesError: where the images have no such split.
+        UnknownNameError: if it names an architecture that does not exist, activation or split.
+        LayoutError: if the weights do not fit the architecture on these images.
+        ImagesError: if the images have no such split.
     """
     network = NetworkKind.on(architecture, images)
     layers = network.layers  # its errors come before those of the others
@@ -69,11 +69,11 @@ def evaluate(
             f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
             f"{images.channels} input channels and {images.classes} classes"
         )
-    chosen = splits[split]
-    if chosen is None:
+    part = splits[split]
+    if part is None:
         raise ImagesError(f"{images.spec.name} has no {split} images")
-    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, chosen)
-    return loss, correct.double() / len(chosen.labels)
+    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, part)
+    return loss, correct.double() / len(part.labels)
 
 
 def _item(value: Any) -> Any:
@@ -84,8 +84,8 @@ def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
     """The layout of a row's weights, from its architecture, in_channels and classes.
 
     Raises:
-        SpecError: where the row lacks one of these columns, or a number is out of its range.
-        UnknownNameError: where there is no such architecture.
+        SpecError: if the row lacks one of these columns, or a number is out of its range.
+        UnknownNameError: if it names an architecture that does not exist.
     """
     return _network_of(row).layout
 
@@ -96,17 +96,17 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
 
     Raises:
-        SpecError: where the row lacks a column, or a number is out of its range.
-        LayoutError: where the weights are not one vector of the layout's length.
+        SpecError: if the row lacks a column, or a number is out of its range.
+        LayoutError: if the weights are not one vector of the layout's length.
     """
     _need(row, "weights")
     network = _network_of(row)
     layout = network.layout
-    given = row["weights"]
+    values = row["weights"]
     try:
-        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+        weights = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float32)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
+        raise LayoutError(f"weights hold {brief(values)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [{layout.size}] for {network.architecture} with "
@@ -120,16 +120,31 @@ def to_module(row: Mapping[str, Any]) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
 
     Raises:
-        SpecError: where the row lacks a column, or a number is out of its range.
-        LayoutError: where the weights do not fit.
+        SpecError: if the row lacks a column, or a number is out of its range.
+        LayoutError: if the weights do not fit.
     """
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
-    rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: not known
+    rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: an imported zoo does not tell it
     module = _network_of(row).module(row["activation"], rate)
     counters = {key: value for key, value in module.state_dict().items() if key.endswith(IGNORED_SUFFIX)}
     module.load_state_dict(state | counters)
     return module.eval()
+
+
+def _dropout(value: Any) -> float:
+    """A rate in [0, 1].
+
+    Raises:
+        SpecError: if it is none.
+    """
+    try:
+        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not 0 <= rate <= 1:
+        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
+    return rate
 
 
 def _network_of(row: Mapping[str, Any]) -> NetworkKind:
@@ -139,9 +154,9 @@ def _network_of(row: Mapping[str, Any]) -> NetworkKind:
 
 def _need(row: Mapping[str, Any], *columns: str) -> None:
     if not isinstance(row, Mapping):
-        raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
+        raise SpecError(f"expected one row, a mapping from columns to values, got {brief(row)}")
     if isinstance(row.get("architecture"), list):
-        raise SpecError(f"expected one row, found a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
+        raise SpecError(f"expected one row, got a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
         if column not in row or (row[column] is None and column not in HYPERPARAMETERS):
             raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
