@@ -73,8 +73,8 @@ def batches(
             once, but the lengths of the processes' last batches may differ by one, which `gather` cannot take.
 
     Raises:
-        SpecError: where an argument makes no sense or the zoo is no dataset of one split.
-        UnknownNameError: where the zoo has no such column.
+        SpecError: if an argument makes no sense or the zoo is no dataset of one split.
+        UnknownNameError: if the zoo has no such column.
     """
     form = SampleForm(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
     order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer, even=even)
@@ -85,8 +85,8 @@ def reader_of(zoo: Dataset | IterableDataset, columns: Sequence[str] | None = No
     """What reads a zoo of one split, prepared or streamed.
 
     Raises:
-        SpecError: where it is neither.
-        UnknownNameError: where it has no such column.
+        SpecError: if it is neither.
+        UnknownNameError: if it has no such column.
     """
     if isinstance(zoo, IterableDataset):
         return StreamReader(source_of(zoo), columns)
@@ -110,10 +110,10 @@ class Options(TypedDict, total=False):
 
 def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[Options]) -> Batches:
     """Batches of any samples; `finish` makes of what is read what is given."""
-    given = dict(options)
-    order = Order(**{field.name: given.pop(field.name) for field in fields(Order) if field.name in given})  # type: ignore[arg-type]
-    device = given.pop("device", None)
-    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **given)  # type: ignore[arg-type]
+    remaining = dict(options)
+    order = Order(**{field.name: remaining.pop(field.name) for field in fields(Order) if field.name in remaining})  # type: ignore[arg-type]
+    device = remaining.pop("device", None)
+    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **remaining)  # type: ignore[arg-type]
     return Batches(reader, order, form, finish)
 
 
@@ -212,8 +212,8 @@ class Batches(TorchIterable[Batch], Reporting):
             bounds = plan.side_by_side(rank) if self._reader.in_pieces else None
             wanted = [plan.bounds(number, rank) if bounds is None else bounds[number] for number in numbers]
             samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
-            with closing(samples), closing(self._read(samples, wanted, form)) as found:
-                for number, stored in zip(numbers, found, strict=True):
+            with closing(samples), closing(self._read(samples, wanted, form)) as blocks:
+                for number, stored in zip(numbers, blocks, strict=True):
                     batch = form.give(stored)
                     if form.layers and WEIGHTS in batch:
                         batch[LAYERS] = self._reader.layout.unflatten(batch[WEIGHTS])
@@ -253,7 +253,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Make the next iteration that of epoch `epoch`, counted from 0.
 
         Raises:
-            SpecError: where a loader of Accelerate calls it that would share the batches out a second time.
+            SpecError: if a loader of Accelerate calls it that would share the batches out a second time.
         """
         if reads_for_others(self):
             raise SpecError(
@@ -268,7 +268,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Where the iteration stands, as JSON values: the batches that were given are not given again.
 
         Raises:
-            SpecError: where the workers of a DataLoader iterate, and this process does not know how far they are.
+            SpecError: if the workers of a DataLoader iterate, and this process does not know how far they are.
         """
         if self._at is None and self._epochs.elsewhere:
             raise SpecError(
@@ -282,7 +282,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Go on where `state_dict` was taken: the next iteration gives the rest of that epoch.
 
         Raises:
-            SpecError: where the state is that of other batches.
+            SpecError: if the state is that of other batches.
         """
         state = {"even": False} | dict(state)  # what older states had no name for
         expected = self._identity()
@@ -323,22 +323,22 @@ class _Loader(DataLoader[Batch], Reporting):
     dataset: Batches
 
     def __iter__(self) -> Any:
-        given = super().__iter__()
+        loaded = super().__iter__()
         device = device_of_process()
         # Without workers the batches do by themselves what follows.
-        return given if device is None or not self.num_workers else self._reported(given, device)
+        return loaded if device is None or not self.num_workers else self._reported(loaded, device)
 
     def set_epoch(self, epoch: int) -> None:
         """As that of the batches."""
         self.dataset.set_epoch(epoch)
 
-    def _reported(self, given: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    def _reported(self, loaded: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         form = SampleForm(dtype=None, device=self.dataset.form.device or device)
         ranks = self.dataset._place()[1]
         with self.reporting(self.dataset._plan(ranks).remainder):
-            following = next(given, None)
+            following = next(loaded, None)
             while following is not None:
-                batch, following = following, next(given, None)
+                batch, following = following, next(loaded, None)
                 self.end_of_dataloader = following is None
                 yield form.give(batch)
 

@@ -27,7 +27,7 @@ LAYERS = "layers"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleForm:
-    """How values are given.
+    """How values are returned.
 
     Attributes:
         dtype: of everything that is a floating-point number; None leaves each column as it is.
@@ -49,10 +49,10 @@ class SampleForm:
     def give(self, batch: Batch) -> Batch:
         """A batch, or several of them by name, on the device and in the dtype."""
 
-        def given(values: Any) -> Any:
+        def nested(values: Any) -> Any:
             return self.give(values) if isinstance(values, dict) else values
 
-        return {name: self.place(v) if isinstance(v, Tensor) else given(v) for name, v in batch.items()}
+        return {name: self.place(v) if isinstance(v, Tensor) else nested(v) for name, v in batch.items()}
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""
@@ -112,12 +112,12 @@ class ZooReader:
         zoo: as `load_zoo` gives it for one split; selections, filters and shuffles of it are followed.
         columns: the columns wanted; None means all.
         samples: rows of the zoo that each sample is made of, int64 [S] or [S, T]; None means each row.
-        layout: of the weights; None derives it from the columns of the zoo where it is needed.
+        layout: of the weights; None derives it from the columns of the zoo when it is needed.
 
     Raises:
-        SpecError: where the zoo is no map-style dataset.
-        UnknownNameError: where it has no such column.
-        LayoutError: where weights are no lists of fixed length, or are null.
+        SpecError: if the zoo is no map-style dataset.
+        UnknownNameError: if it has no such column.
+        LayoutError: if weights are no lists of fixed length, or are null.
     """
 
     in_pieces = False
@@ -131,7 +131,7 @@ class ZooReader:
     ) -> None:
         if not isinstance(zoo, Dataset):
             raise SpecError(
-                f"found a {type(zoo).__name__}, expected a datasets.Dataset; give load_zoo a split, or choose one by "
+                f"got a {type(zoo).__name__}, expected a datasets.Dataset; give load_zoo a split, or choose one by "
                 'zoo["train"]'
             )
         if isinstance(columns, str):
@@ -172,7 +172,7 @@ class ZooReader:
         """The layout of the weights.
 
         Raises:
-            SpecError: where the zoo lacks the columns that tell it, or mixes architectures.
+            SpecError: if the zoo lacks the columns that tell it, or mixes architectures.
         """
         if self._layout is not None:
             return self._layout
@@ -192,8 +192,8 @@ class ZooReader:
         steps: tuple[int, ...] = ()
         rows = samples
         if self.samples is not None:
-            chosen = self.samples[samples]
-            rows, steps = chosen.reshape(-1), chosen.shape[1:]
+            grid = self.samples[samples]
+            rows, steps = grid.reshape(-1), grid.shape[1:]
         if self._index is not None:
             rows = self._index[rows]
         return rows, steps
@@ -248,9 +248,9 @@ class Columns:
     def _read_rows(self, source: MappedRows, where: slice | Positions, form: SampleForm) -> Tensor:
         if isinstance(where, slice):
             if not form.copy and not form.pinned:
-                seen = source.view(where.start, where.stop)
-                if seen is not None:
-                    return seen
+                view = source.view(where.start, where.stop)
+                if view is not None:
+                    return view
             out = self._empty(where.stop - where.start, source, form)
             source.copy(where.start, where.stop, out)
         else:
@@ -268,7 +268,7 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
     """The layout that all rows of a zoo share, by their architecture, in_channels and classes.
 
     Raises:
-        SpecError: where a column is missing, or the rows differ, or there is none.
+        SpecError: if a column is missing, the rows differ, or the zoo has none.
     """
     constants: dict[str, Any] = {}
     for name in KIND_COLUMNS:
@@ -276,10 +276,10 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
             raise SpecError(
                 f"the zoo lacks column {name!r}, which its layout follows from; add it to load_zoo's columns"
             )
-        found = pc.unique(zoo.data.column(name)).to_pylist()
-        if len(found) != 1:
-            raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
-        constants[name] = found[0]
+        values = pc.unique(zoo.data.column(name)).to_pylist()
+        if len(values) != 1:
+            raise SpecError(f"column {name!r} holds {values}, expected one value: layers need one architecture")
+        constants[name] = values[0]
     return NetworkKind.of_row(constants).layout
 
 
@@ -333,11 +333,11 @@ def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
     """A whole column in the order of the zoo's rows.
 
     Raises:
-        SpecError: where the zoo lacks it, or is streamed.
+        SpecError: if the zoo lacks it, or is streamed.
     """
     if not isinstance(zoo, Dataset):
         raise SpecError(
-            f"found a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
+            f"got a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
             "zoo of one split, load_zoo without streaming"
         )
     if name not in zoo.column_names:
