@@ -49,7 +49,7 @@ def info(
 def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
     from zoo_datasets.repository.card import configs_of, info_of, zoos_of
 
-    described = []
+    described: list[dict[str, Any]] = []
     for zoo in zoos_of(configs_of(holdings.card)) if name is None else [name]:
         if zoo in holdings.gone:
             described.append({"name": zoo, "state": "gone", "rows": None, "splits": {}})
