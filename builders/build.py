@@ -20,6 +20,7 @@ from zoo_datasets.builders.sources.table import Locations, open_source
 from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
 from zoo_datasets.repository.card import listed_by_name, write_card
+from zoo_datasets.repository.credit import Credit, Statements, credit_of
 from zoo_datasets.repository.manifest import (
     LIGHT_ENDINGS,
     META_FOLDER,
@@ -50,6 +51,7 @@ def build_repository(
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
     strict: bool = False,
+    statements: Statements | None = None,
     num_proc: int = 1,
     progress: Callable[[int, int], None] | None = None,
     fetched: Fetched | None = None,
@@ -69,6 +71,7 @@ def build_repository(
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
         strict: whether any note about the source, harmless or not, stops the build.
+        statements: licence, citation and origin, as far as who builds states them.
         num_proc: threads of this process that list the source, and read and write a shard each at a time.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
@@ -90,6 +93,7 @@ def build_repository(
             keep_nonfinite=keep_nonfinite,
             on_bad=on_bad,
             strict=strict,
+            statements=statements,
             num_proc=num_proc,
             progress=progress,
         )
@@ -121,6 +125,7 @@ def build_from(
     keep_nonfinite: bool = False,
     on_bad: OnBad = "leave out",
     strict: bool = False,
+    statements: Statements | None = None,
     num_proc: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuildResult:
@@ -150,6 +155,7 @@ def build_from(
             remove_temporaries(repo / f"{config}{end}")
         if not replace:
             _check_replaceable(source, repo, config)
+        source.credit = (statements or Statements()).applied(source.credit, _earlier_credit(source, repo, config))
         if strict:
             _check_no_notes(source, {})
         job = BuildJob(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
@@ -170,6 +176,15 @@ def build_from(
         _commit(repo, manifest, building)
         building.journal.remove()
         return building.result(manifest)
+
+
+def _earlier_credit(source: Source, repo: Path, config: str) -> Credit | None:
+    """What an earlier build of the same source recorded."""
+    try:
+        existing = read_manifest(repo, config)
+    except RepositoryError:  # broken, and about to be replaced
+        return None
+    return credit_of(existing.source) if existing is not None and existing.source_id == source.source_id else None
 
 
 def _check_ids(source: Source) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# Before anything is imported that reads it once: nothing waits for a network that is not there.
+# Before anything is imported that reads it once: nothing waits for a network, which is missing.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # as the `zoo` command does
 
 
 @pytest.fixture(scope="session", autouse=True)

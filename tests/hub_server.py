@@ -67,6 +67,7 @@ class Commit:
 class Repo:
     name: str
     private: bool = False
+    gated: bool = False  # open to its owner alone
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     arrived: set[str] = field(default_factory=set)  # digests of large files, committed or not
@@ -90,7 +91,7 @@ class Repo:
         for sha, commit in self.commits.items():
             if "README.md" in commit.files:
                 block = yaml.safe_load(commit.files["README.md"].blob.read_text().split("---")[1])
-                for config in block["configs"]:
+                for config in block.get("configs", []):
                     listed = {path for part in config["data_files"] for path in commit.matching(part["path"])}
                     expected = commit.shards_of(config["config_name"])
                     found += [f"{sha}: {path}" for path in listed ^ (listed if expected is None else expected)]
@@ -118,6 +119,7 @@ class Hub:
         self.objects = folder
         self.url = ""
         self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}
         self.tokens = {WRITER: ("somebody", True), READER: ("reader", False)}
         self.faults: list[Fault] = []
         self.sent: Counter[str] = Counter()
@@ -249,6 +251,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
 
     def route(self) -> None:
+        for old, new in self.hub.renamed.items():
+            if f"/datasets/{old}/" in f"{self.path.partition('?')[0]}/":
+                self.give({}, 307, {"Location": self.hub.url + self.path.replace(old, new, 1)})
+                return
         match self.segments:
             case ["api", "whoami-v2"]:
                 self.give({"type": "user", "name": self.user()[0], "orgs": []})
@@ -283,6 +289,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.user()
             raise _RefusedError(
                 404 if self.headers.get("Authorization") else 401, "RepoNotFound", "Repository not found"
+            )
+        if repo.gated and self.user()[0] != name.partition("/")[0]:
+            raise _RefusedError(
+                403 if self.headers.get("Authorization") else 401,
+                "GatedRepo",
+                f"Access to dataset {name} is restricted.",
             )
         return repo
 

@@ -1,16 +1,21 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from PIL import Image
 from raw_zoos import SEED_ZOO, make_zoo, zipped
 from rich.console import Console
+from tiny_runs import make_run
 from typer.testing import CliRunner
 
 import zoo_datasets.cli.quickstart_job
 from zoo_datasets.cli.app import app
+from zoo_datasets.errors import ZooError
 from zoo_datasets.specs.zoos import list_zoos
 
 runner = CliRunner()
@@ -52,7 +57,7 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runner.invoke(app, [*TRAIN, "--epochs", "1"]).exit_code == 0
     grown = runner.invoke(app, [*TRAIN, "--epochs", "2"])
-    assert "going on: 24 of 36 states are there" in grown.output
+    assert "going on: 24 of 36 states are on disk" in grown.output
     assert "trained 12 states" in grown.output
     again = runner.invoke(app, [*TRAIN, "--epochs", "2"])
     assert "nothing was left to do" in again.output
@@ -62,7 +67,7 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     assert "12 models, epochs 0–2, 36 rows" in built.output
     verified = runner.invoke(app, ["verify", "model-zoos", "digits_cnn_s"])
     assert verified.exit_code == 0
-    assert "all is as it says" in verified.output
+    assert "what was checked is as it says" in verified.output
     assert "32 recomputed" in verified.output
 
     shard, *_ = (tmp_path / "model-zoos" / "digits_cnn_s").glob("train-*.parquet")
@@ -138,20 +143,130 @@ def test_ctrl_c_says_that_nothing_is_lost_and_exits_130(tmp_path, command):
     assert "same command" in result.stderr
 
 
+def run(*arguments):
+    """A command in this process: its result, and its output. An error of ours is raised, not printed."""
+    result = runner.invoke(app, [*map(str, arguments)])
+    if not isinstance(result.exception, ZooError | SystemExit | None):
+        raise result.exception
+    return result.exit_code, str(result.exception) if isinstance(result.exception, ZooError) else result.output
+
+
 def test_a_raw_zoo_is_built_with_selections_and_a_table_of_what_is_left_out(tmp_path):
     folders = make_zoo(tmp_path / SEED_ZOO, models=5)
     (folders[2] / "checkpoint_000001" / "checkpoints").write_bytes(b"junk")
-    result = zoo("build", zipped(tmp_path / SEED_ZOO), "--out", tmp_path / "repo")
-    assert result.returncode == 0
-    assert "5 models, epochs 0–2, 14 rows" in result.stderr
-    assert "not a zip archive" in result.stderr
-    result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", "--on-bad", "fail")
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert f"{folders[2].name} at epoch 1" in result.stderr
+    code, output = run("build", zipped(tmp_path / SEED_ZOO), "--out", tmp_path / "repo")
+    assert code == 0
+    assert "5 models, epochs 0–2, 14 rows" in output
+    assert "not a zip archive" in output
+    code, message = run("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", "--on-bad", "fail")
+    assert code == 1
+    assert f"{folders[2].name} at epoch 1" in message
     options = ["--epochs", "0,2-3", "--where", "seed in (1, 2, 4)", "--models", "2", "--limit-test", "100"]
-    result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", *options)
-    assert "2 models, epochs 0–2, 4 rows" in result.stderr
-    assert zoo("verify", tmp_path / "repo", "mnist_cnn_s", "--files-only").returncode == 0
+    code, output = run("build", tmp_path / SEED_ZOO, "--out", tmp_path / "other", *options)
+    assert "2 models, epochs 0–2, 4 rows" in output
+    assert run("verify", tmp_path / "repo", "mnist_cnn_s", "--files-only")[0] == 0
+    assert run("build", tmp_path / SEED_ZOO, "--out", tmp_path / "x", "--epochs", "a")[0] == 2
     result = zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "x", "--where", "lr < import os")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert zoo("build", tmp_path / SEED_ZOO, "--out", tmp_path / "x", "--epochs", "a").returncode == 2
+
+
+def test_models_that_are_left_out_for_one_reason_are_counted_on_one_line(tmp_path):
+    for folder in make_zoo(tmp_path / SEED_ZOO, models=5)[:2]:
+        (folder / "checkpoint_000001" / "checkpoints").write_bytes(b"junk")
+    _, output = run("build", tmp_path / SEED_ZOO, "--out", tmp_path / "repo")
+    (row,) = [line for line in output.splitlines() if "2 models" in line]
+    assert "not a zip archive" in output
+    assert "│ 1 " in row
+
+
+def test_a_build_of_a_stopped_run_says_once_what_is_missing(tmp_path):
+    make_run(tmp_path / "run", ((14, 3),))
+    shutil.rmtree(tmp_path / "run" / "cohort-0000")
+    _, output = run("build", tmp_path / "run", "--out", tmp_path / "repo")
+    assert output.count("not trained yet") == 1
+    assert "states are left out" in output
+
+
+def test_a_name_that_no_zoo_has_is_answered_with_the_three_nearest(tmp_path):
+    code, message = run("build", "nosuch", "--out", tmp_path)
+    assert code == 1
+    nearest = message.partition("nearest of ")[2].partition(": ")[2].partition(".")[0]
+    assert len(nearest.split(", ")) == 3
+    assert len(message) < 250
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be compared with the published zoos:UserWarning")
+def test_images_that_training_prepared_are_found_by_their_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    make_images(tmp_path / "images", first=0)
+    make_images(tmp_path / "others", first=1)
+    assert run("train", "mnist_cnn_s", "--models", "12", "--epochs", "2", "--images", "images")[0] == 0
+    assert run("build", "runs/mnist_cnn_s", "--out", "repo")[0] == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    for source in ("runs/mnist_cnn_s", "repo"):
+        code, output = run("verify", source)
+        assert code == 0, output
+        assert "32 recomputed: all is as it says" in output
+        code, message = run("verify", source, "--images", "others")
+        assert code == 1
+        assert "others holds other images than" in message  # and nothing was verified before
+    assert run("sparsify", "runs/mnist_cnn_s", "--method", "magnitude", "--amount", "0.5", "--epochs", "1")[0] == 0
+    assert run("train", "mnist_cnn_s", "--models", "12", "--epochs", "3")[0] == 0
+    code, message = run("report", "repo", "mnist_cnn_s", "--images", "others")
+    assert code == 1
+    assert "others holds other images than" in message
+
+
+def make_images(folder, first):
+    """MNIST in miniature as an image folder: 4 training and 1 test image of each class."""
+    for split, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            home = folder / split / str(label)
+            home.mkdir(parents=True)
+            for number in range(count):
+                noise = torch.Generator().manual_seed(1000 * first + 10 * label + number + (split == "test") * 500)
+                pixels = torch.randint(256, (28, 28), dtype=torch.uint8, generator=noise)
+                Image.fromarray(pixels.numpy()).save(home / f"{number}.png")
+
+
+def test_a_wrong_folder_of_images_is_refused_before_anything_is_fetched_or_read(tmp_path):
+    code, message = run("build", "https://127.0.0.1:1/zoo.zip", "--out", tmp_path / "x", "--images", tmp_path / "no")
+    assert code == 1
+    assert "no does not exist; --images expects a folder" in message
+
+
+def test_defaults_of_a_zoo_of_ones_own_are_named_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nimages: digits\narchitecture: cnn_s\nepochs: 1\noptimizer: adam\nlr: 1e-3\ninit: normal\n"
+    )
+    code, output = run("train", "mine.yaml", *TRAIN[4:])
+    assert code == 0
+    assert "mine.yaml: by default activation tanh, weight_decay 0.0, seeds 10" in output
+    assert run("build", "runs/mine", "--out", "repo")[0] == 0
+    for file, key in (("runs/mine/zoo.json", "zoo"), ("repo/mine/manifest.json", "zoo")):
+        recipe = json.loads((tmp_path / file).read_text())[key]
+        assert (recipe["activation"], recipe["init"], recipe["seeds"]) == (["tanh"], ["normal"], 10)
+
+
+def test_names_of_zoos_and_files_are_completed_in_a_shell(tmp_path):
+    (tmp_path / "mnist.yaml").touch()
+    words = {"_ZOO_COMPLETE": "complete_bash", "COMP_WORDS": "zoo train mni", "COMP_CWORD": "2"}
+    result = subprocess.run([sys.executable, "-c", "from zoo_datasets.cli.app import app; app(prog_name='zoo')"],
+                            capture_output=True, text=True, cwd=tmp_path, env=os.environ | words)  # fmt: skip
+    assert {"mnist_cnn_s", "mnist.yaml"} <= {*result.stdout.split()}
+    assert not any(name.startswith("cifar") for name in result.stdout.split())
+
+
+@pytest.mark.parametrize("wish", [None, "0"])
+def test_libraries_draw_no_bars_of_their_own_unless_asked(monkeypatch, wish):
+    variables = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
+    for variable in variables:
+        monkeypatch.setenv(variable, "")
+        if wish is None:
+            monkeypatch.delenv(variable)
+        else:
+            monkeypatch.setenv(variable, wish)
+    assert run("list")[0] == 0
+    assert [os.environ[variable] for variable in variables] == [wish or "1"] * 2

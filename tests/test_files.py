@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from zoo_datasets.errors import StorageError
 from zoo_datasets.storage import files
-from zoo_datasets.storage.files import fitting, remove_temporaries, replacing, write_bytes, write_if_changed
+from zoo_datasets.storage.files import remove_temporaries, replacing, write_bytes, write_if_changed
 from zoo_datasets.storage.locks import hold_folder
+from zoo_datasets.storage.names import fitting
 
 # As in two containers that share a folder: each process has the number 1.
 _WRITER = """

@@ -104,7 +104,7 @@ def test_a_pushed_repository_is_the_same_from_the_hub(hub, client, name, built, 
 
     # What was downloaded verifies, and can be pushed again as it is.
     downloaded = client.ask(download=name)["folder"]
-    assert "all is as it says" in client.zoo("verify", downloaded, A, "--files-only")
+    assert "what was checked is as it says" in client.zoo("verify", downloaded, A, "--files-only")
     copy = shutil.copytree(downloaded, tmp_path / "copy")
     assert "nothing to do" in client.zoo("push", copy, name)
 

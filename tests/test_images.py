@@ -610,6 +610,34 @@ def test_the_hub_and_a_local_copy_give_the_same_images(hub: tuple[str, Path], tm
     assert in_a_fresh_process(tmp_path / "home", "cifar10", "cnn_s", "cnn_l", **settings) == local
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "other"), [("svhn", "extra"), ("stl10", "unsupervised")])
+def test_splits_without_a_role_are_not_fetched(hub: tuple[str, Path], tmp_path: Path, images: str, other: str) -> None:
+    endpoint, folder = hub
+    rows = [(photo(index, "L" if images == "svhn" else "RGB"), index % 3) for index in range(6)]
+    parquet_folder(folder, {"train": rows, "test": rows[:2], other: rows}, image="image")
+    files = "".join(
+        f"\n  - split: {each}\n    path: data/{each}-00000-of-00001.parquet" for each in ("train", "test", other)
+    )
+    info = "".join(f"\n  - name: {each}\n    num_examples: 6\n    num_bytes: 1" for each in ("train", other))
+    info += "\n  - name: test\n    num_examples: 2\n    num_bytes: 1"
+    config = get_image_spec(images).hub_config or "default"
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {config}\n  data_files:{files}\n"
+        f"dataset_info:\n- config_name: {config}\n  splits:{info}\n---\n"
+    )
+    architectures = ("cnn_s",) if images == "svhn" else ("cnn_s", "cnn_l")
+    local = [load(images, architecture, folder).fingerprint for architecture in architectures]
+    broken = next(folder.rglob(f"{other}*.parquet"))
+    broken.write_bytes(b"not Parquet, and not to be fetched")
+    settings = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    assert in_a_fresh_process(tmp_path / "home", images, "cnn_s", **settings) == local[:1]
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.name == broken.name]
+    # Without the Hub, for images of another size: from what was prepared.
+    settings["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    assert in_a_fresh_process(tmp_path / "home", images, *architectures, **settings) == local
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

@@ -1,33 +1,27 @@
-"""The README's examples in Python run as they stand, and the paths that the documents name are there."""
+"""What the README shows runs, and the paths that the documents name are there."""
 
-import dataclasses
+import importlib
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import datasets
 import pytest
-import torch
-from tiny_runs import make_run
+from file_server import serving_files
+from hub_server import WRITER, serving
+from raw_zoos import SEED_ZOO, make_zoo, zipped
 
-from zoo_datasets.builders import build_repository
-from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.layers import flat_layers
 from zoo_datasets.networks.outlines import complete
-from zoo_datasets.specs.zoos import get_zoo, read_zoo_file
+from zoo_datasets.specs.zoos import read_zoo_file
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 # Files and folders, as `specs/zoos.py`, `networks/layers/`, `pyproject.toml` or `.ci/run`; and names of tables.
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
 OF_USERS = {"zoo.json", "manifest.json", ".pt", ".venv"}  # which training and builds, or make, write
 TABLE = re.compile(r"[A-Z][A-Z_]+")
-
-
-def blocks_of(heading):
-    """The blocks of Python of a section of the README."""
-    (section,) = re.findall(rf"^## {heading}\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
-    return re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 def place_of(name, *others):
@@ -70,22 +64,10 @@ def module_of(file):
     return ".".join(parts if parts[0] == "zoo_datasets" else ("zoo_datasets", *parts)).removesuffix(".__init__")
 
 
-def test_the_builder_of_datasets_is_what_the_readme_shows(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    make_run(tmp_path / "runs" / "digits_cnn_s", ((14, 2),))
-    build_repository(tmp_path / "runs" / "digits_cnn_s", tmp_path / "model-zoos")
-    monkeypatch.chdir(tmp_path)
-    (block,) = [block for block in blocks_of("From a zoo to a dataset") if "zoo_builder" in block]
-    names = {}
-    exec(block, names)
-    expected = load_zoo("model-zoos", "digits_cnn_s", "train")
-    assert names["zoo"].features == expected.features
-    assert names["zoo"][:] == expected[:]
-    assert list(names["stream"]) == list(expected)
-
-
 def test_the_zoos_of_ones_own_are_zoos(tmp_path):
-    (section,) = re.findall(r"^## A zoo of your own\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(
+        r"^## A zoo of your own\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)):
         (tmp_path / f"{number}.yaml").write_text(block)
     table, own = (read_zoo_file(tmp_path / f"{number}.yaml") for number in range(2))
@@ -95,27 +77,23 @@ def test_the_zoos_of_ones_own_are_zoos(tmp_path):
     assert names == ["conv1", "bn1", "conv2", "fc1"]
 
 
-def test_the_examples_of_training_on_a_zoo_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    make_run(tmp_path / "run", ((14, 2),))
-    other = dataclasses.replace(get_zoo("digits_cnn_s"), name="cifar10_cnn_l", architecture="cnn_l")
-    make_run(tmp_path / "other", ((14, 1),), zoo=other)
-    for run in ("run", "other"):
-        build_repository(tmp_path / run, tmp_path / "model-zoos")
-    monkeypatch.chdir(tmp_path)
-    blocks = blocks_of("Train on a zoo")
-    assert len(blocks) == 5
-    # A sparse zoo that has as twins what the dense one has as models.
-    dense = load_zoo("model-zoos", "digits_cnn_s", "train")
-    names = {"twins": dense.remove_columns("parent_id").add_column("parent_id", dense["model_id"][:])}
-    tasks = 0
-    for block in blocks:
-        for statement in re.findall(r"^zd\..*", block, re.MULTILINE):
-            batch = next(iter(eval(statement.partition("  #")[0], names)))
-            assert batch["weights"].shape[-1] == 2464
-            tasks += "target" in batch or batch["weights"].ndim == 3
-        exec(block, names)
-    assert tasks == 5
-    assert set(names["batch"]["zoo"]) <= {"digits_cnn_s", "cifar10_cnn_l"}
-    assert torch.equal(names["from_tokens"](names["tokens"].values, names["layout"]), names["weights"])
-    assert names["loss"].shape == names["accuracy"].shape == names["weights"].shape[:1]
+@pytest.mark.slow
+def test_all_snippets_and_commands_of_the_readme_run_in_order(tmp_path):
+    for folder in ("work", "served"):
+        (tmp_path / folder).mkdir()
+    make_zoo(tmp_path / "served" / SEED_ZOO, models=8)
+    archive = zipped(tmp_path / "served" / SEED_ZOO)
+    with serving() as hub, serving_files(tmp_path / "served") as files:
+        files.publish(6632086, archive)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
+            "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": WRITER,
+            "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "ZOO_CACHE": str(tmp_path / "cache"), "ZOO_ZENODO": files.url, "ZOO_FILES": files.url,
+            "PYTHONPATH": str(ROOT / "tests"),
+        }  # fmt: skip
+        walk = subprocess.run([sys.executable, ROOT / "tests" / "readme_walk.py"], cwd=tmp_path / "work",
+                              env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
+    print(walk.stdout)
+    assert walk.returncode == 0, f"{walk.stdout[-3000:]}\n{walk.stderr[-3000:]}"
+    for command in ("zoo train", "zoo push", "zoo download", "zoo report", ">>> module = zd.to_module(zoo[0])"):
+        assert command in walk.stdout

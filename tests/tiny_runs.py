@@ -9,19 +9,23 @@ from pathlib import Path
 
 import torch
 
-from zoo_datasets.networks.architectures import layout_of
+from zoo_datasets.networks.architectures import get_architecture, layout_of
 from zoo_datasets.runs.cohort import Cohort, metrics_table
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, RunManifest
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, ZooSpec, digest_of, members_of
 from zoo_datasets.specs.zoos import get_zoo
+from zoo_datasets.stacked.initialise import initialise
 from zoo_datasets.storage.files import sha256_of
 
 FIGURES = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 
 
 def weights_of(member: Member, epoch: int, size: int) -> torch.Tensor:
-    """float32 [size], a function of the member and epoch alone."""
+    """float32 [size], a function of the member and epoch alone; at epoch 0 those of its seed and init."""
+    if epoch == 0 and size == layout_of("cnn_s", 1, 10).size:
+        layers = get_architecture("cnn_s").layers(1, 10)
+        return initialise(layers, torch.tensor([member.seed]), [member.hyperparameters.init])[0]
     generator = torch.Generator().manual_seed(int(digest_of([member.model_id, epoch])[:12], 16))
     return torch.randn(size, generator=generator) * 0.1
 

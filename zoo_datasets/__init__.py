@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from zoo_datasets.builders import write_rows as write_rows
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
+    from zoo_datasets.hub.remove import remove_zoo as remove_zoo
     from zoo_datasets.images.prepare import images_of as images_of
     from zoo_datasets.images.prepare import load_images as load_images
     from zoo_datasets.loading.batches import batches as batches
+    from zoo_datasets.loading.citing import cite as cite
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
     from zoo_datasets.loading.load import read_layouts as read_layouts
@@ -56,6 +58,7 @@ _HOMES = {
     "batches": "loading.batches",
     "build_module": "networks.module",
     "build_repository": "builders",
+    "cite": "loading.citing",
     "dense_sparse_pairs": "loading.tasks",
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",
@@ -74,6 +77,7 @@ _HOMES = {
     "push_repository": "hub.push",
     "read_zoo": "specs.zoos",
     "reconstruction": "loading.tasks",
+    "remove_zoo": "hub.remove",
     "sequence_prediction": "loading.tasks",
     "to_module": "loading.modules",
     "to_modules": "loading.modules",

@@ -58,8 +58,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: where it cannot be read.
-        DocumentError: where it is none, or has more than `limit` bytes.
+        OSError: if it cannot be read.
+        DocumentError: if it is none, or has more than `limit` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | _UNWAITING)
     with os.fdopen(descriptor, "rb") as file:
@@ -75,8 +75,8 @@ def read_text(path: Path, limit: int) -> str:
     """The text of a regular file in UTF-8.
 
     Raises:
-        OSError: where it cannot be read.
-        DocumentError: where it is no such file, or has more than `limit` bytes.
+        OSError: if it cannot be read.
+        DocumentError: if it is no such file, or has more than `limit` bytes.
     """
     return _decoded(read_bytes(path, limit), "utf-8")
 
@@ -85,8 +85,8 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file; see `parse_json`.
 
     Raises:
-        OSError: where it cannot be read.
-        DocumentError: where it is no JSON within the bounds.
+        OSError: if it cannot be read.
+        DocumentError: if it is no JSON within the bounds.
     """
     return parse_json(read_bytes(path, MAX_JSON))
 
@@ -99,7 +99,7 @@ def parse_json(data: bytes | bytearray | str, depth: int = MAX_DEPTH, *, long_nu
         long_numbers: whether whole numbers beyond 64 bits are taken too, as text.
 
     Raises:
-        DocumentError: where it is no JSON, or one beyond the bounds: of size, depth, values, or 64 bits a number.
+        DocumentError: if it is no JSON, or one beyond the bounds: of size, depth, values, or 64 bits a number.
     """
     if len(data) > MAX_JSON:
         raise DocumentError(f"it has {len(data):,} bytes, at most {MAX_JSON:,} expected")
@@ -126,7 +126,7 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text of plain data; a key that stands twice is an error.
 
     Raises:
-        DocumentError: where it is no YAML, or one beyond the bounds; see `check_yaml`.
+        DocumentError: if it is no YAML, or one beyond the bounds; see `check_yaml`.
     """
     check_yaml(text)
     import yaml
@@ -144,7 +144,7 @@ def check_yaml(text: str) -> None:
     """See that a YAML text is small and flat enough for any reader, before one makes values of it.
 
     Raises:
-        DocumentError: where it is no YAML, or holds too much, too deep, a tag, a too long number or an alias of what
+        DocumentError: if it is no YAML, or holds too much, too deep, a tag, a too long number or an alias of what
             it stands in.
     """
     import yaml
@@ -232,8 +232,8 @@ def problems_of(error: ValidationError, where: str = "") -> str:
     for problem in problems[:_PROBLEMS]:
         place = ".".join(part for part in (where, *map(str, problem["loc"])) if part)
         # An input as a whole would hide which part is missing.
-        there = "" if problem["type"] in ("missing", "missing_argument") else f", found {brief(problem['input'])}"
-        lines.append(f"{place[:80]}: {problem['msg'][:200]}{there}")
+        input_text = "" if problem["type"] in ("missing", "missing_argument") else f", found {brief(problem['input'])}"
+        lines.append(f"{place[:80]}: {problem['msg'][:200]}{input_text}")
     more = [f"and {len(problems) - _PROBLEMS:,} more"] if len(problems) > _PROBLEMS else []
     return "; ".join(lines + more)
 

@@ -9,6 +9,8 @@ from zoo_datasets.text import one_line
 
 # Of names that a file may hold: characters, and names that a message compares with.
 _LONGEST_NAME, _MOST_NAMES = 100, 200
+# A table of so many names is listed whole; of a longer one those that are nearest.
+_LISTED, _NEAREST = 16, 3
 
 
 class ZooError(Exception):
@@ -24,17 +26,23 @@ class ZooError(Exception):
 class UnknownNameError(ZooError, KeyError):
     """A name that stands in no table; the message says which names are near."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:
-        self.what, self.name, self.known, self.remedy = what, name, sorted(known), remedy
+    def __init__(self, what: str, name: str, names: Iterable[str], remedy: str = "") -> None:
+        self.what, self.name, self.names, self.remedy = what, name, sorted(names), remedy
         shown = str(name)[:_LONGEST_NAME]
-        near = difflib.get_close_matches(shown, self.known[:_MOST_NAMES], n=4, cutoff=0.5)
-        more = f" and {len(self.known) - _MOST_NAMES:,} more" if len(self.known) > _MOST_NAMES else ""
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known[:_MOST_NAMES])}{more}."
-        super().__init__(f"there is no {what} named {shown!r}; {hint}{' ' + remedy if remedy else ''}")
+        super().__init__(f"there is no {what} named {shown!r}; {self._hint(shown)}{' ' + remedy if remedy else ''}")
+
+    def _hint(self, shown: str) -> str:
+        names = self.names[:_MOST_NAMES]
+        near = difflib.get_close_matches(shown, names, n=_NEAREST, cutoff=0.5)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+        if len(self.names) <= _LISTED:
+            return f"known: {', '.join(names)}."
+        return f"nearest of {len(self.names):,}: {', '.join(difflib.get_close_matches(shown, names, _NEAREST, 0.0))}."
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # So that it comes back from other processes: pickle would call the class with the message alone.
-        return type(self), (self.what, self.name, self.known, self.remedy)
+        return type(self), (self.what, self.name, self.names, self.remedy)
 
 
 class SpecError(ZooError, ValueError):
@@ -102,4 +110,4 @@ class DownloadError(ZooError, OSError):
 
 
 class MissingError(DownloadError):
-    """Something remote that is not there."""
+    """A remote file or folder that does not exist."""

@@ -68,7 +68,7 @@ def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator
         A new tensor [B, D]; the function of every row is the same.
 
     Raises:
-        LayoutError: where the weights have another shape.
+        LayoutError: if the weights have another shape.
     """
     plan = _channel_map_for(weights, layers)
     orders = [
@@ -86,7 +86,7 @@ def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
         weights: [B, D].
 
     Raises:
-        LayoutError: where the weights have another shape.
+        LayoutError: if the weights have another shape.
     """
     plan = _channel_map_for(weights, layers)
     sums = [torch.zeros(len(weights), g.channels, dtype=torch.float64, device=weights.device) for g in plan.groups]
@@ -108,8 +108,8 @@ def flip_signs(
         weights: [B, D].
 
     Raises:
-        SpecError: where the activation is not odd.
-        LayoutError: where the weights have another shape.
+        SpecError: if the activation is not odd.
+        LayoutError: if the weights have another shape.
     """
     if activation not in ODD:
         raise SpecError(f"signs can be flipped with {' or '.join(ODD)}, not with {activation}: it is not odd")
@@ -134,8 +134,8 @@ def rescale(
         weights: [B, D].
 
     Raises:
-        SpecError: where the activation is not homogeneous.
-        LayoutError: where the weights have another shape.
+        SpecError: if the activation is not homogeneous.
+        LayoutError: if the weights have another shape.
     """
     if activation not in HOMOGENEOUS:
         raise SpecError(f"channels can be scaled with {' or '.join(HOMOGENEOUS)}, not with {activation}")
@@ -168,7 +168,7 @@ class Normalisation:
         """Over all rows of some batches, in float64.
 
         Raises:
-            SpecError: where there is no row.
+            SpecError: if there is no row.
         """
         rows = 0
         total = torch.zeros(layout.size, dtype=torch.float64)
@@ -215,34 +215,34 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
 
 def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tensor:
     weights = weights.contiguous()
-    made = torch.empty_like(weights)
+    result = torch.empty_like(weights)
     for tensor in plan.tensors:
         where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
         outputs = None if tensor.outputs < 0 else orders[tensor.outputs]
         inputs = None if tensor.inputs < 0 else orders[tensor.inputs]
-        if weights.requires_grad or not reorder(made[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
+        if weights.requires_grad or not reorder(result[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
             part = _of(weights, tensor)
             # Indices are expanded, not copied: they take no memory, however large the blocks that move.
             if outputs is not None:
                 part = part.gather(1, outputs[:, :, None, None].expand_as(part))
             if inputs is not None:
                 part = part.gather(2, inputs[:, None, :, None].expand_as(part))
-            made[:, where] = part.flatten(1)
-    return made
+            result[:, where] = part.flatten(1)
+    return result
 
 
 def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGroup, Tensor], Tensor]) -> Tensor:
     """The weights with each channel multiplied by a factor; `draw` fills the factors [B, channels] of a group."""
     plan = _channel_map_for(weights, layers)
     factors = [draw(group, weights.new_empty(len(weights), group.channels)) for group in plan.groups]
-    made = weights.clone(memory_format=torch.contiguous_format)
+    result = weights.clone(memory_format=torch.contiguous_format)
     powers = {(use.tensor, use.axis): use.power for group in plan.groups for use in group.uses}
     for tensor in plan.tensors:
         spec = tensor.spec
-        part = made[:, spec.offset : spec.offset + spec.size].view(len(weights), *tensor.shape)
+        part = result[:, spec.offset : spec.offset + spec.size].view(len(weights), *tensor.shape)
         for axis, group in enumerate((tensor.outputs, tensor.inputs)):
             power = 0 if group < 0 else powers[spec.name, axis]
             if power:
                 factor = factors[group] if power > 0 else factors[group].reciprocal()
                 part *= factor[:, :, None, None] if axis == 0 else factor[:, None, :, None]
-    return made
+    return result

@@ -15,6 +15,8 @@ from zoo_datasets.text import printable
 
 # Called with how much of the work is done and how much there is.
 Advance = Callable[[int, int], None]
+# Called with what is done next, or what a person should know: a line of text.
+Tell = Callable[[str], None]
 # Called with what is under way, how much of it is done, and how much there is (0: not known).
 Fetched = Callable[[str, int, int], None]
 

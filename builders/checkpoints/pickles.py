@@ -59,12 +59,17 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorStub:
-    """A tensor as a file describes it: a strided view of a storage, inside its bounds, no element twice."""
+    """A tensor as a file describes it: a strided view of a storage, inside its bounds, no element twice.
+
+    Attributes:
+        negative: whether its elements have the other sign than the storage's (torch's negative bit).
+    """
 
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    negative: bool = False
 
     @property
     def size(self) -> int:
@@ -97,6 +102,13 @@ class NumpyType:
     code: str
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Data of a plain type that holds no tensor: a NumPy scalar, a date, a set. What it holds is not kept."""
+
+    name: Name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
     """The global names that a kind of file may use.
@@ -105,17 +117,19 @@ class Vocabulary:
         calls: for each callable name, the function that builds its result from the arguments.
         stand_in: whether objects of a class are kept as `StandIn`.
         values: names that may stand as values and are nothing more than names.
+        remedy: what to do about a file that uses other names.
     """
 
     calls: Mapping[Name, Callable[[Sequence[Any]], Any]]
     stand_in: Callable[[Name], bool] = lambda name: False
     values: frozenset[Name] = frozenset()
+    remedy: str = ""
 
 
 def load_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
-    """What a pickle holds: dict, list, tuple, str, bytes, int, float, bool, None, `TensorStub` and `StandIn`.
+    """What a pickle holds: dict, list, tuple, str, bytes, int, float, bool, None, `TensorStub`, `StandIn` and `Plain`.
 
-    Ordered dictionaries come as dict, in their order. Keys of dictionaries are str or int.
+    Ordered dictionaries come as dict, in their order. Keys of dictionaries are str, int, float, bool or None.
 
     Raises:
         CheckpointError: if the pickle is broken or holds anything else.
@@ -164,7 +178,22 @@ def _tensor(arguments: Sequence[Any]) -> TensorStub:
     _check_distinct(shape, stride)
     # Along an axis of one element no step is ever made, whatever the file claims.
     steps = tuple(step if length > 1 else 1 for length, step in zip(shape, stride, strict=True))
-    return TensorStub(storage, offset, shape, steps)
+    return TensorStub(storage, offset, shape, steps, _is_negative(arguments[6:]))
+
+
+def _is_negative(metadata: Sequence[Any]) -> bool:
+    """Whether the bits that torch keeps of a tensor beside its elements say that it is negated."""
+    bits = metadata[0] if metadata else None
+    if bits is None:
+        return False
+    if not isinstance(bits, dict) or not all(type(bit) is bool for bit in bits.values()):
+        raise CheckpointError("a tensor's bits (negative, conjugate) are not a dictionary of true and false")
+    if unknown := [name for name, bit in bits.items() if bit and name != "neg"]:
+        raise CheckpointError(
+            f"a tensor has the bit {str(unknown[0])[:_SHOWN]!r}; save tensors with their bits resolved: "
+            "tensor.resolve_conj().resolve_neg()"
+        )
+    return bool(bits.get("neg", False))
 
 
 def _check_distinct(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
@@ -192,28 +221,100 @@ def _path(arguments: Sequence[Any]) -> str:
     return str(PurePosixPath(*arguments))
 
 
-_CHECKPOINT_CALLS: dict[Name, Callable[[Sequence[Any]], Any]] = {
-    Name("collections", "OrderedDict"): _ordered_dict,
+def _typed(arguments: Sequence[Any]) -> Any:
+    """A tensor of a subclass, or with attributes, which are dropped."""
+    match arguments:
+        case [Name() as function, Name() as kind, tuple() as described, *_] if function in _TENSOR_CALLS:
+            if kind in _TENSOR_TYPES:
+                return _TENSOR_CALLS[function](described)
+            raise CheckpointError(f"a tensor is of the class {kind}, expected torch.Tensor or a parameter")
+    raise CheckpointError("a tensor with attributes is not described by a function, its class and arguments")
+
+
+def _first_dictionary(arguments: Sequence[Any]) -> Any:
+    """A dictionary of a class of its own: the one that it is made from (not copied: see `_ordered_dict`), or none."""
+    return next((argument for argument in arguments if isinstance(argument, dict)), None) or {}
+
+
+_TENSOR_CALLS: Final[Mapping[Name, Callable[[Sequence[Any]], Any]]] = {
     Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
     Name("torch._utils", "_rebuild_parameter"): _parameter,
+    Name("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+}
+_TENSOR_TYPES: Final = frozenset(
+    {Name("torch", "Tensor"), *(Name("torch.nn.parameter", name) for name in ("Parameter", "Buffer"))}
+)
+# Plain data that training code saves beside tensors, by module; nothing of it is made.
+_PLAIN_NAMES: Final[Mapping[str, str]] = {
+    "_codecs": "encode",
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    **dict.fromkeys(("builtins", "__builtin__"), "bool bytearray bytes complex dict float frozenset int list range set "
+                                                 "slice str tuple"),
+    "collections": "deque",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "uuid": "UUID",
+    "numpy": "dtype ndarray",
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), "_reconstruct scalar"),
+    **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), "_frombuffer"),
+    "torch": "Size device bfloat16 bool float16 float32 float64 int8 int16 int32 int64 uint8",
+}  # fmt: skip
+_PLAIN: Final = frozenset(Name(module, name) for module, names in _PLAIN_NAMES.items() for name in names.split())
+_DICTIONARIES: Final = frozenset(
+    {
+        Name("collections", "Counter"),
+        Name("collections", "defaultdict"),
+        *(
+            Name(module, "AttributeDict")
+            for module in (
+                "lightning.fabric.utilities.data",
+                "lightning_fabric.utilities.data",
+                "pytorch_lightning.utilities.parsing",
+            )
+        ),
+    }
+)
+_PATHS: Final[Mapping[Name, Callable[[Sequence[Any]], Any]]] = {
+    Name(module, name): _path
+    for module in ("pathlib", "pathlib._local")  # the latter by Python 3.13
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+}
+_CHECKPOINT_CALLS: Final[Mapping[Name, Callable[[Sequence[Any]], Any]]] = {
+    Name("collections", "OrderedDict"): _ordered_dict,
+    **_TENSOR_CALLS,
+    Name("torch._tensor", "_rebuild_from_type_v2"): _typed,
+    **dict.fromkeys(_DICTIONARIES, _first_dictionary),
+    **_PATHS,
 }
 
-CHECKPOINT: Final = Vocabulary(calls=_CHECKPOINT_CALLS)
+_ALONE = "save the state dict alone: torch.save(model.state_dict(), path)"
+# What to do about tensors that are no rows of plain numbers.
+_CONVERT: Final[Mapping[str, str]] = {
+    "_rebuild_sparse_tensor": "save tensor.to_dense()",
+    "_rebuild_qtensor": "save tensor.dequantize()",
+    "ComplexFloatStorage": "weights are real numbers: save their real part as float32",
+    "ComplexDoubleStorage": "weights are real numbers: save their real part as float32",
+}
+_CONVERT_OTHERS = "save plain tensors: tensor.detach().float().cpu().contiguous()"
+
+CHECKPOINT: Final = Vocabulary(calls=_CHECKPOINT_CALLS, remedy=_ALONE)
 DATASET: Final = Vocabulary(
-    calls=_CHECKPOINT_CALLS
-    | {Name("pathlib", name): _path for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
+    calls=_CHECKPOINT_CALLS,
     # The authors moved their class from package to package; a stand-in is inert, whatever its name.
     stand_in=lambda name: name.module.split(".")[-1].startswith("dataset") and name.name.startswith("ModelDataset"),
 )
 
+_SET = Name("builtins", "set")
 _CLASSES = {Name("torch", name): dtype for name, dtype in STORAGES.items()}
 
 
-def _key(value: Any) -> str | int:
+def _key(value: Any) -> str | float | None:
     # Tuples that contain each other would take exponential time to hash.
-    if type(value) is str or type(value) is int:
-        return value
-    raise CheckpointError(f"a dictionary has {_kind(value)} for a key, expected a string or a whole number")
+    if value is None or type(value) in (str, int, float, bool):
+        return value  # type: ignore[no-any-return]
+    raise CheckpointError(f"a dictionary has {_kind(value)} for a key, expected a string or a number")
 
 
 def _kind(value: Any) -> str:
@@ -337,6 +438,8 @@ class _Machine:
 
     def _extend(self, values: list[Any]) -> None:
         target = self._top()
+        if isinstance(target, Plain):
+            return
         if not isinstance(target, list):
             raise CheckpointError(f"its pickle appends to {_kind(target)}, expected a list")
         target.extend(values)
@@ -352,6 +455,8 @@ class _Machine:
         target = self._top()
         if isinstance(target, StandIn):  # of a class that is a dictionary
             target = target.attributes
+        if isinstance(target, Plain):
+            return
         if not isinstance(target, dict) or len(values) % 2:
             raise CheckpointError(f"its pickle sets items of {_kind(target)}, expected pairs for a dictionary")
         for index in range(0, len(values), 2):
@@ -375,28 +480,41 @@ class _Machine:
 
     def _named(self, module: str, name: str) -> None:
         global_name = Name(module, name)
-        vocabulary = self._vocabulary
-        known = global_name in vocabulary.calls or global_name in _CLASSES or global_name in vocabulary.values
-        if not known and not vocabulary.stand_in(global_name):
-            raise CheckpointError(
-                f"its pickle names {global_name}, which is not needed for tensors; nothing of it was run"
-            )
+        if not self._is_known(global_name):
+            problem = f"its pickle names {global_name}, which is not needed for tensors; nothing of it was run"
+            raise CheckpointError(f"{problem}{self._remedy(name)}")
         self._stack.append(global_name)
+
+    def _is_known(self, name: Name) -> bool:
+        kinds = (self._vocabulary.calls, self._vocabulary.values, _CLASSES, _TENSOR_TYPES, _PLAIN)
+        return any(name in kind for kind in kinds) or self._vocabulary.stand_in(name)
+
+    def _remedy(self, name: str) -> str:
+        tensors = name.startswith("_rebuild_") or name.endswith("Storage")
+        remedy = _CONVERT.get(name, _CONVERT_OTHERS) if tensors else self._vocabulary.remedy
+        return f"; {remedy}" if remedy else ""
 
     def call(self) -> None:
         arguments, called = self._pop(), self._pop()
-        if not isinstance(called, Name) or not isinstance(arguments, tuple) or called not in self._vocabulary.calls:
+        if not isinstance(called, Name) or not isinstance(arguments, tuple):
             raise CheckpointError(f"its pickle calls {_kind(called)}, which is nothing to build data with")
-        self._stack.append(self._vocabulary.calls[called](arguments))
+        if called in self._vocabulary.calls:
+            self._stack.append(self._vocabulary.calls[called](arguments))
+        elif called in _PLAIN:
+            self._stack.append(Plain(called))
+        else:
+            raise CheckpointError(f"its pickle calls {called}, which is nothing to build data with")
 
     def new_object(self) -> None:
         arguments, class_name = self._pop(), self._pop()
         plain = isinstance(arguments, tuple) and all(isinstance(part, str) for part in arguments[:1])
-        if not isinstance(class_name, Name) or not self._vocabulary.stand_in(class_name) or not plain or arguments[1:]:
-            raise CheckpointError(
-                f"its pickle makes an object of {_kind(class_name)}, which is nothing to build data with"
-            )
-        self._stack.append(StandIn(class_name))
+        if isinstance(class_name, Name) and self._vocabulary.stand_in(class_name) and plain and not arguments[1:]:
+            self._stack.append(StandIn(class_name))
+            return
+        if isinstance(class_name, Name) and (class_name in _DICTIONARIES or class_name in _PLAIN):
+            self._stack.append({} if class_name in _DICTIONARIES else Plain(class_name))
+            return
+        raise CheckpointError(f"its pickle makes an object of {_kind(class_name)}, which is nothing to build data with")
 
     def build(self) -> None:
         state, target = self._pop(), self._top()
@@ -409,8 +527,20 @@ class _Machine:
             if not isinstance(state, dict):
                 raise CheckpointError(f"the state of a {target.name} is {_kind(state)}, expected its attributes")
             target.attributes = state  # not copied: see `_ordered_dict`
-        elif not isinstance(target, dict):  # an ordered dictionary's attributes (`_metadata`) are dropped
+        elif not isinstance(target, (dict, Plain)):  # an ordered dictionary's attributes (`_metadata`) are dropped
             raise CheckpointError(f"its pickle gives a state to {_kind(target)}, expected an ordered dictionary")
+
+    def empty_set(self) -> None:
+        self._stack.append(Plain(_SET))
+
+    def frozen_set(self) -> None:
+        self._pop_to_mark()
+        self.empty_set()
+
+    def add_items(self) -> None:
+        self._pop_to_mark()
+        if not isinstance(target := self._top(), Plain):
+            raise CheckpointError(f"its pickle adds items to {_kind(target)}, expected a set")
 
     def persistent(self) -> None:
         value = self._pop()
@@ -459,6 +589,7 @@ _HANDLERS: Final[Mapping[int, Callable[[_Machine], None]]] = {
     0x8D: lambda machine: machine._text(machine._unsigned(8)),
     ord("B"): lambda machine: machine._stack.append(machine._take(machine._unsigned(4))),
     ord("C"): lambda machine: machine._stack.append(machine._take(machine._unsigned(1))),
+    0x96: lambda machine: machine._stack.append(machine._take(machine._unsigned(8))),
     0x8E: lambda machine: machine._stack.append(machine._take(machine._unsigned(8))),
     ord(")"): _push(()),
     ord("t"): _Machine.tuple_of,
@@ -469,6 +600,9 @@ _HANDLERS: Final[Mapping[int, Callable[[_Machine], None]]] = {
     ord("l"): _Machine.list_of,
     ord("a"): _Machine.append,
     ord("e"): _Machine.appends,
+    0x8F: _Machine.empty_set,
+    0x90: _Machine.add_items,
+    0x91: _Machine.frozen_set,
     ord("}"): lambda machine: machine._stack.append({}),
     ord("d"): _Machine.dict_of,
     ord("s"): _Machine.set_item,

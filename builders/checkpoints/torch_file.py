@@ -7,10 +7,12 @@ Members of one zoo differ only in those bytes (and their CRCs), so what a file d
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol, cast
@@ -34,6 +36,8 @@ from zoo_datasets.builders.checkpoints.zips import (
     repeated,
 )
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.storage.instead import BEGINNING, instead
+from zoo_datasets.text import printable
 
 MAX_CHECKPOINT = 1 << 30
 MAX_PICKLE = 1 << 24
@@ -43,6 +47,11 @@ OLD_FORMAT = (
     "it is in torch's old format (before 1.6), which is not read; save it again: "
     "torch.save(torch.load(FILE, weights_only=True), FILE)"
 )
+# How deep in a file's dictionaries a state dict may lie, and what the names of weights end in.
+_MAX_NESTING = 5
+_WEIGHT = re.compile(r"(?:^|\.)weight(?:_orig|_g|_v|\.original\d*)?$")
+_SHOWN = 60  # characters of a stranger's name
+_NAMED = 5
 _KNOWN_PER_SIZE = 4
 _KNOWN_SIZES = 64
 _NO_CHECKSUMS = struct.Struct("<")
@@ -67,6 +76,7 @@ class StoredTensor:
     Attributes:
         start: byte of its first element.
         stride: in elements, as torch has it; None where the elements follow each other in row-major order.
+        negative: whether its elements have the other sign than those in the file.
     """
 
     name: str
@@ -75,6 +85,7 @@ class StoredTensor:
     start: int
     size: int
     stride: tuple[int, ...] | None
+    negative: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ class Structure:
     Attributes:
         length: of the file in bytes.
         tensors: in the order of the state dict.
+        wrapping: a sentence on what the file holds beside its state dict; empty where it holds nothing else.
     """
 
     length: int
@@ -93,6 +105,7 @@ class Structure:
     _storages: tuple[slice, ...] = ()
     _places: tuple[int, ...] = ()
     _checksums: struct.Struct = _NO_CHECKSUMS
+    wrapping: str = ""
 
     @property
     def pieces(self) -> list[tuple[int, bytes]]:
@@ -123,10 +136,18 @@ class Structure:
 
     def gather(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.float32]:
         """One tensor of many files, as float32 [K, size], a view where it can be; `files` is uint8 [K, length]."""
+        if tensor.negative:
+            return np.negative(self.gather(files, dataclasses.replace(tensor, negative=False)))
         return _in_order(_as_float(_span(files, tensor), tensor.dtype), tensor)
 
     def gather_bytes(self, files: NDArray[np.uint8], tensor: StoredTensor) -> NDArray[np.uint8]:
-        """The elements of one tensor of many files as they are stored, uint8 [K, bytes]."""
+        """The elements of one tensor of many files as they are stored, uint8 [K, bytes].
+
+        Raises:
+            CheckpointError: if they are stored with the other sign.
+        """
+        if tensor.negative:
+            raise CheckpointError(f"tensor {tensor.name[:_SHOWN]!r} is stored negated; save tensor.resolve_neg()")
         span = _span(files, tensor)
         if tensor.stride is None:
             return span
@@ -202,6 +223,8 @@ def open_archive(data: Slices, limit: int = MAX_CHECKPOINT) -> tuple[dict[str, M
     """
     if len(data) > limit:
         raise CheckpointError(f"it has {len(data):,} bytes, at most {limit:,} expected")
+    if text := instead(data[:BEGINNING]):
+        raise CheckpointError(f"it {text}")
     if data[:2] != b"PK":
         problem = "it is empty" if not len(data) else "it is not a zip archive"
         old = data[:4] == b"\x80\x02\x8a\x0a"
@@ -248,8 +271,8 @@ def parse_structure(data: bytes) -> Structure:
         CheckpointError: if it is not a checkpoint, is broken, or holds anything but tensors.
     """
     members, starts = open_archive(data)
-    state = read_pickle(data, members, starts, CHECKPOINT)
-    return structure_of(data, members, starts, state_tensors(state, members, starts))
+    state_dict, wrapping = _state_dict(read_pickle(data, members, starts, CHECKPOINT))
+    return structure_of(data, members, starts, state_tensors(state_dict, members, starts), wrapping)
 
 
 def read_pickle(data: Slices, members: dict[str, Member], starts: dict[str, int], vocabulary: Vocabulary) -> Any:
@@ -264,13 +287,55 @@ def read_pickle(data: Slices, members: dict[str, Member], starts: dict[str, int]
 
 
 def structure_of(
-    data: Slices, members: dict[str, Member], starts: dict[str, int], tensors: tuple[StoredTensor, ...]
+    data: Slices,
+    members: dict[str, Member],
+    starts: dict[str, int],
+    tensors: tuple[StoredTensor, ...],
+    wrapping: str = "",
 ) -> Structure:
     """The structure of an archive that holds these tensors."""
     used = {name for name in members if name.startswith("data/")}
     begins, pieces = _pieces(data, members, starts)
     storages, places, checksums = _checksums(len(data), members, starts, used)
-    return Structure(len(data), tensors, begins, pieces, storages, places, checksums)
+    return Structure(len(data), tensors, begins, pieces, storages, places, checksums, wrapping)
+
+
+def _state_dict(content: object) -> tuple[object, str]:
+    """The one state dict in what a file holds, and a sentence on what is beside it.
+
+    Raises:
+        CheckpointError: if it holds several; what holds none is returned as it is, for `state_tensors` to refuse.
+    """
+    if not isinstance(content, dict) or all(isinstance(value, TensorStub) for value in content.values()):
+        return content, ""
+    state_dicts = list(_state_dicts(content))
+    if not state_dicts:
+        return content, ""
+    if len(state_dicts) > 1:
+        names = ", ".join(".".join(path)[:_SHOWN] or "its own tensors" for path, _ in state_dicts[:_NAMED])
+        names = printable(names)
+        raise CheckpointError(f"it holds {len(state_dicts)} state dicts ({names}); save the one that counts alone")
+    ((path, state),) = state_dicts
+    tensors = {name: value for name, value in state.items() if isinstance(value, TensorStub)}
+    others = [key for key in content if key not in (path[:1] or tensors)]
+    others += [key for key in state if path and key not in tensors]
+    named = ", ".join(str(key)[:_SHOWN] for key in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+    where = f"the state dict {'.'.join(path)[:_SHOWN]!r}" if path else "tensors"
+    return tensors, printable(f"only {where} of a checkpoint was read" + (f", not {named}" if named else ""))
+
+
+def _state_dicts(content: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """The dictionaries in a nested one that hold tensors named as weights are, each once, with the keys that lead to
+    it."""
+    queue: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), content)]
+    queued = {id(content)}
+    for path, mapping in queue:
+        if any(isinstance(value, TensorStub) and _WEIGHT.search(str(name)) for name, value in mapping.items()):
+            yield path, mapping
+        for key, value in mapping.items():
+            if isinstance(value, dict) and len(path) < _MAX_NESTING and id(value) not in queued:
+                queued.add(id(value))
+                queue.append(((*path, str(key)), value))
 
 
 def state_tensors(
@@ -321,9 +386,8 @@ def _stored(name: str, stub: TensorStub, members: dict[str, Member], starts: dic
             f"({storage.count:,} × {storage.dtype})"
         )
     start = starts[key] + stub.offset * ITEM_SIZES[storage.dtype]
-    return StoredTensor(
-        name, storage.dtype, stub.shape, start, stub.size, None if stub.contiguous or not stub.size else stub.stride
-    )
+    stride = None if stub.contiguous or not stub.size else stub.stride
+    return StoredTensor(name, storage.dtype, stub.shape, start, stub.size, stride, stub.negative)
 
 
 def _pieces(

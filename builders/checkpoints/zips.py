@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from isal import isal_zlib
 from isal.isal_zlib import crc32
 
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.storage.instead import BEGINNING, instead
 
 Read = Callable[[int, int], bytes]
 
@@ -40,12 +42,14 @@ _LOCAL = struct.Struct("<4s5HL2L2H")
 _LOCAL_SIGNATURE, _CENTRAL_SIGNATURE = b"PK\x03\x04", b"PK\x01\x02"
 ENCRYPTED = 0x1
 _UTF8 = 0x800
+_UNIX = (3, 19)  # systems whose archives have the modes of files: Unix, macOS
 
 
 class Member(NamedTuple):
     """One entry of the directory.
 
     Attributes:
+        is_link: whether its content is where a symbolic link leads.
         header: where its local header begins.
         record: where its central record begins.
         end: where the next member or the directory begins; the member may not reach further.
@@ -58,12 +62,13 @@ class Member(NamedTuple):
     crc: int
     compressed: int
     size: int
+    is_link: bool
     header: int
     record: int
     end: int
 
 
-_Fields = tuple[str, bytes, int, int, int, int, int, int, int]  # those of a member but the last
+_Fields = tuple[str, bytes, int, int, int, int, int, bool, int, int]  # those of a member but the last
 
 
 class Directory(NamedTuple):
@@ -118,6 +123,8 @@ def _end(read: Read, total: int, what: str) -> _End:
     tail = read(total - length, length)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END.size:
+        if text := instead(read(0, min(total, BEGINNING))):
+            raise CheckpointError(f"{what} {text}")
         raise CheckpointError(f"{what} is not a zip archive or is cut short: there is no directory at its end")
     position = total - length + at
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
@@ -166,6 +173,7 @@ def _records(directory: bytes, start: int, before: int, what: str) -> Iterator[_
         fields = _CENTRAL.unpack_from(directory, position)
         flags, method, crc, compressed, size = fields[5], fields[6], fields[9], fields[10], fields[11]
         name_length, extra_length, comment_length, header = fields[12], fields[13], fields[14], fields[18]
+        is_link = fields[2] in _UNIX and stat.S_ISLNK(fields[17] >> 16)
         names = position + CENTRAL_SIZE
         extras = names + name_length
         following = extras + extra_length + comment_length
@@ -175,12 +183,27 @@ def _records(directory: bytes, start: int, before: int, what: str) -> Iterator[_
         if 0xFFFFFFFF in (compressed, size, header):
             extra = directory[extras : extras + extra_length]
             size, compressed, header = _large(extra, size, compressed, header, what)
-        try:
-            name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{what} is broken: a name in it is not UTF-8") from error
-        yield name, raw, method, flags, crc, compressed, size, header + before, start + position
+        yield (
+            _decoded(raw, flags),
+            raw,
+            method,
+            flags,
+            crc,
+            compressed,
+            size,
+            is_link,
+            header + before,
+            start + position,
+        )
         position = following
+
+
+def _decoded(raw: bytes, flags: int) -> str:
+    """A member's name. Macs write UTF-8 without saying so; bytes that are none in spite of saying so are surrogates."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape") if flags & _UTF8 else raw.decode("cp437")
 
 
 def _large(extra: bytes, size: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
@@ -272,6 +295,11 @@ def _inflate(data: bytes, member: Member) -> bytes:
     if len(content) > member.size:
         raise CheckpointError(f"it unpacks to more than the {member.size:,} bytes that it claims; it was refused")
     return content
+
+
+def slashed(name: str) -> str:
+    """A member's name with the separators that archives should have; tools of Windows write backslashes."""
+    return name.replace("\\", "/")
 
 
 # What any name has that is refused: an empty part or one of dots, or a character that no path holds.

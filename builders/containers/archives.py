@@ -1,6 +1,6 @@
 """Archives as containers: zip and tar files that are read in place, and the table of all kinds of containers.
 
-A name that climbs out of its folder, a link or a device is listed as refused and never opened.
+A name that climbs out of its folder, a link out of the archive or a device is listed as refused and never opened.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ from zoo_datasets.builders.checkpoints.zips import (
     read_directory,
     read_member,
     repeated,
+    slashed,
 )
 from zoo_datasets.builders.containers.folder import AtHand, Container, FileSlices, Folder, OneByOne
+from zoo_datasets.builders.containers.links import MAX_LINK, follow
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import open_binary, read_at
+from zoo_datasets.storage.instead import BEGINNING, instead
 
 # Longer than any path. Older versions of tarfile take quadratic time for a hostile header.
 MAX_TAR_HEADER = 1 << 14
@@ -61,19 +64,32 @@ class ZipFile(AtHand, OneByOne):
                 f"{len(members):,}: all of these were read"
             )
             self.notes = (Note("import-archive-count", text, whole=True),)
+        members = [member._replace(name=slashed(member.name)) for member in members]
         twice = repeated(member.name for member in members)
         refused: dict[str, str] = {}
+        links: dict[str, str] = {}
         self._members: dict[str, Member] = {}
         for member in members:
             reason = check_name(member.name)
             if reason is None and member.name in twice:
                 reason = "the archive holds two members of this name"
-            if reason is None:
+            if reason is None and member.is_link:
+                reason = self._add_link(member, links)
+            elif reason is None:
                 self._members[member.name] = member
-            else:
+            if reason is not None:
                 refused[member.name] = reason
+        _follow(self._members, links, refused)
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
+
+    def _add_link(self, member: Member, links: dict[str, str]) -> str | None:
+        try:
+            target = read_member(self._read, member, MAX_LINK)
+        except CheckpointError as error:
+            return f"it is a link: {error}"
+        links[member.name] = os.fsdecode(target)
+        return None
 
     def extents(self, paths: Iterable[str], limit: int) -> list[tuple[int, int]]:
         """Where members lie in the archive, without those that `read` would refuse."""
@@ -119,6 +135,7 @@ class TarFile(AtHand, OneByOne):
         weakref.finalize(self, os.close, self._descriptor)
         self._members: dict[str, tuple[int, int]] = {}
         refused: dict[str, str] = {}
+        self._links: dict[str, str] = {}
         total = os.fstat(self._descriptor).st_size
         try:
             with tarfile.open(fileobj=cast(BinaryIO, _TarHeaders(self._descriptor)), mode="r:") as opened:
@@ -128,13 +145,14 @@ class TarFile(AtHand, OneByOne):
                         raise tarfile.ReadError("a header points back to an earlier one")
                     last = member.offset
                     opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has read
-                    name = member.name.removeprefix("./") or "."
+                    name = slashed(member.name).removeprefix("./") or "."
                     if name != ".":
                         self._add(name, member, refused, total)
                 self._check_end(opened.offset)
         # RecursionError: long names of long names.
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise SourceError(f"{path} is not a tar archive, or is cut short or broken: {error}") from error
+        _follow(self._members, self._links, refused)
         self.refused = refused
         self.entries: Sequence[str] = _listed(self._members, refused)
 
@@ -151,14 +169,20 @@ class TarFile(AtHand, OneByOne):
         if reason is None and member.isdir():
             self._members[f"{name}/"] = (0, 0)
             return
+        if reason is None and (member.issym() or member.islnk()):
+            up = "" if member.issym() else "../" * name.count("/")
+            self._links[name] = f"{up}{slashed(member.linkname)}"
+            self._members.pop(name, None)
+            return
         if reason is None and (not member.isreg() or member.issparse()):
-            reason = "it is a link, a device or a sparse file, which are not followed"
+            reason = "it is a device or a sparse file, which are not read"
         if reason is None and member.size < 0:
             reason = "it claims a size below 0"
         if reason is None and member.offset_data + member.size > total:
             reason = "the archive is cut short before its end"
         if reason is None:
             self._members[name] = (member.offset_data, member.size)  # as tar has it, the last of a name counts
+            self._links.pop(name, None)
         else:
             refused[name] = reason
 
@@ -270,6 +294,20 @@ def open_container(path: Path, threads: int = 1) -> Container:
     )
 
 
+def _follow(members: dict[str, Any], links: dict[str, str], refused: dict[str, str]) -> None:
+    """Add to an archive's members those that its links lead to, under the names of the links."""
+    if not links:
+        return
+    folders = {f"{name[:end]}/" for name in members for end in _slashes(name)}
+    followed = follow(sorted(folders.union(members)), links)
+    members |= {path: members[place] for path, place in followed.places.items() if place in members}
+    refused |= followed.refused
+
+
+def _slashes(name: str) -> Iterator[int]:
+    return (index for index, char in enumerate(name) if char == "/")
+
+
 def _listed(members: Iterable[str], refused: Iterable[str]) -> list[str]:
     return sorted({*members, *(name for name in refused if check_name(name) is None)})
 
@@ -286,7 +324,9 @@ def stem(path: Path) -> str:
 def _plain_tar(path: Path, size: int) -> int:
     """A descriptor of the archive as an uncompressed file; a bomb is refused while it is unpacked."""
     with path.open("rb") as file:
-        magic = file.read(6)
+        magic = file.read(BEGINNING)
+    if text := instead(magic):
+        raise SourceError(f"{path} {text}")
     opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
     if opener is None:
         return open_binary(path, os.O_RDONLY)

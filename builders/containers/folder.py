@@ -1,6 +1,7 @@
 """Where a raw zoo lies: a container, which lists its entries and reads files; and folders as containers.
 
-Nothing is unpacked beside it, and a link or a device is listed as refused and never opened.
+Nothing is unpacked beside it. Links are followed inside the folder, and from a folder in a cache of the Hub into its
+blobs; other links and devices are listed as refused and never opened.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, Slices
-from zoo_datasets.builders.checkpoints.zips import Read
+from zoo_datasets.builders.checkpoints.zips import Read, check_name, slashed
+from zoo_datasets.builders.containers.links import OUTSIDE, follow
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError
@@ -118,20 +121,59 @@ class OneByOne:
 
 
 class Folder(AtHand):
-    """A folder on disk. Links are followed nowhere."""
+    """A folder on disk."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         self.name = path.resolve().name
         self._path = path
         self._tree = list_tree(str(path), threads)
-        self.entries: Sequence[str]
-        self.refused: Mapping[str, str]
+        entries: list[str]
+        refused: dict[str, str]
         if self._tree is None:
-            self.entries, self.refused = _walk(path)
+            entries, refused = _walk(path)
         else:
             unreadable = self._tree.refused.items()
-            self.entries = self._tree.entries
-            self.refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in unreadable}
+            entries = self._tree.entries
+            refused = {entry: _NO_FILE if number is None else _unlisted(number) for entry, number in unreadable}
+        self._places: Mapping[str, str] = {}
+        if links := _links(path, refused):
+            entries = self._follow(entries, links, refused)
+        if flat := {path: slashed(path) for path in entries if "\\" in path and path not in refused}:
+            entries = self._unflatten(entries, flat)
+        self.entries: Sequence[str] = entries
+        self.refused: Mapping[str, str] = refused
+
+    def _follow(self, entries: list[str], links: Mapping[str, str], refused: dict[str, str]) -> list[str]:
+        """Follow links; returns the entries with what these lead to, and updates what is refused."""
+        cache = _hub_cache(self._path.resolve())
+        root = "" if cache is None else self._path.resolve().relative_to(cache).as_posix()
+        followed = follow([entry for entry in entries if entry not in links], links, root)
+        outside = {path for path, place in followed.places.items() if place.startswith("../")}
+        blobs = "../" * len(Path(root).parts) + "blobs/"
+        lost = {path for path in outside if not self._is_blob(followed.places[path], blobs)}
+        self._places = {path: place for path, place in followed.places.items() if path not in lost}
+        for link in links:
+            refused.pop(link)
+        refused |= {**followed.refused, **dict.fromkeys(lost, OUTSIDE)}
+        gone = {link for link in links if f"{link}/" in self._places}
+        return sorted({*(entry for entry in entries if entry not in gone), *self._places, *refused})
+
+    def _unflatten(self, entries: list[str], flat: Mapping[str, str]) -> list[str]:
+        """Take files with backslashes in their names for what an archive of Windows meant by them."""
+        there = set(entries)
+        meant = {path: name for path, name in flat.items() if name not in there and check_name(name) is None}
+        self._places = {**self._places, **{name: self._places.get(path, path) for path, name in meant.items()}}
+        return sorted({meant.get(path, path) for path in entries})
+
+    def _is_blob(self, place: str, blobs: str) -> bool:
+        """Whether a path outside of the folder is that of a file of the Hub's cache."""
+        name = place.removeprefix(blobs)
+        if name == place or "/" in name:
+            return False
+        try:
+            return stat.S_ISREG(os.lstat(f"{self._path}/{place}").st_mode)
+        except OSError:
+            return False
 
     @functools.cached_property
     def _descriptor(self) -> int:
@@ -143,7 +185,7 @@ class Folder(AtHand):
         """The content of a file; errors as in `Container.read`."""
         if path in self.refused:
             raise CheckpointError(self.refused[path])
-        return read_file(f"{self._path}/{path}", limit)
+        return read_file(f"{self._path}/{self._places.get(path, path)}", limit)
 
     @contextlib.contextmanager
     def opened(self, path: str, limit: int) -> Iterator[Slices]:
@@ -160,7 +202,7 @@ class Folder(AtHand):
         if any(map(self.refused.__contains__, paths)):
             return None
         try:
-            return read_alike(self._descriptor, paths, template, memory)
+            return read_alike(self._descriptor, [self._places.get(path, path) for path in paths], template, memory)
         except OSError:  # reading each file reports why
             return None
 
@@ -171,7 +213,30 @@ class Folder(AtHand):
         else:
             files = [entry for entry in self.entries if entry[-1] != "/" and entry.rpartition("/")[2][0] != "."]
             stamps = " ".join([_stamp(f"{self._path}/{entry}") for entry in files]).encode()
+        for path, place in sorted(self._places.items()):
+            stamps += os.fsencode(f"\0{path}\0{place} {_stamp(f'{self._path}/{place}')}")
         return hashlib.sha256(os.fsencode("\0".join(self.entries)) + b"\0" + stamps).hexdigest()
+
+
+def _links(root: Path, refused: Mapping[str, str]) -> dict[str, str]:
+    """What the links among refused entries say; absolute ones that lead into the folder as relative ones."""
+    links = {}
+    for path, reason in refused.items():
+        if reason == _NO_FILE:
+            with contextlib.suppress(OSError):
+                target = (root / path).readlink()
+                inside = target.is_absolute() and target.is_relative_to(root.resolve())
+                up = "../" * path.count("/")
+                links[path] = f"{up}{target.relative_to(root.resolve())}" if inside else str(target)
+    return links
+
+
+def _hub_cache(path: Path) -> Path | None:
+    """The folder of the Hub's cache that a path lies in: it holds files as blobs, to which those of snapshots link."""
+    for folder in path.parents:
+        if _HUB_CACHE.fullmatch(folder.name) and (folder / "blobs").is_dir() and (folder / "snapshots").is_dir():
+            return folder
+    return None
 
 
 class OneFile(AtHand, OneByOne):
@@ -249,6 +314,7 @@ def _stamp(path: str) -> str:
 # Opens no link and waits for no device. Windows has neither flag: there the kind of file is asked first.
 _UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_FILE = "it is a link or a device, which are not followed"
+_HUB_CACHE = re.compile(r"(?:datasets|models|spaces)--.+")
 
 
 def _unlisted(number: int) -> str:

@@ -18,7 +18,8 @@ from zoo_datasets.builders.containers.remote_tree import FsspecTree, HttpTree, R
 from zoo_datasets.errors import MissingError, SourceError
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.downloads import download
-from zoo_datasets.storage.files import cache_folder, file_name, fitting
+from zoo_datasets.storage.files import cache_folder
+from zoo_datasets.storage.names import file_name, fitting
 from zoo_datasets.storage.ranges import RangeCache
 from zoo_datasets.storage.remote import (
     FsspecFile,

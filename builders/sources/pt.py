@@ -343,7 +343,7 @@ def _add_samples(
         raise CheckpointError(f"its {key} has {len(data)} samples, {len(paths)} paths and {len(epochs)} epochs")
     figures = _figures(attributes.get("properties"), paths, notes)
     for value, path, epoch in zip(data, paths, epochs, strict=True):
-        parts = PurePosixPath(path).parts if isinstance(path, str) else ()
+        parts = PurePosixPath(path.replace("\\", "/")).parts if isinstance(path, str) else ()
         if len(parts) < 2 or type(epoch) is not int or not 0 <= epoch <= MAX_EPOCH:
             raise CheckpointError(f"a sample of its {key} has no path to a trial, or no epoch")
         if not isinstance(value, (dict, TensorStub)) or not _sound(value):

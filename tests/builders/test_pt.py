@@ -155,3 +155,30 @@ def test_a_condition_can_ask_every_column(tmp_path, authors_class, monkeypatch):
     file = write_pt(tmp_path / "dataset.pt", authors_class, monkeypatch)
     build_repository(file, tmp_path / "repo", "mnist_cnn_s_pt")
     assert conditions.differing(file, tmp_path / "repo", "mnist_cnn_s_pt", tmp_path / "few") == ({}, set())
+
+
+@pytest.mark.parametrize("kind", ["WindowsPath", "PosixPath", "text"])
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # the latter by Python 3.13
+def test_paths_of_other_systems_and_versions_of_python_are_read(tmp_path, authors_class, monkeypatch, kind, module):
+    class OtherPath:
+        def __init__(self, *parts):
+            self.parts = parts
+
+        def __reduce__(self):
+            return OtherPath, self.parts
+
+    OtherPath.__module__, OtherPath.__qualname__ = module, kind
+    fake = types.ModuleType(module)
+    setattr(fake, kind, OtherPath)
+
+    def change(key, attributes):
+        parts = [("D:\\" if kind != "PosixPath" else "/", "zoos", *path.parts) for path in attributes["paths"]]
+        attributes["paths"] = ["\\".join(path) if kind == "text" else OtherPath(*path) for path in parts]
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, fake)
+        file = write_pt(tmp_path / "dataset.pt", authors_class, monkeypatch, change)
+    result = build_repository(file, tmp_path / "repo", "mnist_cnn_s_pt")
+    assert (result.rows, result.models, result.left_out) == (14, 7, ())
+    ids = {row["model_id"] for row in rows_of(tmp_path / "repo", result.config).values()}
+    assert raw_model_id(SEED_ZOO, trial_name(0, 1)) in ids

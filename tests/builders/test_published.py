@@ -58,7 +58,7 @@ def test_what_is_not_published_or_not_in_the_record_says_so(served):
     for name in ("tiny_imagenet_resnet18", "digits_cnn_s", "usps_cnn_s_sparse"):
         with pytest.raises(SourceError, match=f"{name} is not among the zoos whose authors published them"):
             find_original(name)
-    with pytest.raises(MissingError, match=r"Zenodo has no record 6632120: http.* is not there .*ZOO_ZENODO"):
+    with pytest.raises(MissingError, match=r"Zenodo has no record 6632120: http.* does not exist .*ZOO_ZENODO"):
         find_original("svhn_cnn_s")
     served.records[6632120] = "no files"
     with pytest.raises(DownloadError, match="is not a record as Zenodo's API gives them"):

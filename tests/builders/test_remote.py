@@ -180,7 +180,7 @@ def test_what_cannot_be_fetched_says_why_and_what_to_do(tmp_path, zoo, monkeypat
     archive = zipped(zoo)
     with serving_files(zoo.parent) as served:
         url = f"{served.url}/{archive.name}"
-        with pytest.raises(DownloadError, match=r"gone\.zip is not there \(HTTP 404\); check the URL"):
+        with pytest.raises(DownloadError, match=r"gone\.zip does not exist \(HTTP 404\); check the URL"):
             open_source(f"{served.url}/gone.zip")
         served.statuses += [(403, {})]
         with pytest.raises(DownloadError, match=r"refuses access \(HTTP 403\); give credentials in ~/.netrc"):
@@ -202,7 +202,7 @@ def test_what_cannot_be_fetched_says_why_and_what_to_do(tmp_path, zoo, monkeypat
             open_source(url)
     with pytest.raises(DownloadError, match="could not be fetched: Connection refused, 4 times in a row"):
         open_source(url)
-    with pytest.raises(DownloadError, match="memory://no/zoo.zip is not there"):
+    with pytest.raises(DownloadError, match="memory://no/zoo.zip does not exist"):
         open_source("memory://no/zoo.zip")
     with pytest.raises(DownloadError, match="quatsch://x/zoo.zip could not be read: Protocol not known: quatsch"):
         open_source("quatsch://x/zoo.zip")

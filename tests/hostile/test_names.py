@@ -24,7 +24,7 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SourceError, ZooError
 from zoo_datasets.repository.where import conditions_in, parse_where
 from zoo_datasets.specs import spec as specs
-from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, hashed
+from zoo_datasets.storage.names import NAME_LENGTH, distinct_names, file_name, hashed
 
 NAME = "digits_cnn_s"
 HOSTILE = (

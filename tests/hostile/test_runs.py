@@ -388,7 +388,7 @@ def test_the_verify_command_takes_runs_and_says_what_else_it_was_given(run, tmp_
 
     sound = verify(run, "--files-only")
     assert sound.exit_code == 0
-    assert f"{ZOO.name}: 12 states, 0 recomputed: all is as it says" in sound.output
+    assert f"{ZOO.name}: 12 states, 0 recomputed: what was checked is as it says" in sound.output
     flip(run / "cohort-0000" / "epoch-0001.safetensors", 50_000)
     assert verify(run, "--files-only").exit_code == 1
     assert "leave out 'x'" in str(verify(run, "x").exception)

@@ -22,7 +22,8 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, StorageError, ZooError
 from zoo_datasets.evaluation.verify import verify_repository
 from zoo_datasets.loading.caches import prepared
-from zoo_datasets.storage.files import TEMPORARY_SUFFIX, beside
+from zoo_datasets.storage.files import TEMPORARY_SUFFIX
+from zoo_datasets.storage.names import beside
 
 NAME = "digits_cnn_s"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 97373\n"

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError
-from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
@@ -53,14 +52,6 @@ class Parents:
     figures: Mapping[str, Mapping[str, float]] = field(repr=False)
     left_out: Mapping[str, str]
     checked: bool = True
-
-    def check_images(self, data: ImageData) -> None:
-        """Raise SpecError if these are not the images that the parents were trained on."""
-        if self.fingerprint is not None and self.fingerprint != data.fingerprint:
-            raise SpecError(
-                f"{self.path} was trained on other images: fingerprint {self.fingerprint} there, {data.fingerprint} "
-                "now. Pass the images it was trained on"
-            )
 
 
 def parent_weights(path: Path, config: str | None, epoch: int, model_ids: Sequence[str]) -> Tensor:

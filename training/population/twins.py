@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.manifest import ParentsRecord
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member, Scope, ZooSpec, digest_of
+from zoo_datasets.specs.spec import Member, Scope, ZooSpec, twin_id_of
 from zoo_datasets.specs.zoos import twin_of
 from zoo_datasets.stacked.optimizers import State
 from zoo_datasets.training.population.opening import Population
@@ -70,16 +70,8 @@ def twins_of_parents(
 
 
 def _twin(zoo: ZooSpec, parent: Member, epoch: int, whole: bool) -> Member:
-    """The id hashes the parent's and what is done to it; the number of epochs where the weights depend on it."""
-    recipe = {
-        "parent": parent.model_id,
-        "epoch": epoch,
-        "sparsifier": zoo.sparsifier,
-        "amount": zoo.amount,
-        "scope": zoo.scope,
-        "epochs": zoo.epochs if whole else None,
-    }
-    return dataclasses.replace(parent, model_id=digest_of(recipe), parent_id=parent.model_id)
+    model_id = twin_id_of(zoo, parent.model_id, epoch, whole)
+    return dataclasses.replace(parent, model_id=model_id, parent_id=parent.model_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from zoo_datasets.cli.info import info
 from zoo_datasets.cli.list import list_command
 from zoo_datasets.cli.push import push
 from zoo_datasets.cli.quickstart import quickstart_command
+from zoo_datasets.cli.remove import remove
 from zoo_datasets.cli.report import report
-from zoo_datasets.cli.shell import make_app, run_app
+from zoo_datasets.cli.shell import hide_library_bars, make_app, run_app
 from zoo_datasets.cli.sparsify import sparsify
 from zoo_datasets.cli.train import train
 from zoo_datasets.cli.verify import verify
@@ -23,7 +24,7 @@ from zoo_datasets.version import __version__
 
 
 def print_version(asked: bool) -> None:
-    """Print the version and end, where it is asked for."""
+    """Print the version and exit, if it is asked for."""
     if asked:
         typer.echo(__version__)
         raise typer.Exit
@@ -38,11 +39,13 @@ app = make_app(
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Populations of neural networks as datasets: train, build, load, verify, publish."""
+    hide_library_bars(uploads=context.invoked_subcommand == "push")
 
 
 app.command("list")(list_command)
@@ -53,6 +56,7 @@ app.command()(build)
 app.command()(verify)
 app.command()(info)
 app.command()(push)
+app.command()(remove)
 app.command()(export)
 app.command()(benchmark)
 app.command()(report)

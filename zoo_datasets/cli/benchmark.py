@@ -89,7 +89,9 @@ def print_record(record: Record, console: Console) -> None:
         table.add_column(title, no_wrap=title != "test zoo", justify="left" if title != "baseline" else "right")
     for result in record.results:
         scores = [str(result.scores.get(name, "")) for name in ("r2", "kendall", "accuracy")]
-        table.add_row(result.test, told_target(result), result.feature, result.probe, *scores, f"{result.baseline:.3f}")
+        table.add_row(
+            result.test, target_label(result), result.feature, result.probe, *scores, f"{result.baseline:.3f}"
+        )
     console.print(table)
     for target, reason in record.skipped.items():
         say(console, f"{target}: not predicted, {reason}")
@@ -97,7 +99,7 @@ def print_record(record: Record, console: Console) -> None:
         say(console, f"{record.left_out:,} rows with weights that are not finite were left out")
 
 
-def told_target(result: Result) -> str:
+def target_label(result: Result) -> str:
     """A target's name, with its scale where it is none of its own."""
     return f"log10 {result.target}" if result.scale == "log10" else result.target
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Rows of a table of things left out; the manifest has them all.
 _SHOWN = 20
+_LONGEST_CITATION = 100_000  # bytes
 
 
 class OtherLayoutChoice(enum.StrEnum):
@@ -74,7 +75,8 @@ def build(
     limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
     parents: Annotated[
-        str | None, typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if there")
+        str | None,
+        typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if it exists"),
     ] = None,
     keep_log_sigma2: Annotated[
         bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")
@@ -140,12 +142,20 @@ def build(
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
     ] = False,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="NAME", help="Of the models, as the Hub names it; or 'NAME https://…'."),
+    ] = None,
+    citation: Annotated[str | None, typer.Option(metavar="BIBTEX", help="What to cite; or a file with it.")] = None,
+    origin: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the models come from.")] = None,
     num_proc: Annotated[
         int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
     ] = 1,
 ) -> None:
     """Turn a trained population, a published raw zoo, or anybody's state dicts, into a config of a repository."""
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
+    from zoo_datasets.images.split import check_folder
+    from zoo_datasets.repository.credit import Statements
     from zoo_datasets.repository.where import parse_where
     from zoo_datasets.specs.spec import Limits
     from zoo_datasets.terminal import Terminal, say
@@ -172,7 +182,10 @@ def build(
             layout=layout,
         ),
     )
+    statements = Statements(licence=license_, citation=_bibtex(citation), origin=origin)
     console = Terminal(stderr=True)
+    if images is not None:
+        check_folder(images)
     locations = []
     for one in source:
         location, name = _located(one, name)
@@ -187,6 +200,7 @@ def build(
             keep_nonfinite=keep_nonfinite,
             on_bad="fail" if on_bad is OnBadChoice.fail else "leave out",
             strict=strict,
+            statements=statements,
             num_proc=num_proc,
             progress=advance,
             fetched=fetched,
@@ -198,22 +212,39 @@ def build(
         draw_plots(out, result.config, lambda text: say(console, text))
 
 
+def _bibtex(citation: str | None) -> str | None:
+    """The text of a citation: itself, or that of the file that it names."""
+    if citation is None or citation.lstrip().startswith("@"):
+        return citation
+    from zoo_datasets.documents import read_text
+    from zoo_datasets.errors import SpecError
+
+    try:
+        return read_text(Path(citation), _LONGEST_CITATION)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"citation {citation[:200]!r} is neither BibTeX nor a file of it: {error}") from error
+
+
 def _print_result(console: Console, out: Path, result: BuildResult) -> None:
+    from zoo_datasets.builders.sources.run import NOT_TRAINED
     from zoo_datasets.terminal import say
+    from zoo_datasets.text import counted
 
     splits = ", ".join(f"{split} {rows:,}" for split, rows in result.splits.items())
     epochs = f"epochs {result.epochs[0]}–{result.epochs[-1]}" if result.epochs else "no epochs"
     resumed = f" ({result.shards_resumed} by an interrupted build)" if result.shards_resumed else ""
     say(
         console,
-        f"{out} {result.config}: {result.models:,} models, {epochs}, {result.rows:,} rows ({splits}); "
+        f"{out} {result.config}: {counted(result.models, 'model')}, {epochs}, "
+        f"{counted(result.rows, 'row')} ({splits}); "
         f"{result.shards_written} new shards, {result.shards_reused} kept{resumed}, {result.bytes / 1e6:,.1f} MB",
     )
     for warning in result.warnings:
         code = f" [{result.codes[warning]}]" if warning in result.codes else ""
         say(console, f"warning: {warning}{code}")
-    if result.left_out:
-        _print_left_out(console, result.left_out)
+    faults = [entry for entry in result.left_out if entry.reason != NOT_TRAINED]  # a warning counts the others
+    if faults:
+        _print_left_out(console, faults)
     say(console, f'load it: datasets.load_dataset("{out}", "{result.config}")')
 
 
@@ -237,15 +268,20 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
+    """A table in which models that lack the same epochs for the same reason are counted on one line."""
     from rich.table import Table
 
     from zoo_datasets.specs.spec import ranges
+    from zoo_datasets.text import counted
 
+    models: dict[tuple[str, str], list[str]] = {}
+    for entry in left_out:
+        models.setdefault((ranges(sorted(entry.epochs)), entry.reason), []).append(entry.model)
     table = Table(title=f"left out ({len(left_out):,}; all in manifest.json)")
     for title in ("model", "epochs", "reason"):
         table.add_column(title, overflow="fold")
-    for entry in left_out[:_SHOWN]:
-        table.add_row(entry.model, ranges(sorted(entry.epochs)), entry.reason)
-    if len(left_out) > _SHOWN:
-        table.add_row("…", "…", f"and {len(left_out) - _SHOWN:,} more")
+    for (epochs, reason), names in list(models.items())[:_SHOWN]:
+        table.add_row(names[0] if len(names) == 1 else counted(len(names), "model"), epochs, reason)
+    if len(models) > _SHOWN:
+        table.add_row("…", "…", f"and {len(models) - _SHOWN:,} more")
     console.print(table)

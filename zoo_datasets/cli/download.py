@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from zoo_datasets.cli.progress import transfer_bar
-from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.cli.shell import stoppable, zoo_names
 
 
 @stoppable("what was fetched is kept; the same command goes on from there")
 def download_command(
-    name: Annotated[str, typer.Argument(help="A published zoo of `zoo list`, or one of its twins.")],
+    name: Annotated[
+        str, typer.Argument(help="A published zoo of `zoo list`, or one of its twins.", autocompletion=zoo_names)
+    ],
     out: Annotated[Path, typer.Option(help="The folder to put it into.")] = Path(),
     file: Annotated[
         str | None, typer.Option(help="A file of its Zenodo record.", show_default="the zoo's raw archive")
@@ -29,6 +31,6 @@ def download_command(
     console = Terminal(stderr=True)
     with transfer_bar(console) as (fetched, _):
         path = download_published(name, out, file=file, fetched=fetched)
-    size = sum(found.stat().st_size for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
+    size = sum(entry.stat().st_size for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
     say(console, f"{path}: {size / 1e6:,.1f} MB")
     say(console, f"build it: zoo build {path} --out model-zoos --name {name}")

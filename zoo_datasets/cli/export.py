@@ -42,27 +42,24 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, on the Hub.")] = None,
 ) -> None:
     """Write single models as files."""
-    import datasets
-
     from zoo_datasets.builders.sources.raw.export import export_raw
     from zoo_datasets.loading.exporting import export_safetensors
     from zoo_datasets.terminal import Terminal, say, working
 
     console = Terminal(stderr=True)
-    datasets.disable_progress_bars()  # there is one bar for all of it
-    chosen = None if epochs is None else sorted(set(numbers(epochs)))
+    selected_epochs = None if epochs is None else sorted(set(numbers(epochs)))
     with working(console, f"{source}: what there is"):
-        rows = _rows(source, name, chosen, models, where, revision, extras=form is ExportFormat.raw)
+        rows = _rows(source, name, selected_epochs, models, where, revision, extras=form is ExportFormat.raw)
     with progress_bar(console, "exporting", "states") as advance:
         if form is ExportFormat.raw:
             written = export_raw(rows, out, advance)
-            told, states = f"{written.folder}: a raw zoo of {written.models:,} models, ", written.states
+            where_to, states = f"{written.folder}: a raw zoo of {written.models:,} models, ", written.states
         else:
-            told, states = f"{out}: ", len(export_safetensors(rows, out, advance))
-    say(console, f"{told}{states:,} states of {rows.config}")
+            where_to, states = f"{out}: ", len(export_safetensors(rows, out, advance))
+    say(console, f"{where_to}{states:,} states of {rows.config}")
     if states != rows.total:
         missing = rows.total - states
-        say(console, f"warning: {missing:,} states are not there or cannot be read; `zoo build` lists them")
+        say(console, f"warning: {missing:,} states are missing or cannot be read; `zoo build` lists them")
     if form is ExportFormat.raw:
         say(console, f"build it: zoo build {written.folder} --out REPO")
     else:
@@ -88,8 +85,8 @@ def _rows(
     path = Path(source)
     if not path.exists() or (path / CARD).is_file():
         if name is None:
-            known = f" ({', '.join(zoos_of(configs_of(read_card(path))))})" if path.exists() else ""
-            raise RepositoryError(f"{source}: say which of its configs{known} to export: zoo export {source} NAME …")
+            configs = f" ({', '.join(zoos_of(configs_of(read_card(path))))})" if path.exists() else ""
+            raise RepositoryError(f"{source}: say which of its configs{configs} to export: zoo export {source} NAME …")
         return repository_rows(
             source, name, epochs=epochs, where=where, models=models, extras=extras, revision=revision
         )

@@ -25,10 +25,14 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """What a repository holds, from its metadata alone: zoos, models, epochs, splits, sizes, what was left out."""
+    from zoo_datasets.errors import RepositoryError
     from zoo_datasets.hub.client import read_holdings
-    from zoo_datasets.terminal import tables
+    from zoo_datasets.repository.removal import gone_message
+    from zoo_datasets.terminal import say, tables
 
     holdings = read_holdings(repo, () if name is None else (name,), revision)
+    if name is not None and name in holdings.gone:
+        raise RepositoryError(gone_message(holdings.location, name))
     described = _described(holdings, name)
     if as_json:
         typer.echo(json.dumps(described if name is None else described[0], indent=2))
@@ -36,16 +40,21 @@ def info(
     console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
     if name is not None:
-        _print_one(console, f"{repo}{at}: {name}", described[0])
+        _print_one(console, f"{holdings.location}{at}: {name}", described[0])
     else:
-        _print_all(console, f"{repo}{at}, {holdings.card.data.get('license')}", described)
+        _print_all(console, f"{holdings.location}{at}, {holdings.card.data.get('license')}", described)
+        for zoo in holdings.gone:
+            say(console, f"warning: {gone_message(holdings.location, zoo)}")
 
 
 def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
     from zoo_datasets.repository.card import configs_of, info_of, zoos_of
 
-    described = []
+    described: list[dict[str, Any]] = []
     for zoo in zoos_of(configs_of(holdings.card)) if name is None else [name]:
+        if zoo in holdings.gone:
+            described.append({"name": zoo, "state": "gone", "rows": None, "splits": {}})
+            continue
         manifest = holdings.manifests.get(zoo)
         if manifest is not None:
             described.append(_facts(manifest) | ({} if name is None else _details(manifest)))
@@ -113,16 +122,18 @@ def _print_all(console: Console, title: str, described: list[dict[str, Any]]) ->
     for heading in ("weights", "models", "rows", "epochs", "splits", "MB", "left out"):
         table.add_column(heading, justify="right")
     for facts in described:
-        described_by_manifest = "models" in facts
+        has_manifest = "models" in facts
         table.add_row(
             facts["name"],
-            _weights(facts) if described_by_manifest else "–",
-            f"{facts['models']:,}" if described_by_manifest else "–",
+            _weights(facts) if has_manifest else "–",
+            f"{facts['models']:,}" if has_manifest else "–",
             "–" if facts["rows"] is None else f"{facts['rows']:,}",
-            _span(facts["epochs"]) if described_by_manifest else "–",
-            " / ".join(f"{split} {rows:,}" for split, rows in facts["splits"].items()),
-            f"{facts['bytes'] / 1e6:,.1f}" if described_by_manifest else "–",
-            f"{facts['left_out']['states']:,} states" if described_by_manifest else "–",
+            _span(facts["epochs"]) if has_manifest else "–",
+            "gone: no file exists"
+            if facts.get("state") == "gone"
+            else " / ".join(f"{split} {rows:,}" for split, rows in facts["splits"].items()),
+            f"{facts['bytes'] / 1e6:,.1f}" if has_manifest else "–",
+            f"{facts['left_out']['states']:,} states" if has_manifest else "–",
         )
     console.print(table)
 

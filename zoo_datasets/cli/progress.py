@@ -1,4 +1,4 @@
-"""The progress bar of the commands."""
+"""The progress bars of the commands: one look for all of them."""
 
 from __future__ import annotations
 
@@ -8,56 +8,71 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
     from zoo_datasets.terminal import Advance, Fetched
+
+
+def progress_bars(console: Console) -> Progress:
+    """An empty display of bars, shown on a terminal alone; `add_bar` adds one."""
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    from zoo_datasets.terminal import TaskText
+
+    return Progress(
+        TaskText("{task.description}"),
+        BarColumn(),
+        TaskText("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def add_bar(bars: Progress, title: str, *, visible: bool = True) -> TaskID:
+    """A bar that pulses until its `total` is known; its `amount` is the text behind it."""
+    return bars.add_task(title, total=None, amount="", visible=visible)
 
 
 @contextlib.contextmanager
 def progress_bar(console: Console, title: str, unit: str) -> Iterator[Advance]:
     """A bar that is advanced by calling it with (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from zoo_datasets.terminal import TaskText
-
-    columns = (TaskText(title), BarColumn(), MofNCompleteColumn(), TaskText(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with progress_bars(console) as bars:
+        task = add_bar(bars, title)
+        yield lambda done, total: bars.update(task, completed=done, total=total, amount=amount_of(done, total, unit))
 
 
 @contextlib.contextmanager
 def transfer_bar(console: Console, title: str = "", unit: str = "") -> Iterator[tuple[Fetched, Advance]]:
     """A bar for what is fetched, advanced by (what, done, total), and one for the work after it, as `progress_bar`."""
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
-
-    from zoo_datasets.terminal import TaskText
-
-    texts = (TaskText("{task.description}"), TaskText("{task.fields[amount]}"))
-    with Progress(
-        texts[0], BarColumn(), texts[1], TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
+    with progress_bars(console) as bars:
         transfers: dict[str, TaskID] = {}
-        work = progress.add_task(title, total=None, amount="", visible=False)
+        work = add_bar(bars, title, visible=False)
 
         def fetched(what: str, done: int, total: int) -> None:
             if what not in transfers:
-                for earlier in transfers.values():
-                    progress.update(earlier, visible=False)
-                transfers[what] = progress.add_task(f"fetching {what}", total=None, amount="")
-            progress.update(
-                transfers[what], visible=True, completed=done, total=total or None, amount=_amount(what, done, total)
-            )
+                hide_transfers()
+                transfers[what] = add_bar(bars, f"fetching {what}")
+            amount = _transferred(what, done, total)
+            bars.update(transfers[what], visible=True, completed=done, total=total or None, amount=amount)
+
+        def hide_transfers() -> None:
+            for transfer in transfers.values():
+                bars.update(transfer, visible=False)
 
         def advance(done: int, total: int) -> None:
-            for earlier in transfers.values():
-                progress.update(earlier, visible=False)
-            progress.update(work, completed=done, total=total, amount=f"{done:,}/{total:,} {unit}", visible=True)
+            hide_transfers()
+            bars.update(work, completed=done, total=total, amount=amount_of(done, total, unit), visible=True)
 
         yield fetched, advance
 
 
-def _amount(what: str, done: int, total: int) -> str:
+def amount_of(done: int, total: int, unit: str) -> str:
+    """`24/36 states`."""
+    return f"{done:,}/{total:,} {unit}"
+
+
+def _transferred(what: str, done: int, total: int) -> str:
     """Bytes as megabytes; of folders, files are counted."""
     counted = what.startswith(("files", "entries"))
     done_of = [f"{value:,}" if counted else f"{value / 1e6:,.1f}" for value in (done, total)]

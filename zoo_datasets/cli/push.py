@@ -19,7 +19,7 @@ def push(
         list[str] | None, typer.Option(metavar="NAME", help="Push this zoo; may be given again.", show_default="all")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if it is not there.", show_default="main")] = (
+    revision: Annotated[str | None, typer.Option(help="The branch; created if it is missing.", show_default="main")] = (
         None
     ),
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -27,10 +27,11 @@ def push(
         bool,
         typer.Option("--replace", help="Replace zoos of the same name with other content, and what the card says."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push to a dataset with data files of no config, which load_dataset gives.")
+    ] = False,
 ) -> None:
     """Publish zoos on the Hub: checked first, sent once, in one commit beside the zoos that are there."""
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
     from zoo_datasets.hub.push import push_repository
     from zoo_datasets.terminal import Terminal, say
 
@@ -39,11 +40,9 @@ def push(
     def tell(text: str) -> None:
         say(console, text)
 
-    if not console.is_terminal:
-        disable_progress_bars()
     result = push_repository(
         repo, repo_id, config or (), private=private, revision=revision, create_pr=create_pr, replace=replace,
-        progress=progress_bar(console, "checking", "files"), tell=tell,
+        force=force, progress=progress_bar(console, "checking", "files"), tell=tell,
     )  # fmt: skip
     for warning in result.warnings:
         tell(f"warning: {warning}")
@@ -55,4 +54,4 @@ def push(
     if not create_pr:
         at = f', revision="{revision}"' if revision else ""
         for name in result.configs:
-            tell(f'load it: datasets.load_dataset("{repo_id}", "{name}"{at})')
+            tell(f'load it: datasets.load_dataset("{result.repo_id}", "{name}"{at})')

@@ -38,8 +38,8 @@ TWIN_EPOCHS = 3
 
 def _size(run: Path, epochs: int) -> Growth:
     """What to train: the quickstart's size, or what the run has grown to since."""
-    there = Run.open(run).manifest.growth[-1] if Run.exists(run) else Growth(models=0, epochs=0)
-    return Growth(models=max(MODELS, there.models), epochs=max(epochs, there.epochs))
+    on_disk = Run.open(run).manifest.growth[-1] if Run.exists(run) else Growth(models=0, epochs=0)
+    return Growth(models=max(MODELS, on_disk.models), epochs=max(epochs, on_disk.epochs))
 
 
 def _twins(run: Path, runs: Path, data: ImageData, console: Console) -> Path:

@@ -40,12 +40,12 @@ def report(
     map_: Annotated[Map, typer.Option("--map", help="umap needs zoo-datasets[umap].")] = Map.pca,
 ) -> None:
     """One self-contained page: figures over epochs, a map, hyperparameters, trajectories, the benchmark."""
+    from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import Extent, gather
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.plots import write_plots
-    from zoo_datasets.images.prepare import images_of_record
     from zoo_datasets.repository.manifest import read_manifest
     from zoo_datasets.terminal import Terminal, say, working
 
@@ -55,8 +55,11 @@ def report(
     console = Terminal(stderr=True)
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
-        wanted = images is not None or about == _EMBEDDED
-        data = images_of_record(manifest.zoo, manifest.one_network("a report").architecture, images) if wanted else None
+        data = None
+        if images or about == _EMBEDDED:
+            fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
+            network = manifest.one_network("a report")
+            data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
         notes, record = [], None
         try:
             if benchmark is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
 import typer
@@ -40,7 +42,7 @@ def stoppable(message: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
 
 def make_app(**options: Any) -> typer.Typer:
     """An app of typer; its help shows text as it is: brackets are no markup."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -60,11 +62,43 @@ def run_app(app: typer.Typer) -> NoReturn:
     raise SystemExit(1)
 
 
+def hide_library_bars(*, uploads: bool = False) -> None:
+    """Keep `datasets` and `huggingface_hub` from drawing bars of parts of a command's work, which end anywhere.
+
+    A user who sets one of the variables to 0 sees them. Call it before either is imported.
+
+    Args:
+        uploads: whether the Hub's bars are shown on a terminal, as those of a push.
+    """
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not (uploads and sys.stderr.isatty()):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def run_command(command: Callable[..., None]) -> NoReturn:
     """Run one function as a program."""
-    app = make_app()
+    hide_library_bars()
+    app = make_app(add_completion=False)
     app.command()(command)
     run_app(app)
+
+
+def zoo_names(incomplete: str) -> list[str]:
+    """Names of zoos and their twins that begin so, for completion in a shell."""
+    from zoo_datasets.specs.zoos import list_zoos, twins_of
+
+    names = (spec.name for zoo in list_zoos() for spec in (zoo, *twins_of(zoo)))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def zoos_and_files(incomplete: str) -> list[str]:
+    """As `zoo_names` of dense zoos, and the YAML files and folders that begin so."""
+    from zoo_datasets.specs.zoos import list_zoos
+
+    names = [zoo.name for zoo in list_zoos() if zoo.name.startswith(incomplete)]
+    paths = Path(incomplete).parent.glob("*") if incomplete else Path().glob("*")
+    texts = [f"{path}/" if path.is_dir() else str(path) for path in sorted(paths)]
+    return names + [text for text in texts if text.startswith(incomplete) and text.endswith(("/", ".yaml", ".yml"))]
 
 
 def numbers(text: str) -> list[int]:
@@ -79,10 +113,10 @@ def numbers(text: str) -> list[int]:
                 param_hint="--epochs",
             )
         spans.append((first, last))
-    found: list[int] = []
+    epochs: list[int] = []
     for first, last in sorted(spans):
-        found += range(max(first, found[-1] + 1 if found else 0), last + 1)
-    return found
+        epochs += range(max(first, epochs[-1] + 1 if epochs else 0), last + 1)
+    return epochs
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

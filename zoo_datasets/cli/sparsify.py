@@ -57,6 +57,7 @@ def sparsify(
     """Make the sparsified twin of every model of a zoo, many at a time; the same command goes on where it stopped."""
     from zoo_datasets.repository.where import parse_where
     from zoo_datasets.runs.cohort import UNCHECKED
+    from zoo_datasets.text import counted
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import open_run
     from zoo_datasets.training.population.parents import open_parents
@@ -70,11 +71,10 @@ def sparsify(
     )
     folder = out or Path("runs") / population.zoo.name
     command = TrainingCommand(path, engine, threads)
-    data = command.images(parents.zoo, images, parents.fingerprint)
-    parents.check_images(data)
+    data = command.images(parents.zoo, images, parents.fingerprint, source)
 
     for reason, count in Counter(parents.left_out.values()).items():
-        command.say(f"warning: {count:,} models of {parents.zoo.name} have no twin: {reason}")
+        command.say(f"warning: no twins of {counted(count, 'model')} of {parents.zoo.name}: {reason}")
     if not parents.checked:
         command.say(f"note: {source}: {UNCHECKED}")
     run = command.carry_out(partial(open_run, population, folder, data), data.limited(parents.limits), dry_run)

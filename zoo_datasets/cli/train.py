@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.cli.shell import stoppable, zoos_and_files
+from zoo_datasets.errors import RunError
 
 if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
@@ -28,7 +29,12 @@ Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the fi
 
 @stoppable("every finished epoch is on disk; the same command goes on from there")
 def train(
-    zoo: Annotated[str, typer.Argument(help="A zoo of `zoo list`, or a .yaml file with the fields of one.")],
+    zoo: Annotated[
+        str,
+        typer.Argument(
+            help="A zoo of `zoo list`, or a .yaml file with the fields of one.", autocompletion=zoos_and_files
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/<zoo>")] = None,
     models: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The first N members; a larger N later adds members.")
@@ -52,12 +58,16 @@ def train(
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import check_run
 
-    spec, own_images = _spec(zoo)
+    defaults: list[str] = []
+    spec, own_images = _spec(zoo, defaults.append)
     get_engine(engine)
     folder = out or Path("runs") / spec.name
     limits = Limits(train=limit_train, val=limit_val, test=limit_test)
     command = TrainingCommand(path, engine, threads)
-    data = command.images(spec, images or own_images)
+    for text in defaults:
+        command.say(text)
+    fingerprint = _recorded_fingerprint(folder) if images is None else None
+    data = command.images(spec, images or own_images, fingerprint, folder)
     check = partial(check_run, spec, folder, data, models=models, epochs=epochs, limits=limits)
     command.carry_out(check, data.limited(limits), dry_run)
 
@@ -90,20 +100,22 @@ class TrainingCommand:
         """Whether this is the first process."""
         return self._launch.share.index == 0
 
-    def images(self, zoo: ZooSpec, folder: Path | None, fingerprint: str | None = None) -> ImageData:
-        """The images; the first process prepares them, the others find them."""
-
-        from zoo_datasets.images.prepare import images_of
+    def images(self, zoo: ZooSpec, folder: Path | None, fingerprint: str | None, owner: Path) -> ImageData:
+        """As `recorded_images`; the first process prepares them, the others read what it prepared."""
+        from zoo_datasets.cli.images import recorded_images
         from zoo_datasets.terminal import working
+
+        load = partial(recorded_images, zoo, zoo.architecture, folder, fingerprint, owner)
 
         loaded: list[ImageData] = []
         with working(self.console, f"images: {folder or zoo.images}"):
-            self._processes.first(lambda: loaded.append(images_of(zoo, folder, fingerprint=fingerprint)))
-            return loaded[0] if loaded else images_of(zoo, folder, fingerprint=fingerprint)
+            self._processes.first(lambda: loaded.append(load()))
+            return loaded[0] if loaded else load()
 
     def carry_out(self, check: Callable[[Launch], Opening], data: ImageData, dry_run: bool) -> Run | None:
         """Train what `check` opens, or print the plan of it; `data` are the images after limits."""
         from zoo_datasets.cli.training_progress import TrainingProgress
+        from zoo_datasets.text import counted
         from zoo_datasets.training.estimate.estimate import estimate_training, print_estimate
         from zoo_datasets.training.train import train_population
 
@@ -117,10 +129,10 @@ class TrainingCommand:
         seconds = time.monotonic() - begun
         diverged = f", {progress.diverged} diverged" if progress.diverged else ""
         trained = progress.trained
-        done = f"trained {trained:,} states in {seconds:,.1f} s" if trained else "nothing was left to do"
+        done = f"trained {counted(trained, 'state')} in {seconds:,.1f} s" if trained else "nothing was left to do"
         again = f" (from epoch 0 again: {'; '.join(progress.setbacks)})" if progress.setbacks else ""
         self.say(
-            f"{done}{again}: {run.models:,} models to epoch {run.epochs}, "
+            f"{done}{again}: {counted(run.models, 'model')} to epoch {run.epochs}, "
             f"{progress.quartiles()}{diverged}. Next: zoo build {run.path} --out model-zoos"
         )
         return run
@@ -132,14 +144,24 @@ class TrainingCommand:
         say(self.console, text)
 
 
-def _spec(zoo: str) -> tuple[ZooSpec, Path | None]:
-    """The zoo, and the folder of images of one's own that its file names."""
+def _spec(zoo: str, tell: Callable[[str], None]) -> tuple[ZooSpec, Path | None]:
+    """The zoo, and the folder of images of one's own that its file names; `tell` is called with its defaults."""
     from zoo_datasets.specs.zoos import get_zoo, read_zoo_file
 
     if not zoo.endswith((".yaml", ".yml")):
         return get_zoo(zoo), None
-    file = read_zoo_file(Path(zoo))
+    file = read_zoo_file(Path(zoo), tell)
     return file.zoo, file.images
+
+
+def _recorded_fingerprint(folder: Path) -> str | None:
+    """That of the images which the run in a folder was begun with; None if there is no run, or a broken one."""
+    from zoo_datasets.runs.run import Run
+
+    try:
+        return Run.open(folder).manifest.images.fingerprint if Run.exists(folder) else None
+    except RunError:
+        return None  # opening it for training says what is wrong
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A progress bar for a training: models × epochs, accuracy quartiles and time left."""
+"""What a training shows on the terminal: models × epochs, accuracy quartiles and time left."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from zoo_datasets.cli.progress import add_bar, amount_of, progress_bars
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
-from zoo_datasets.terminal import TaskText, say
+from zoo_datasets.terminal import say
 from zoo_datasets.text import counted
 from zoo_datasets.training.launch import EpochReport
 
@@ -42,25 +42,17 @@ class TrainingProgress:
         self._resumed = 0
         self.setbacks: list[str] = []
         self._begun = self._last_line = time.monotonic()
-        self._progress = Progress(
-            TaskText("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskText("models × epochs  {task.fields[accuracy]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=None, accuracy="")
+        self._bars = progress_bars(console)
+        self._bar = add_bar(self._bars, "training")
 
     def __enter__(self) -> TrainingProgress:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
     @property
     def trained(self) -> int:
@@ -81,7 +73,7 @@ class TrainingProgress:
         return f"accuracy {low:.3f} · {middle:.3f} · {high:.3f}"
 
     def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
-        """Count what is to be trained and what is there already."""
+        """Count what is to be trained and what is on disk already."""
         for cohort, members in cohorts:
             self._total += len(members) * (run.epochs + 1)
             try:
@@ -95,12 +87,12 @@ class TrainingProgress:
             f"in {counted(len(cohorts), 'cohort')}, {run.manifest.engine} path → {run.path}",
         )
         if self._done:
-            say(self._console, f"going on: {self._done:,} of {self._total:,} states are there")
+            say(self._console, f"going on: {self._done:,} of {self._total:,} states are on disk")
         for setback in self.setbacks:
             say(self._console, f"{setback}: training from epoch 0 again")
         if any(cohort.unchecked for cohort, _ in cohorts):
             say(self._console, f"note: {UNCHECKED}")
-        self._progress.update(self._task, total=self._total, completed=self._done)
+        self._redraw()
 
     def _count(self, cohort: Cohort, members: int) -> None:
         """Count what a cohort has on disk and goes on from."""
@@ -127,12 +119,19 @@ class TrainingProgress:
             self._diverged[report.cohort] = report.diverged
             # Two processes may report the same epoch.
             self._done = min(self._done + len(report.members), self._total)
-            self._progress.update(self._task, completed=self._done, accuracy=self.quartiles())
+            self._redraw()
             now = time.monotonic()
             if not self._console.is_terminal and (now - self._last_line > _LINE_SECONDS):
                 self._last_line = now
                 left = (now - self._begun) / max(self.trained, 1) * (self._total - self._done)
                 say(
                     self._console,
-                    f"{self._done:,}/{self._total:,} models × epochs, {self.quartiles()}, {left:,.0f} s left",
+                    f"{self._amount()}, {left:,.0f} s left",
                 )
+
+    def _redraw(self) -> None:
+        self._bars.update(self._bar, completed=self._done, total=self._total, amount=self._amount())
+
+    def _amount(self) -> str:
+        states = amount_of(self._done, self._total, "models × epochs")
+        return f"{states}, {quartiles}" if (quartiles := self.quartiles()) else states

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from zoo_datasets.evaluation.verify.findings import Verification
     from zoo_datasets.images.prepare import ImageData
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.spec import Limits, ZooSpec
 
 _SHOWN = 5
 
@@ -32,6 +32,7 @@ def verify(
         Path | None, typer.Option(help="A local folder with the images instead of the Hub.", show_default="the Hub")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, metavar="N", help="Rows whose figures are recomputed.")] = 32,
+    every: Annotated[bool, typer.Option("--all", help="Recompute the figures of all rows.")] = False,
     files_only: Annotated[bool, typer.Option("--files-only", help="Recompute nothing: no images needed.")] = False,
     limit_val: Annotated[
         int | None, typer.Option(min=1, help="Validation images, where an imported zoo had fewer.")
@@ -45,14 +46,15 @@ def verify(
     from zoo_datasets.terminal import Terminal
 
     console = Terminal(stderr=True)
+    count = None if every else sample
     limits = Limits(val=limit_val, test=limit_test)
     if Run.exists(path):
         if name is not None or limits != Limits():
             surplus = f"{name!r:.80}" if name is not None else "--limit-…"
             raise SpecError(f"{path} is a run, which has one zoo and records its limits: leave out {surplus}")
-        result, unit = _verify_run(console, path, images, sample, files_only), "states"
+        result, unit = _verify_run(console, path, images, count, files_only), "states"
     elif (path / CARD).is_file():
-        result, unit = _verify_config(console, path, name, images, limits, sample, files_only), "rows"
+        result, unit = _verify_config(console, path, name, images, limits, count, files_only), "rows"
     else:
         raise RepositoryError(
             f"{path} is neither a run (there is no zoo.json in it) nor a dataset repository (there is no {CARD} in "
@@ -63,7 +65,9 @@ def verify(
         raise typer.Exit(1)
 
 
-def _verify_run(console: Console, path: Path, images: Path | None, sample: int, files_only: bool) -> Verification:
+def _verify_run(
+    console: Console, path: Path, images: Path | None, sample: int | None, files_only: bool
+) -> Verification:
     from zoo_datasets.errors import RunError
     from zoo_datasets.evaluation.verify.run import verify_run
     from zoo_datasets.runs.run import Run
@@ -75,14 +79,20 @@ def _verify_run(console: Console, path: Path, images: Path | None, sample: int, 
         except RunError:
             pass  # it is what the verification finds first
         else:
-            zoo = manifest.zoo.to_dict()
-            data = _load(console, zoo, manifest.zoo.architecture, images, manifest.images.fingerprint)
+            zoo, fingerprint = manifest.zoo, manifest.images.fingerprint
+            data = _load(console, zoo, zoo.architecture, images, fingerprint, path)
     with progress_bar(console, "verifying", "cohorts") as advance:
         return verify_run(path, images=data, sample=sample, progress=advance)
 
 
 def _verify_config(
-    console: Console, repo: Path, name: str | None, images: Path | None, limits: Limits, sample: int, files_only: bool
+    console: Console,
+    repo: Path,
+    name: str | None,
+    images: Path | None,
+    limits: Limits,
+    sample: int | None,
+    files_only: bool,
 ) -> Verification:
     from zoo_datasets.evaluation.verify.verify import verify_repository
     from zoo_datasets.repository.manifest import read_manifest
@@ -95,19 +105,25 @@ def _verify_config(
             raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
-            data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint)
+            data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
 
 
 def _load(
-    console: Console, zoo: Mapping[str, Any], architecture: str, folder: Path | None, fingerprint: str | None
+    console: Console,
+    zoo: ZooSpec | Mapping[str, Any],
+    architecture: str,
+    folder: Path | None,
+    fingerprint: str | None,
+    owner: Path,
 ) -> ImageData:
-    from zoo_datasets.images.prepare import images_of_record
+    from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.terminal import working
 
-    with working(console, f"images: {folder or zoo.get('images')}"):
-        return images_of_record(zoo, architecture, folder, fingerprint)
+    name = zoo.get("images") if isinstance(zoo, Mapping) else zoo.images
+    with working(console, f"images: {folder or name}"):
+        return recorded_images(zoo, architecture, folder, fingerprint, owner)
 
 
 def _only_config(repo: Path) -> str:
@@ -146,5 +162,6 @@ def _print(console: Console, result: Verification, unit: str) -> None:
         say(console, f"{mark} {check.name}: {check.detail}")
     for difference in result.differences:
         say(console, f"     {difference.check}: {difference.message}")
-    verdict = "all is as it says" if result.ok else counted(len(result.differences), "difference")
-    say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed} recomputed: {verdict}")
+    verdict = "what was checked is as it says" if result.ok else counted(len(result.differences), "difference")
+    unchecked = f"; not checked: {'; '.join(result.unchecked)}" if result.unchecked else ""
+    say(console, f"{result.config}: {result.rows:,} {unit}, {result.recomputed:,} recomputed: {verdict}{unchecked}")

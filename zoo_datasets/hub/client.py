@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from huggingface_hub import DatasetCard, HfApi, get_token, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    DisabledRepoError,
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HTTPError,
     OfflineModeIsEnabled,
@@ -24,6 +26,7 @@ from zoo_datasets.documents import MAX_JSON, read_text
 from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_manifest, read_manifest
+from zoo_datasets.repository.removal import listed_but_gone, local_files
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
 from zoo_datasets.storage.secrets import without_secrets
@@ -37,14 +40,13 @@ _Value = TypeVar("_Value")
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses; uploads end in RuntimeError.
 _HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 
-
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _AGAIN = "run the same command again: what has arrived is not sent again"
 
-
 _MESSAGES = {
-    401: "the token is missing or not valid; log in with `hf auth login`, or set HF_TOKEN",
+    401: f"the token is missing or not valid; {_LOG_IN}",
     403: "the token has no right to do this; use one that may write to {repo_id}",
-    404: "it does not exist, or the token may not see it",
+    404: "it does not exist, or it is private and the token may not see it",
     409: f"others push to it all the time; {_AGAIN}",
     412: f"others push to it all the time; {_AGAIN}",
     413: "a file is too large for it",
@@ -59,12 +61,14 @@ class Holdings:
     Attributes:
         commit: of a repository on the Hub; None of a folder.
         manifests: by zoo; one that `zoo build` did not write has none.
+        gone: zoos that the card lists and of which no file exists.
     """
 
     location: str
     commit: str | None
     card: DatasetCard
     manifests: Mapping[str, Manifest]
+    gone: Sequence[str] = ()
 
 
 def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | None = None) -> Holdings:
@@ -80,26 +84,30 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
         HubError: if the Hub cannot be reached or refuses.
     """
     folder = Path(repo)
-    commit = None
+    commit, location = None, str(repo)
     if folder.is_dir():
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         card = read_card(folder)
+        paths = local_files(folder, zoos_of(configs_of(card)))
     else:
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
-            commit = str(HfApi().repo_info(str(repo), repo_type=DATASET, revision=revision).sha)
-            card = remote_card(str(repo), commit)
+            info = HfApi().repo_info(str(repo), repo_type=DATASET, revision=revision)
+            commit, location = str(info.sha), str(info.id)
+            card = remote_card(location, commit)
+            paths = [file.rfilename for file in info.siblings or ()]
     zoos = zoos_of(configs_of(card))
+    gone = listed_but_gone(card, paths)
     for name in names:
         if name not in zoos:
             raise UnknownNameError("config", name, zoos)
-    wanted = list(dict.fromkeys(names or zoos))
+    wanted = [name for name in dict.fromkeys(names or zoos) if name not in gone]
     if commit is None:
         manifests = [read_manifest(folder, name) for name in wanted]
     else:
-        manifests = in_parallel(lambda name: remote_manifest(str(repo), name, commit), wanted)
+        manifests = in_parallel(lambda name: remote_manifest(location, name, commit), wanted)
     held = {name: manifest for name, manifest in zip(wanted, manifests, strict=True) if manifest is not None}
-    return Holdings(location=str(repo), commit=commit, card=card, manifests=held)
+    return Holdings(location=location, commit=commit, card=card, manifests=held, gone=gone)
 
 
 def in_parallel(function: Callable[[_Item], _Value], items: Sequence[_Item]) -> list[_Value]:
@@ -176,8 +184,15 @@ def _reason(error: BaseException, repo_id: str) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):
         return "there is no such revision"
-    if isinstance(error, RepositoryNotFoundError) and (status != 401 or get_token()):
-        return _MESSAGES[404]
+    if isinstance(error, GatedRepoError):
+        return (
+            f"it is gated: ask for access at {HfApi().endpoint}/datasets/{repo_id}, and use the token of an account "
+            f"that has it; {_LOG_IN}"
+        )
+    if isinstance(error, DisabledRepoError):
+        return "the Hub has disabled it"
+    if isinstance(error, RepositoryNotFoundError):
+        return _MESSAGES[404] if get_token() else f"it does not exist, or it is private; {_LOG_IN}"
     if status in _MESSAGES:
         return _MESSAGES[status].format(repo_id=repo_id)
     if status is not None and status >= 500:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from zoo_datasets.repository.card import CARD, configs_of, move_beside_shards, r
 from zoo_datasets.repository.card_plots import draw_plots
 from zoo_datasets.repository.card_text import PAGE
 from zoo_datasets.repository.manifest import MANIFEST, META_FOLDER, Manifest, has_manifest, meta_path, read_manifest
+from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
 from zoo_datasets.storage.files import check_files, sha256_of
-from zoo_datasets.terminal import Advance
+from zoo_datasets.terminal import Advance, Tell
 
 FILES_PER_FOLDER = 10_000  # the Hub's limit
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,10 +122,22 @@ def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) 
     check_files(repo, [CARD], links=False)
     if not (repo / CARD).is_file():
         raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
-    complete = [name for name in zoos_of(configs_of(read_card(repo))) if has_manifest(repo, name)]
+    card = read_card(repo)
+    listed = zoos_of(configs_of(card))
+    complete = [name for name in listed if has_manifest(repo, name)]
+    gone = listed_but_gone(card, local_files(repo, listed))
     for name in names:
-        if name not in complete:
+        if name not in listed:
             raise UnknownNameError("config", name, complete)
+        if name not in complete:
+            raise RepositoryError(
+                gone_message(repo, name)
+                if name in gone
+                else f"{repo}: {name} was not written by `zoo build`, which alone writes what can be pushed"
+            )
+    for name in () if names else gone:
+        if tell is not None:
+            tell(f"warning: {gone_message(repo, name)}; it is not pushed")
     if not complete:
         raise RepositoryError(f"{repo} holds no zoo; `zoo build` makes one")
     selected = list(dict.fromkeys(names or complete))

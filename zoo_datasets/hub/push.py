@@ -11,37 +11,47 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
-    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
 
 from zoo_datasets.documents import StrPath
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import HubError, RepositoryError
 from zoo_datasets.hub.client import DATASET, hub_errors, in_parallel, remote_card, remote_manifest, remote_text
-from zoo_datasets.hub.local_zoo import LocalZoo, Tell, local_zoos
-from zoo_datasets.repository.card import CARD, Entry, card_with, configs_of, entry_in, read_card
-from zoo_datasets.repository.card_text import citation_of, table_line, yours
+from zoo_datasets.hub.local_zoo import LocalZoo, local_zoos
+from zoo_datasets.hub.loose import is_parquet, loose_data
+from zoo_datasets.hub.retries import retried, status_of
+from zoo_datasets.repository.card import (
+    CARD,
+    LICENCE_KEYS,
+    Entry,
+    card_with,
+    configs_of,
+    entry_in,
+    licence_is_computed,
+    read_card,
+    texts_in,
+)
+from zoo_datasets.repository.card_text import citations_of, table_line, yours
 from zoo_datasets.repository.listing import by_pattern, configs_by_pattern, files_among, named
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, folders_of, manifest_paths, meta_path
-from zoo_datasets.terminal import Advance
+from zoo_datasets.repository.removal import listed_but_gone
+from zoo_datasets.terminal import Advance, Tell
 
 FILES_PER_COMMIT = 100  # the Hub's advice
 _LISTED_ALONE = 4  # zoos whose folders are listed one by one
-_CONFLICTS = 8
-_FAILURES = 3
-_LONGEST_WAIT = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +61,7 @@ class PushResult:
     Attributes:
         commit: of the repository's state with everything in it; of a new pull request, that of its branch.
         url: of the pull request, if one was opened, else of the repository.
+        repo_id: the dataset's id, which is another one if it was renamed.
         added, removed: paths of the files that were added or replaced, and of those that went. Neither: nothing to do.
         bytes: of the files added; those that an earlier push had sent are not sent again.
         warnings: what a person should know.
@@ -58,6 +69,7 @@ class PushResult:
 
     commit: str
     url: str
+    repo_id: str
     configs: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -74,6 +86,7 @@ def push_repository(
     revision: str | None = None,
     create_pr: bool = False,
     replace: bool = False,
+    force: bool = False,
     progress: AbstractContextManager[Advance] | None = None,
     tell: Tell | None = None,
 ) -> PushResult:
@@ -91,6 +104,7 @@ def push_repository(
         revision: branch to push to; created from the main one if it does not exist.
         create_pr: open a pull request instead of writing to the branch.
         replace: whether zoos of the same name with other content may be replaced.
+        force: whether to push to a dataset with data files of no config, which `load_dataset` then gives no longer.
         progress: a bar that is shown while checking, called with (files checked, files in all) for each zoo.
         tell: called with each step, a line of text.
 
@@ -111,7 +125,13 @@ def push_repository(
             tell(f"checking {zoo.name}")
             zoo.verify(advance)
     pushing = _Pushing(
-        card=read_card(repo), zoos=zoos, repo_id=repo_id, revision=revision, create_pr=create_pr, replace=replace
+        card=read_card(repo),
+        zoos=zoos,
+        repo_id=repo_id,
+        revision=revision,
+        create_pr=create_pr,
+        replace=replace,
+        force=force,
     )
     with hub_errors(f"{repo_id} could not be opened", repo_id):
         pushing.open(private, tell)
@@ -150,6 +170,7 @@ class _Pushing:
     revision: str | None
     create_pr: bool
     replace: bool
+    force: bool
     api: HfApi = field(default_factory=HfApi)
     url: str = ""
     added: dict[str, int] = field(default_factory=dict)
@@ -158,15 +179,18 @@ class _Pushing:
         """Create the repository and the branch unless they exist."""
         try:
             info = self.api.repo_info(self.repo_id, repo_type=DATASET)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            self._create(private, tell)
+        else:
             if private and not info.private:
                 raise RepositoryError(
                     f"{self.repo_id} exists and is public; make it private in its settings, or push to another name"
                 )
-        except RepositoryNotFoundError:
-            # Out of reach or missing: creating it shows which.
-            created = self.api.create_repo(self.repo_id, repo_type=DATASET, private=private or None, exist_ok=True)
-            self.repo_id = created.repo_id
-            tell(f"created {created}")
+            if str(info.id) != self.repo_id:
+                tell(f"{self.repo_id} is named {info.id} now")
+                self.repo_id = str(info.id)
         self.url = f"{self.api.endpoint}/datasets/{self.repo_id}"
         if self.revision is not None:
             try:
@@ -175,42 +199,35 @@ class _Pushing:
                 self.api.create_branch(self.repo_id, repo_type=DATASET, branch=self.revision, exist_ok=True)
                 tell(f"created branch {self.revision}")
 
+    def _create(self, private: bool, tell: Tell) -> None:
+        """Create the repository, unless it exists: then somebody has just created it, or the token may not see it."""
+        try:
+            created = self.api.create_repo(self.repo_id, repo_type=DATASET, private=private or None)
+        except HfHubHTTPError as error:
+            if status_of(error) != 409:
+                raise
+            try:
+                self.api.repo_info(self.repo_id, repo_type=DATASET)
+            except RepositoryNotFoundError:
+                raise HubError(
+                    f"{self.repo_id} exists, but the token may not see it; use one that may, or push to another name"
+                ) from None
+        else:
+            self.repo_id = created.repo_id
+            tell(f"created {created}")
+
     def push(self, tell: Tell) -> PushResult:
         """Plan, send and commit until it is done.
 
         Raises:
             The Hub's client's errors, where trying again does not help.
         """
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                plan = self._plan()
-                done = None if plan.empty else self._commit(plan, tell)
-            except HTTPError as error:
-                wait = self._wait(error, attempt)
-                if wait is None:
-                    raise
-                if _status(error) in (409, 412):
-                    tell("somebody else pushed meanwhile; merging with its present state")
-                else:
-                    tell(f"the Hub does not answer as it should; trying again in {wait:.0f} s")
-                time.sleep(wait)
-                continue
-            return self._result(plan, done)
+        # If a pull request may have been opened, another try would open a second one.
+        return retried(lambda: self._attempt(tell), tell, lambda: not self.create_pr)
 
-    def _wait(self, error: HTTPError, attempt: int) -> float | None:
-        """Seconds until another try; None if that would not help."""
-        status = _status(error)
-        if status in (409, 412):
-            return 0.1 * attempt if attempt < _CONFLICTS else None
-        # Without an answer a pull request may have been opened, and another try would open a second one.
-        unanswered = (status is None or status >= 500) and not self.create_pr
-        if attempt >= _FAILURES or not (status == 429 or unanswered):
-            return None
-        retry_after = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-        wait = float(retry_after) if retry_after.isdecimal() else 2.0**attempt
-        return wait if wait <= _LONGEST_WAIT else None
+    def _attempt(self, tell: Tell) -> PushResult:
+        plan = self._plan()
+        return self._result(plan, None if plan.empty else self._commit(plan, tell))
 
     def _plan(self) -> _CommitPlan:
         """Compare with the newest state of the branch.
@@ -218,21 +235,61 @@ class _Pushing:
         Raises:
             RepositoryError: if a zoo of the same name has other content.
         """
-        head = str(self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision).sha)
+        info = self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision)
+        head, paths = str(info.sha), [file.rfilename for file in info.siblings or ()]
         card = remote_card(self.repo_id, head)
         configs = configs_of(card)
         listing = self._listing(head)
         plan = _CommitPlan(head=head, card=None)
+        loose = [] if configs else loose_data(paths, [zoo.name for zoo in self.zoos])
+        if loose:
+            self._check_loose(loose, plan)
+        self._check_kinds(configs, plan)
+        gone = listed_but_gone(card, paths)
         for zoo, theirs in zip(self.zoos, self._their_manifests(listing, head), strict=True):
             if not self.replace:
-                zoo.check_continues(theirs, zoo.name in configs, self.repo_id)
+                zoo.check_continues(theirs, zoo.name in configs and zoo.name not in gone, self.repo_id)
             plan.add |= {path: zoo for path in zoo.files if not zoo.same(path, listing.get(path))}
             plan.remove += [path for path in _outdated(zoo, theirs, listing) if path in listing]
         plan.meanwhile = self._card_by_name(card, listing)
-        written, plan.warnings = _merge_written(card, self.card, self.replace)
+        written, warnings = _merge_written(card, self.card, self.replace)
+        plan.warnings += warnings
         text = card_with(card, [self._entry(zoo) for zoo in self.zoos], written, self.repo_id)
         plan.card = None if text == remote_text(self.repo_id, CARD, head) else text
         return plan
+
+    def _check_loose(self, loose: Sequence[str], plan: _CommitPlan) -> None:
+        """Data files that no config lists are what `load_dataset` gives without a name, until a card lists configs.
+
+        Raises:
+            RepositoryError: unless it is known that they will not be.
+        """
+        more = f" and {len(loose) - 3:,} more" if len(loose) > 3 else ""
+        what = f"{self.repo_id} holds data files of no config ({', '.join(loose[:3])}{more})"
+        if not self.force:
+            raise RepositoryError(
+                f'{what}: load_dataset("{self.repo_id}") gives them, and would give zoos instead; list them in its '
+                "card as a config with `default: true`, or push with --force"
+            )
+        plan.warnings.append(f'{what}: load_dataset("{self.repo_id}") gives zoos instead of them now')
+
+    def _check_kinds(self, configs: Mapping[str, Mapping[str, Any]], plan: _CommitPlan) -> None:
+        """`datasets` reads all configs of a dataset as files of one kind.
+
+        Raises:
+            RepositoryError: if the Hub's card has a config of another kind, unless that is to be ignored.
+        """
+        for name, config in configs.items():
+            other = next((path for path in texts_in(config.get("data_files")) if not is_parquet(path)), None)
+            if other is None:
+                continue
+            what = f"{self.repo_id} has a config {name} of other files than Parquet ({other})"
+            if not self.force:
+                raise RepositoryError(
+                    f"{what}: load_dataset reads all configs as files of one kind, so that one of them would not load; "
+                    "push to another name, make it Parquet, or push with --force"
+                )
+            plan.warnings.append(f"{what}, which load_dataset cannot read beside zoos")
 
     def _their_manifests(self, listing: Mapping[str, RepoFile], head: str) -> list[Manifest | None]:
         """The Hub's manifest of each zoo; fetched only if it is not the local one."""
@@ -262,7 +319,7 @@ class _Pushing:
         return dataclasses.replace(
             entry_in(self.card, zoo.name),
             line=table_line(zoo.manifest),
-            citations=[text] if (text := citation_of(zoo.manifest)) else [],
+            citations=citations_of(zoo.manifest),
         )
 
     def _listing(self, head: str) -> dict[str, RepoFile]:
@@ -334,6 +391,7 @@ class _Pushing:
         return PushResult(
             commit=plan.head if done is None else done.oid,
             url=self.url,
+            repo_id=self.repo_id,
             configs=tuple(zoo.name for zoo in self.zoos),
             added=tuple(sorted(self.added)),
             removed=tuple(plan.remove),
@@ -360,6 +418,10 @@ def _merge_written(theirs: DatasetCard, ours: DatasetCard, replace: bool) -> tup
         The text between the marks, and a warning for each thing that was not taken.
     """
     counted = {"configs", "dataset_info", "size_categories", "tags"}
+    if licence_is_computed(ours) and (replace or licence_is_computed(theirs)):
+        counted |= {*LICENCE_KEYS}
+        for key in LICENCE_KEYS if replace and not licence_is_computed(theirs) else ():
+            theirs.data.pop(key)
     warnings = []
     for key, value in ours.data.to_dict().items():  # type: ignore[no-untyped-call]
         if key in counted:
@@ -377,7 +439,3 @@ def _merge_written(theirs: DatasetCard, ours: DatasetCard, replace: bool) -> tup
     if local and local != written:
         warnings.append("the text between the marks is another one on the Hub, and stays; edit it there")
     return written, warnings
-
-
-def _status(error: Exception) -> int | None:
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None

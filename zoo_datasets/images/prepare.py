@@ -188,7 +188,8 @@ def images_of(
     Args:
         zoo: the zoo.
         source, cache_dir, progress: as of `load_images`; images of one's own have no other source than a folder.
-        fingerprint: of images of one's own that were prepared on this machine before; then `source` may be None.
+        fingerprint: of the images that are wanted; without a source, those that were prepared on this machine before
+            are looked for first.
 
     Raises:
         SpecError: where the images have another size than the architecture takes.
@@ -197,7 +198,7 @@ def images_of(
     """
     size = get_architecture(zoo.architecture).input_size if zoo.layers is None else zoo.input_size
     if zoo.pixels is None:
-        return _load(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress)
+        return _of_table(get_image_spec(zoo.images, zoo.architecture), size, source, cache_dir, progress, fingerprint)
     if zoo.pixels.size is not None and size not in (None, zoo.pixels.size):
         raise SpecError(
             f"{zoo.name}: {zoo.architecture} takes {size} × {size} images, images.size is {zoo.pixels.size}"
@@ -218,7 +219,21 @@ def images_of_record(
     """
     if any(zoo.get(name) is not None for name in OWN_FIELDS):
         return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source, fingerprint=fingerprint)
-    return load_images(zoo.get("images", ""), architecture, source)
+    spec, size = get_image_spec(zoo.get("images", ""), architecture), get_architecture(architecture).input_size
+    return _of_table(spec, size, source, None, None, fingerprint)
+
+
+def _of_table(
+    spec: ImageSpec,
+    size: int | None,
+    source: StrPath | None,
+    cache_dir: StrPath | None,
+    progress: Fetched | None,
+    fingerprint: str | None,
+) -> ImageData:
+    """Images of the table; without a source those of the fingerprint that were prepared here, whatever they came of."""
+    prepared = _find(spec.name, lambda splits, description: spec, fingerprint, cache_dir) if source is None else None
+    return _load(spec, size, source, cache_dir, progress) if prepared is None else prepared
 
 
 def _load(
@@ -254,14 +269,23 @@ def _load_own(
     return _prepared(_cache_file(name, key, cache_dir), partial(_own_spec, name, pixels), read, str(folder))
 
 
+def _find(name: str, spec_of: SpecOf, fingerprint: str | None, cache_dir: StrPath | None) -> ImageData | None:
+    """The images of a fingerprint that were prepared here before, whatever they were read from; None if none were."""
+    if fingerprint is None:
+        return None
+    pattern = _cache_file(name, "*", cache_dir)
+    for file in sorted(pattern.parent.glob(pattern.name)):
+        if _recorded_fingerprint(file) == fingerprint and (cached := _read_cache(file, spec_of)) is not None:
+            return cached[0]
+    return None
+
+
 def _find_own(zoo: ZooSpec, fingerprint: str | None, cache_dir: StrPath | None) -> ImageData:
     """Images of one's own that were prepared here before, whatever folder they were read from."""
     assert zoo.pixels is not None
-    pattern = _cache_file(zoo.images, "*", cache_dir)
-    for file in sorted(pattern.parent.glob(pattern.name)) if fingerprint is not None else ():
-        cached = _read_cache(file, partial(_own_spec, zoo.images, zoo.pixels))
-        if cached is not None and cached[0].fingerprint == fingerprint:
-            return cached[0]
+    prepared = _find(zoo.images, partial(_own_spec, zoo.images, zoo.pixels), fingerprint, cache_dir)
+    if prepared is not None:
+        return prepared
     known = "" if fingerprint is None else f" (fingerprint {fingerprint[:16]}…) and not prepared on this machine"
     raise ImagesError(f"images {zoo.images!r} are those of a zoo of one's own{known}: pass their folder, --images PATH")
 
@@ -372,6 +396,15 @@ def _write_cache(file: Path, splits: dict[Role, Split], description: dict[str, A
     with replacing(file) as temporary:
         # One metadata key only: safetensors writes several in random order.
         save_file(tensors, temporary, metadata={"description": json.dumps(description)})
+
+
+def _recorded_fingerprint(file: Path) -> str | None:
+    """What the header of a file of the cache says; None if it cannot be read."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return str(parse_json(opened.metadata()["description"])["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
 
 
 def _read_cache(file: Path, spec_of: SpecOf) -> tuple[ImageData, str] | None:

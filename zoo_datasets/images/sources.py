@@ -20,7 +20,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -40,6 +40,7 @@ from zoo_datasets.images.split import VALIDATION_NAMES, Role, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.specs.spec import ImageSpec
 from zoo_datasets.specs.zoos import list_zoos
+from zoo_datasets.storage.files import cache_folder
 from zoo_datasets.terminal import Fetched
 
 BATCH = 1000
@@ -112,18 +113,51 @@ def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, A
 
 
 def _load_hub(spec: ImageSpec) -> Mapping[str, Any]:
-    """All splits of the Hub's dataset; if the Hub is out of reach, what `datasets` has of it in its cache."""
+    """The splits of the Hub's dataset that have a role; if the Hub is out of reach, those that are in a cache."""
     unreachable = _hub_is_unreachable(spec)
     try:
-        with _offline() if unreachable else contextlib.nullcontext():
-            loaded: Mapping[str, Any] = datasets.load_dataset(spec.hub_id, spec.hub_config)
-            return loaded
+        if unreachable:
+            with _offline():
+                return _load_cached(spec)
+        return _load_needed(spec)
+    except ImagesError:
+        raise
     except _LOAD_ERRORS as error:
         raise ImagesError(
             f"{spec.name} could not be fetched from the Hub ({spec.hub_id}: {unreachable or _reason(error)}): "
             "connect to the network, or download it elsewhere and pass its folder: "
             f"--images PATH (a folder in the layout of {spec.hub_id}, or an image folder)"
         ) from error
+
+
+def _load_needed(spec: ImageSpec) -> Mapping[str, Any]:
+    """The splits that have a role; no file of another split, as the 531,131 images of SVHN's `extra`, is fetched."""
+    builder = datasets.load_dataset_builder(spec.hub_id, spec.hub_config)
+    files = builder.config.data_files
+    needed = _split_names(list(files), spec, str(spec.hub_id)).values() if files else ()
+    if set(needed) == set(files or ()):
+        loaded: Mapping[str, Any] = datasets.load_dataset(spec.hub_id, spec.hub_config)
+        return loaded
+    # In a cache of our own: a later `load_dataset` would take the splits in its cache for all that there are.
+    builder = datasets.load_dataset_builder(spec.hub_id, spec.hub_config, cache_dir=str(_some_splits()))
+    builder.config.data_files = type(files)({name: files[name] for name in files if name in needed})
+    for name in set(builder.info.splits or ()).difference(needed):
+        builder.info.splits.pop(name)  # its rows are not expected
+    builder.download_and_prepare()
+    return cast(Mapping[str, Any], builder.as_dataset())
+
+
+def _load_cached(spec: ImageSpec) -> Mapping[str, Any]:
+    """What an earlier `_load_needed` has prepared, or else anybody's `load_dataset`."""
+    with contextlib.suppress(*_LOAD_ERRORS):
+        return cast(
+            Mapping[str, Any], datasets.load_dataset(spec.hub_id, spec.hub_config, cache_dir=str(_some_splits()))
+        )
+    return cast(Mapping[str, Any], datasets.load_dataset(spec.hub_id, spec.hub_config))
+
+
+def _some_splits() -> Path:
+    return cache_folder() / "some-splits"
 
 
 def _hub_is_unreachable(spec: ImageSpec) -> str | None:

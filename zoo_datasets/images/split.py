@@ -40,11 +40,7 @@ def folder_digest(folder: Path) -> str:
     Raises:
         ImagesError: if `folder` is no folder, cannot be read or holds no file.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ImagesError(
-            f"{folder} {what}; --images expects a folder, in the layout of the Hub's dataset or train/<class>/*.png"
-        )
+    check_folder(folder)
     digest = hashlib.sha256()
     files = 0
     try:
@@ -56,6 +52,15 @@ def folder_digest(folder: Path) -> str:
     if not files:
         raise ImagesError(f"{folder} holds no files; expected Parquet files or images in train/<class>/")
     return digest.hexdigest()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ImagesError if there is no such folder."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ImagesError(
+            f"{folder} {what}; --images expects a folder, in the layout of the Hub's dataset or train/<class>/*.png"
+        )
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -21,8 +21,9 @@ from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
 from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
-from zoo_datasets.storage.files import NAME_LENGTH, distinct_names, file_name, write_if_changed
+from zoo_datasets.storage.files import write_if_changed
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.storage.names import NAME_LENGTH, distinct_names, file_name
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import json_text
 

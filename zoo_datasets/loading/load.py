@@ -36,10 +36,11 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.loading.caches.checking import CheckedDownloads, FileCheck
+from zoo_datasets.loading.citing import citation_text, note_citation
 from zoo_datasets.loading.cuts import Cut, check_cut, cut_rows, one_value, parse_cut
 from zoo_datasets.loading.row_groups import StreamFiles, TableReading, read_schema, tell_source
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card
+from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.layouts import local_layouts, read_layouts_file
 from zoo_datasets.repository.manifest import (
     LAYOUTS,
@@ -51,6 +52,7 @@ from zoo_datasets.repository.manifest import (
     parse_manifest,
     read_manifest,
 )
+from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
 from zoo_datasets.repository.row import NAMES, SPLITS
 from zoo_datasets.repository.shards import check_listed
 from zoo_datasets.repository.where import Condition, parse_where
@@ -175,9 +177,11 @@ def load_zoo(
                 stacklevel=2,
             )
         loaded = cut_rows(loaded, cut, split, drop=read != wanted)
+    citation = citation_text(name, whole)
+    note_citation(loaded, citation)
     for part, source in sources.items():
         if part in loaded:
-            tell_source(loaded[part], dataclasses.replace(source, columns=wanted))
+            tell_source(loaded[part], dataclasses.replace(source, columns=wanted, citation=citation))
     if split is None:
         return cast(Loaded, loaded)
     if split not in loaded:
@@ -521,6 +525,9 @@ def _check_config(repo: str | Path, name: str, revision: str | None) -> None:
     known = list(configs) if Path(repo).is_dir() else _config_names(repo, revision)
     if name not in known:
         raise UnknownNameError("config", name, known)
+    zoo = name.removesuffix(META)
+    if Path(repo).is_dir() and zoo in listed_but_gone(read_card(Path(repo)), local_files(Path(repo), zoos_of(configs))):
+        raise RepositoryError(gone_message(repo, zoo))
 
 
 def _configs(repo: str | Path, revision: str | None) -> dict[str, dict[str, Any]]:

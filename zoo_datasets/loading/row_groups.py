@@ -58,6 +58,7 @@ class StreamFiles:
         columns: those given; None means all.
         filter: the rows wanted, in columns `filter_columns`; None means all.
         cut: of other splits than the files': the split that the rows must be in, and what decides it.
+        citation: BibTeX of the zoo.
     """
 
     files: tuple[str, ...]
@@ -66,6 +67,7 @@ class StreamFiles:
     filter_columns: tuple[str, ...]
     cut: tuple[Cut, str] | None
     download: DownloadConfig
+    citation: str = ""
 
 
 def tell_source(zoo: IterableDataset, source: StreamFiles) -> None:

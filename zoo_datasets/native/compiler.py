@@ -73,7 +73,7 @@ def find_compiler() -> Compiler:
     """`$CC`, or the first of cc, gcc and clang in the path; for the instructions that `$ZOO_NATIVE` asks for.
 
     Raises:
-        NativeError: there is none, it does not work, this machine lacks the instructions, or they are switched off.
+        NativeError: if there is none, it does not work, this machine lacks the instructions, or they are switched off.
     """
     return _find_compiler(os.environ.get("CC", ""), os.environ.get("PATH", ""), os.environ.get(SWITCH, ""))
 
@@ -94,8 +94,8 @@ def _find_compiler(named: str, path: str, wanted: str) -> Compiler:
     if wanted == SWITCHED_OFF:
         raise NativeError(f"the native kernels are switched off ({SWITCH}={SWITCHED_OFF})")
     if wanted not in _TUNING:
-        known = ", ".join((*filter(None, _TUNING), SWITCHED_OFF))
-        raise NativeError(f"{SWITCH} is {wanted!r}, expected one of {known}, or nothing")
+        names = ", ".join((*filter(None, _TUNING), SWITCHED_OFF))
+        raise NativeError(f"{SWITCH} is {wanted!r}, expected one of {names}, or nothing")
     candidates: tuple[str, ...] = _CANDIDATES
     options: list[str] = []
     if named:
@@ -155,8 +155,8 @@ def compile_library(source: str) -> ctypes.CDLL:
         UserWarning: others than this user and root can write to the cache, so it is not used.
 
     Raises:
-        NativeError: no compiler, or it refuses the source; the message has its first line of complaint. Or no
-            folder can execute what was compiled.
+        NativeError: if there is no compiler, it refuses the source (the message has its first line of complaint), or
+            no folder can execute what was compiled.
     """
     compiler = find_compiler()
     parts = (source, *compiler.command, compiler.identity, platform.machine(), platform.processor())
@@ -186,13 +186,13 @@ def _load(library: Path) -> ctypes.CDLL:
     """Load a library that is what was written, and that nobody else can have written.
 
     Raises:
-        OSError: it is missing, damaged, not to be trusted, or cannot be executed.
+        OSError: if it is missing, damaged, not to be trusted, or cannot be executed.
     """
     checksum = library.with_suffix(".sha256")
     for path in (library, checksum):
         reason = distrust(path)
         if reason is not None:
-            warnings.warn(f"compiled kernels are made anew: {reason}", UserWarning, stacklevel=2)
+            warnings.warn(f"compiling the kernels again: {reason}", UserWarning, stacklevel=2)
             raise PermissionError(reason)
     if checksum.read_bytes().strip() != sha256_of(library).encode():
         raise FileNotFoundError(f"{library} does not have the checksum that stands beside it")

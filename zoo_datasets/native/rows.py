@@ -85,7 +85,7 @@ class MappedRows:
         dtype: of the numbers.
 
     Raises:
-        LayoutError: where a row is null, or the column is of another type.
+        LayoutError: if a row is null, or the column is of another type.
     """
 
     def __init__(self, column: pa.ChunkedArray, name: str) -> None:
@@ -144,7 +144,7 @@ class MappedRows:
         """Copy the rows at `positions` into `out` [len(positions), D], in this order.
 
         Raises:
-            IndexError: where a position is outside.
+            IndexError: if a position is outside.
         """
         library = _library()
         if library is not None:

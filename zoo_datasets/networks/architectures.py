@@ -57,7 +57,7 @@ class Architecture:
         """The list of layers for images of so many channels and classes.
 
         Raises:
-            SpecError: where one is no whole number from 1 to `MAX_WIDTH`.
+            SpecError: if one is no whole number from 1 to `MAX_WIDTH`.
         """
         return self.build(_width("in_channels", in_channels), _width("classes", classes))
 
@@ -136,7 +136,7 @@ def get_architecture(name: str) -> Architecture:
     """The architecture of that name.
 
     Raises:
-        UnknownNameError: with the names that are near.
+        UnknownNameError: if the table has no such name; names those that are near.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnknownNameError("architecture", name, ARCHITECTURES)

@@ -33,7 +33,7 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     The channels of a residual stream are one group: a sum needs the same order on both sides.
 
     Raises:
-        LayerError: where a layer has no rule for it.
+        LayerError: if a layer has no rule for it.
     """
     walk = ChannelWalk()
     outputs = follow_channels(checked(layers), walk, Stream("images", 0, fixed=True))

@@ -65,7 +65,7 @@ class NetworkKind:
 
     @classmethod
     def on(cls, architecture: str, images: ImageWidths) -> NetworkKind:
-        """The architecture of the table for these images."""
+        """The kind of an architecture of the table whose input and output fit `images`."""
         return cls(architecture, images.channels, images.classes)
 
     @classmethod
@@ -104,7 +104,7 @@ class NetworkKind:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> NetworkKind:
-        """That of a row; KeyError where it lacks one of `KIND_COLUMNS`."""
+        """The kind of a row; KeyError if it lacks one of `KIND_COLUMNS`."""
         kind = cls(*(row[name] for name in KIND_COLUMNS))
         known = kind._known()
         return dataclasses.replace(kind, own=next(iter(known))) if len(known) == 1 else kind
@@ -119,7 +119,7 @@ class NetworkKind:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The list of layers."""
+        """The layers of the network, from the image to the logits; UnknownNameError or SpecError if there are none."""
         if self.own is not None:
             return self.own
         known = self._known()
@@ -132,11 +132,11 @@ class NetworkKind:
 
     @cached_property
     def layout(self) -> WeightLayout:
-        """The layout of the flat weights."""
+        """Where each tensor lies in the flat weights [D]."""
         return build_layout(self.layers)
 
     def module(self, activation: str = "relu", dropout: float = 0.0) -> Network:
-        """A freshly built module; see `build_module`."""
+        """An `nn.Module` in float32 with fresh weights; see `build_module`."""
         return Network(self.layers, activation, dropout)
 
     def _known(self) -> set[tuple[Layer, ...]]:

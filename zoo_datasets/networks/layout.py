@@ -54,7 +54,7 @@ class TensorSpec:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements: the product of `shape`."""
         return math.prod(self.shape)
 
     @property
@@ -176,7 +176,7 @@ class WeightLayout:
         """The flat vector [D] of a state dict, or [K, D] of one whose tensors are stacked as [K, …].
 
         Raises:
-            LayoutError: naming the tensor that is missing, surplus, or of a wrong shape or dtype.
+            LayoutError: if a tensor is missing, surplus, or of a wrong shape or dtype; names it.
         """
         self._check_names(state)
         stack = self._stack_shape(state)
@@ -277,7 +277,7 @@ class WeightLayout:
         """The layout that `to_json` wrote.
 
         Raises:
-            LayoutError: where the text is no layout.
+            LayoutError: if the text is no layout.
         """
         try:
             return cls.from_list(parse_json(text))
@@ -289,7 +289,7 @@ class WeightLayout:
         """The inverse of `to_list`.
 
         Raises:
-            LayoutError: where the value is no layout, or one of more than 2³¹ weights.
+            LayoutError: if the value is no layout, or one of more than 2³¹ weights.
         """
         if not isinstance(value, list):
             raise LayoutError(f"this is not a weight layout: expected a list of tensors, found {brief(value)}")

@@ -26,8 +26,9 @@ from zoo_datasets.repository.card_text import (
     SOMEWHERE,
     YOURS,
     card_text,
-    citation_of,
     citations_in,
+    citations_of,
+    licence_in,
     lines_of,
     page_of,
     rows_in,
@@ -35,7 +36,7 @@ from zoo_datasets.repository.card_text import (
     table_line,
     yours,
 )
-from zoo_datasets.repository.credit import TRAINED, UNKNOWN_LICENCE, credit_of
+from zoo_datasets.repository.credit import HUB_LICENCES, TRAINED, UNKNOWN_LICENCE
 from zoo_datasets.repository.listing import (
     by_pattern,
     configs_by_name,
@@ -61,14 +62,15 @@ from zoo_datasets.storage.files import check_files, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
 from zoo_datasets.text import printable
 
-__all__ = ["CARD", "YOURS", "Entry", "card_with", "card_without", "check_patterns", "configs_of", "entry_in", "info_of",
-           "listed_by_name", "move_beside_shards", "parse_card", "read_card", "write_card", "write_line",
-           "zoos_of"]  # fmt: skip
+__all__ = ["CARD", "LICENCE_KEYS", "YOURS", "Entry", "card_with", "card_without", "check_patterns", "configs_of",
+           "entry_in", "info_of", "licence_is_computed", "listed_by_name", "move_beside_shards", "parse_card",
+           "read_card", "texts_in", "write_card", "write_line", "zoos_of"]  # fmt: skip
 
 CARD = "README.md"
 _HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F]..")
-# Licences that a build writes into a card: one that a person has put in their place stays.
+# Licences that earlier versions wrote into a card, alone or as a list: what a person has put in their place stays.
 LICENCES = (TRAINED.licence, UNKNOWN_LICENCE)
+LICENCE_KEYS = ("license", "license_name", "license_link")
 TAGS = ("model-zoo", "neural-network-weights", "weight-space-learning")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
@@ -146,17 +148,17 @@ def check_patterns(config: Mapping[str, Any], origin: str) -> None:
     Raises:
         OutsideError: naming `origin` and the first such file.
     """
-    for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+    for pattern in texts_in([config.get("data_files"), config.get("data_dir")]):
         if pattern.startswith("/") or re.search(r"[\\\0:]", pattern) or ".." in pattern.split("/"):
             raise OutsideError(f"{origin} lists {pattern[:200]!a}, which lies outside of the repository")
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
     """All texts of nested mappings' values and lists, but the names of splits."""
     if isinstance(value, str):
         yield value
     for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _texts(item)
+        yield from texts_in(item)
 
 
 def info_of(card: DatasetCard, config: str) -> dict[str, Any]:
@@ -177,7 +179,6 @@ class Entry:
         line: of the table; None if an earlier version wrote a section instead.
         section: of the text, by an earlier version.
         citations: what stands below all zoos for this one.
-        licence: of its models; None leaves the card's as it is.
     """
 
     name: str
@@ -186,7 +187,6 @@ class Entry:
     line: str | None
     section: str | None = None
     citations: Sequence[str] = ()
-    licence: str | None = None
 
 
 def zoos_of(configs: Iterable[str]) -> list[str]:
@@ -238,7 +238,8 @@ def card_with(
             sections.pop(entry.name, None)
         elif entry.section is not None:
             sections[entry.name] = entry.section
-    return _rendered(card, entries, before, configs, infos, lines, sections, written, location)
+    citations = dict.fromkeys([*citations_in(card.text), *(text for entry in entries for text in entry.citations)])
+    return _rendered(card, list(citations), before, configs, infos, lines, sections, written, location)
 
 
 def card_without(card: DatasetCard, name: str, location: str = SOMEWHERE) -> str:
@@ -253,12 +254,13 @@ def card_without(card: DatasetCard, name: str, location: str = SOMEWHERE) -> str
     }
     lines = {zoo: line for zoo, line in lines_of(card.text).items() if zoo != name}
     configs = {config: entry for config, entry in configs.items() if config not in gone}
-    return _rendered(card, [], before, configs, infos, lines, sections_of(card.text, configs), None, location)
+    sections, citations = sections_of(card.text, configs), citations_in(card.text)
+    return _rendered(card, citations, before, configs, infos, lines, sections, None, location)
 
 
 def _rendered(
     card: DatasetCard,
-    entries: Sequence[Entry],
+    citations: Sequence[str],
     before: Sequence[str],
     configs: dict[str, dict[str, Any]],
     infos: Mapping[str, Mapping[str, Any]],
@@ -276,19 +278,18 @@ def _rendered(
     # The Hub's viewer opens on the first, where none is the default.
     ordered = sorted(configs, key=lambda name: (name in zoos, name))
     data: dict[str, Any] = {
-        "license": _licence(card, entries),
+        **_licence(card, lines, zoos),
         "pretty_name": card.data.get("pretty_name") or "Model zoos",
         "tags": sorted({*(card.data.get("tags") or ()), *TAGS}),
         "size_categories": [_size_category(sum(_rows(zoo, lines, infos) for zoo in zoos))],
-        "configs": [configs[name] for name in ordered],
+        "configs": [configs[name] for name in ordered] or None,
         "dataset_info": [dict(infos[name]) for name in sorted(infos)] or None,
     }
-    kept = {key: value for key, value in card.data.to_dict().items() if key not in data}  # type: ignore[no-untyped-call]
+    kept = {key: value for key, value in card.data.to_dict().items() if key not in (*data, *LICENCE_KEYS)}  # type: ignore[no-untyped-call]
     order = [*(key for key in data if key not in ("configs", "dataset_info")), *kept, "configs", "dataset_info"]
     merged = DatasetCardData(**data | kept).to_dict()  # type: ignore[no-untyped-call]
     written = yours(card.text) if written is None else written
-    citations = dict.fromkeys([*citations_in(card.text), *(text for entry in entries for text in entry.citations)])
-    text = card_text(written, lines, sections, list(citations), zoos, location)
+    text = card_text(written, lines, sections, citations, zoos, location)
     return f"---\n{_yaml({key: merged[key] for key in order if key in merged})}\n---\n\n{text}"
 
 
@@ -299,14 +300,43 @@ def _rows(zoo: str, lines: Mapping[str, str], infos: Mapping[str, Mapping[str, A
     return sum(split.get("num_examples") or 0 for split in infos.get(zoo, {}).get("splits") or [])
 
 
-def _licence(card: DatasetCard, entries: Sequence[Entry]) -> Any:
-    """What the card says, with the licences of these zoos, unless a person wrote another one."""
-    given = card.data.get("license")
-    licences = given if isinstance(given, list) else [given] if given else []
-    if any(licence not in LICENCES for licence in licences):
-        return given
-    together = list(dict.fromkeys([*licences, *(entry.licence for entry in entries if entry.licence)]))
-    return together if len(together) > 1 else together[0] if together else TRAINED.licence
+def licence_is_computed(card: DatasetCard) -> bool:
+    """Whether the licence of a card is the one that follows from its zoos, and was not chosen by a person."""
+    given = {key: card.data.get(key) for key in LICENCE_KEYS if card.data.get(key) is not None}
+    licence = given.get("license")
+    written_before = set(licence if isinstance(licence, list) else [licence]) <= {None, *LICENCES} and len(given) <= 1
+    return written_before or given == common_licence(lines_of(card.text), None)
+
+
+def common_licence(lines: Mapping[str, str], unlisted: str | None) -> dict[str, str]:
+    """The keys of the YAML about the licence: the one that all zoos share, or `other` with a name and a link.
+
+    Args:
+        lines: of the table, by zoo.
+        unlisted: the licence of zoos that have no line; None if there are none.
+    """
+    licences = dict.fromkeys(licence_in(line) for line in lines.values())
+    if unlisted is not None:
+        licences[unlisted, ""] = None
+    if not licences:
+        return {"license": TRAINED.licence}
+    (name, link), *others = licences
+    if others:
+        return {"license": "other", "license_name": "one-for-each-zoo", "license_link": CARD}
+    if name in HUB_LICENCES:
+        return {"license": name}
+    named = re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-")[:60] or "other"
+    return {"license": "other", "license_name": named, "license_link": link or CARD}
+
+
+def _licence(card: DatasetCard, lines: Mapping[str, str], zoos: Sequence[str]) -> dict[str, Any]:
+    """The licence that follows from the zoos, unless a person chose another one."""
+    if not licence_is_computed(card):
+        return {key: card.data.get(key) for key in LICENCE_KEYS if card.data.get(key) is not None}
+    before = card.data.get("license")
+    unlisted = [zoo for zoo in zoos if zoo not in lines]
+    known_before = before if isinstance(before, str) and before in HUB_LICENCES else UNKNOWN_LICENCE
+    return common_licence(lines, known_before if unlisted else None)
 
 
 def write_card(repo: Path, manifest: Manifest, num_bytes: Mapping[str, int], meta_bytes: Mapping[str, int]) -> None:
@@ -425,8 +455,7 @@ def _write_entry(
         configs=configs,
         infos=infos,
         line=table_line(manifest),
-        citations=[text] if (text := citation_of(manifest)) else [],
-        licence=credit_of(manifest.source).licence,
+        citations=citations_of(manifest),
     )
     _write(repo, card_with(card, [entry]))
 

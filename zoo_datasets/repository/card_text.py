@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from zoo_datasets.documents import whole_number
-from zoo_datasets.repository.credit import credit_of
+from zoo_datasets.repository.credit import UNKNOWN_LICENCE, Credit, credit_of
+from zoo_datasets.repository.departures import departures
 from zoo_datasets.repository.manifest import LAYOUTS, META, META_FOLDER, Manifest
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
@@ -30,8 +31,10 @@ _TABLE = ("zoo", "rows", "models", "epochs", "network", "images", "licence")
 _LINE = re.compile(rf"^\| \[(\S+)\]\({META_FOLDER}/\1/{re.escape(PAGE)}\) \| ([\d,]+) \|.*\|$", re.MULTILINE)
 
 CITATION = "Citation"
-_BIBTEX = re.compile(r"@[a-z]+\{[^`<>#]+\}", re.ASCII)
+_BIBTEX = re.compile(r"(?:@[A-Za-z]+\{[^`<>#]+\}\s*)+", re.ASCII)
+_LINK = re.compile(r"https?://[^\s<>()\[\]|`\"']+", re.ASCII)
 _LICENCES = {"cc-by-4.0": "[CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/)"}
+_LICENCE_CELL = re.compile(r"\| (?:\[([^\[\]|]*)\]\(([^()\s]*)\)|([^|]*)) \|$")
 _ATTRIBUTION = (
     "**Attribution.** The models of this zoo were trained and published by {authors} under {licence}{where}. Changed "
     "here: checkpoints became rows of float32 vectors with tensors in one order, and were cut into splits anew."
@@ -48,6 +51,8 @@ from zoo_datasets import to_module
 network = to_module(next(iter(zoo.values()))[0])
 ```
 """
+_DIFFERS = "What differs from the published zoo of this recipe:"
+_TO_KNOW = "What to know of the published zoo:"
 _UNKNOWN = (
     "**Attribution.** This zoo was imported, origin unknown: nothing in its files says that they belong to a "
     "published zoo. Who knows whose models these are, and under which licence, should say so at the top."
@@ -82,9 +87,26 @@ def table_line(manifest: Manifest) -> str:
         markdown_cell(ranges(manifest.epochs)),
         "networks of any kind" if manifest.network is None else markdown_code(manifest.network.architecture),
         markdown_cell(manifest.zoo.get("images") or "not recorded"),
-        _LICENCES.get(credit.licence) or markdown_cell(credit.licence),
+        _licence(credit),
     )
     return f"| [{manifest.config}]({META_FOLDER}/{manifest.config}/{PAGE}) | {' | '.join(cells)} |"
+
+
+def licence_in(line: str) -> tuple[str, str]:
+    """The name of a licence in a line of the table, and its address, which is empty for those that the Hub knows."""
+    match = _LICENCE_CELL.search(line)
+    if match is None:
+        return UNKNOWN_LICENCE, ""
+    for licence, shown in _LICENCES.items():
+        if match[0] == f"| {shown} |":
+            return licence, ""
+    name = re.sub(r"\\(.)", r"\1", match[1] or match[3] or "").strip("` ")
+    return name, match[2] or ""
+
+
+def _licence(credit: Credit) -> str:
+    shown = _LICENCES.get(credit.licence) or markdown_cell(credit.licence)
+    return f"[{shown}]({credit.licence_link})" if _LINK.fullmatch(credit.licence_link) else shown
 
 
 def sections_of(text: str, names: Iterable[str]) -> dict[str, str]:
@@ -134,17 +156,32 @@ def citations_in(text: str) -> list[str]:
     return [f"{part}\n" for part in parts if part]
 
 
-def citation_of(manifest: Manifest) -> str | None:
-    """What a zoo's card cites; None if that is nothing, or not valid BibTeX."""
-    paper = credit_of(manifest.source).paper
-    if paper is None:
-        return None
-    bibtex = "\n".join(map(printable, paper.bibtex.split("\n")))
-    title = markdown(paper.title)
-    emphasised = title if title.startswith("`") else f"*{title}*"
-    if not _BIBTEX.fullmatch(bibtex):
-        return None
-    return f"The recipes are those of {markdown(paper.authors)}, {emphasised}:\n\n```bibtex\n{bibtex}\n```\n"
+def citations_of(manifest: Manifest) -> list[str]:
+    """What a zoo's page cites: the paper of its recipes, and what was stated; none that is not valid BibTeX."""
+    credit = credit_of(manifest.source)
+    cited = []
+    bibtex = _valid_bibtex(credit.paper.bibtex) if credit.paper is not None else None
+    if credit.paper is not None and bibtex is not None:
+        title = markdown(credit.paper.title)
+        emphasised = title if title.startswith("`") else f"*{title}*"
+        whose = f"The recipes are those of {markdown(credit.paper.authors)}, {emphasised}:"
+        cited.append(f"{whose}\n\n```bibtex\n{bibtex}\n```\n")
+    stated = _valid_bibtex(credit.citation)
+    if stated is not None:
+        cited.append(f"For {manifest.config}:\n\n```bibtex\n{stated}\n```\n")
+    return cited
+
+
+def bibtex_of(manifest: Manifest) -> list[str]:
+    """The BibTeX of all that a zoo's models and recipes are of."""
+    credit = credit_of(manifest.source)
+    texts = (credit.paper.bibtex if credit.paper is not None else "", credit.citation)
+    return [bibtex for text in texts if (bibtex := _valid_bibtex(text)) is not None]
+
+
+def _valid_bibtex(text: str) -> str | None:
+    bibtex = "\n".join(map(printable, text.strip().split("\n")))
+    return bibtex if _BIBTEX.fullmatch(bibtex) else None
 
 
 def page_of(manifest: Manifest) -> str:
@@ -165,8 +202,16 @@ def page_of(manifest: Manifest) -> str:
         *_further(manifest),
         *_left_out(manifest),
     ]
-    citation = citation_of(manifest)
-    return "\n".join(lines + _origin(manifest) + ([citation] if citation else []))
+    about = [*_origin(manifest), *_stated(manifest), *_departures(manifest), *citations_of(manifest)]
+    return "\n".join([*lines, *about])
+
+
+def _departures(manifest: Manifest) -> list[str]:
+    sentences = departures(manifest)
+    if not sentences:
+        return []
+    trained = credit_of(manifest.source).origin == "trained"
+    return [_DIFFERS if trained else _TO_KNOW, "", *(f"- {sentence}" for sentence in sentences), ""]
 
 
 def _weights(manifest: Manifest) -> str:
@@ -225,6 +270,13 @@ def _networks(manifest: Manifest) -> str:
         f"{markdown_code(network.architecture)} ({network.in_channels} input {noun}, {network.classes} classes, "
         f"{layout.parameters:,} parameters) on {markdown(manifest.zoo.get('images', 'images that are not recorded'))}."
     )
+
+
+def _stated(manifest: Manifest) -> list[str]:
+    """What who built the zoo stated of its origin and licence."""
+    credit = credit_of(manifest.source)
+    lines = [f"**Origin.** As who built this zoo states: {markdown(credit.place)}", ""] if credit.place else []
+    return [*lines, f"**Licence.** {_licence(credit)}", ""] if credit.licence != UNKNOWN_LICENCE else lines
 
 
 def _recipe(manifest: Manifest) -> list[str]:

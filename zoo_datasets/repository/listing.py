@@ -128,7 +128,8 @@ def differing_columns(repo: Path, shards: Sequence[Shard]) -> bool:
     columns: dict[str, pa.DataType] | None = None
     for shard in shards:
         try:
-            schema = pq.read_schema(repo / shard.path)
+            with (repo / shard.path).open("rb") as file:  # by its path, Arrow would look for a ~ elsewhere
+                schema = pq.read_schema(file)
         except (OSError, pa.ArrowException) as error:
             raise RepositoryError(f"{repo / shard.path} could not be read: {error}; build the zoo again") from error
         own = dict(zip(schema.names, schema.types, strict=True))

@@ -15,13 +15,9 @@ from zoo_datasets.repository.manifest import Manifest, Shard
 from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.storage.files import sha256_of
+from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.storage.remembered import digest_as_expected
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_PAGE = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL
-)
-_BEGINNING = 1024  # bytes that tell what a file is
 # A shard's name holds its place in its split, unless it is the first one, and the beginning of its SHA-256. Sorted by
 # name shards are in their places, as an s comes after all hexadecimal digits.
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-(?:s\d{{5,}}-)?([0-9a-f]{{16}})\.parquet")
@@ -31,6 +27,11 @@ _BUILD = "build the zoo again, or put a copy of the file there"
 def shard_name(split: str, place: int, sha256: str) -> str:
     """The name of a shard's file; `place` counts the shards of the split from 0."""
     return f"{split}-{f's{place:05}-' if place else ''}{sha256[:16]}.parquet"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is one that a build gives a shard."""
+    return _NAME.fullmatch(name) is not None
 
 
 def named_by_content(name: str, split: str, sha256: str) -> bool:
@@ -43,14 +44,9 @@ def what_instead(path: Path) -> str | None:
     """What lies in the place of a binary file, and the remedy, if it is text of a well-known kind; else None."""
     try:
         with path.open("rb") as file:
-            beginning = file.read(_BEGINNING)
+            return instead(file.read(BEGINNING))
     except OSError:
         return None
-    if beginning.startswith(_POINTER):
-        return "is a Git LFS pointer and not the file itself; run `git lfs pull` in the repository"
-    if _PAGE.match(beginning):
-        return "is a web page and not the file itself; download the file again, and log in where the server asks for it"
-    return None
 
 
 class ShardDigests:

@@ -69,7 +69,7 @@ class Cohort:
         """The members, in the order of the stack.
 
         Raises:
-            RunError: where members.json is missing or broken.
+            RunError: if members.json is missing or broken.
         """
         return read_members(self.path / MEMBERS)
 
@@ -77,7 +77,7 @@ class Cohort:
         """Write members.json, or check that it lists these very members.
 
         Raises:
-            RunError: where the folder belongs to other members.
+            RunError: if the folder belongs to other members.
         """
         file = self.path / MEMBERS
         if file.is_file():
@@ -95,8 +95,8 @@ class Cohort:
         """Hold the cohort for this process; a killed process lets go by itself.
 
         Raises:
-            CohortInUseError: where another process trains it.
-            StorageError: where there can be no such folder, or the file system has no locks.
+            CohortInUseError: if another process trains it.
+            StorageError: if there can be no such folder, or the file system has no locks.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -118,20 +118,20 @@ class Cohort:
                 ) from error
             yield
 
-    def check_members(self, known: Mapping[str, Member], seen: Collection[str] = ()) -> None:
+    def check_members(self, members: Mapping[str, Member], seen: Collection[str] = ()) -> None:
         """Compare members.json with the members of the run by id, and with those that stand in other cohorts.
 
         Raises:
-            RunError: naming the first one that differs.
+            RunError: if one differs; names the first one.
         """
         file = self.path / MEMBERS
         for member in self.members:
             name = f"{file}: model {member.model_id:.64}"
-            if member.model_id not in known:
+            if member.model_id not in members:
                 raise RunError(f"{name} is no member of the run that {RUN_MANIFEST} describes")
             if member.model_id in seen:
                 raise RunError(f"{name} stands in another cohort too")
-            if member != known[member.model_id]:
+            if member != members[member.model_id]:
                 raise RunError(
                     f"{name} is not as the run has it; delete the file, and the command that trained the run writes it "
                     "again"
@@ -161,7 +161,7 @@ class Cohort:
         """The rows of an epoch in the order of the stack; None where the epoch is not finished.
 
         Raises:
-            RunError: where the metrics are broken, or of other models.
+            RunError: if the metrics are broken, or of other models.
         """
         return self.figures_in(self.metrics(), epoch)
 
@@ -178,7 +178,7 @@ class Cohort:
         """Why training begins again at epoch 0 although later epochs were finished; None where it does not.
 
         Raises:
-            RunError: where a file is broken.
+            RunError: if a file is broken.
         """
         if lost := self.lost_figures():
             return f"{METRICS} has lost the figures of epochs {ranges(lost)}"
@@ -190,7 +190,7 @@ class Cohort:
         """Epochs that were finished, as far as any file tells, but whose figures are not in the metrics.
 
         Raises:
-            RunError: where a file is broken.
+            RunError: if a file is broken.
         """
         names = [file.stem.removeprefix("epoch-") for file in self.path.glob("epoch-*.safetensors")]
         written = [int(name) for name in names if name.isascii() and name.isdecimal() and int(name) <= MAX_EPOCH]
@@ -202,7 +202,7 @@ class Cohort:
         """Epochs up to the one that training would go on from, whose figures are not in the metrics.
 
         Raises:
-            RunError: where a file is broken.
+            RunError: if a file is broken.
         """
         last = self._finished_epoch()
         if last is None:
@@ -219,7 +219,7 @@ class Cohort:
         """The stacked tensors [K, …] of an epoch, by name.
 
         Raises:
-            RunError: where the file is missing or broken.
+            RunError: if the file is missing or broken.
         """
         file = self.epoch_file(epoch)
         if not file.is_file():  # opening a pipe would wait forever
@@ -233,15 +233,15 @@ class Cohort:
         """The weights at an epoch of all members, or of those at some positions of the stack: float32 [K, D].
 
         Raises:
-            RunError: where the file is missing, broken or of another layout.
+            RunError: if the file is missing, broken or of another layout.
         """
         names = set(self.layout.slices())
         tensors = {name: tensor for name, tensor in self.tensors(epoch).items() if name in names}
         count = len(self.members)
         if positions is not None and all(tensor.ndim and len(tensor) == count for tensor in tensors.values()):
             # The file is mapped, so that only these are read.
-            chosen = torch.tensor(positions, dtype=torch.int64)
-            tensors = {name: tensor.index_select(0, chosen) for name, tensor in tensors.items()}
+            index = torch.tensor(positions, dtype=torch.int64)
+            tensors = {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
             count = len(positions)
         try:
             weights = self.layout.flatten(tensors)
@@ -255,13 +255,13 @@ class Cohort:
         """log σ² of all members at an epoch, float32 [K, D]; None in runs that have none.
 
         Raises:
-            RunError: where the file is missing, broken or of another layout.
+            RunError: if the file is missing, broken or of another layout.
         """
-        found = self.tensors(epoch).get(LOG_SIGMA2)
-        if found is not None and found.shape != (len(self.members), self.layout.size):
+        values = self.tensors(epoch).get(LOG_SIGMA2)
+        if values is not None and values.shape != (len(self.members), self.layout.size):
             expected = [len(self.members), self.layout.size]
-            raise RunError(f"{self.epoch_file(epoch)}: {LOG_SIGMA2} {list(found.shape)} found, {expected} expected")
-        return found
+            raise RunError(f"{self.epoch_file(epoch)}: {LOG_SIGMA2} {list(values.shape)} found, {expected} expected")
+        return values
 
     def write_epoch(self, epoch: int, tensors: Mapping[str, Tensor], metrics: pa.Table) -> None:
         """Write the tensors [K, …] of an epoch, then the metrics with its rows added.
@@ -270,7 +270,7 @@ class Cohort:
         process wrote are replaced.
 
         Raises:
-            RunError: where the metrics of earlier epochs are lost; nothing is written then.
+            RunError: if the metrics of earlier epochs are lost; nothing is written then.
         """
         earlier = self.metrics()
         earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
@@ -307,8 +307,8 @@ class Cohort:
         """The record of a file that holds what was written, of this cohort and of `epoch` where one is given.
 
         Raises:
-            DamagedError: where it does not.
-            OSError: where it cannot be read.
+            DamagedError: if it does not.
+            OSError: if it cannot be read.
         """
         status = file.stat()
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -332,7 +332,7 @@ class Cohort:
         are in no other file, and the state of no earlier epoch is kept.
 
         Raises:
-            RunError: where the file, or the metrics, are broken.
+            RunError: if the file, or the metrics, are broken.
         """
         return self._resumable(lambda epoch, opened: epoch)
 
@@ -340,7 +340,7 @@ class Cohort:
         """As `resume_epoch`, with the optimizer state [K, …] after the epoch.
 
         Raises:
-            RunError: where the file, or the metrics, are broken.
+            RunError: if the file, or the metrics, are broken.
         """
         resume = self._resumable(
             lambda epoch, opened: (epoch, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118

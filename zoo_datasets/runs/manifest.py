@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
@@ -87,19 +87,17 @@ class ParentsRecord:
 
 
 class _Parts(TypedDict):
-    """The parts of zoo.json that only the form of this format tells."""
+    """The fields of zoo.json that have no form of their own, as `RunManifest` names them."""
 
     growth: Annotated[tuple[Growth, ...], Field(min_length=1)]
     limits: Limits
     images: ImagesRecord
     engine: str
     versions: dict[str, str]
+    parents: NotRequired[ParentsRecord]
 
 
 _PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
-
-
-_PARENTS: TypeAdapter[ParentsRecord] = TypeAdapter(ParentsRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +120,11 @@ class RunManifest:
 
     @cached_property
     def network(self) -> NetworkKind:
-        """The network of all members."""
+        """The kind of network that all members are, from the zoo and its images."""
         return NetworkKind.recorded(self.zoo.architecture, self.images.channels, self.images.classes, self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The content of zoo.json as dictionaries, lists, strings and numbers."""
         parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}
         layers = {} if self.layers is None else {"layers": self.layers}
         return (
@@ -149,7 +147,7 @@ class RunManifest:
         """The inverse of `to_dict`.
 
         Raises:
-            RunError: naming `origin` and what is wrong.
+            RunError: if the value is no manifest; names `origin` and what is wrong.
         """
         if not isinstance(value, dict):
             raise RunError(f"{origin}: expected a mapping, found {type(value).__name__}")
@@ -165,17 +163,8 @@ class RunManifest:
                 raise RunError(f"it has {parts['growth'][-1].models:,} members of a zoo of {zoo.models:,}")
             if (zoo.layers is None) != (value.get("layers") is None):
                 raise RunError("layers: expected of an architecture of one's own, and of no other")
-            manifest = cls(
-                zoo=zoo,
-                growth=parts["growth"],
-                limits=parts["limits"],
-                images=parts["images"],
-                layout=WeightLayout.from_list(value["layout"]),
-                engine=parts["engine"],
-                versions=parts["versions"],
-                parents=_PARENTS.validate_python(value["parents"]) if "parents" in value else None,
-                layers=value.get("layers"),
-            )
+            layout = WeightLayout.from_list(value["layout"])
+            manifest = cls(zoo=zoo, layout=layout, layers=value.get("layers"), **parts)
             if manifest.layers is not None:
                 _ = manifest.network  # read now, so that what is wrong is told with the file's name
             return manifest

@@ -141,18 +141,18 @@ def matching(
     return kept
 
 
-def check_known(where: Condition, unknown: Collection[str], source: str) -> None:
+def check_readable(where: Condition, unknown: Collection[str], source: str) -> None:
     """Refuse a condition on columns that are computed from the weights.
 
     Raises:
-        SourceError: naming the columns, and those that can be used.
+        SourceError: if it asks for such columns; names them, and those that can be used.
     """
     hidden = sorted(where.columns.intersection(unknown))
     if hidden:
-        known = [name for name in NAMES if name != WEIGHTS and name not in unknown]
+        usable = [name for name in NAMES if name != WEIGHTS and name not in unknown]
         raise SourceError(
             f"{source}: {', '.join(hidden)} will be computed from the weights, so that no condition can choose by it "
-            f"what is read; use {', '.join(known)}, or build all and load with a condition"
+            f"what is read; use {', '.join(usable)}, or build all and load with a condition"
         )
 
 
@@ -189,14 +189,14 @@ class RunRows:
             rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
             return {name: metrics[name].combine_chunks().take(rows) for name in names}
 
-        chosen: dict[str, set[int]] = {}
+        epochs_of: dict[str, set[int]] = {}
         for number in matching(where, self._rows, states, figures):
             model, epoch = states[number]
-            chosen.setdefault(model.model_id, set()).add(epoch)
+            epochs_of.setdefault(model.model_id, set()).add(epoch)
         for model_id, lost in self._lost.items() if asked else ():
             if unjudged := lost.intersection(epochs):
-                chosen.setdefault(model_id, set()).update(unjudged)
-        return {model_id: frozenset(chosen[model_id]) for model_id in self.models if model_id in chosen}
+                epochs_of.setdefault(model_id, set()).update(unjudged)
+        return {model_id: frozenset(epochs_of[model_id]) for model_id in self.models if model_id in epochs_of}
 
     @property
     def _lost(self) -> Mapping[str, frozenset[int]]:

@@ -53,8 +53,8 @@ class Run:
         """The run in a folder.
 
         Raises:
-            RunError: where there is none, or its zoo.json is broken.
-            DamagedError: where zoo.json holds other bytes than were written.
+            RunError: if there is none, or its zoo.json is broken.
+            DamagedError: if zoo.json holds other bytes than were written.
         """
         path = Path(path)
         file = path / RUN_MANIFEST
@@ -86,7 +86,7 @@ class Run:
         """The members that the run was asked for, in their fixed order.
 
         Raises:
-            RunError: where those of twins cannot be read.
+            RunError: if those of twins cannot be read.
         """
         if self.manifest.parents is None:
             file = self.path / RUN_MANIFEST
@@ -129,14 +129,14 @@ class Run:
 
     def sound_cohorts(self) -> tuple[list[Cohort], dict[str, str]]:
         """The cohorts whose members are those of the run, and of other folders, by name, why theirs are not."""
-        known = {member.model_id: member for member in self.members}
+        members = {member.model_id: member for member in self.members}
         seen: set[str] = set()
         sound: list[Cohort] = []
         odd: dict[str, str] = {}
         for path in sorted(path for path in self.path.glob("cohort-*") if any(path.glob("[!.]*"))):
             cohort = Cohort(path, self.manifest.layout)
             try:
-                cohort.check_members(known, seen)
+                cohort.check_members(members, seen)
             except RunError as error:
                 odd[path.name] = str(error)
             else:

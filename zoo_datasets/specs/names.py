@@ -23,7 +23,7 @@ TABLES: Final[dict[str, tuple[str, str, str]]] = {
 }
 
 
-def known_names(field: str) -> Collection[str]:
+def names_of(field: str) -> Collection[str]:
     """The names that a field of `TABLES` may have, in the order of the table."""
     _, module, table = TABLES[field]
     return [name for name in getattr(importlib.import_module(module), table) if name is not None]
@@ -35,9 +35,9 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
         value = getattr(zoo, field)
         if value is None or value == ():
             continue
-        known = known_names(field)
+        valid = names_of(field)
         names = [(field, value)] if isinstance(value, str) else [(f"{field}.{n}", name) for n, name in enumerate(value)]
-        yield from ((place, name) for place, name in names if name not in known)
+        yield from ((place, name) for place, name in names if name not in valid)
 
 
 def check_own(zoo: ZooSpec) -> None:
@@ -61,4 +61,4 @@ def check_names(zoo: ZooSpec) -> None:
     """Raise UnknownNameError, with the names that are near, where one of the zoo's names stands in no table."""
     for place, name in unknown_names(zoo):
         field = place.split(".")[0]
-        raise UnknownNameError(TABLES[field][0], name, known_names(field))
+        raise UnknownNameError(TABLES[field][0], name, names_of(field))

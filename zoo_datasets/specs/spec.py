@@ -248,7 +248,7 @@ class ZooSpec:
 
     @property
     def points(self) -> int:
-        """Number of grid points."""
+        """Number of grid points: the product of the lengths of all lists of hyperparameters."""
         size = 1
         for axis in GRID_FIELDS:
             size *= len(getattr(self, axis))
@@ -283,7 +283,7 @@ class ZooSpec:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values; those of `OWN_FIELDS` where they are set."""
+        """All fields as JSON values: tuples become lists; those of `OWN_FIELDS` if they are set."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return {name: value for name, value in plain.items() if value is not None or name not in OWN_FIELDS}
 
@@ -333,14 +333,14 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
         models: how many members from the front of the order; None means all.
 
     Raises:
-        ValueError: where the zoo has fewer than `models` members.
+        ValueError: if the zoo has fewer than `models` members.
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")
     pairs = [(point, seed) for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True) for seed in seeds]
     pairs.sort(key=lambda pair: digest_of(["order", zoo.name, dataclasses.asdict(pair[0]), pair[1]]))
     return [
-        Member(model_id=_model_id(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
+        Member(model_id=model_id_of(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
         for point, seed in pairs[:models]
     ]
 
@@ -372,7 +372,7 @@ def _seeds(zoo: ZooSpec) -> list[list[int]]:
     return drawn
 
 
-def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
+def model_id_of(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -> str:
     """Hash of all that decides the trained weights; the number of epochs only where the schedule needs it."""
     recipe = {
         "images": zoo.images,
@@ -385,6 +385,25 @@ def _model_id(zoo: ZooSpec, point: HyperParameters, seed: int, limits: Limits) -
         "limits": dataclasses.asdict(limits),
     }
     return digest_of({**recipe, **zoo.own()})
+
+
+def twin_id_of(zoo: ZooSpec, parent_id: str, epoch: int, whole: bool) -> str:
+    """Hash of the parent's id, its epoch, and what was done to it.
+
+    Args:
+        zoo: of the twins.
+        epoch: of the parent, at which the twin begins.
+        whole: whether the twin's weights depend on the number of its epochs.
+    """
+    recipe = {
+        "parent": parent_id,
+        "epoch": epoch,
+        "sparsifier": zoo.sparsifier,
+        "amount": zoo.amount,
+        "scope": zoo.scope,
+        "epochs": zoo.epochs if whole else None,
+    }
+    return digest_of(recipe)
 
 
 def digest_of(value: Any) -> str:

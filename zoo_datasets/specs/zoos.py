@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
-from zoo_datasets.specs.names import check_own, known_names, unknown_names
+from zoo_datasets.specs.names import check_own, names_of, unknown_names
 from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Pixels, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 TWIN_EPOCHS = {"variational_dropout": 25, "magnitude": 15}
 _PROBLEMS = 5  # of a spec that a message names
+# What a zoo of one's own may leave out; a run and a repository record the values, as if they had been given.
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "activation": "tanh", "init": "kaiming_uniform", "weight_decay": 0.0, "seeds": 10,
+}  # fmt: skip
 MAGNITUDE_PERCENTS = tuple(range(10, 100, 10))
 
 _DOI = "10.5281/zenodo."
@@ -148,8 +153,8 @@ def dense_name(name: str, sparsifier: SparsifierName | None = None) -> str:
 
     `sparsifier` is how the twins are known to have been made; those of `TWIN_EPOCHS` are recognised by the name alone.
     """
-    known = sparsifier is None or sparsifier in TWIN_EPOCHS
-    other = "" if known else rf"|{re.escape(str(sparsifier))}(?:\d+(?:\.\d+)?)?"
+    predefined = sparsifier is None or sparsifier in TWIN_EPOCHS
+    other = "" if predefined else rf"|{re.escape(str(sparsifier))}(?:\d+(?:\.\d+)?)?"
     return re.sub(_TWIN_SUFFIX.format(other), "", name)
 
 
@@ -168,7 +173,7 @@ def get_zoo(name: str) -> ZooSpec:
     """The zoo of that name, dense or twin (`…_sparse`, `…_magnitude50`).
 
     Raises:
-        UnknownNameError: with the names that are near.
+        UnknownNameError: if the table has no such name; names those that are near.
     """
     if name in ZOOS:
         return ZOOS[name]
@@ -176,15 +181,15 @@ def get_zoo(name: str) -> ZooSpec:
     if twin and twin["parent"] in ZOOS:
         parent = ZOOS[twin["parent"]]
         return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
-    known = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
-    raise UnknownNameError("zoo", name, known, "`zoo list` shows all; a .yaml file describes a zoo of your own")
+    names = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
+    raise UnknownNameError("zoo", name, names, "`zoo list` shows all; a .yaml file describes a zoo of your own")
 
 
 def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     """A zoo from plain data (YAML, JSON), each field checked; a lone value stands for a list of one.
 
     Raises:
-        SpecError: naming `origin` and each field that is missing, unknown or of a wrong value.
+        SpecError: if a field is missing, unknown or of a wrong value; names `origin` and each such field.
     """
     from pydantic import ValidationError
 
@@ -201,7 +206,7 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
         ) from error
     unknown = itertools.islice(unknown_names(zoo), _PROBLEMS)
     problems = [
-        f"{place}: expected one of {', '.join(map(repr, known_names(place.split('.')[0])))}, found {brief(name)}"
+        f"{place}: expected one of {', '.join(map(repr, names_of(place.split('.')[0])))}, found {brief(name)}"
         for place, name in unknown
     ]
     if problems:
@@ -261,16 +266,19 @@ class ZooFile:
     images: Path | None
 
 
-def read_zoo(path: StrPath) -> ZooSpec:
-    """A user's own zoo from a YAML file with the fields of `ZooSpec`.
+def read_zoo(path: StrPath, tell: Callable[[str], None] | None = None) -> ZooSpec:
+    """A user's own zoo from a YAML file with the fields of `ZooSpec`; those of `DEFAULTS` may be left out.
+
+    Args:
+        tell: called with a line that names the defaults, if any were taken.
 
     Raises:
-        SpecError: naming the file and each field that is missing, unknown or of a wrong value.
+        SpecError: if a field is missing, unknown or of a wrong value; names the file and each such field.
     """
-    return read_zoo_file(path).zoo
+    return read_zoo_file(path, tell).zoo
 
 
-def read_zoo_file(path: StrPath) -> ZooFile:
+def read_zoo_file(path: StrPath, tell: Callable[[str], None] | None = None) -> ZooFile:
     """The same, and the `path` of its images, which is relative to the file's folder."""
     path = Path(path)
     try:
@@ -283,7 +291,10 @@ def read_zoo_file(path: StrPath) -> ZooFile:
         folder = value["images"].pop("path")
         if not isinstance(folder, str) or "\0" in folder:
             raise SpecError(f"{path}: images.path: expected a folder, found {brief(folder)}")
-    zoo = zoo_from_dict(value, str(path))
+    missing = {name: default for name, default in DEFAULTS.items() if isinstance(value, dict) and name not in value}
+    zoo = zoo_from_dict(value | missing if missing else value, str(path))
+    if missing and tell is not None:
+        tell(f"{path}: by default {', '.join(f'{name} {default}' for name, default in missing.items())}")
     if zoo.parent or zoo.sparsifier:
         raise SpecError(f"{path}: parent, sparsifier: a zoo of your own is dense; twins are made from its run")
     return ZooFile(zoo, None if folder is None else path.parent / Path(folder).expanduser())

@@ -41,7 +41,7 @@ def write_checked(path: Path, data: bytes) -> None:
     """Write a file that holds the line of a record to `path`, atomically, with its checksum filled in.
 
     Raises:
-        StorageError: where the file system refuses; names the file.
+        StorageError: if the file system refuses; names the file.
     """
     match = _line_of(path, data)
     assert match is not None, f"{path} holds no record"
@@ -56,8 +56,8 @@ def read_record(path: Path) -> Record | None:
     """The record of a file whose bytes are those that were written; None where it carries none, as older ones.
 
     Raises:
-        DamagedError: where the bytes are others.
-        OSError: where the file cannot be read.
+        DamagedError: if the bytes are others.
+        OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
         try:
@@ -72,11 +72,11 @@ def read_record(path: Path) -> Record | None:
             return None
         epoch, members, digits = match[1], match[2], match[3]
         place = match.start(3)
-        found = crc32(view[place + len(_ZEROS) :], crc32(_ZEROS, crc32(view[:place])))
-        if found != int(digits, 16):
+        checksum = crc32(view[place + len(_ZEROS) :], crc32(_ZEROS, crc32(view[:place])))
+        if checksum != int(digits, 16):
             raise DamagedError(
-                f"{path} is damaged: its bytes have the CRC-32 {found:08x}, {digits.decode()} was written after epoch "
-                f"{int(epoch)}"
+                f"{path} is damaged: its bytes have the CRC-32 {checksum:08x}, {digits.decode()} was written "
+                f"after epoch {int(epoch)}"
             )
         return Record(int(epoch), members.decode())
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from zoo_datasets.documents import read_json
 from zoo_datasets.errors import DownloadError, StorageError
 from zoo_datasets.specs.spec import digest_of
-from zoo_datasets.storage.files import beside, cache_folder, write_json
+from zoo_datasets.storage.files import cache_folder, write_json
 from zoo_datasets.storage.locks import hold
+from zoo_datasets.storage.names import beside
 from zoo_datasets.storage.remote import RemoteFile
 from zoo_datasets.terminal import Fetched
 
@@ -28,13 +29,13 @@ def download(remote: RemoteFile, target: Path, *, md5: str | None = None, fetche
         fetched: called with what is under way, the bytes done and the bytes in all.
 
     Raises:
-        DownloadError: where it cannot be fetched, or is not what the checksum says; names both.
-        StorageError: where there is no space, or another file has that name.
+        DownloadError: if it cannot be fetched, or is not what the checksum says; names both.
+        StorageError: if there is no space, or another file has that name.
     """
     report = fetched or (lambda what, done, total: None)
     with only_one(target):
         if target.exists():
-            _check_there(remote, target, md5)
+            _check_existing(remote, target, md5)
             return target
         partial, note = beside(target, _PARTIAL), beside(target, f"{_PARTIAL}.json")
         with storing(target):
@@ -61,7 +62,7 @@ def only_one(target: Path) -> Iterator[None]:
     """Let one process at a time fetch to a place; others wait for it.
 
     Raises:
-        StorageError: where the cache folder cannot be written to.
+        StorageError: if the cache folder cannot be written to.
     """
     locks = cache_folder() / "locks"
     with contextlib.ExitStack() as stack:
@@ -76,7 +77,7 @@ def storing(target: Path) -> Iterator[None]:
     """Say where and why something could not be stored.
 
     Raises:
-        StorageError: for every OSError that is not ours already.
+        StorageError: if the block raises an OSError that is none of ours.
     """
     try:
         yield
@@ -95,11 +96,11 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _check_there(remote: RemoteFile, target: Path, md5: str | None) -> None:
+def _check_existing(remote: RemoteFile, target: Path, md5: str | None) -> None:
     wrong = _difference(remote, target, md5)
     if wrong is not None:
         raise StorageError(
-            f"{target} is there already and is not {remote.shown}: {wrong}; move it away, or choose another folder"
+            f"{target} exists already and is not {remote.shown}: {wrong}; move it away, or choose another folder"
         )
 
 
@@ -108,23 +109,23 @@ def _difference(remote: RemoteFile, file: Path, md5: str | None) -> str | None:
     size = file.stat().st_size
     if remote.size not in (None, size):
         return f"{size:,} bytes found, {remote.size:,} expected"
-    if md5 is not None and (found := md5_of(file)) != md5:
-        return f"md5 {found} found, {md5} expected"
+    if md5 is not None and (digits := md5_of(file)) != md5:
+        return f"md5 {digits} found, {md5} expected"
     return None
 
 
 def _resumable(remote: RemoteFile, partial: Path, note: Path, md5: str | None) -> int:
     """Bytes of a partial file that are of this version; a partial file of another one is removed."""
-    known = {"from": remote.shown, "size": remote.size, "version": remote.version, "md5": md5}
+    origin = {"from": remote.shown, "size": remote.size, "version": remote.version, "md5": md5}
     try:
-        same = read_json(note) == known and bool(remote.version or md5)
+        same = read_json(note) == origin and bool(remote.version or md5)
     except (OSError, ValueError):
         same = False
-    there = partial.stat().st_size if partial.exists() else 0
-    if same and there <= (there if remote.size is None else remote.size):
-        return there
+    size = partial.stat().st_size if partial.exists() else 0
+    if same and size <= (size if remote.size is None else remote.size):
+        return size
     partial.unlink(missing_ok=True)
-    write_json(note, known)
+    write_json(note, origin)
     return 0
 
 

@@ -11,35 +11,26 @@ import errno
 import functools
 import hashlib
 import os
-import re
 import secrets
 import stat
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from zoo_datasets.errors import DownloadError, OutsideError, StorageError
 from zoo_datasets.storage.folders import check_output
 from zoo_datasets.storage.locks import HAS_FLOCK, flock
+from zoo_datasets.storage.names import beside
 from zoo_datasets.text import json_text
 
 TEMPORARY_SUFFIX = ".tmp"
-# The longest name of a file that usual file systems take, in bytes.
-LONGEST_NAME = 255
 # Where files cannot be locked, one that is being written was changed later than so many seconds ago.
 _ABANDONED = 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has another mode
 _seeking = threading.Lock()
-
-# Leaves room for an ending and for the temporary name in the 255 bytes of a file's name.
-NAME_LENGTH = 180
-_UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]|^\.|\.$")
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
-_SHORTENED = "%-"  # quoting alone never gives this
 
 
 @contextlib.contextmanager
@@ -49,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the temporary file is removed and `path` keeps its content.
 
     Raises:
-        StorageError: where the file system refuses (full, read-only); names the file.
+        StorageError: if the file system refuses (full, read-only); names the file.
     """
     try:
         with temporary_beside(path) as temporary:
@@ -65,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}; "
-            "what was there before is unchanged. Free space or choose another folder, then run the command again"
+            "its former content is unchanged. Free space or choose another folder, then run the command again"
         ) from error
 
 
@@ -76,7 +67,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     At the end it is removed, unless it was renamed.
 
     Raises:
-        OSError: where the file system refuses, or the path is no text.
+        OSError: if the file system refuses, or the path is no text.
     """
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,20 +96,6 @@ def _new_temporary(path: Path) -> tuple[Path, int | None]:
         os.close(descriptor)  # somebody cleaned up before it was locked
 
 
-def beside(path: Path, ending: str) -> Path:
-    """`.NAME` and an ending beside `path`, of a length that file systems take."""
-    return path.with_name(fitting(f".{path.name}", ending))
-
-
-def fitting(name: str, ending: str) -> str:
-    """A name with an ending; where that is too long, the beginning of the name and its hash stand for it."""
-    whole = os.fsencode(f"{name}{ending}")
-    if len(whole) <= LONGEST_NAME:
-        return f"{name}{ending}"
-    mark = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{ending}"
-    return whole[: LONGEST_NAME - len(os.fsencode(mark))].decode(errors="ignore") + mark
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacing(path) as temporary:
@@ -132,7 +109,7 @@ def write_if_changed(path: Path, data: bytes) -> bool:
     leaves is compared and written again.
 
     Raises:
-        StorageError: where the file system refuses; names the file.
+        StorageError: if the file system refuses; names the file.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -163,7 +140,7 @@ def remove_temporaries(folder: Path) -> None:
     change.
 
     Raises:
-        StorageError: where the folder cannot be written to.
+        StorageError: if the folder cannot be written to.
     """
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         try:
@@ -209,36 +186,6 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def file_name(text: str, limit: int = NAME_LENGTH) -> str:
-    """A name for a file or folder made of any text: one part of a path, never hidden, ASCII, different for each text.
-
-    Letters, digits, `-`, `_` and `.` stay; every other byte of UTF-8 is `%` and two hexadecimal digits, and so are a
-    dot at either end and the first letter of a device's name of Windows. What is longer than `limit` ends in a hash.
-    """
-    quoted = _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "surrogatepass")).decode()
-    if _DEVICE.match(quoted):
-        quoted = f"%{ord(quoted[0]):02X}{quoted[1:]}"
-    return shortened(quoted or "%", limit, text)
-
-
-def shortened(name: str, limit: int, text: str | None = None) -> str:
-    """The name, or where it is longer than `limit` its beginning and a hash of `text`, or of itself."""
-    return name if len(name) <= limit else hashed(name, limit, text)
-
-
-def hashed(name: str, limit: int, text: str | None = None) -> str:
-    """A name with a hash of `text`, or of itself, at its end: at most `limit` characters."""
-    whole = (name if text is None else text).encode("utf-8", "surrogatepass")
-    ending = f"{_SHORTENED}{hashlib.blake2b(whole, digest_size=16).hexdigest()}"
-    return f"{name[: limit - len(ending)]}{ending}"
-
-
-def distinct_names(names: Mapping[str, str], limit: int) -> dict[str, str]:
-    """Names by text, so that no two are the same where upper and lower case are; those that are get a hash."""
-    counts = Counter(name.lower() for name in names.values())
-    return {text: name if counts[name.lower()] == 1 else hashed(name, limit, text) for text, name in names.items()}
-
-
 def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None:
     """See that relative paths, where anything is there, are files or folders that lie in `root`.
 
@@ -246,7 +193,7 @@ def check_files(root: Path, paths: Iterable[str], *, links: bool = True) -> None
         links: whether links are followed that do not lead out of the folder.
 
     Raises:
-        OutsideError: naming the first path that leads elsewhere, or is a pipe or a device.
+        OutsideError: if a path leads elsewhere, or is a pipe or a device; names the first one.
     """
     top = root.resolve()
     homes = [top]

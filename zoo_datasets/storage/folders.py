@@ -20,7 +20,7 @@ def check_text(path: str | Path) -> None:
     """Refuse a path that is no text.
 
     Raises:
-        StorageError: where its bytes are not UTF-8, so that no file could name it.
+        StorageError: if its bytes are not UTF-8, so that no file could name it.
     """
     try:
         str(path).encode()
@@ -40,7 +40,7 @@ def check_repository_folder(repo: Path) -> None:
     """Refuse a folder for a dataset repository that `datasets.load_dataset` would not find under its name.
 
     Raises:
-        StorageError: saying which part of the path is in the way; see also `check_text`.
+        StorageError: if a part of the path is in the way; says which one. See also `check_text`.
     """
     folder = repo.resolve()  # `datasets` is given this one
     check_text(folder)

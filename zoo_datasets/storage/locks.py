@@ -32,8 +32,8 @@ def locked_zoo(repo: Path, name: str) -> contextlib.AbstractContextManager[None]
     """Hold a zoo of a repository: its shards, its light config, its manifest and its plots.
 
     Raises:
-        RepositoryError: at once, where another process holds it.
-        StorageError: where its folder cannot be written to.
+        RepositoryError: at once, if another process holds it.
+        StorageError: if its folder cannot be written to.
     """
     folder = repo / name
     return _locked(
@@ -45,8 +45,8 @@ def locked_card(repo: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the card of a repository.
 
     Raises:
-        RepositoryError: where another process holds it for two minutes.
-        StorageError: where the repository's folder cannot be written to.
+        RepositoryError: if another process holds it for two minutes.
+        StorageError: if the repository's folder cannot be written to.
     """
     return _locked(
         repo / LOCK, f"another process keeps the card of {repo} locked; run the command again", _CARD_TIMEOUT
@@ -79,8 +79,8 @@ def hold(path: Path, timeout: float = -1) -> Iterator[None]:
         timeout: how long to wait for another process that holds it, in seconds; below 0, as long as it takes.
 
     Raises:
-        TimeoutError: where another process holds it.
-        OSError: where the file cannot be made or locked.
+        TimeoutError: if another process holds it.
+        OSError: if the file cannot be made or locked.
     """
     with filelock.FileLock(path, timeout=timeout):
         yield
@@ -91,8 +91,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Hold a folder at once. Its own lock needs no file in it; where there is none, a lock file is made.
 
     Raises:
-        TimeoutError: where another process holds it.
-        OSError: where it cannot be locked.
+        TimeoutError: if another process holds it.
+        OSError: if it cannot be locked.
     """
     if not HAS_FLOCK:
         with hold(folder / LOCK, timeout=0):
@@ -111,7 +111,7 @@ def flock(descriptor: int, *, wait: bool = False) -> bool:
     """Lock an open file or folder until it is closed; false where somebody else has locked it.
 
     Raises:
-        OSError: where the file system has no locks.
+        OSError: if the file system has no locks.
     """
     assert fcntl is not None
     try:

@@ -51,7 +51,7 @@ class RangeCache:
         """`count` bytes from `start`, fetched where they are not there yet.
 
         Raises:
-            DownloadError, StorageError: where they cannot be had.
+            DownloadError, StorageError: if they cannot be had.
         """
         stop = min(start + count, self._remote.size or 0)
         if without([(start, stop)], self._have):
@@ -139,11 +139,11 @@ def without(wanted: Iterable[Range], have: Sequence[Range]) -> list[Range]:
     for begin, end in wanted:
         index = max(bisect.bisect_right(have, (begin, begin)) - 1, 0)
         while begin < end and index < len(have) and have[index][0] < end:
-            there, until = have[index]
-            if until > begin:
-                if there > begin:
-                    missing.append((begin, there))
-                begin = until
+            first, last = have[index]
+            if last > begin:
+                if first > begin:
+                    missing.append((begin, first))
+                begin = last
             index += 1
         if begin < end:
             missing.append((begin, end))

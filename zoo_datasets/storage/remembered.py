@@ -26,7 +26,7 @@ def digest_as_expected(path: Path, expected: str, digest_of: Callable[[Path], st
     """A file's digest; computed, unless the file had the expected one before and was not written to since.
 
     Raises:
-        OSError: where the file cannot be read.
+        OSError: if the file cannot be read.
     """
     stamp = stamp_of(path)
     note = cache_folder() / _FOLDER / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"

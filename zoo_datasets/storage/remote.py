@@ -94,8 +94,8 @@ class RemoteFile(Protocol):
         Without `stop`, a server that knows no ranges may make it begin again at position 0.
 
         Raises:
-            MissingError: where there is no such file.
-            DownloadError: where it changed meanwhile, or could not be had after all retries.
+            MissingError: if there is no such file.
+            DownloadError: if it changed meanwhile, or could not be had after all retries.
         """
 
 
@@ -237,7 +237,7 @@ class HttpFile:
     def _check(self, response: requests.Response, position: int) -> None:
         status = response.status_code
         if status in (404, 410):
-            raise MissingError(f"{self.shown} is not there (HTTP {status}); check the URL")
+            raise MissingError(f"{self.shown} does not exist (HTTP {status}); check the URL")
         if status in (401, 403):
             raise DownloadError(
                 f"{self.shown} refuses access (HTTP {status}); "
@@ -280,7 +280,7 @@ class HttpFile:
     def _changed(self) -> NoReturn:
         raise DownloadError(
             f"{self.shown} changed on the server while it was being fetched, or no longer gives parts of itself; "
-            "run the command again, and it begins with what is there now"
+            "run the command again, and it begins with the present version"
         )
 
     def _wait(self, error: Exception, failures: int, halt: Halt | None) -> None:
@@ -321,16 +321,16 @@ def _reason(error: BaseException) -> str:
         return "the server did not answer in time"
     if isinstance(error, ProxyError):
         return "the proxy could not be reached"
-    found: BaseException | None = error
+    cause: BaseException | None = error
     for _ in range(10):
-        if found is None:
+        if cause is None:
             break
-        if type(found).__name__ == "NameResolutionError":
-            return "no server of this name is known"
-        if isinstance(found, OSError) and found.errno and found.strerror:
-            return str(found.strerror)
-        inner = getattr(found, "reason", None) or (found.args[0] if found.args else None)
-        found = inner if isinstance(inner, BaseException) else found.__cause__ or found.__context__
+        if type(cause).__name__ == "NameResolutionError":
+            return "no server of this name is found"
+        if isinstance(cause, OSError) and cause.errno and cause.strerror:
+            return str(cause.strerror)
+        inner = getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__ or cause.__context__
     return "the connection broke"
 
 
@@ -375,7 +375,7 @@ def fsspec_of(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
 
     Raises:
-        DownloadError: where the scheme is unknown, or what it needs is not installed.
+        DownloadError: if the scheme is unknown, or what it needs is not installed.
     """
     import fsspec
 
@@ -387,13 +387,13 @@ def asked_of_fsspec(url: str, call: Callable[..., Any], *args: Any, **options: A
     """A call to a file system, its errors as ours.
 
     Raises:
-        MissingError: where there is no such file.
-        DownloadError: for everything else.
+        MissingError: if there is no such file.
+        DownloadError: if it fails in any other way.
     """
     try:
         return call(*args, **options)
     except FileNotFoundError:
-        raise MissingError(f"{shown(url)} is not there; check the URL") from None
+        raise MissingError(f"{shown(url)} does not exist; check the URL") from None
     except _FSSPEC_ERRORS as error:
         raise DownloadError(f"{shown(url)} could not be read: {_without_secrets(str(error), url)}") from None
 

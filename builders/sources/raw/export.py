@@ -34,8 +34,9 @@ from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.variational import BETA, LOG_SIGMA2
 from zoo_datasets.repository.row import FIGURES, KL_WEIGHT, MEANS, RECORDED, WEIGHTS
 from zoo_datasets.specs.zoos import dense_name, get_zoo
-from zoo_datasets.storage.files import distinct_names, file_name, shortened, write_if_changed
+from zoo_datasets.storage.files import write_if_changed
 from zoo_datasets.storage.folders import check_output
+from zoo_datasets.storage.names import distinct_names, file_name, shortened
 from zoo_datasets.terminal import Advance
 
 # Ray Tune ends the names of folders with the time; the same rows give the same folders here.

@@ -15,7 +15,7 @@ from zoo_datasets.builders.sources.raw.figures import number
 from zoo_datasets.builders.sources.raw.names import COLUMN_OF_KEY, TEXT_COLUMNS, WHOLE_COLUMNS, trial_name_values
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.networks.layers import ACTIVATIONS
-from zoo_datasets.specs.names import known_names
+from zoo_datasets.specs.names import names_of
 from zoo_datasets.stacked.optimizers import OPTIMIZERS
 
 MISSING = "import-hyperparameter-missing"
@@ -153,7 +153,7 @@ def understood(column: str, value: Any) -> Any:
         names = [value[name] for name in _NAMES_OF_OBJECTS if isinstance(value.get(name), (str, int, float))]
         return understood(column, names[0]) if names else None
     if column in TEXT_COLUMNS:
-        return value if value in known_names(column) else _text(value)
+        return value if value in names_of(column) else _text(value)
     numeric = number(value)
     if numeric is None or not math.isfinite(numeric):
         return None

@@ -36,8 +36,11 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
 from zoo_datasets.specs.spec import NAME, SparsifierName
+from zoo_datasets.storage.instead import BEGINNING, instead
+from zoo_datasets.text import printable
 
 _PROBES = 9
+_NAMED, _SHOWN = 5, 60  # names in a message, and characters of each
 _HYPERPARAMETER_FILES = ("params.json", "config.json")  # the first that has a value counts
 _DESCRIBING = (*_HYPERPARAMETER_FILES, "result.json")
 
@@ -84,8 +87,8 @@ class RawModels:
         self._reading = reading
         self._beside = beside
         own = read_folder_name(folder.name)
-        self.sparsifier: SparsifierName | None = kind.sparsifier or self._stated_sparsifier() or own.sparsifier
         self.notes = Notes()
+        self.sparsifier = self._sparsifier(own)
         self.images, self.name = self._identify(own)
 
     def found(self) -> list[TrialModel]:
@@ -124,6 +127,17 @@ class RawModels:
         suffix = own.suffix or (parent.suffix if parent else "")
         return images, zoo_name(images, self._kind.network.architecture, suffix, self.sparsifier, own.percent)
 
+    def _sparsifier(self, own: FolderName) -> SparsifierName | None:
+        """How the zoo's models were pruned, if they are twins; masks alone make no twins of models without parents."""
+        stated = self._stated_sparsifier() or own.sparsifier
+        if self._kind.sparsifier == "magnitude" and stated is None and self._parent_folder() is None:
+            text = (
+                "weights are masked (weight_mask) and no model names a parent: they are rows of a dense zoo, with zeros"
+            )
+            self.notes.add_counted(Note("import-masked-weights", text, whole=True), len(self._folder.trials))
+            return None
+        return self._kind.sparsifier or stated
+
     def _stated_sparsifier(self) -> SparsifierName | None:
         """The sparsifier that an export of this package records."""
         stated = (self._params(trial).get(SPARSIFIER_KEY) for trial in self._folder.trials[:1])
@@ -133,7 +147,7 @@ class RawModels:
         for trial in self._folder.trials[:_PROBES]:
             dump = self._params(trial).get("dataset::dump")
             if isinstance(dump, str):
-                yield dump
+                yield dump.replace("\\", "/")
 
     def _parent_folder(self) -> FolderName | None:
         """The parsed name of the parents' zoo folder; None if no twin names one."""
@@ -164,9 +178,13 @@ class RawModels:
             entry.model = self._model(trial, notes)
         except CheckpointError as error:
             problems.append(str(error))
-        self.notes.add(notes)
         if problems:
             problems += [note.text for note in notes if note.code == MISSING]
+        if trial.contents.renamed:
+            names = ", ".join(printable(name)[:_SHOWN] for name in sorted(trial.contents.renamed)[:_NAMED])
+            text = f"no file is named checkpoints; the weights are those in {names}"
+            notes.append(Note("import-checkpoint-name", text))
+        self.notes.add(notes)
         entry.reason = "; ".join(problems)
         return entry
 
@@ -201,7 +219,7 @@ class RawModels:
             raise CheckpointError(f"result.json: {error}") from error
         results = parse_results(data, twins=self.sparsifier == "variational_dropout")
         if not results.epochs:
-            raise CheckpointError("result.json reports no epoch")
+            raise CheckpointError(f"result.json {instead(data[:BEGINNING]) or 'reports no epoch'}")
         return results
 
     @cached_property

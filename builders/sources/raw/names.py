@@ -14,7 +14,7 @@ from zoo_datasets.images import table as image_table
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
 from zoo_datasets.specs.spec import SparsifierName, digest_of
 from zoo_datasets.specs.zoos import dense_name, get_zoo
-from zoo_datasets.storage.files import file_name
+from zoo_datasets.storage.names import file_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -166,7 +166,7 @@ def credit_of(name: str, folder: str, trials: Sequence[str]) -> Credit:
 
 def doi_of(name: str, credit: Credit) -> str | None:
     """The DOI of a published zoo; None for any other."""
-    return get_zoo(name).doi if credit is AUTHORS else None
+    return get_zoo(name).doi if credit.origin == AUTHORS.origin else None
 
 
 def _record_of(zoo: ZooSpec) -> int | None:

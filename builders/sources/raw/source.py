@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
-from zoo_datasets.builders.containers.archives import open_container
+from zoo_datasets.builders.checkpoints.zips import slashed
+from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.containers.remote_tree import RemoteFolder
@@ -27,7 +29,7 @@ from zoo_datasets.builders.sources.raw.losses import TwinLosses
 from zoo_datasets.builders.sources.raw.models import RawModels, TrialModel
 from zoo_datasets.builders.sources.raw.published import credit_of, doi_of
 from zoo_datasets.builders.sources.raw.states import RawCheckpoints, Weights
-from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json
+from zoo_datasets.builders.sources.raw.trials import find_zoo, grid_of, looks_raw, read_json, unread
 from zoo_datasets.builders.state_dicts.names import is_state_file
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
@@ -37,12 +39,17 @@ from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import EXTRAS, FIGURES, MEANS
 from zoo_datasets.repository.where import Condition
-from zoo_datasets.runs.rows import check_known, matching
+from zoo_datasets.runs.rows import check_readable, matching
 from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.text import printable
 
 CHUNK_BYTES = 32_000_000
 _SHOWN = 50
-_CONVERTED, _SPARSITY, _LOSSES, _DIFFERS = "converted_to_float32", "sparsity", "losses", "not as recorded"
+# How many folders are searched for a zoo, and how deep in a place it may lie.
+_LOOKED_INTO = 1000
+_DEEPEST = 5
+_CONVERTED, _SPARSITY, _LOSSES, _TENSORS = "converted_to_float32", "sparsity", "losses", "tensors"
+_DIFFERS = "not as recorded"
 _UNKNOWN: tuple[float | None, ...] = (None,) * (len(FIGURES) + 1)
 
 
@@ -54,16 +61,25 @@ def is_raw(place: Place) -> bool:
             isinstance(place, RemoteFolder) or any(map(is_state_file, place.entries))
         )
     if not place.is_dir():
-        return False
-    with os.scandir(place) as listing:
-        folders = [child for child in listing if child.is_dir(follow_symlinks=False)]
-    # Two levels tell; the full listing of a large zoo is made once, by the source.
-    return any(looks_raw(sorted([f"{child.name}/", *_inside(child)])) for child in folders)
+        return place.is_file() and is_archive(place)
+    folders = [place]
+    # Two levels of a zoo tell; the full listing of a large one is made once, by the source.
+    for folder in itertools.islice(folders, _LOOKED_INTO):
+        for child in folder.iterdir():
+            if "\\" in child.name and looks_raw([slashed(child.name)]):
+                return True
+            if child.is_dir():
+                with contextlib.suppress(OSError) if folder != place else contextlib.nullcontext():
+                    if looks_raw(sorted([f"{child.name}/", *_inside(child)])):
+                        return True
+                    if not child.is_symlink() and len(child.relative_to(place).parts) < _DEEPEST:
+                        folders.append(child)
+    return False
 
 
-def _inside(folder: os.DirEntry[str]) -> list[str]:
-    with os.scandir(folder) as listing:
-        return [f"{folder.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in listing]
+def _inside(folder: Path) -> list[str]:
+    """What lies in a folder, under its name; as of a listing that goes on below the folders in it."""
+    return [f"{folder.name}/{entry.name}{'/x' if entry.is_dir() else ''}" for entry in folder.iterdir()]
 
 
 class RawSource(Source):
@@ -81,7 +97,8 @@ class RawSource(Source):
         kind = self._checkpoints.kind
         self.network = kind.network
         self._models = RawModels(container, self._folder, kind, self._reading, beside)
-        for note in container.notes:
+        unread_notes = [Note("import-unread-entries", text, whole=True) for text in unread(self._folder.refused)]
+        for note in (*container.notes, *unread_notes):
             self._models.notes.add([note])
         self.name = self._models.name
         self.credit = credit_of(self.name, self._folder.name, [trial.name for trial in self._folder.trials])
@@ -149,7 +166,7 @@ class RawSource(Source):
             "converted_to_float32": _tallied(tallies, _CONVERTED),
             **({"epochs": "numbers of checkpoint folders"} if self._models.unmatched else {}),
             **self.notes(tallies).describe(),
-            "stray_files": [*self._folder.stray[:_SHOWN]],
+            "stray_files": [printable(path) for path in self._folder.stray[:_SHOWN]],
             "stray_files_count": len(self._folder.stray),
         }
         if self._models.sparsifier is not None:
@@ -164,6 +181,9 @@ class RawSource(Source):
         differing = tallies.get(f"{_SPARSITY}/{_DIFFERS}", 0)
         text = "the sparsity of a state is not the recorded one; the tensors count"
         notes.add_counted(Note("import-recorded-sparsity", text), differing)
+        for key, count in _tallied(tallies, _TENSORS).items():
+            code, _, text = key.partition("/")
+            notes.add_counted(Note(code, f"{text} ({count:,} states)", whole=True), count)
         if self._losses is not None:
             for note, count in self._losses.notes(_tallied(tallies, _LOSSES), self.models):
                 notes.add_counted(note, count)
@@ -221,6 +241,7 @@ class RawSource(Source):
     def _states(self, states: Sequence[tuple[TrialModel, int]], read: Weights) -> States:
         epochs = [epoch for _, epoch in states]
         tallies = Counter({f"{_CONVERTED}/{dtype}": count for dtype, count in read.converted.items()})
+        tallies.update({f"{_TENSORS}/{note.code}/{note.text}": count for note, count in read.notes.items()})
         columns = _reported(states)
         figures = _figures(columns)
         weights = torch.from_numpy(read.weights)
@@ -277,7 +298,7 @@ class RawSource(Source):
         """The trials of which a condition keeps a state; one that is not a model cannot be judged and stays."""
         judged = [(entry, entry.model, epoch) for entry in entries if entry.model for epoch in entry.epochs]
         states = [(entry, epoch) for entry, _, epoch in judged]
-        check_known(where, self._unknown(states), self._folder.name)
+        check_readable(where, self._unknown(states), self._folder.name)
         unrecorded = {} if self._losses is None else self._losses.unrecorded
 
         def figures(here: slice) -> dict[str, pa.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections import Counter
@@ -16,14 +17,17 @@ from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weigh
 from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, CheckpointReader, Structure
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
+from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
 from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.text import printable
 
 _PROBES = 9
 _KNOWN = 1000
+_NAMED, _SHOWN = 5, 60  # names in a message, and characters of each
 _EXPECTED = 10_000
 # Of files that are held at a time, of those that are larger by what is no weight too.
 HELD_BYTES = 64_000_000
@@ -40,6 +44,7 @@ class Weights:
         noise, means: log σ² of twins by variational dropout and their weights before pruning, in the same order; None
             where the zoo holds no such twins.
         converted: files by the type of elements that became float32.
+        notes: files by what was done to their tensors.
     """
 
     good: list[int]
@@ -48,6 +53,7 @@ class Weights:
     noise: NDArray[np.float32] | None = None
     means: NDArray[np.float32] | None = None
     converted: Counter[str] = field(default_factory=Counter)
+    notes: Counter[Note] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class _Part:
     noise: NDArray[np.float32] | None
     means: NDArray[np.float32] | None
     converted: frozenset[str]
+    notes: Sequence[Note]
 
 
 class _Memory(threading.local):
@@ -98,14 +105,15 @@ class RawCheckpoints:
         reasons = self._read_singly(states, rest, parts)
         if len(parts) == 1:
             (part,) = parts
-            counts = Counter(dict.fromkeys(part.converted, len(part.positions)))
+            count = len(part.positions)
             return Weights(
                 good=list(part.positions),
                 reasons=reasons,
                 weights=part.weights,
                 noise=part.noise,
                 means=part.means,
-                converted=counts,
+                converted=Counter(dict.fromkeys(part.converted, count)),
+                notes=Counter(dict.fromkeys(part.notes, count)),
             )
         return self._merged([p for p in range(len(states)) if p not in reasons], reasons, parts)
 
@@ -122,6 +130,8 @@ class RawCheckpoints:
                 merged.noise[rows], merged.means[rows] = part.noise, part.means
             for dtype in part.converted:
                 merged.converted[dtype] += len(rows)
+            for note in part.notes:
+                merged.notes[note] += len(rows)
         return merged
 
     @property
@@ -133,7 +143,7 @@ class RawCheckpoints:
         weights, noise, means = acting_weights(recognised, files, self._empty)
         if self._noisy and (noise is None or means is None):  # dense checkpoints among those of twins
             noise, means = np.full_like(weights, -np.inf), weights.copy()
-        return _Part(positions, weights, noise, means, frozenset(recognised.converted))
+        return _Part(positions, weights, noise, means, frozenset(recognised.converted), recognised.notes)
 
     def _empty(self, shape: tuple[int, int], dtype: type[np.float32]) -> NDArray[np.float32]:
         return self._recycled.empty(*shape, torch.float32).numpy()
@@ -223,9 +233,7 @@ class RawCheckpoints:
         if epoch not in trial.epochs:
             raise CheckpointError("there is no checkpoint of this epoch, though result.json reports it")
         if path is None:
-            raise CheckpointError(
-                self._unlisted(trial, epoch) or "its checkpoint folder holds no file named checkpoints"
-            )
+            raise CheckpointError(self._unlisted(trial, epoch) or _no_file(trial, epoch))
         data = self._container.read(path, MAX_CHECKPOINT)
         recognised = self._recognise(self._reader.structure(data))
         if isinstance(recognised, str):
@@ -266,6 +274,9 @@ class RawCheckpoints:
                     f"it is a {verdict.network.architecture}: {fits(structure, layout)}; "
                     f"the zoo is of {self.kind.network.architecture}"
                 )
+            elif verdict.sparsifier == "magnitude" and self.kind.sparsifier is None:
+                text = "weights are masked (weight_mask) in a zoo of dense models: their rows have the zeros"
+                verdict = dataclasses.replace(verdict, notes=(*verdict.notes, Note("import-masked-weights", text)))
             elif verdict.sparsifier not in (None, self.kind.sparsifier):
                 verdict = f"it is pruned by {verdict.sparsifier}, the zoo's others are not"
         except CheckpointError as error:
@@ -294,10 +305,18 @@ class RawCheckpoints:
             if votes.total() >= _PROBES:
                 break
         if not votes and not reason:
-            raise SourceError(f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one")
+            problem = f"{folder.name} holds no checkpoint: none of its {len(folder.trials):,} trials has one"
+            raise SourceError("; ".join([problem, *(_no_file(trial, epoch) for trial, epoch in places[:1])]))
         if not votes:
             raise SourceError(f"{folder.name}: no checkpoint of it could be read; one of them, {reason}")
         return seen[votes.most_common(1)[0][0]]
+
+
+def _no_file(trial: Trial, epoch: int) -> str:
+    names = ", ".join(printable(name)[:_SHOWN] for name in trial.names_in_checkpoint(epoch)[:_NAMED])
+    return "its checkpoint folder holds no file named checkpoints" + (
+        f" but {names}; rename the file that torch.save wrote the state dict to" if names else ""
+    )
 
 
 def _spread(places: Sequence[tuple[Trial, int]]) -> Iterator[str]:

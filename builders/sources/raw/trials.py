@@ -16,6 +16,8 @@ from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.storage.instead import BEGINNING, instead
+from zoo_datasets.text import printable
 
 CHECKPOINT_FILE = "checkpoints"
 
@@ -28,6 +30,12 @@ _EXPECTED_TRIAL_FILES = re.compile(
     r"config\.json|params\.(json|pkl)|result\.json|progress\.csv|events\.out.*|error\.(txt|pkl)|\..*"
 )
 _EXPECTED_CHECKPOINT_FILES = re.compile(r"checkpoints|optimizer|\..*")
+# What others call the file of a model's weights; of several, the one of a plain name counts.
+_WEIGHTS_FILE = re.compile(
+    r"(?!optim|sched|scaler|rng|train)(?:checkpoint|model|(?P<plain>checkpoint|model|net|state_dict|weights)\.(?:pt|pth|ckpt|bin)"
+    r"|[^/.][^/]*\.(?:pt|pth|ckpt|bin|pth\.tar))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +45,13 @@ class Contents:
     Attributes:
         checkpoints: the file of each epoch; None where a checkpoint folder holds none.
         stray: files that are not part of a trial.
+        renamed: names of the checkpoints that are not named as the authors' are.
     """
 
     files: frozenset[str]
     checkpoints: Mapping[int, str | None]
     stray: tuple[str, ...]
+    renamed: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,16 +77,23 @@ class Trial:
         file = self.contents.checkpoints.get(epoch)
         return None if file is None else f"{self.path}{file}"
 
+    def names_in_checkpoint(self, epoch: int) -> list[str]:
+        """What its checkpoint folder of an epoch holds that no checkpoint needs."""
+        parted = (path.partition("/") for path in self.contents.stray)
+        return [name for folder, _, name in parted if checkpoint_number(folder) == epoch]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFolder:
-    """A raw zoo inside a container: its folder, its trials by name, and stray files."""
+    """A raw zoo inside a container: its folder, its trials by name, stray files, and what cannot be read beside the
+    trials, with the reasons."""
 
     name: str
     path: str
     files: frozenset[str]
     trials: tuple[Trial, ...]
     stray: tuple[str, ...]
+    refused: Mapping[str, str]
 
 
 def find_zoo(container: Container) -> RawFolder:
@@ -89,12 +106,14 @@ def find_zoo(container: Container) -> RawFolder:
     folders = _trial_folders(entries)
     roots = {path[: path.rstrip("/").rfind("/") + 1] for path in folders}
     if not roots:
-        raise SourceError(
+        problem = (
             f"{container.name} holds no raw zoo: no folder in it has checkpoint_… folders, params.json or result.json"
         )
+        raise SourceError("; ".join([problem, *unread(container.refused)]))
     if len(roots) > 1:
         names = ", ".join(sorted(root or "." for root in roots)[:5])
-        raise SourceError(f"{container.name} holds {len(roots)} zoos ({names}); build each from its own folder")
+        remedy = "build each from its own folder, an archive's after unpacking it"
+        raise SourceError(f"{container.name} holds {len(roots)} zoos ({names}); {remedy}")
     root = roots.pop()
     trials: list[Trial] = []
     others: list[str] = []
@@ -113,9 +132,27 @@ def find_zoo(container: Container) -> RawFolder:
     ]
     stray += [f"{trial.path}{path}" for trial in trials for path in trial.contents.stray]
     stray += resource_forks
-    stray += set(container.refused).difference(entries)
+    beside = set(container.refused).difference(entries)
+    stray += beside
+    outside = beside.union(others)
+    refused = {path: reason for path, reason in container.refused.items() if path in outside}
     name = root.rstrip("/").rsplit("/", 1)[-1] or container.name
-    return RawFolder(name=name, path=root, files=frozenset(files), trials=tuple(trials), stray=tuple(sorted(stray)))
+    return RawFolder(
+        name=name,
+        path=root,
+        files=frozenset(files),
+        trials=tuple(trials),
+        stray=tuple(sorted(stray)),
+        refused=refused,
+    )
+
+
+def unread(refused: Mapping[str, str]) -> list[str]:
+    """A sentence on entries of a container that cannot be read, where there are any."""
+    if not refused:
+        return []
+    path, reason = min(refused.items())
+    return [f"{len(refused):,} entries cannot be read, one of them {printable(path)[:80]!r}: {reason}"]
 
 
 def looks_raw(entries: Sequence[str]) -> bool:
@@ -163,6 +200,7 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
     """Classify the entries below a trial's folder."""
     files: set[str] = set()
     checkpoints: dict[int, str | None] = {}
+    others: dict[int, list[str]] = {}
     stray: list[str] = []
     for entry in entries:
         head, slash, inside = entry.partition("/")
@@ -179,11 +217,26 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
             checkpoints.setdefault(epoch, None)
             if inside and not _EXPECTED_CHECKPOINT_FILES.fullmatch(inside):
                 stray.append(entry)
+                others.setdefault(epoch, []).append(entry)
         elif checkpoints.get(epoch) is not None:
             stray.append(entry)  # checkpoint_5 beside checkpoint_000005
         else:
             checkpoints[epoch] = entry
-    return Contents(files=frozenset(files), checkpoints=checkpoints, stray=tuple(stray))
+    renamed: set[str] = set()
+    for epoch, candidates in others.items():
+        if checkpoints[epoch] is None and (file := _weights_file(candidates)) is not None:
+            checkpoints[epoch] = file
+            stray.remove(file)
+            renamed.add(file.partition("/")[2])
+    return Contents(files=frozenset(files), checkpoints=checkpoints, stray=tuple(stray), renamed=frozenset(renamed))
+
+
+def _weights_file(entries: Sequence[str]) -> str | None:
+    """The one file of a checkpoint's folder that holds weights by its name; None where none or several do."""
+    matches = {entry: match for entry in entries if (match := _WEIGHTS_FILE.fullmatch(entry.partition("/")[2]))}
+    if len(matches) > 1:
+        matches = {entry: match for entry, match in matches.items() if match["plain"]}
+    return next(iter(matches)) if len(matches) == 1 else None
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -195,7 +248,8 @@ def read_json(data: bytes) -> dict[str, Any]:
     try:
         value = parse_json(data, long_numbers=True)
     except DocumentError as error:
-        raise CheckpointError(str(error)) from error
+        text = instead(data[:BEGINNING])
+        raise CheckpointError(f"it {text}" if text else str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"it holds a {type(value).__name__}, expected a JSON object")
     return value

@@ -48,7 +48,9 @@ def spread(states: Sequence[_S], count: int) -> list[_S]:
     return [by_epoch[epoch][rank] for rank in range(ranks) for epoch in epochs if rank < len(by_epoch[epoch])][:count]
 
 
-def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Iterator[tuple[int, list[str]]]:
+def wrong_figures(
+    rows: Sequence[Mapping[str, Any]], images: ImageData, *, start: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """For each row, by its position: where its recorded validation and test figures differ from recomputed ones.
 
     Accuracies may differ by one image, losses by 1e-4 · max(1, |loss|); NaN equals NaN. A figure that the row
@@ -58,6 +60,8 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
     Args:
         rows: with the columns of `schema`; `weights` and others as wide are float32 arrays [D].
         images: as they were in training, limits included.
+        start: whether training figures of epoch 0 are those of its weights, too, as in zoos trained by this package;
+            of later epochs they are averages over the training itself.
     """
     for positions in _stacks(rows):
         first = rows[positions[0]]
@@ -65,15 +69,22 @@ def wrong_figures(rows: Sequence[Mapping[str, Any]], images: ImageData) -> Itera
         weights = torch.from_numpy(np.stack([rows[position]["weights"] for position in positions]))
         problems: list[list[str]] = [[] for _ in positions]
         costs = _kl_terms([rows[position] for position in positions])
-        for name, split in (("val", images.val), ("test", images.test)):
+        everywhere = list(range(len(positions)))
+        at_start = [place for place in everywhere if start and rows[positions[place]]["epoch"] == 0]
+        for name, split, places in (
+            ("train", images.train, at_start),
+            ("val", images.val, everywhere),
+            ("test", images.test, everywhere),
+        ):
             recorded = [f"{name}_loss", f"{name}_acc", RECORDED[f"{name}_loss"]]
-            if split is None or all(rows[p].get(column) is None for p in positions for column in recorded):
+            if split is None or all(rows[positions[p]].get(column) is None for p in places for column in recorded):
                 continue
             # In plain PyTorch whatever trained them: the kernels do not vouch for themselves.
-            loss, correct = evaluate_stack(layers, first["activation"], weights, images, split, kernels=False)
-            for place, position in enumerate(positions):
-                problems[place] += _compare(rows[position], name, split, float(loss[place]), int(correct[place]))
-                problems[place] += _compare_recorded(rows[position], name, float(loss[place]), costs[place])
+            loss, correct = evaluate_stack(layers, first["activation"], weights[places], images, split, kernels=False)
+            for number, place in enumerate(places):
+                position = positions[place]
+                problems[place] += _compare(rows[position], name, split, float(loss[number]), int(correct[number]))
+                problems[place] += _compare_recorded(rows[position], name, float(loss[number]), costs[place])
         yield from zip(positions, problems, strict=True)
 
 

@@ -27,13 +27,14 @@ class Difference:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
     """What a verification found. `rows` counts those of a repository, or the states of a run; `recomputed` those whose
-    figures were computed anew."""
+    figures were computed anew; `unchecked` names what could not be checked, and why."""
 
     config: str
     rows: int
     recomputed: int
     checks: tuple[Check, ...]
     differences: tuple[Difference, ...]
+    unchecked: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -47,6 +48,7 @@ class Findings:
 
     checks: list[Check] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
 
     def differs(self, check: str, message: str) -> None:
@@ -65,6 +67,10 @@ class Findings:
         """Close a check; it passed if nothing was found under its name."""
         self.checks.append(Check(name=check, detail=detail, passed=self.passed(check)))
 
+    def unchecked(self, what: str) -> None:
+        """Record what cannot be checked, and why."""
+        self.missing.append(what)
+
     def passed(self, check: str) -> bool:
         """Whether nothing was found under a check's name so far."""
         return check not in self._counts
@@ -72,4 +78,11 @@ class Findings:
     def verification(self, config: str, rows: int, recomputed: int) -> Verification:
         """The checks that were made and what differs, as one value."""
         checks, differences = tuple(self.checks), tuple(self.differences)
-        return Verification(config=config, rows=rows, recomputed=recomputed, checks=checks, differences=differences)
+        return Verification(
+            config=config,
+            rows=rows,
+            recomputed=recomputed,
+            checks=checks,
+            differences=differences,
+            unchecked=tuple(self.missing),
+        )

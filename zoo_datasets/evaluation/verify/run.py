@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import DamagedError, RunError, ZooError
-from zoo_datasets.evaluation.verify.figures import spread, wrong_figures
+from zoo_datasets.evaluation.verify.continuity import exchanges
+from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Findings, Verification
+from zoo_datasets.evaluation.verify.recipes import differs_from_start
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
@@ -24,6 +26,8 @@ from zoo_datasets.specs.spec import ranges
 from zoo_datasets.terminal import Advance
 
 _SPARSITY_TOLERANCE = 1e-6
+# Numbers that are drawn to check the weights of epoch 0 of a cohort.
+_DRAWN = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,18 @@ class _State:
 
 
 def verify_run(
-    path: Path, *, images: ImageData | None = None, sample: int = 32, progress: Advance | None = None
+    path: Path, *, images: ImageData | None = None, sample: int | None = 32, progress: Advance | None = None
 ) -> Verification:
     """Check a run, finished or not; every fault becomes a difference, none stops the others.
 
     Without images: each file holds the bytes that were written, members and epochs are those of zoo.json, tensors
-    have the layout's shapes and dtypes, weights are finite unless the metrics say `diverged`, figures can be. With
-    images also: they are those of the run, and validation and test figures of `sample` states come out again.
+    have the layout's shapes and dtypes, weights are finite unless the metrics say `diverged`, figures can be, weights
+    of epoch 0 are those of seed and init, and models continue their own weights from epoch to epoch. With images also:
+    they are those of the run, and validation and test figures of `sample` states come out again.
 
     Args:
         images: the whole dataset; the run's limits are applied here.
-        sample: number of states to recompute.
+        sample: number of states to recompute; None means all.
         progress: called with (cohorts done, cohorts in all).
     """
     findings = Findings()
@@ -77,9 +82,13 @@ def verify_run(
             progress(number + 1, len(cohorts))
     _close(run, cohorts, len(states), findings)
     recomputed = 0
+    if images is None:
+        findings.unchecked("figures, as there are no images")
+    findings.unchecked("train_loss and train_acc after epoch 0, which are averages over the training itself")
     limited = None if images is None else _limited(run, images, findings)
     if limited is not None:
-        sampled = spread([state for state in states if _is_recorded(state)], sample)
+        recorded = [state for state in states if _is_recorded(state)]
+        sampled = spread(recorded, len(recorded) if sample is None else sample)
         recomputed = _recompute(run, sampled, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
 
@@ -105,6 +114,9 @@ def _close(run: Run, cohorts: Sequence[Cohort], states: int, findings: Findings)
     findings.checked("epochs", f"{states:,} of {run.models * (run.epochs + 1):,} states are trained")
     findings.checked("schema", f"shapes and dtypes of a layout of {run.manifest.layout.size:,} weights")
     findings.checked("weights", "all finite where the metrics do not say diverged")
+    if run.manifest.zoo.sparsifier is None:
+        findings.checked("start", "weights of epoch 0 are those of seed and init")
+    findings.checked("continuity", "each model continues its own weights, not another's of its cohort")
     findings.checked("metrics", f"{states:,} rows, accuracies in [0, 1] and losses from 0 on")
 
 
@@ -129,11 +141,13 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
             findings.differs("epochs", f"{cohort.path}: {setback}; training begins from epoch 0 again")
         if lost:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has no figures of epochs {ranges(lost)}")
+    before: Tensor | None = None
     for epoch in cohort.epochs():
         if epoch > run.epochs:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, the run ends at {run.epochs}")
         if not cohort.epoch_file(epoch).is_file():
             findings.differs("epochs", f"{cohort.epoch_file(epoch)} is missing")
+            before = None
             continue
         try:
             rows = cohort.figures_in(metrics, epoch)
@@ -141,10 +155,16 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
             noise = cohort.log_sigma2(epoch)
         except RunError as error:
             findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
+            before = None
             continue
         figures = [] if rows is None else rows.to_pylist()
         findings.differ("weights", list(_wrong_weights(cohort, weights, noise, figures)))
         findings.differ("metrics", list(_wrong_rows(run, weights, figures)))
+        if epoch == 0 and run.manifest.zoo.sparsifier is None:
+            findings.differ("start", list(_wrong_start(run, cohort, weights)))
+        if before is not None:
+            findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights)))
+        before = weights
         yield from (_State(cohort, position, row) for position, row in enumerate(figures))
 
 
@@ -159,6 +179,25 @@ def _wrong_weights(
             yield f"{where}: weights are {'' if good else 'not '}finite, diverged is {row['diverged']}"
         if nan and good:
             yield f"{where}: log_sigma2 holds NaN"
+
+
+def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
+    """Models whose weights of epoch 0 are not those of their seed and init."""
+    count = max(_DRAWN // run.manifest.layout.size, 1)
+    members = cohort.members[:count]
+    seeds, inits = [member.seed for member in members], [member.hyperparameters.init for member in members]
+    for place in differs_from_start(run.manifest.network, seeds, inits, weights[:count]):
+        drawn_by = f"seed {seeds[place]} and init {inits[place]}"
+        yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
+
+
+def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor) -> Iterator[str]:
+    """Pairs of models of a cohort that continue each other's weights."""
+    finite = (torch.isfinite(before).all(dim=1) & torch.isfinite(after).all(dim=1)).nonzero().flatten()
+    ids = [cohort.members[place].model_id for place in finite.tolist()]
+    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy()).pairs
+    for first, second in pairs:
+        yield f"models {ids[first]} and {ids[second]} each continue the weights of the other at epoch {epoch}"
 
 
 def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -203,22 +242,30 @@ def _is_recorded(state: _State) -> bool:
 
 
 def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
-    """Recompute the sampled states; gives their number."""
-    manifest = run.manifest
-    common = manifest.network.columns()
+    """Recompute the sampled states, as many at a time as fit in memory; returns their number."""
+    size = max(STACK_BYTES // (4 * run.manifest.layout.size), 1)
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
+    for first in range(0, len(ordered), size):
+        states = ordered[first : first + size]
+        try:
+            for position, problems in wrong_figures(_rows(run, states), images, start=True):
+                state = states[position]
+                findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
+        except (ZooError, RuntimeError, ValueError) as error:
+            message = " ".join(str(error).split())[:200]
+            findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
+    findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
+    return len(ordered)
+
+
+def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
+    """Rows with weights, of states in the order of cohorts and epochs."""
+    common = run.manifest.network.columns()
     rows: list[dict[str, Any]] = []
-    for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):
+    for (_, epoch), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch)):
         together = list(group)
         weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
             rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
-    try:
-        for position, problems in wrong_figures(rows, images):
-            state = ordered[position]
-            findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
-    except (ZooError, RuntimeError, ValueError) as error:
-        findings.differs("figures", f"{len(rows)} states could not be recomputed: {' '.join(str(error).split())[:200]}")
-    findings.checked("figures", f"of {len(rows)} states recomputed from their weights")
-    return len(rows)
+    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.errors import LayoutError, RepositoryError
 from zoo_datasets.evaluation.verify.findings import Findings
+from zoo_datasets.evaluation.verify.recipes import Recipe
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.layouts import read_layouts_file
 from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
@@ -53,17 +54,19 @@ class CheckedRow:
     step: int | None = None
 
 
-def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: Advance) -> list[CheckedRow]:
-    """Each file and its rows. Gives the rows of those that can be read."""
+def check_shards(
+    repo: Path, manifest: Manifest, recipe: Recipe, findings: Findings, progress: Advance
+) -> list[CheckedRow]:
+    """Each file and its rows. Returns the rows of those that can be read."""
     rows: list[CheckedRow] = []
     for number, shard in enumerate(manifest.shards):
         if _check_file(repo, manifest.config, shard, findings):
             try:
-                rows += _check_rows(repo, manifest, shard, findings)
+                rows += _check_rows(repo, manifest, recipe, shard, findings)
             except READ_ERRORS as error:
                 findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
         progress(number + 1, len(manifest.shards))
-    _check_meta(repo, manifest, rows, findings)
+    _check_meta(repo, manifest, findings)
     _check_layouts(repo, manifest, findings)
     files = (*manifest.shards, *manifest.meta, *manifest.layouts)
     findings.checked("checksums", f"of {len(files)} files, {sum(file.bytes for file in files):,} bytes")
@@ -73,21 +76,65 @@ def check_shards(repo: Path, manifest: Manifest, findings: Findings, progress: A
     return rows
 
 
-def _check_meta(repo: Path, manifest: Manifest, rows: list[CheckedRow], findings: Findings) -> None:
+def rows_of(
+    repo: Path, manifest: Manifest, epoch: int, columns: Sequence[str]
+) -> tuple[list[CheckedRow], dict[str, tuple[object, ...]]]:
+    """The rows of one epoch of a config that is not verified itself, and the values of some columns by model."""
+    rows: list[CheckedRow] = []
+    values: dict[str, tuple[object, ...]] = {}
+    for shard in manifest.shards:
+        if epoch not in shard.epochs:
+            continue
+        with pq.ParquetFile(repo / shard.path) as file:
+            for group in range(file.metadata.num_row_groups):
+                table = file.read_row_group(group, columns=METADATA_COLUMNS)
+                table_rows = [row for row in _rows_of(shard, group, table) if row.epoch == epoch]
+                rows += table_rows
+                narrow = table.select(list(columns)).to_pylist()
+                values |= {row.model_id: tuple(narrow[row.index].values()) for row in table_rows}
+    return rows, values
+
+
+def _check_meta(repo: Path, manifest: Manifest, findings: Findings) -> None:
     """The files of the light config: theirs are the rows of the shards, in the same order."""
     for shard in manifest.meta:
         if not _check_file(repo, f"{manifest.config}{META}", shard, findings):
             continue
-        expected = [(row.model_id, row.epoch) for row in rows if row.shard.split == shard.split]
+        parts = [part for part in manifest.shards if part.split == shard.split]
         try:
             table = pq.read_table(repo / shard.path, partitioning=None)
+            expected = pa.concat_tables(
+                [
+                    pq.read_table(repo / part.path, columns=manifest.light_schema.names, partitioning=None)
+                    for part in parts
+                ]
+            )
         except READ_ERRORS as error:
             findings.differs("rows", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
             continue
         if not table.schema.equals(manifest.light_schema):
             findings.differs("schema", f"{shard.path}: its columns or types are not those of this format")
-        elif list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) != expected:
-            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the split's shards")
+        elif (different := _different_columns(table, expected)) != []:
+            named = f": {', '.join(different)}" if different else ""
+            findings.differs("rows", f"{shard.path}: its {table.num_rows:,} rows are not those of the shards{named}")
+
+
+def _different_columns(table: pa.Table, expected: pa.Table) -> list[str] | None:
+    """The columns in which two tables differ, NaN being equal to NaN; None if they have different numbers of rows."""
+    if table.num_rows != expected.num_rows:
+        return None
+    return [
+        name
+        for name in table.column_names
+        if name not in expected.column_names or not _is_same(table[name], expected[name])
+    ]
+
+
+def _is_same(values: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
+    if pa.types.is_floating(values.type):
+        same_nulls = pc.is_null(values).equals(pc.is_null(expected))
+        return same_nulls and np.array_equal(values.to_numpy(), expected.to_numpy(), equal_nan=True)
+    return bool(values.equals(expected))
 
 
 def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bool:
@@ -113,7 +160,9 @@ def _check_file(repo: Path, folder: str, shard: Shard, findings: Findings) -> bo
     return True
 
 
-def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings) -> Iterator[CheckedRow]:
+def _check_rows(
+    repo: Path, manifest: Manifest, recipe: Recipe, shard: Shard, findings: Findings
+) -> Iterator[CheckedRow]:
     with pq.ParquetFile(repo / shard.path) as file:
         expected = manifest.schema
         if not file.schema_arrow.equals(expected):
@@ -130,6 +179,8 @@ def _check_rows(repo: Path, manifest: Manifest, shard: Shard, findings: Findings
             _check_group(manifest, shard, group, table, findings)
             if manifest.open is not None:
                 _check_lengths(shard, group, file, table, records, findings)
+            else:
+                findings.differ("recipes", list(recipe.problems(table)))
             if not manifest.keep_nonfinite:
                 _check_finite(shard, table, file.read_row_group(group, columns=[WEIGHTS]), findings)
             yield from _rows_of(shard, group, table)
@@ -148,7 +199,9 @@ def _check_group(manifest: Manifest, shard: Shard, group: int, table: pa.Table, 
     epochs = pc.unique(table["epoch"]).to_pylist()
     if len(epochs) != 1:
         findings.differs("rows", f"{where} mixes epochs {epochs}")
-    constants = {} if manifest.network is None else manifest.network.columns()
+    constants = {name: manifest.zoo[name] for name in ("images", "sparsifier") if name in manifest.zoo}
+    if manifest.network is not None:
+        constants |= manifest.network.columns()
     for column, value in {"zoo": manifest.config, **constants}.items():
         values = pc.unique(table[column]).to_pylist()
         if values != [value]:

@@ -16,7 +16,9 @@ from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
+from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
+from zoo_datasets.evaluation.verify.weights import check_parents, check_weights
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
 from zoo_datasets.repository.card_text import lines_of, rows_in
@@ -29,7 +31,7 @@ from zoo_datasets.repository.manifest import (
     meta_path,
     read_manifest,
 )
-from zoo_datasets.repository.row import FIGURES, NAMES, WEIGHTS, weights_matrix
+from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
 
@@ -44,14 +46,18 @@ def verify_repository(
     *,
     images: ImageData | None = None,
     limits: Limits | None = None,
-    sample: int = 32,
+    sample: int | None = 32,
     progress: Advance | None = None,
 ) -> Verification:
     """Check one config of a local repository; every fault becomes a difference, none stops the others.
 
     Without images: card, manifest and files agree (names, sizes, checksums, rows), each shard carries the
     manifest's layout and the architecture's, row groups hold one epoch each, a model is in the one split that
-    its id hashes to, no state stands twice, weights are finite unless the manifest keeps others. With
+    its id hashes to, no state stands twice, weights are finite unless the manifest keeps others. All rows of a model
+    have the same hyperparameters, which are among those of the manifest; of a zoo trained by this package, ids are
+    the hashes of recipe and seed, and weights of epoch 0 those that they give. From one epoch to the next a model
+    continues its own weights; pruned weights stay zero, sparsity is that of the weights, and twins begin nearest to
+    their parents if these are in the repository. What cannot be checked is in `Verification.unchecked`. With
     images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
     epochs and models, come out again from the weights alone; of those that do not, whether they are the figures of the
     model's state before or after.
@@ -60,7 +66,7 @@ def verify_repository(
         images: the whole dataset; limits are applied here.
         limits: how many images of each split the figures are of, where the manifest does not say or is wrong (an
             imported zoo does not record them); a limit of None is the manifest's.
-        sample: number of rows to recompute.
+        sample: number of rows to recompute; None means all.
         progress: called with (shards done, shards in all).
 
     Raises:
@@ -83,16 +89,20 @@ def verify_repository(
     if card is not None:
         _check_card(repo, card, manifest, findings)
     _check_manifest(manifest, findings)
-    rows = check_shards(repo, manifest, findings, progress or (lambda done, total: None))
+    recipe = Recipe(manifest)
+    rows = check_shards(repo, manifest, recipe, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
+    _close_recipes(recipe, findings)
+    if manifest.open is None:
+        check_weights(repo, manifest, recipe, rows, findings)
+        check_parents(repo, manifest, recipe, rows, findings)
     recomputed = 0
-    limited = (
-        None
-        if images is None or manifest.open is not None
-        else _check_images(manifest, images, limits or Limits(), findings)
-    )
+    limited = None
+    if images is not None and manifest.open is None:
+        limited = _check_images(manifest, images, limits or Limits(), findings)
+    _say_unchecked(rows, recipe, limited is not None, sample, findings)
     if limited is not None:
-        recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, findings)
+        recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, recipe.is_trained, findings)
         applied = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
         unlimited = all(value is None for each in applied for value in each.values())
         if (
@@ -212,6 +222,37 @@ def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
     findings.checked("duplicates", f"{len(seen):,} different states")
 
 
+def _close_recipes(recipe: Recipe, findings: Findings) -> None:
+    """Say what was compared, and which columns nothing tells."""
+    models = f"{len(recipe.models):,} models"
+    if recipe.zoo is not None:
+        findings.checked("recipes", f"ids of {models} are the hashes of their recipes and seeds")
+    else:
+        findings.checked("recipes", f"of {models}, the same in all rows of each and among those of {MANIFEST}")
+        if recipe.is_trained:
+            findings.unchecked(f"ids and weights of epoch 0, as the recipe in {MANIFEST} cannot be read")
+        else:
+            findings.unchecked(
+                f"whether {', '.join(HYPERPARAMETERS)} and momentum are those of the training, as the zoo is imported"
+            )
+    if any(values[LASTING.index("source_split")] is not None for values in recipe.models.values()):
+        findings.unchecked("source_split, which the authors' file alone tells")
+
+
+def _say_unchecked(
+    rows: Sequence[CheckedRow], recipe: Recipe, has_images: bool, sample: int | None, findings: Findings
+) -> None:
+    """Name the figures that are not compared with anything."""
+    recorded = sum(row.recorded for row in rows)
+    if not has_images:
+        findings.unchecked("figures, as there are no images" if recorded else "figures, as there are none")
+        return
+    if sample is not None and sample < recorded:
+        findings.unchecked(f"validation and test figures of {recorded - sample:,} rows outside the sample")
+    later = " after epoch 0" if recipe.is_trained else ""
+    findings.unchecked(f"train_loss and train_acc{later}, which are averages over the training itself")
+
+
 def _check_images(manifest: Manifest, images: ImageData, given: Limits, findings: Findings) -> ImageData | None:
     """The images as the models saw them; None where these are others, or the manifest does not say."""
     recorded = _mapping(manifest.source.get("images"))
@@ -243,16 +284,22 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _sample(rows: list[CheckedRow], count: int) -> list[CheckedRow]:
+def _sample(rows: list[CheckedRow], count: int | None) -> list[CheckedRow]:
     """Rows with figures, spread, in the order in which they are read."""
-    sampled = spread([row for row in rows if row.recorded], count)
+    recorded = [row for row in rows if row.recorded]
+    sampled = spread(recorded, len(recorded) if count is None else count)
     return sorted(sampled, key=lambda row: (row.shard.path, row.row_group, row.index))
 
 
 def _check_figures(
-    repo: Path, sample: Sequence[CheckedRow], rows: Sequence[CheckedRow], images: ImageData, findings: Findings
+    repo: Path,
+    sample: Sequence[CheckedRow],
+    rows: Sequence[CheckedRow],
+    images: ImageData,
+    start: bool,
+    findings: Findings,
 ) -> int:
-    """Recompute the sampled ones of all rows; gives their number."""
+    """Recompute the sampled ones of all rows; `start` is that of `wrong_figures`. Returns their number."""
     done = size = 0
     pending: list[tuple[CheckedRow, dict[str, Any]]] = []
     wrong: list[CheckedRow] = []
@@ -274,21 +321,25 @@ def _check_figures(
         ]
         size += sum(matrix.nbytes for matrix in matrices.values())
         if size >= STACK_BYTES:
-            done += _recompute(pending, images, findings, wrong)
+            done += _recompute(pending, images, start, findings, wrong)
             pending, size = [], 0
-    done += _recompute(pending, images, findings, wrong)
+    done += _recompute(pending, images, start, findings, wrong)
     if wrong:
         _try_shifts(repo, wrong, rows, images, findings)
-    findings.checked("figures", f"of {done} rows recomputed from their weights")
+    findings.checked("figures", f"of {done:,} of {len(rows):,} rows recomputed from their weights, on all images")
     return done
 
 
 def _recompute(
-    pending: Sequence[tuple[CheckedRow, dict[str, Any]]], images: ImageData, findings: Findings, wrong: list[CheckedRow]
+    pending: Sequence[tuple[CheckedRow, dict[str, Any]]],
+    images: ImageData,
+    start: bool,
+    findings: Findings,
+    wrong: list[CheckedRow],
 ) -> int:
     """Rows of many row groups at once, so that they fill stacks; gives their number. Adds to `wrong` those that are."""
     try:
-        for position, problems in wrong_figures([values for _, values in pending], images):
+        for position, problems in wrong_figures([values for _, values in pending], images, start=start):
             row = pending[position][0]
             wrong += [row] * bool(problems)
             findings.differ("figures", [f"model {row.model_id} at epoch {row.epoch}: {p}" for p in problems])

@@ -41,20 +41,20 @@ class Conv(Layer):
         return (weight, bias) if self.bias else (weight,)
 
     def sublayers(self) -> None:
-        """It is not made of layers."""
+        """None: this layer holds no others."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """An `nn.Conv2d`."""
+        """Add an `nn.Conv2d` under its name."""
         module = nn.Conv2d(self.in_channels, self.out_channels, self.kernel, self.stride, self.padding, bias=self.bias)
         modules.add(self.name, module)
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """[B, C, H, W] to [B, out, rows, columns]."""
+        """Images [B, in, H, W] to [B, out, rows, columns]."""
         out: Tensor = modules.module(self.name)(x)
         return out
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """A convolution with a group for each member."""
+        """Images [B, K · in, H, W] to [B, K · out, rows, columns], by a group of the convolution for each member."""
         mean = self._convolved(x, state.tensors, state.members)
         return state.add_noise(mean, lambda noise: self._convolved(x * x, noise.variances, state.members))
 
@@ -75,15 +75,15 @@ class Conv(Layer):
         return self.kernel == 1 and self.stride > 1 and not self.padding and self.in_channels < 8
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """It reads a stream and makes another one."""
+        """Its output channels are a stream of their own."""
         return walk.weights(self.name, self.out_channels, self.in_channels, self.bias, stream)
 
     def noise_bounds(self) -> dict[str, float]:
-        """Weight and bias."""
+        """The weight and the bias, with one bound for both."""
         return {tensor.name: CONV_BOUND for tensor in self.tensors()}
 
     def inputs(self) -> int:
-        """Its input channels."""
+        """The number of channels [C] of the images it reads."""
         return self.in_channels
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
@@ -91,11 +91,11 @@ class Conv(Layer):
         return walk.add_weights(self.name, self.bias, nodes)
 
     def reads_out(self) -> bool:
-        """No."""
+        """False: it is never the last layer, which gives the logits."""
         return False
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, under its name."""
         return (self.name,)
 
 
@@ -116,19 +116,19 @@ class Linear(Layer):
         )
 
     def sublayers(self) -> None:
-        """It is not made of layers."""
+        """None: this layer holds no others."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """An `nn.Linear`."""
+        """Add an `nn.Linear` under its name."""
         modules.add(self.name, nn.Linear(self.in_features, self.out_features))
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """[B, in] to [B, out]."""
+        """Vectors [B, in] to [B, out]."""
         out: Tensor = modules.module(self.name)(x)
         return out
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """A batched matrix product."""
+        """Vectors [K, B, in] to [K, B, out], by one batched matrix product."""
         mean = self._multiplied(x, state.tensors)
         return state.add_noise(mean, lambda noise: self._multiplied(x * x, noise.variances))
 
@@ -139,11 +139,11 @@ class Linear(Layer):
         return torch.baddbmm(bias[:, None, :], x, weight.transpose(1, 2))
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """It reads a stream, of which a channel may be a whole image, and makes another one."""
+        """Its outputs are a stream of their own; a channel of the one it reads may be a whole image."""
         return walk.weights(self.name, self.out_features, self.in_features, True, stream)
 
     def noise_bounds(self) -> dict[str, float]:
@@ -151,7 +151,7 @@ class Linear(Layer):
         return {f"{self.name}.weight": LINEAR_BOUND}
 
     def inputs(self) -> int:
-        """Its input features."""
+        """The number of features [F] it reads."""
         return self.in_features
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
@@ -159,9 +159,9 @@ class Linear(Layer):
         return walk.add_weights(self.name, True, nodes)
 
     def reads_out(self) -> bool:
-        """Yes."""
+        """True: a last linear layer reads the logits out of what the others make."""
         return True
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, under its name."""
         return (self.name,)

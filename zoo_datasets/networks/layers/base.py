@@ -135,24 +135,24 @@ class Weightless(Layer):
     __slots__ = ()
 
     def tensors(self) -> tuple[LayerTensor, ...]:
-        """None."""
+        """An empty tuple: it has no weights."""
         return ()
 
     def sublayers(self) -> None:
-        """It is not made of layers."""
+        """None: this layer holds no others."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """It has no module."""
+        """Add nothing: there is nothing to store."""
 
     def noise_bounds(self) -> dict[str, float]:
-        """None."""
+        """An empty dictionary: noise belongs to weights."""
         return {}
 
     def inputs(self) -> None:
-        """Any number."""
+        """None: it takes any number of channels or features."""
 
     def reads_out(self) -> bool:
-        """No."""
+        """False: it is never the last layer, which gives the logits."""
         return False
 
 

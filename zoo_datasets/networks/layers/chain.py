@@ -17,7 +17,7 @@ def checked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The layers, all of which are layers.
 
     Raises:
-        LayerError: naming the type that is none.
+        LayerError: if one is no layer; names its type.
     """
     for layer in layers:
         if not isinstance(layer, Layer):

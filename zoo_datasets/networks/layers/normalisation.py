@@ -32,26 +32,26 @@ class BatchNorm(Layer):
         )
 
     def sublayers(self) -> None:
-        """It is not made of layers."""
+        """None: this layer holds no others."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """An `nn.BatchNorm2d`."""
+        """Add an `nn.BatchNorm2d` under its name."""
         modules.add(self.name, nn.BatchNorm2d(self.channels))
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """[B, C, H, W] to the same."""
+        """Images [B, channels, H, W] to images of the same shape."""
         out: Tensor = modules.module(self.name)(x)
         return out
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """One normalisation of all members' channels."""
+        """Images [B, K · channels, H, W] to the same shape, by one normalisation of all members' channels."""
         tensors = state.tensors
         mean, variance = (tensors[f"{self.name}.running_{part}"].view(-1) for part in ("mean", "var"))
         weight, bias = (tensors[f"{self.name}.{part}"].flatten() for part in ("weight", "bias"))
         return functional.batch_norm(x, mean, variance, weight, bias, training=state.training)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
@@ -61,11 +61,11 @@ class BatchNorm(Layer):
         return stream
 
     def noise_bounds(self) -> dict[str, float]:
-        """None: normalisation has no noise."""
+        """An empty dictionary: normalisation has no noise."""
         return {}
 
     def inputs(self) -> int:
-        """Its channels."""
+        """The number of channels it normalises."""
         return self.channels
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
@@ -75,7 +75,7 @@ class BatchNorm(Layer):
         return nodes
 
     def reads_out(self) -> bool:
-        """No."""
+        """False: it is never the last layer, which gives the logits."""
         return False
 
     def raw_places(self, dropout: bool) -> None:

@@ -25,27 +25,27 @@ class Activate(Weightless):
     """The member's activation."""
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """Of any shape."""
+        """The activation of each number of x, of any shape."""
         return modules.activation(x)
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """Of any shape."""
+        """The activation of each number of x, of any shape."""
         return state.activate(x)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """Channels go on one by one; whoever scales them asks which activation it is."""
+        """The same stream: each channel stays in its place; whoever scales it asks which activation it is."""
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
-        """The same nodes."""
+        """The same nodes: it has no weights, and changes no order."""
         return nodes
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, of a module without weights."""
         return (None,)
 
 
@@ -54,32 +54,32 @@ class Dropout(Weightless):
     """Element-wise dropout at the member's rate; no layer at all where the rate is 0."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """An `nn.Dropout` at the member's rate."""
+        """Add an `nn.Dropout` at the member's rate."""
         modules.add_dropout(nn.Dropout(modules.dropout))
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """Of any shape."""
+        """A tensor of the shape of x with some numbers zero and the others scaled, in training mode alone."""
         out: Tensor = next(modules.dropouts)(x)
         return out
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """Each member with its own mask."""
+        """A tensor of the shape of x, with a mask of its own for each member."""
         return state.drop(x)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """Channels go on one by one."""
+        """The same stream: each channel stays in its place."""
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
-        """The same nodes."""
+        """The same nodes: it has no weights, and changes no order."""
         return nodes
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One, or none where there is no dropout."""
+        """One place, of a module without weights; no place where there is no dropout."""
         return (None,) if dropout else ()
 
 
@@ -96,17 +96,17 @@ class Flatten(Weightless):
         return as_vectors(x, state.members)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """Channels go on as blocks of numbers; the layer that reads them knows how many."""
+        """The same stream: a channel becomes a block of numbers; the layer that reads it knows how many."""
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
-        """The same nodes."""
+        """The same nodes: it has no weights, and changes no order."""
         return nodes
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, of a module without weights."""
         return (None,)

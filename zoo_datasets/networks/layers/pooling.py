@@ -23,24 +23,24 @@ class MaxPool(Weightless):
         return functional.max_pool2d(x, self.kernel)
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """The same of all members' channels."""
+        """Images [B, K · C, H, W] to [B, K · C, H // kernel, W // kernel]."""
         return functional.max_pool2d(x, self.kernel)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """Channels go on one by one, with their signs."""
+        """The same stream, marked as pooled: a maximum is another one when signs flip."""
         stream.root().pooled = True
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
-        """The same nodes."""
+        """The same nodes: it has no weights, and changes no order."""
         return nodes
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, of a module without weights."""
         return (None,)
 
 
@@ -57,17 +57,17 @@ class GlobalAveragePool(Weightless):
         return as_vectors(x.mean(dim=(2, 3)), state.members)
 
     def subsamples(self) -> bool:
-        """No."""
+        """False: no version of the package computed it in another way."""
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """Channels go on one by one."""
+        """The same stream: each channel stays in its place."""
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
-        """The same nodes."""
+        """The same nodes: it has no weights, and changes no order."""
         return nodes
 
     def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
-        """One."""
+        """One place, of a module without weights."""
         return (None,)

@@ -31,7 +31,7 @@ class Residual(Layer):
         checked(self.sublayers())
 
     def tensors(self) -> tuple[LayerTensor, ...]:
-        """None of its own."""
+        """An empty tuple: its layers have their own."""
         return ()
 
     def sublayers(self) -> tuple[Layer, ...]:
@@ -39,10 +39,10 @@ class Residual(Layer):
         return (*self.body, *self.shortcut)
 
     def build(self, modules: ModuleBuild) -> None:
-        """It has no module; its layers have theirs."""
+        """Add nothing: its layers add their own."""
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """The sum, of the body's shape."""
+        """The sum of body and shortcut, of the shape that the body gives."""
         shortcut = follow_forward(self.shortcut, x, modules)
         body = follow_forward(self.body, x, modules)
         if body.shape != shortcut.shape:  # torch would spread one over the other
@@ -53,7 +53,7 @@ class Residual(Layer):
         return body + shortcut
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
-        """The sum, of the body's shape."""
+        """The sum of body and shortcut, of the shape that the body gives."""
         shortcut = follow_stacked(self.shortcut, x, state)
         return follow_stacked(self.body, x, state) + shortcut
 
@@ -68,11 +68,11 @@ class Residual(Layer):
         return walk.join(shortcut, body)
 
     def noise_bounds(self) -> dict[str, float]:
-        """None of its own; its layers have theirs."""
+        """An empty dictionary: its layers have their own."""
         return {}
 
     def inputs(self) -> int | None:
-        """Those of its layers."""
+        """The number of channels or features that its first layers read."""
         return inputs_of(self.sublayers())
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
@@ -82,7 +82,7 @@ class Residual(Layer):
         return into
 
     def reads_out(self) -> bool:
-        """No."""
+        """False: it is never the last layer, which gives the logits."""
         return False
 
     def raw_places(self, dropout: bool) -> None:

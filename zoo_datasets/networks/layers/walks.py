@@ -66,11 +66,11 @@ class ChannelWalk:
         source = stream.root()
         block = 1 if source.fixed else inputs // source.channels
         source.uses.append(Use(f"{name}.weight", 1, block, -1))
-        made = Stream(name, channels)
-        self.streams.append(made)
-        made.uses += [Use(f"{name}.{part}", 0, 1, 1) for part in (("weight", "bias") if bias else ("weight",))]
-        self.makers = list(range(len(made.uses)))
-        return made
+        stream_out = Stream(name, channels)
+        self.streams.append(stream_out)
+        stream_out.uses += [Use(f"{name}.{part}", 0, 1, 1) for part in (("weight", "bias") if bias else ("weight",))]
+        self.makers = list(range(len(stream_out.uses)))
+        return stream_out
 
     def normalise(self, stream: Stream, scaling: list[str], statistics: list[str]) -> None:
         """Channels are normalised one by one, then scaled and shifted by some tensors; others are their statistics."""
@@ -113,7 +113,7 @@ class GraphWalk(Protocol):
         an edge to it from each of `nodes`.
 
         Raises:
-            LayoutError: where the inputs are neither numbers nor square images of the nodes.
+            LayoutError: if the inputs are neither numbers nor square images of the nodes.
         """
 
     def add_features(self, nodes: GraphNodes, features: Mapping[str, str]) -> None:

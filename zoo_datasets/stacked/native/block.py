@@ -58,13 +58,13 @@ def unknown_settings(
     activations: Iterable[str] = (), optimizers: Iterable[str] = (), augmentation: Sequence[str] = ()
 ) -> str | None:
     """Which of the settings of some members the native kernels do not know; None where they know all."""
-    for what, names, known in (
+    for what, names, numbers in (
         ("activations", activations, ACTIVATION_NUMBERS),
         ("optimizers", optimizers, OPTIMIZER_NUMBERS),
     ):
-        unknown = [name for name in names if name not in known]
+        unknown = [name for name in names if name not in numbers]
         if unknown:
-            return f"the native kernels know the {what} {', '.join(known)}, not {', '.join(unknown)}"
+            return f"the native kernels know the {what} {', '.join(numbers)}, not {', '.join(unknown)}"
     if augmentation:
         return f"the native kernels know no augmentation, but the zoo has {', '.join(augmentation)}"
     return None
@@ -105,7 +105,7 @@ def lanes() -> int:
     """Members of a full block on this machine.
 
     Raises:
-        NativeError: there is no compiler.
+        NativeError: if there is no compiler.
     """
     return find_compiler().lanes
 
@@ -114,7 +114,7 @@ def instructions() -> str:
     """The vector instructions that the kernels use: avx512, avx2, neon or portable.
 
     Raises:
-        NativeError: there is no compiler.
+        NativeError: if there is no compiler.
     """
     return find_compiler().instructions
 
@@ -126,7 +126,7 @@ def path_name(instruction_set: str | None = None) -> str:
     addition, tanh was a unit in the last place below 1 where it is saturated, and so had a gradient.
 
     Raises:
-        NativeError: where none are given and there is no compiler.
+        NativeError: if none are given and there is no compiler.
     """
     name = instruction_set or instructions()
     return f"native-{_REVISIONS.get(name, name)}"
@@ -136,7 +136,7 @@ def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = F
     """The compiled kernels of a network for images [C, H, W]; those of variational dropout where asked for.
 
     Raises:
-        NativeError: there is no compiler, or it fails, or the kernels do not know such a network.
+        NativeError: if there is no compiler, or it fails, or the kernels do not know such a network.
     """
     compiler = find_compiler()
     return _load(compiler, kernel_source(layers, in_shape, compiler, variational), variational)
@@ -181,8 +181,8 @@ class NativeBlock:
         """Compiles the kernels, or takes them from the cache.
 
         Raises:
-            NativeError: there is no compiler or it fails; the kernels do not know such a network, activation, optimizer
-                or augmentation; or there are more members than lanes.
+            NativeError: if there is no compiler or it fails, the kernels do not know such a network, activation,
+                optimizer or augmentation, or there are more members than lanes.
         """
         channels, height, width = data.train.images.shape[1:]
         self.in_shape: Shape = (channels, height, width)
@@ -311,11 +311,11 @@ class NativeBlock:
 
         In a variational block the gradients of log σ² follow those of the weights: [K, 2 P].
         """
-        made = [torch.zeros_like(self._weights) for _ in range(1 + self.recipe.variational)]
+        buffers = [torch.zeros_like(self._weights) for _ in range(1 + self.recipe.variational)]
         numbers: dict[str, float] = {"epoch": epoch, "first_step": step, "steps": 1, "optimizer": _GRADIENTS_ONLY}
         numbers |= {"batch_size": index.shape[1], "kl_weight": kl_weight}
-        tally = self._pass(split, index, dict(zip(("first", "second"), made, strict=False)), numbers)
-        gradients = torch.cat([self._outside(tensor) for tensor in made], dim=1)
+        tally = self._pass(split, index, dict(zip(("first", "second"), buffers, strict=False)), numbers)
+        gradients = torch.cat([self._outside(tensor) for tensor in buffers], dim=1)
         return tally.mean_loss.to(torch.float32), tally.correct, gradients
 
     def evaluate(self, split: Split) -> Tally:

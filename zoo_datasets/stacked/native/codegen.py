@@ -68,11 +68,11 @@ def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stag
     """The chain of stages of a network for images [C, H, W].
 
     Raises:
-        NativeError: where a layer, or the order of the layers, is none that the kernels know.
+        NativeError: if a layer, or the order of the layers, is none that the kernels know.
     """
     remaining = list(layers)
     chain = _Chain(in_shape)
-    found: list[Stage] = []
+    stages: list[Stage] = []
     while remaining:
         layer = remaining.pop(0)
         if type(layer) is Flatten:
@@ -83,11 +83,11 @@ def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stag
         if type(layer) not in (Conv, Linear):
             raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
         assert isinstance(layer, Conv | Linear)
-        found.append(_stage(layer, remaining, chain))
-        chain.shape = found[-1].output_shape
-    if not found or chain.shape[1:] != (1, 1) or found[-1].activate or found[-1].dropout >= 0:
+        stages.append(_stage(layer, remaining, chain))
+        chain.shape = stages[-1].output_shape
+    if not stages or chain.shape[1:] != (1, 1) or stages[-1].activate or stages[-1].dropout >= 0:
         raise NativeError("the native kernels need a network that ends in a linear layer")
-    return found
+    return stages
 
 
 def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage:
@@ -157,7 +157,7 @@ def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int,
     """The preprocessor definitions that stand before the kernels.
 
     Raises:
-        NativeError: as `stages`.
+        NativeError: if `stages` raises it.
     """
     chain = stages(layers, in_shape)
     blocks = [choose_blocks(stage, registers) for stage in chain]

@@ -1,0 +1,231 @@
+"""Every snippet and command of the README in order, in one process and in tiny sizes: `python readme_walk.py`.
+
+It runs in an empty folder. What it runs instead of what stands there, what it prepares and what it leaves out is
+printed; a substitution that fits nothing any more is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, tarred, trial_name, weights_of, zipped
+from tiny_runs import make_run
+from typer.testing import CliRunner
+
+from zoo_datasets.builders import build_repository
+from zoo_datasets.cli import quickstart_job
+from zoo_datasets.cli.app import app
+from zoo_datasets.images import load_images
+from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.specs.zoos import get_zoo
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^###? (?P<section>[^\n]*)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# What stands in the README, what runs instead, and why.
+SUBSTITUTIONS = (
+    ("make quickstart  ", "zoo quickstart --out quickstart  ", "what make runs"),
+    ("--out benchmark.json", "--out benchmark.json --targets test_acc", "in seconds"),
+    ("usps_cnn_s --json", "usps_cnn_s --json --targets test_acc", "in seconds"),
+    ("benchmark.json --images PATH", "benchmark.json --images images", "images in miniature"),
+    ("mnist_cnn_s --models 16 --epochs 3", "mnist_cnn_s --models 16 --epochs 3 --images images", "as the Hub's images"),
+    ("images: mnist  ", "images: digits ", "images that are at hand"),
+    ("epochs: 25", "epochs: 1", "in seconds"),
+    ("seeds: 10", "seeds: 1", "in seconds"),
+    ("'test_acc > 0.9'", "'test_acc >= 0'", "models that learnt nothing"),
+    ("--epochs 0,10,50", "--epochs 0,1,2", "epochs that the tiny zoo has"),
+    ("--epochs 50", "--epochs 2", "epochs that the tiny zoo has"),
+    ('"relu" and lr < 0.01', '"tanh" and lr < 0.01', "an activation that the tiny zoo has"),
+    ("--limit-val 1000 --limit-test 1000", "--files-only", "random weights, whose figures cannot come out again"),
+    ("https://host/", f"{os.environ.get('ZOO_ZENODO', '')}/", "a server of this machine"),
+    ("org/model-zoos", "somebody/model-zoos", "an account of the hub of the tests"),
+    ("s3://bucket/", "memory://", "without a bucket"),
+)
+LEFT_OUT = {
+    "make test": "it runs this",
+    "python examples/push_to_a_local_hub.py": "it takes a minute; the commands beside it run against a hub too",
+}
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """Section, language and text of each block of code."""
+    section = ""
+    for match in BLOCK.finditer(README.read_text()):
+        if match["section"]:
+            section = match["section"]
+        else:
+            yield section, match["language"], match["text"]
+
+
+def substituted(text: str, used: set[str]) -> str:
+    """A block with all substitutions, each of which is printed."""
+    for old, new, reason in SUBSTITUTIONS:
+        for line in text.splitlines():
+            if old in line:
+                used.add(old)
+                print(f"  - {line}\n  + {line.replace(old, new)}    ({reason})")
+        text = text.replace(old, new)
+    return text
+
+
+def run_shell(text: str) -> None:
+    """Run the lines of a block of shell: commands of ours in this process."""
+    for line in text.splitlines():
+        for command in line.split("&&"):
+            words = shlex.split(command, comments=True)
+            if reason := LEFT_OUT.get(" ".join(words)):
+                print(f"  left out: {' '.join(words)}: {reason}")
+            elif words:
+                print(f"$ {shlex.join(words)}", flush=True)
+                run_zoo(words)
+
+
+def run_zoo(words: list[str]) -> None:
+    """Run a `zoo` command; it must succeed."""
+    assert words[0] == "zoo", words
+    begun = time.monotonic()
+    result = CliRunner().invoke(app, words[1:])
+    if result.exit_code:
+        print(result.output)
+        raise SystemExit(f"{shlex.join(words)}: {result.exception!r}")
+    last = next((line for line in reversed(result.output.splitlines()) if line.strip()), "")
+    print(f"    {last}    ({time.monotonic() - begun:.1f} s)", flush=True)
+
+
+def run_python(text: str, names: dict[str, Any]) -> None:
+    """Run a block of Python, and take a batch of each task that it only names."""
+    print("".join(f">>> {line}\n" for line in text.splitlines()), end="", flush=True)
+    exec(text, names)
+    for statement in re.findall(r"^zd\..*", text, re.MULTILINE):
+        batch = next(iter(eval(statement.partition("  #")[0], names)))
+        assert len(batch["weights"]) > 0, statement
+
+
+def given_for_training() -> None:
+    """Another zoo beside that of the quickstart."""
+    other = dataclasses.replace(get_zoo("digits_cnn_s"), name="cifar10_cnn_l", architecture="cnn_l")
+    build_tiny("quickstart/model-zoos", other, 14, 1)
+
+
+def given_for_benchmarks() -> None:
+    """Zoos to learn from and to test on, and images."""
+    make_images(Path("images"))
+    fingerprint = load_images("mnist", "cnn_s", "images").fingerprint
+    for name in ("mnist_cnn_s_hyp_rand", "mnist_cnn_s", "usps_cnn_s"):
+        build_tiny("model-zoos", get_zoo(name), 24, 1, fingerprint=fingerprint)
+
+
+def given_for_running() -> None:
+    """A run under runs/, and a repository that is new."""
+    shutil.rmtree("model-zoos")
+    shutil.copytree("quickstart/runs/digits_cnn_s", "runs/digits_cnn_s")
+
+
+def given_for_raw_zoos() -> None:
+    """A raw zoo, its archive and a .pt file of it; a repository that is new."""
+    shutil.rmtree("model-zoos")
+    make_zoo(Path(SEED_ZOO), models=8)
+    zipped(Path(SEED_ZOO))
+    write_pt(Path("dataset_mnist_uniform.pt"))
+
+
+def given_from_afar() -> None:
+    """The archive in fsspec's memory, and repositories that are new."""
+    import fsspec
+
+    for folder in ("model-zoos", "few"):
+        shutil.rmtree(folder)
+    fsspec.filesystem("memory").pipe("/zoo.tar.gz", tarred(Path(SEED_ZOO), ".tar.gz").read_bytes())
+
+
+GIVEN: dict[str, Callable[[], None]] = {
+    "Train on a zoo": given_for_training,
+    "What a zoo is good for": given_for_benchmarks,
+    "From a zoo to a dataset": given_for_running,
+    "Published raw zoos": given_for_raw_zoos,
+    "From afar": given_from_afar,
+}
+
+
+def build_tiny(repo: str, zoo: ZooSpec, models: int, epochs: int, **options: Any) -> None:
+    """Add a zoo with random weights and figures to a repository."""
+    run = Path("given") / repo.replace("/", "-") / zoo.name
+    make_run(run, ((models, epochs),), zoo=zoo, **options)
+    build_repository(run, Path(repo))
+
+
+def write_pt(file: Path) -> None:
+    """A preprocessed file as the authors' tools write it, of three splits with one model each at two epochs."""
+    module = types.ModuleType("checkpoints_to_datasets.dataset_base")
+    kind = type("ModelDatasetBase", (), {"__module__": module.__name__})
+    module.ModelDatasetBase = kind  # type: ignore[attr-defined]
+    sys.modules |= {"checkpoints_to_datasets": types.ModuleType("checkpoints_to_datasets"), module.__name__: module}
+    content = {}
+    for seed, split in enumerate(("trainset", "valset", "testset"), 1):
+        content[split] = kind()
+        content[split].__dict__ |= {
+            "data_in": [state_dict(weights_of(seed, epoch)) for epoch in (0, 5)],
+            "paths": [Path(SEED_ZOO) / trial_name(seed - 1, seed)] * 2,
+            "epochs": [0, 5],
+            "properties": {"test_acc": [0.1, 0.2], "ggap": [0.0, 0.1], "training_iteration": [0, 5]},
+        }
+    file.write_bytes(saved(content))
+    for name in ("checkpoints_to_datasets", module.__name__):
+        del sys.modules[name]
+
+
+def make_images(folder: Path) -> None:
+    """MNIST in miniature, as an image folder: 4 training images and 1 test image of each class."""
+    for split, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            home = folder / split / str(label)
+            home.mkdir(parents=True)
+            for number in range(count):
+                noise = torch.Generator().manual_seed(1000 * label + 10 * number + len(split))
+                pixels = torch.randint(256, (28, 28), dtype=torch.uint8, generator=noise)
+                Image.fromarray(pixels.numpy()).save(home / f"{number}.png")
+
+
+def main() -> None:
+    """Run all of it in the current folder."""
+    warnings.filterwarnings("ignore", message=".*cannot be compared with the published zoos")
+    quickstart_job.MODELS = 12
+    print("  given: 12 models instead of 32 in the quickstart")
+    names: dict[str, Any] = {}
+    used: set[str] = set()
+    begun = ""
+    for section, language, text in blocks():
+        if section != begun:
+            print(f"## {section}", flush=True)
+            begun = section
+            if prepare := GIVEN.pop(section, None):
+                print(f"  given: {prepare.__doc__}", flush=True)
+                prepare()
+        ready = substituted(text, used)
+        if language == "python":
+            run_python(ready, names)
+        elif language == "bash":
+            run_shell(ready)
+        elif language == "yaml":
+            (name,) = re.findall(r"^name: (\w+)", ready, re.MULTILINE)
+            Path(f"{name}.yaml").write_text(ready)
+    unused = [old for old, _, _ in SUBSTITUTIONS if old not in used]
+    if unused or GIVEN:
+        raise SystemExit(f"not in the README any more: {unused} {list(GIVEN)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
