@@ -29,6 +29,7 @@ bench: .venv/.installed-test
 	$(BIN)/python tests/benchmarks/engine.py
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/importing.py
+	$(BIN)/python tests/benchmarks/state_dicts.py
 	$(BIN)/python tests/benchmarks/streaming.py
 	$(BIN)/python tests/benchmarks/features.py
 	$(BIN)/python tests/benchmarks/checking.py

@@ -11,7 +11,8 @@ import ctypes
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints.torch_file import Structure
 from zoo_datasets.errors import NativeError
 from zoo_datasets.native.compiler import compile_library
+
+_STAMP = struct.Struct("=2q")
 
 
 class _Text(ctypes.Structure):
@@ -83,10 +86,13 @@ def list_tree(root: str, threads: int = 1) -> Tree | None:
     try:
         # Once and here: what comes or goes meanwhile is in or out, and each folder is listed by one thread.
         with os.scandir(root) as listing:
-            top_level = sorted(map(_own, listing), key=lambda entry: entry.path)
+            named = {
+                f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name: entry for entry in listing
+            }
     except OSError as error:
         return Tree(entries=[], refused={"": error.errno}, stamps=b"")
-    folders = [entry.path for entry in top_level if entry.path.endswith("/")]
+    top_level = sorted(named)
+    folders = [path for path in top_level if path.endswith("/")]
     if threads <= 1:
         below = {path: _list_below(functions, root, path) for path in folders}
     else:
@@ -95,30 +101,22 @@ def list_tree(root: str, threads: int = 1) -> Tree | None:
             below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
         finally:
             pool.shutdown(cancel_futures=True)
-    trees = [below.get(entry.path) or entry.tree for entry in top_level]
+    trees = [below[path] if path in below else _own(path, named[path]) for path in top_level]
     return Tree(
-        entries=list(itertools.chain.from_iterable(tree.entries for tree in trees)),
-        refused={path: number for tree in trees for path, number in tree.refused.items()},
-        stamps=b"".join(tree.stamps for tree in trees),
+        entries=list(itertools.chain.from_iterable(tree[0] for tree in trees)),
+        refused={path: number for tree in trees for path, number in tree[1].items()},
+        stamps=b"".join(tree[2] for tree in trees),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """An entry of the root itself."""
-
-    path: str
-    tree: Tree
+_Listed = tuple[Sequence[str], Mapping[str, int | None], bytes]  # as the attributes of `Tree`
+_NOTHING: Mapping[str, int | None] = {}
 
 
-def _own(entry: os.DirEntry[str]) -> _Own:
-    if entry.is_dir(follow_symlinks=False):
-        return _Own(f"{entry.name}/", Tree(entries=[], refused={}, stamps=b""))
-    stamp = b""
-    if not entry.name.startswith("."):
-        stamp = np.array(_stamp(entry), np.int64).tobytes()
-    refused: dict[str, int | None] = {} if entry.is_file(follow_symlinks=False) else {entry.name: None}
-    return _Own(entry.name, Tree(entries=[entry.name], refused=refused, stamps=stamp))
+def _own(path: str, entry: os.DirEntry[str]) -> _Listed:
+    """A file of the root itself."""
+    refused = _NOTHING if entry.is_file(follow_symlinks=False) else {path: None}
+    return (path,), refused, b"" if path.startswith(".") else _STAMP.pack(*_stamp(entry))
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -129,7 +127,7 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:
+def _list_below(functions: ctypes.CDLL, root: str, name: str) -> _Listed:
     listing = _Listing()
     try:
         fine = functions.zoo_list(os.fsencode(root), os.fsencode(name), ctypes.byref(listing))
@@ -140,7 +138,7 @@ def _list_below(functions: ctypes.CDLL, root: str, name: str) -> Tree:
             functions.zoo_free(text.data)
     if not fine:
         raise MemoryError(f"{root}/{name}: no memory left for the list of its files")
-    return Tree(entries=sorted(entries), refused=dict(map(_refused, refused)), stamps=stamps)
+    return sorted(entries), dict(map(_refused, refused)), stamps
 
 
 def _texts(text: _Text) -> list[str]:

@@ -90,14 +90,19 @@ def described(
     kinds = reader.describe([path for path in files.needed(names) if path not in rows])
     states: list[StateFile] = []
     reasons: dict[str, str] = {}
+    alone = {kind: (kind,) for kind in set(kinds.values()) if isinstance(kind, FileKind)}
     for name in names:
+        if isinstance(kind := kinds.get(name), FileKind):
+            states.append(StateFile(name, (Part(name, kind),), alone[kind]))
+            continue
         try:
             if name in files.broken:
                 raise CheckpointError(files.broken[name])
             if name in rows:
                 states += _rows_of(container, name, layout)
             else:
-                states.append(StateFile(name, _parts(files.shards.get(name, (name,)), kinds)))
+                parts = _parts(files.shards.get(name, (name,)), kinds)
+                states.append(StateFile(name, parts, tuple(part.kind for part in parts)))
         except CheckpointError as error:
             reasons[name] = str(error)
     return states, reasons
@@ -124,8 +129,8 @@ def _rows_of(container: Container, path: str, layout: WeightLayout | None) -> li
         if array.start + count * width != len(data):
             raise CheckpointError(f"its {len(data):,} bytes are not those of an array {list(array.shape)}")
     if len(array.shape) == 1:
-        return [StateFile(path, (Part(path, kind, array.start),))]
-    return [StateFile(path, (Part(path, kind, array.start + row * width),), row) for row in range(count)]
+        return [StateFile(path, (Part(path, kind, array.start),), (kind,))]
+    return [StateFile(path, (Part(path, kind, array.start + row * width),), (kind,), row) for row in range(count)]
 
 
 def read_layout_file(path: Path) -> WeightLayout:

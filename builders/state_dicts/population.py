@@ -25,7 +25,16 @@ from zoo_datasets.builders.state_dicts.joining import (
 )
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE
 from zoo_datasets.builders.state_dicts.layouts import Filling, Kinds, filling_of, signature_of
-from zoo_datasets.builders.state_dicts.names import EPOCH, MODEL_ID, STEP, Names, Pattern, guess, is_unicode
+from zoo_datasets.builders.state_dicts.names import (
+    EPOCH,
+    MODEL_ID,
+    STEP,
+    Names,
+    Pattern,
+    common_folder,
+    guess,
+    is_unicode,
+)
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.state_dicts.reader import StateFile, StateReader
 from zoo_datasets.builders.state_dicts.table import Table, of_records, read_table
@@ -152,7 +161,7 @@ class _Finder:
         for name in set(files.names) - {*names}:
             self._leave_out(printable(name), {}, "its name is no text in UTF-8")
         reading: Names = guess(names) if self.options.pattern is None else Pattern(self.options.pattern)
-        folder = guess(names).folder
+        folder = common_folder(names)
         kept, values, other = [], [], []
         for name in names:
             value = reading.values(name)

@@ -52,22 +52,19 @@ class StateFile:
     Attributes:
         name: of its file; of a sharded one that of its index without the ending.
         parts: where its tensors lie.
+        kinds: of its parts.
         row: its number in an array of several.
     """
 
     name: str
     parts: tuple[Part, ...]
+    kinds: tuple[FileKind, ...]
     row: int | None = None
 
     @property
     def shown(self) -> str:
         """For messages and lists."""
         return self.name if self.row is None else f"{self.name}[{self.row}]"
-
-    @property
-    def kinds(self) -> tuple[FileKind, ...]:
-        """Of its parts."""
-        return tuple(part.kind for part in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

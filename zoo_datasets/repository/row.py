@@ -201,10 +201,15 @@ class OpenRows:
 
 
 def _with_features(fields: Sequence[pa.Field], metadata: Mapping[bytes, bytes] | None = None) -> pa.Schema:
+    return pa.schema(fields, metadata={**_features_metadata(tuple(fields)), **(metadata or {})})
+
+
+@lru_cache(maxsize=64)  # asked once a shard
+def _features_metadata(fields: tuple[pa.Field, ...]) -> Mapping[bytes, bytes]:
+    """How `datasets` describes columns in the metadata of a schema."""
     from datasets import Features
 
-    theirs = Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata
-    return pa.schema(fields, metadata={**theirs, **(metadata or {})})
+    return dict(Features.from_arrow_schema(pa.schema(fields)).arrow_schema.metadata)
 
 
 def is_wide(kind: pa.DataType) -> bool:
