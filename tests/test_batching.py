@@ -59,7 +59,7 @@ def expected_weights(rows, width=WIDTH):
 @pytest.fixture(params=["compiled", "numpy"])
 def _kernel(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(gather, "_library", lambda: None)
+        monkeypatch.setattr(gather, "native_library", lambda: None)
     elif gather._library() is None:
         pytest.skip("no C compiler")
 

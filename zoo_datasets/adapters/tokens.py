@@ -43,7 +43,7 @@ def to_tokens(weights: Tensor, layout: WeightLayout, size: int) -> Tokens:
     _check(weights, layout)
     if size < 1:
         raise LayoutError(f"tokens of {size} numbers: expected at least 1")
-    source, position = _chunks(layout, size)
+    source, position = token_map(layout, size)
     source, position = source.to(weights.device), position.to(weights.device)
     mask = source >= 0
     values = weights[:, source.clamp(min=0).flatten()].view(len(weights), *source.shape)
@@ -57,7 +57,7 @@ def from_tokens(tokens: Tensor, layout: WeightLayout) -> Tensor:
     Raises:
         LayoutError: if these are too few.
     """
-    source, _ = _chunks(layout, tokens.shape[2])
+    source, _ = token_map(layout, tokens.shape[2])
     if tokens.shape[1] < len(source):
         raise LayoutError(f"got {tokens.shape[1]} tokens of {tokens.shape[2]} numbers, expected at least {len(source)}")
     source = source.to(tokens.device)
@@ -101,7 +101,7 @@ def mix(parts: Sequence[Tokens], length: int = 0) -> Tokens:
 
 
 @functools.lru_cache(maxsize=32)
-def _chunks(layout: WeightLayout, size: int) -> tuple[Tensor, Tensor]:
+def token_map(layout: WeightLayout, size: int) -> tuple[Tensor, Tensor]:
     """Where each number of each token lies in the flat vector, int64 [T, d] with −1 for padding; positions [T, 3]."""
     numbers = torch.arange(layout.size)[None]
     sources, positions = [], []

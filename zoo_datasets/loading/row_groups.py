@@ -7,6 +7,7 @@ read first and alone. So a streamed epoch has a length, can be shared out, and g
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from collections import OrderedDict
@@ -33,9 +34,11 @@ from zoo_datasets.loading.ahead import Readers
 from zoo_datasets.loading.cuts import Cut
 from zoo_datasets.loading.order import Order
 from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
+from zoo_datasets.native.ragged import RaggedBatch
 from zoo_datasets.native.rows import Positions, Recycled
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import layout_of_schema
+from zoo_datasets.networks.records import NetworkRecord, remember
+from zoo_datasets.repository.row import LAYOUT, layout_of_schema, records_of_schema
 from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -144,6 +147,17 @@ class StreamReader:
             LayoutError: if they carry none.
         """
         return layout_of_schema(self.schema)
+
+    @cached_property
+    def layouts(self) -> list[str] | None:
+        """The hashes of the layouts of open rows, which the files carry; None of others."""
+        if LAYOUT not in self.schema.names:
+            return None
+        records: dict[str, NetworkRecord] = {}
+        for file, footer in zip(self.files, self.footers, strict=True):
+            with _reading(file):
+                records |= records_of_schema(footer.schema.to_arrow_schema())
+        return list(remember(records.values()))
 
     @cached_property
     def row_bytes(self) -> int:
@@ -391,7 +405,9 @@ def _joined(parts: list[Batch]) -> Batch:
     joined: Batch = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
-        if all(isinstance(value, Tensor) for value in values):
+        if isinstance(values[0], RaggedBatch):
+            joined[name] = functools.reduce(RaggedBatch.joined, values)
+        elif all(isinstance(value, Tensor) for value in values):
             joined[name] = torch.cat(values)
         else:  # a column of whole numbers, of which only some parts have nulls
             listed = [value.tolist() if isinstance(value, Tensor) else value for value in values]

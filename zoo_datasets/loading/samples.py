@@ -16,12 +16,16 @@ from torch import Tensor
 
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.order import Order
+from zoo_datasets.native.ragged import RaggedRows, is_ragged
 from zoo_datasets.native.rows import MappedRows, Positions, Recycled, is_numbers_list
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import WEIGHTS
+from zoo_datasets.networks.records import record_named
+from zoo_datasets.repository.row import LAYOUT, WEIGHTS
 
 Batch: TypeAlias = dict[str, Any]
+# What rows of weights of any length are taken for where that is not known.
+_RAGGED_BYTES = 16_384
 LAYERS = "layers"
 
 
@@ -161,7 +165,11 @@ class ZooReader:
     def row_bytes(self) -> int:
         """Bytes of a sample in memory, nearly."""
         steps = 1 if self.samples is None or self.samples.ndim == 1 else self.samples.shape[1]
-        return steps * row_bytes(self.schema, self.columns)
+        ragged = sum(source.mean_bytes for source in self._table.ragged)
+        return steps * row_bytes(self.schema, [name for name in self.columns if not self._is_ragged(name)]) + ragged
+
+    def _is_ragged(self, name: str) -> bool:
+        return name == WEIGHTS and is_ragged(self.schema.field(name).type)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The matrices are views of mapped files: another process maps them anew.
@@ -177,6 +185,13 @@ class ZooReader:
         if self._layout is not None:
             return self._layout
         return layout_of_columns(self.zoo)
+
+    @cached_property
+    def layouts(self) -> list[str] | None:
+        """The hashes of the layouts of open rows; None of others."""
+        if LAYOUT not in self.zoo.column_names:
+            return None
+        return [str(name) for name in pc.unique(values_of(self.zoo, LAYOUT)).to_pylist()]
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
         """The samples in the order of an epoch."""
@@ -227,12 +242,23 @@ class Columns:
         self._memory = memory
         self._sources = {name: _source(table.column(name), name) for name in names}
 
+    @property
+    def ragged(self) -> list[RaggedRows]:
+        """The columns of weights of any length."""
+        return [source for source in self._sources.values() if isinstance(source, RaggedRows)]
+
     def read(self, where: slice | Positions, form: SampleForm, steps: tuple[int, ...] = ()) -> Batch:
         """Some rows, a slice with start and stop or int64 [B · steps]; tensors have the shape [B, *steps, …]."""
         return {name: self._column(name, where, steps, form) for name in self._sources}
 
     def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: SampleForm) -> Any:
         source = self._sources[name]
+        if isinstance(source, RaggedRows):
+            if steps:
+                raise SpecError(
+                    "rows of several steps need networks of one layout; take those of one by by_layout(zoo)"
+                )
+            return source.batch(where)
         if isinstance(source, MappedRows):
             rows = self._read_rows(source, where, form)
             return rows.view(-1, *steps, source.width) if steps else rows
@@ -270,6 +296,11 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
     Raises:
         SpecError: if a column is missing, the rows differ, or the zoo has none.
     """
+    if LAYOUT in zoo.column_names:
+        names = pc.unique(values_of(zoo, LAYOUT)).to_pylist()
+        if len(names) != 1:
+            raise SpecError(f"the rows have {len(names)} layouts, expected one; take those of one by by_layout(zoo)")
+        return record_named(names[0]).layout
     constants: dict[str, Any] = {}
     for name in KIND_COLUMNS:
         if name not in zoo.column_names:
@@ -310,8 +341,10 @@ class _Others:
         return list(self._column.take(pa.array(where)).to_pylist())
 
 
-def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts | _Others:
+def _source(column: pa.ChunkedArray, name: str) -> MappedRows | RaggedRows | Tensor | _Texts | _Others:
     type_ = column.type
+    if name == WEIGHTS and is_ragged(type_):
+        return RaggedRows(column, name)
     if name == WEIGHTS or (is_numbers_list(type_) and not column.null_count):
         return MappedRows(column, name)
     if pa.types.is_floating(type_):
@@ -326,7 +359,13 @@ def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts 
 def row_bytes(schema: pa.Schema, columns: Sequence[str]) -> int:
     """Bytes of a row's columns in memory, nearly: of texts only their numbers are kept."""
     kinds = [schema.field(name).type for name in columns]
-    return 8 + sum(4 * kind.list_size if is_numbers_list(kind) else 8 for kind in kinds)
+    return 8 + sum(map(_bytes_of, kinds))
+
+
+def _bytes_of(kind: pa.DataType) -> int:
+    if is_numbers_list(kind):
+        return 4 * int(kind.list_size)
+    return _RAGGED_BYTES if is_ragged(kind) else 8
 
 
 def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
