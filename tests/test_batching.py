@@ -60,7 +60,7 @@ def expected_weights(rows, width=WIDTH):
 def _kernel(request, monkeypatch):
     if request.param == "numpy":
         monkeypatch.setattr(gather, "native_library", lambda: None)
-    elif gather._library() is None:
+    elif gather.native_library() is None:
         pytest.skip("no C compiler")
 
 
