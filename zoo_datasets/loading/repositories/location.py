@@ -123,13 +123,22 @@ class Location:
             return local_layouts(self.folder, manifest)
         records: dict[str, NetworkRecord] = {}
         for shard in manifest.layouts:
-            try:
-                file = hf_hub_download(self.repo, shard.path, repo_type=_DATASET, revision=self.revision)
-            except (HTTPError, OSError, ValueError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise RepositoryError(f"{self.repo}: {shard.path} could not be fetched: {reason}") from error
-            records |= read_layouts_file(Path(file))
+            records |= read_layouts_file(self.file(shard.path))
         return records
+
+    def file(self, path: str) -> Path:
+        """Where a file that a manifest lists lies on this machine; one on the Hub is fetched.
+
+        Raises:
+            RepositoryError: if it cannot be fetched.
+        """
+        if self.folder is not None:
+            return self.folder / path
+        try:
+            return Path(hf_hub_download(self.repo, path, repo_type=_DATASET, revision=self.revision))
+        except (HTTPError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RepositoryError(f"{self.repo}: {path} could not be fetched: {reason}") from error
 
     def open_columns(self, manifest: Manifest | None) -> dict[str, pa.DataType]:
         """Types of the columns of open rows, whose layouts this process knows from now on; none of others."""
