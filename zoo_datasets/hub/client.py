@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, HfApi, get_token, hf_hub_download
+from huggingface_hub import DatasetCard, get_token, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     HfHubHTTPError,
@@ -19,11 +19,20 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from zoo_datasets.documents import MAX_JSON, read_text
-from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
+from zoo_datasets.errors import (
+    DocumentError,
+    HubError,
+    NotCachedError,
+    RepositoryError,
+    StorageError,
+    UnknownNameError,
+    ZooError,
+)
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
+from zoo_datasets.storage.hub_cache import Revision, cached_file, resolve
 from zoo_datasets.storage.secrets import without_secrets
 
 DATASET = "dataset"
@@ -53,6 +62,7 @@ class Holdings:
 
     Attributes:
         commit: of a repository on the Hub; None of a folder.
+        out_of_reach: why the Hub could not be asked, so that this is what the cache holds.
         manifests: by zoo; a zoo of the card that was not made by `zoo build` has none.
     """
 
@@ -60,6 +70,7 @@ class Holdings:
     commit: str | None
     card: DatasetCard
     manifests: Mapping[str, Manifest]
+    out_of_reach: str | None = None
 
 
 def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | None = None) -> Holdings:
@@ -82,7 +93,10 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
         card = read_card(folder)
     else:
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
-            commit = str(HfApi().repo_info(str(repo), repo_type=DATASET, revision=revision).sha)
+            resolved = resolve(str(repo), revision)
+            if resolved.out_of_reach is not None:
+                return _cached_holdings(str(repo), names, resolved)
+            commit = resolved.commit
             card = remote_card(str(repo), commit)
     zoos = zoos_of(configs_of(card))
     for name in names:
@@ -94,6 +108,52 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
         if manifest is not None:
             manifests[name] = manifest
     return Holdings(location=str(repo), commit=commit, card=card, manifests=manifests)
+
+
+def _cached_holdings(repo_id: str, names: Sequence[str], revision: Revision) -> Holdings:
+    """What the cache holds of the newest commit that has the card and, if zoos are named, their manifests.
+
+    Raises:
+        UnknownNameError: if no card in the cache lists one of the zoos.
+        NotCachedError: if the cache lacks the card or a manifest.
+    """
+    listed: set[str] = set()
+    for commit in revision.commits:
+        text = _cached_text(repo_id, CARD, commit)
+        if text is None:
+            continue
+        card = parse_card(text, f"{repo_id}: {CARD}")
+        zoos = zoos_of(configs_of(card))
+        manifests = {zoo: _cached_manifest(repo_id, zoo, commit) for zoo in names or zoos}
+        held = {zoo: manifest for zoo, manifest in manifests.items() if manifest is not None}
+        if not names or len(held) == len(manifests):
+            return Holdings(
+                location=repo_id, commit=commit, card=card, manifests=held, out_of_reach=revision.out_of_reach
+            )
+        listed.update(zoos)
+    unknown = [name for name in names if name not in listed]
+    if listed and unknown:
+        raise UnknownNameError("config", unknown[0], listed)
+    missing = f"the manifest of {', '.join(names)}" if listed else f"its {CARD}"
+    raise NotCachedError(f"{repo_id}: {revision.out_of_reach}, and the cache lacks {missing}")
+
+
+def _cached_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
+    path = f"{name}/{MANIFEST}"
+    text = _cached_text(repo_id, path, commit) if NAME.fullmatch(name) else None
+    return None if text is None else parse_manifest(text, f"{repo_id}: {path}", name)
+
+
+def _cached_text(repo_id: str, path: str, commit: str) -> str | None:
+    file = cached_file(repo_id, path, commit)
+    return None if file is None else _text_of(file, repo_id, path)
+
+
+def _text_of(file: Path, repo_id: str, path: str) -> str:
+    try:
+        return read_text(file, MAX_JSON)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
 
 
 def remote_card(repo_id: str, commit: str) -> DatasetCard:
@@ -122,10 +182,7 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
             if isinstance(error, HfHubHTTPError):
                 return None
             raise
-        try:
-            return read_text(Path(file), MAX_JSON)
-        except DocumentError as error:
-            raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
+        return _text_of(Path(file), repo_id, path)
 
 
 @contextlib.contextmanager

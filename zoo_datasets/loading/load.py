@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ import datasets
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 
 from zoo_datasets.documents import StrPath
-from zoo_datasets.errors import SpecError
+from zoo_datasets.errors import NotCachedError, SpecError
 from zoo_datasets.loading import prepared
 from zoo_datasets.loading.checking import FileCheck
-from zoo_datasets.loading.repositories.builder import open_builder, prepare, stream
+from zoo_datasets.loading.repositories.builder import is_prepared, open_builder, prepare, read_from_cache, stream
 from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection, SplitBy
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 __all__ = ["Loaded", "SplitBy", "load_zoo"]
+
+_LOGGER = logging.getLogger(__name__)
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -81,14 +84,35 @@ def load_zoo(
 
 
 def _load(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
-    """One zoo, read as `load_zoo` says."""
+    """One zoo, read as `load_zoo` says; while the Hub is out of reach, of the newest commit that the cache holds."""
+    missing: NotCachedError | None = None
+    for candidate in location.resolved():
+        try:
+            loaded = _load_commit(candidate, name, selection, streaming, check)
+        except NotCachedError as error:
+            missing = missing or error
+            continue
+        if candidate.out_of_reach is not None:
+            reason, commit = candidate.out_of_reach, candidate.commit
+            _LOGGER.warning("%s: %s; reading commit %s from the cache", location.repo, reason, commit)
+        return loaded
+    assert missing is not None
+    raise missing
+
+
+def _load_commit(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
     location.check_config(name)
     manifest = location.manifest(name)
     selection.check_epochs(manifest, name)
     epochs = selection.epochs_to_read(manifest)
     files = selection.files(manifest, epochs)
-    builder = open_builder(location, name, selection, files)
-    selection.check_split(builder.config.data_files if manifest is None else manifest.splits, name)
+
+    def opened() -> DatasetBuilder:
+        shards = () if location.out_of_reach is None else location.shards(name, manifest)
+        return open_builder(location, name, selection, files, shards)
+
+    builder = opened()
+    selection.check_split((builder.config.data_files or SPLITS) if manifest is None else manifest.splits, name)
     checking = None
     if check or (check is None and not streaming):
         checking = _checking(location, builder, name, manifest)
@@ -96,16 +120,30 @@ def _load(location: Location, name: str, selection: Selection, streaming: bool, 
             _require_check(checking, streaming or selection.partial)
         if checking.local:
             checking.check_local(epochs if files else None)
-    if streaming:
+    # Rows of the Hub are streamed from what is prepared, if nothing else can be read.
+    from_files = streaming and (location.out_of_reach is None or not is_prepared(builder))
+    if from_files:
+        if location.out_of_reach is not None:
+            read_from_cache(builder, location)
         splits = stream(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = open_builder(location, name, selection, files)
-        splits = prepare(builder, selection, checking)
+            builder = opened()
+        splits = prepare(builder, location, selection, checking)
     if not splits:
         raise selection.no_rows(name)
-    sources = _sources(builder, selection, list(splits)) if streaming else {}
-    return _chosen(splits, sources, selection, name)
+    sources = _sources(builder, selection, list(splits)) if from_files else {}
+    loaded = _chosen(splits, sources, selection, name)
+    return _as_stream(loaded) if streaming and not from_files else loaded
+
+
+def _as_stream(loaded: Any) -> Loaded:
+    """Prepared rows as a streamed zoo; `batches` reads them as they are prepared."""
+    if isinstance(loaded, DatasetDict):
+        return IterableDatasetDict({split: _as_stream(rows) for split, rows in loaded.items()})
+    rows = loaded.to_iterable_dataset()
+    tell_source(rows, loaded)
+    return rows
 
 
 def _checking(location: Location, builder: DatasetBuilder, name: str, manifest: Manifest | None) -> FileCheck:
