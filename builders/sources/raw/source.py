@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -65,10 +66,13 @@ def is_raw(place: Place) -> bool:
     folders = [place]
     # Two levels of a zoo tell; the full listing of a large one is made once, by the source.
     for folder in itertools.islice(folders, _LOOKED_INTO):
-        for child in folder.iterdir():
-            if "\\" in child.name and looks_raw([slashed(child.name)]):
+        with os.scandir(folder) as listing:  # which tells folders without asking for each file
+            entries = list(listing)
+        for entry in entries:
+            if "\\" in entry.name and looks_raw([slashed(entry.name)]):
                 return True
-            if child.is_dir():
+            if entry.is_dir():
+                child = folder / entry.name
                 with contextlib.suppress(OSError) if folder != place else contextlib.nullcontext():
                     if looks_raw(sorted([f"{child.name}/", *_inside(child)])):
                         return True
