@@ -20,6 +20,7 @@ from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.checkpoints.zips import slashed
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.hub import HubFolder
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.containers.remote_tree import RemoteFolder
 from zoo_datasets.builders.shards.notes import Note, Notes
@@ -59,7 +60,7 @@ def is_raw(place: Place) -> bool:
     dicts either, that is said when it is opened."""
     if not isinstance(place, Path):
         return looks_raw(place.entries) or not (
-            isinstance(place, RemoteFolder) or any(map(is_state_file, place.entries))
+            isinstance(place, (RemoteFolder, HubFolder)) or any(map(is_state_file, place.entries))
         )
     if not place.is_dir():
         return place.is_file() and is_archive(place)
