@@ -80,7 +80,7 @@ def test_batch_norm_has_tokens_and_matrices_but_no_lists():
 def test_what_does_not_fit_is_told():
     with pytest.raises(LayoutError, match=r"weights have shape \[2464\], expected \[B, 2464\]"):
         adapters.to_tokens(torch.zeros(2464), SMALL, 4)
-    with pytest.raises(LayoutError, match="found 3 tokens of 32 numbers, expected"):
+    with pytest.raises(LayoutError, match="got 3 tokens of 32 numbers, expected"):
         adapters.from_tokens(torch.zeros(1, 3, 32), SMALL)
     with pytest.raises(LayoutError, match="layer 'conv1' is missing"):
         adapters.from_matrices({}, SMALL)

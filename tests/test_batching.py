@@ -59,8 +59,8 @@ def expected_weights(rows, width=WIDTH):
 @pytest.fixture(params=["compiled", "numpy"])
 def _kernel(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(gather, "_library", lambda: None)
-    elif gather._library() is None:
+        monkeypatch.setattr(gather, "native_library", lambda: None)
+    elif gather.native_library() is None:
         pytest.skip("no C compiler")
 
 
@@ -321,7 +321,7 @@ def test_a_repository_comes_in_batches_and_layer_by_layer(tmp_path, monkeypatch)
 
 def test_what_cannot_be_batched_is_told():
     zoo = zoo_of(6)
-    with pytest.raises(SpecError, match='found a DatasetDict, expected a datasets.Dataset.*zoo."train"'):
+    with pytest.raises(SpecError, match='got a DatasetDict, expected a datasets.Dataset.*zoo."train"'):
         batches(datasets.DatasetDict(train=zoo))
     with pytest.raises(SpecError, match="batch_size=0: expected at least 1"):
         batches(zoo, 0)

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_exported_row_is_refused_with_its_reason(repo, tmp_pat
     whole = row_bytes(row)
     refused(whole[:-9], "is no model that `zoo export --format safetensors` wrote, or is broken")
     refused(b"junk", "is no model that")
-    refused(whole.replace(b'"zoo_datasets"', b'"zoo_datasetz"'), "there is no 'zoo_datasets' in its header")
+    refused(whole.replace(b'"zoo_datasets"', b'"zoo_datasetz"'), "its header lacks 'zoo_datasets'")
     refused(whole.replace(b'{\\"format\\": 1', b'{\\"format\\": 9'), "format 9 found, this version reads 1")
     refused(whole.replace(b"cnn_s", b"cnn_x"), "there is no architecture named 'cnn_x'")
     refused(whole.replace(b"conv1.bias", b"conv9.bias"), "missing 'conv1.bias'; surplus 'conv9.bias'")

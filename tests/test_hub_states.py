@@ -226,3 +226,15 @@ def test_a_renamed_dataset_keeps_its_new_name(both, hub, client):
     assert 'load_dataset("somebody/new-name", ' in text
     assert "old-name" not in text
     assert "somebody/new-name" in client.zoo("info", "somebody/old-name")
+
+
+def test_a_zoo_is_checked_again_once_a_file_of_it_has_changed(repo, client):
+    name = "somebody/checked"
+    client.zoo("push", repo, name)
+    assert "nothing to do" in client.zoo("push", repo, name)
+    shard = next((repo / A).glob("train-*.parquet"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-100] + b"x" * 100)
+    assert "is not what its manifest says, so nothing was sent" in client.zoo("push", repo, name, code=1)
+    shard.write_bytes(content)
+    assert "nothing to do" in client.zoo("push", repo, name)

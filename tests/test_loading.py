@@ -284,5 +284,5 @@ def test_rows_that_cannot_become_networks(repo):
 
 
 def test_a_repository_without_a_name_lists_its_zoos(repo):
-    with pytest.raises(SpecError, match="needs the name of a config; known are mnist_cnn_s_hyp_fix$"):
+    with pytest.raises(SpecError, match="needs the name of a config; this repository has mnist_cnn_s_hyp_fix$"):
         load_zoo(repo)

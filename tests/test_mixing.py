@@ -94,7 +94,7 @@ def test_a_mixture_goes_on_in_the_middle_and_is_shared_out(repo, streaming, monk
 
 def test_what_cannot_be_mixed_is_told(repo):
     zoos = load_zoo(repo, [SMALL, OTHER], "train")
-    with pytest.raises(SpecError, match="found no zoos to mix"):
+    with pytest.raises(SpecError, match="mixed_tokens got no zoos"):
         mixed_tokens({}, 8)
     with pytest.raises(SpecError, match="come as tokens only"):
         mixed_tokens(zoos, 8, layers=True)
@@ -102,5 +102,5 @@ def test_what_cannot_be_mixed_is_told(repo):
         mixed_tokens(zoos, 8, ["acc"])
     with pytest.raises(SpecError, match="expected a repository and a name, a repository and a list of names"):
         load_zoo([SMALL, OTHER])
-    with pytest.raises(SpecError, match="a zoo stands twice"):
+    with pytest.raises(SpecError, match="a zoo is listed twice"):
         load_zoo(repo, [SMALL, SMALL])

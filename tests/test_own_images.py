@@ -252,9 +252,11 @@ def test_from_a_folder_to_a_verified_repository(tmp_path, monkeypatch, zoo_file)
     assert command(*twins)[0] == 0
     row = next(row for split in zd.load_zoo(repo, "cells").values() for row in split)
     assert (row["images"], row["classes"], row["in_channels"]) == ("blood_cells", 3, 3)
-    manifest = json.loads((repo / "cells" / "manifest.json").read_text())
+    manifest = json.loads((repo / "_meta" / "cells" / "manifest.json").read_text())
     assert (manifest["zoo"]["pixels"]["size"], manifest["source"]["images"]["train"]) == (8, 22)
-    assert str(tmp_path) not in (run / "zoo.json").read_text() + (repo / "cells" / "manifest.json").read_text()
+    assert (
+        str(tmp_path) not in (run / "zoo.json").read_text() + (repo / "_meta" / "cells" / "manifest.json").read_text()
+    )
 
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "another machine"))
     code, output = command("verify", repo, "cells")
@@ -269,7 +271,9 @@ def test_pixels_of_the_table_travel_too_and_earlier_runs_go_on_without(tmp_path)
     zoo, data = plain.tiny_zoo(seeds=2, epochs=1), plain.tiny_images()
     run = zd.train_zoo(zoo, tmp_path / "run", data)
     zd.build_repository(run.path, tmp_path / "repo")
-    recorded = json.loads((tmp_path / "repo" / zoo.name / "manifest.json").read_text())["source"]["images"]["pixels"]
+    recorded = json.loads((tmp_path / "repo" / "_meta" / zoo.name / "manifest.json").read_text())["source"]["images"][
+        "pixels"
+    ]
     grey = {"size": 28, "mode": "L", "grey": "luma", "fit": "resize", "mean": [0.1307], "std": [0.3081]}
     assert recorded == grey | {"validation": True}
     assert zd.Run.open(run.path).manifest.images.pixels == data.pixels

@@ -87,7 +87,7 @@ def test_a_run_and_a_manifest_tell_the_layers(tmp_path, zoo, repo):
     assert layers[0] == {
         "conv": {"name": "conv1", "in_channels": 1, "out_channels": 4, "kernel": 3, "stride": 3, "bias": False}
     }
-    assert json.loads((repo / "mine" / "manifest.json").read_text())["layers"] == layers
+    assert json.loads((repo / "_meta" / "mine" / "manifest.json").read_text())["layers"] == layers
     assert zd.Run.open(tmp_path / "run").manifest.zoo == zoo
     assert zoo_from_dict(json.loads(json.dumps(zoo.to_dict())), "again") == zoo
 
@@ -177,14 +177,14 @@ LINEAR = {"linear": {"name": "fc1", "in_features": 784, "out_features": 10}}
     ],
 )
 def test_a_manifest_with_other_layers_is_refused(repo, change, message):
-    file = repo / "mine" / "manifest.json"
+    file = repo / "_meta" / "mine" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(RepositoryError, match=message):
         zd.load_zoo(repo, "mine")
 
 
 def test_a_manifest_with_a_network_of_another_layout_is_found(repo):
-    file = repo / "mine" / "manifest.json"
+    file = repo / "_meta" / "mine" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"layers": ["flatten", LINEAR]}))
     forget()
     assert not zd.verify_repository(repo, "mine").ok

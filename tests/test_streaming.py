@@ -192,11 +192,11 @@ def test_layers_and_tasks_of_a_stream(repo):
 def test_what_cannot_be_streamed_is_told(repo):
     with pytest.raises(SpecError, match="streamed dataset that load_zoo did not give, or that was changed since"):
         batches(stream(repo).filter(lambda row: row["epoch"] == 1))
-    with pytest.raises(SpecError, match="found a IterableDatasetDict, expected a datasets.Dataset"):
+    with pytest.raises(SpecError, match="got a IterableDatasetDict, expected a datasets.Dataset"):
         batches(load_zoo(repo, NAME, streaming=True))
     with pytest.raises(UnknownNameError, match="no column named 'lr'.*left out of load_zoo's columns"):
         batches(stream(repo, columns=["weights"]), columns=["lr"])
     with pytest.raises(SpecError, match="buffer=0: expected at least 1"):
         batches(stream(repo), buffer=0)
-    with pytest.raises(SpecError, match="found a IterableDataset: trajectories and pairs .* expected a prepared"):
+    with pytest.raises(SpecError, match="got a IterableDataset: trajectories and pairs .* expected a prepared"):
         tasks.trajectories(stream(repo))

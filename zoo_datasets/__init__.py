@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.modules import to_module as to_module
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
+    from zoo_datasets.loading.ragged import by_layout as by_layout
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
     from zoo_datasets.loading.tasks import property_prediction as property_prediction
     from zoo_datasets.loading.tasks import reconstruction as reconstruction
@@ -56,6 +57,7 @@ _HOMES = {
     "WeightLayout": "networks.layout",
     "ZooSpec": "specs.spec",
     "batches": "loading.batches",
+    "by_layout": "loading.ragged",
     "build_module": "networks.module",
     "build_repository": "builders",
     "cite": "loading.citing",

@@ -1,13 +1,13 @@
 """Networks as graphs (Kofinas et al.: Graph neural networks for learning equivariant representations of neural
 networks, ICLR 2024): a node for each neuron or channel, an edge for each weight or kernel, and back bit for bit.
 
-What the paper leaves open, or what differs from it, is chosen so that every number stands at one place:
+What the paper leaves open, or what differs from it, is such that every number stands at one place:
 
 - A linear layer is a convolution with a kernel of one number; where it reads flattened images of H · H pixels, one
   with a kernel of H · H, which is what it computes. Kernels are padded around their middle to the largest one.
 - A normalisation belongs to the nodes whose outputs it normalises: its scale, shift, running mean and running
   variance are features of these nodes, beside the bias.
-- A residual sum happens at the last nodes of the block's body. What comes along the shortcut arrives there by edges
+- A residual sum happens at the last nodes of the block's body. What comes along the shortcut arrives at them by edges
   of their own kind, one for each channel, that hold a 1 in the middle of the kernel: the identity as a convolution.
   A shortcut with a convolution has nodes of its own, and such edges lead from these.
 """
@@ -58,45 +58,45 @@ class Graphs:
         """[B, N, N, K · K], row by the node an edge comes from; 0 where none is. For small networks: a ResNet-18
         would take 1 GB each."""
         count = self.nodes.shape[1]
-        made = self.edges.new_zeros(len(self.edges), count, count, self.edges.shape[2])
-        made[:, self.index[0], self.index[1]] = self.edges
-        return made
+        dense = self.edges.new_zeros(len(self.edges), count, count, self.edges.shape[2])
+        dense[:, self.index[0], self.index[1]] = self.edges
+        return dense
 
 
 def to_graphs(weights: Tensor, layers: Sequence[Layer]) -> Graphs:
     """The graphs of weights [B, D] in the layout of the layers.
 
     Raises:
-        LayoutError: where the weights have another shape, or a linear layer reads images that are not square.
+        LayoutError: if the weights have another shape, or a linear layer reads images that are not square.
     """
     plan = _graph_map(tuple(layers))
     if weights.ndim != 2 or weights.shape[1] != plan.layout.size:
         raise LayoutError(
             f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
         )
-    there = [tensor.to(weights.device) for tensor in (plan.index, plan.layer, plan.kind)]
+    index, layer, kind = (tensor.to(weights.device) for tensor in (plan.index, plan.layer, plan.kind))
     nodes, node_mask = _taken(weights, plan.nodes)
     edges, edge_mask = _taken(weights, plan.edges)
-    edges[:, there[2] == IDENTITY, edges.shape[2] // 2] = 1
-    return Graphs(nodes, edges, there[0], node_mask, edge_mask, there[1], there[2])
+    edges[:, kind == IDENTITY, edges.shape[2] // 2] = 1
+    return Graphs(nodes, edges, index, node_mask, edge_mask, layer, kind)
 
 
 def from_graphs(nodes: Tensor, edges: Tensor, layers: Sequence[Layer]) -> Tensor:
-    """The weights [B, D] of nodes [B, N, F] and edges [B, E, K · K]; what is no weight there is ignored.
+    """The weights [B, D] of nodes [B, N, F] and edges [B, E, K · K]; other features are ignored.
 
     Raises:
-        LayoutError: where the shapes are not those of these layers.
+        LayoutError: if the shapes are not those of these layers.
     """
     plan = _graph_map(tuple(layers))
     weights = nodes.new_empty(len(nodes), plan.layout.size)
-    for name, found, source in (("nodes", nodes, plan.nodes), ("edges", edges, plan.edges)):
-        if found.ndim != 3 or len(found) != len(nodes) or found.shape[1:] != source.shape:
+    for name, features, source in (("nodes", nodes, plan.nodes), ("edges", edges, plan.edges)):
+        if features.ndim != 3 or len(features) != len(nodes) or features.shape[1:] != source.shape:
             raise LayoutError(
-                f"{name} have shape {list(found.shape)}, expected [B, {', '.join(map(str, source.shape))}]"
+                f"{name} have shape {list(features.shape)}, expected [B, {', '.join(map(str, source.shape))}]"
             )
-        source = source.to(found.device)
+        source = source.to(features.device)
         mask = source >= 0
-        weights[:, source[mask]] = found[:, mask]
+        weights[:, source[mask]] = features[:, mask]
     return weights
 
 
@@ -177,7 +177,7 @@ class _Walk:
 def _graph_map(layers: tuple[Layer, ...]) -> _GraphMap:
     inputs = inputs_of(checked(layers))
     if inputs is None:
-        raise LayoutError("graphs are for networks with weights; found no layer that has any")
+        raise LayoutError("graphs are for networks with weights; none of these layers has any")
     layout = build_layout(layers)
     walk = _Walk(layout)
     follow_graph(layers, walk, walk.add_nodes(inputs))
@@ -191,7 +191,7 @@ def _graph_map(layers: tuple[Layer, ...]) -> _GraphMap:
         nodes,
         torch.cat(edges),
         torch.cat([index for index, _, _ in walk.blocks], dim=1),
-        torch.cat([torch.full((len(made),), number) for number, made in enumerate(walk.nodes)]),
+        torch.cat([torch.full((len(features),), number) for number, features in enumerate(walk.nodes)]),
         torch.cat([torch.full((len(kernels),), kind) for _, kernels, kind in walk.blocks]),
     )
 

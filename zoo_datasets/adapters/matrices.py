@@ -15,7 +15,7 @@ def to_matrices(weights: Tensor, layout: WeightLayout) -> dict[str, Tensor]:
     """A matrix for each layer: [B, channels, numbers of a row].
 
     Raises:
-        LayoutError: where the weights are not [B, D].
+        LayoutError: if the weights are not [B, D].
     """
     _check(weights, layout)
     tensors = layout.unflatten(weights)
@@ -30,7 +30,7 @@ def from_matrices(matrices: Mapping[str, Tensor], layout: WeightLayout) -> Tenso
     """The weights [B, D] of the matrices of all layers.
 
     Raises:
-        LayoutError: where a layer is missing or has another shape.
+        LayoutError: if a layer is missing or has another shape.
     """
     state = {}
     for layer, specs in _layers(layout).items():
@@ -38,8 +38,8 @@ def from_matrices(matrices: Mapping[str, Tensor], layout: WeightLayout) -> Tenso
             raise LayoutError(f"layer {layer!r} is missing")
         widths = [spec.size // spec.shape[0] for spec in specs]
         if matrices[layer].shape[1:] != (specs[0].shape[0], sum(widths)):
-            found = list(matrices[layer].shape)
-            raise LayoutError(f"layer {layer!r} has shape {found}, expected [B, {specs[0].shape[0]}, {sum(widths)}]")
+            shape = list(matrices[layer].shape)
+            raise LayoutError(f"layer {layer!r} has shape {shape}, expected [B, {specs[0].shape[0]}, {sum(widths)}]")
         for spec, part in zip(specs, torch.split(matrices[layer], widths, dim=2), strict=True):
             state[spec.name] = part.reshape(len(part), *spec.shape)
     return torch.cat([state[spec.name].flatten(1) for spec in layout.tensors], dim=1)

@@ -38,12 +38,12 @@ def to_tokens(weights: Tensor, layout: WeightLayout, size: int) -> Tokens:
         size: d, numbers in a token.
 
     Raises:
-        LayoutError: where the weights are not [B, D], or the size is below 1.
+        LayoutError: if the weights are not [B, D], or the size is below 1.
     """
     _check(weights, layout)
     if size < 1:
         raise LayoutError(f"tokens of {size} numbers: expected at least 1")
-    source, position = _chunks(layout, size)
+    source, position = token_map(layout, size)
     source, position = source.to(weights.device), position.to(weights.device)
     mask = source >= 0
     values = weights[:, source.clamp(min=0).flatten()].view(len(weights), *source.shape)
@@ -55,11 +55,11 @@ def from_tokens(tokens: Tensor, layout: WeightLayout) -> Tensor:
     """The weights [B, D] of tokens [B, T, d]; what stands in the padding is ignored, and so are surplus tokens.
 
     Raises:
-        LayoutError: where there are too few tokens.
+        LayoutError: if these are too few.
     """
-    source, _ = _chunks(layout, tokens.shape[2])
+    source, _ = token_map(layout, tokens.shape[2])
     if tokens.shape[1] < len(source):
-        raise LayoutError(f"found {tokens.shape[1]} tokens of {tokens.shape[2]} numbers, expected {len(source)}")
+        raise LayoutError(f"got {tokens.shape[1]} tokens of {tokens.shape[2]} numbers, expected at least {len(source)}")
     source = source.to(tokens.device)
     mask = source >= 0
     weights = tokens.new_empty(len(tokens), layout.size)
@@ -82,7 +82,7 @@ def mix(parts: Sequence[Tokens], length: int = 0) -> Tokens:
         length: T at least.
 
     Raises:
-        LayoutError: where d differs.
+        LayoutError: if d differs.
     """
     sizes = {part.values.shape[2] for part in parts}
     if len(sizes) != 1:
@@ -101,7 +101,7 @@ def mix(parts: Sequence[Tokens], length: int = 0) -> Tokens:
 
 
 @functools.lru_cache(maxsize=32)
-def _chunks(layout: WeightLayout, size: int) -> tuple[Tensor, Tensor]:
+def token_map(layout: WeightLayout, size: int) -> tuple[Tensor, Tensor]:
     """Where each number of each token lies in the flat vector, int64 [T, d] with −1 for padding; positions [T, 3]."""
     numbers = torch.arange(layout.size)[None]
     sources, positions = [], []

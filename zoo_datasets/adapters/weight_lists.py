@@ -17,7 +17,7 @@ def to_weight_lists(weights: Tensor, layout: WeightLayout) -> tuple[list[Tensor]
     each layer its weights [B, 1, out, in, …] and its biases [B, 1, out]; views of `weights`.
 
     Raises:
-        LayoutError: where the weights are not [B, D], or a layer is not one weight and one bias.
+        LayoutError: if the weights are not [B, D], or a layer is not one weight and one bias.
     """
     _check(weights, layout)
     tensors = layout.unflatten(weights)
@@ -29,11 +29,11 @@ def from_weight_lists(matrices: Sequence[Tensor], biases: Sequence[Tensor], layo
     """The weights [B, D] of such lists, in their dtype.
 
     Raises:
-        LayoutError: where they do not fit the layout.
+        LayoutError: if they do not fit the layout.
     """
     pairs = _pairs(layout)
     if not len(matrices) == len(biases) == len(pairs):
-        raise LayoutError(f"found {len(matrices)} weights and {len(biases)} biases, expected {len(pairs)} of each")
+        raise LayoutError(f"got {len(matrices)} weights and {len(biases)} biases, expected {len(pairs)} of each")
     parts = []
     for names, matrix, vector in zip(pairs, matrices, biases, strict=True):
         for name, tensor in zip(names, (matrix, vector), strict=True):

@@ -92,7 +92,7 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
         paths = local_files(folder, zoos_of(configs_of(card)))
     else:
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
-            info = HfApi().repo_info(str(repo), repo_type=DATASET, revision=revision)
+            info = HfApi().dataset_info(str(repo), revision=revision)
             commit, location = str(info.sha), str(info.id)
             card = remote_card(location, commit)
             paths = [file.rfilename for file in info.siblings or ()]

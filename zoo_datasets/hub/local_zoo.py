@@ -7,17 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import DatasetCard
 from huggingface_hub.hf_api import RepoFile
 
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify.verify import verify_repository
-from zoo_datasets.repository.card import CARD, configs_of, move_beside_shards, read_card, zoos_of
+from zoo_datasets.repository.card import CARD, Entry, configs_of, entry_in, move_beside_shards, read_card, zoos_of
 from zoo_datasets.repository.card_plots import draw_plots
 from zoo_datasets.repository.card_text import PAGE
-from zoo_datasets.repository.manifest import MANIFEST, META_FOLDER, Manifest, has_manifest, meta_path, read_manifest
+from zoo_datasets.repository.manifest import (
+    MANIFEST,
+    META_FOLDER,
+    Manifest,
+    folders_of,
+    has_manifest,
+    meta_path,
+    read_manifest,
+)
 from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import check_files, sha256_of
+from zoo_datasets.storage.remembered import is_remembered, remember, stamp_of
 from zoo_datasets.terminal import Advance, Tell
+from zoo_datasets.version import __version__
 
 FILES_PER_FOLDER = 10_000  # the Hub's limit
 
@@ -29,16 +41,18 @@ class LocalZoo:
     Attributes:
         folder: of the repository.
         files: SHA-256 of all its files, by path in the repository.
+        entry: what the card of the repository says of it.
     """
 
     name: str
     folder: Path
     manifest: Manifest
     files: Mapping[str, str]
+    entry: Entry
 
     @classmethod
-    def read(cls, repo: Path, name: str) -> LocalZoo:
-        """The zoo of a name.
+    def read(cls, repo: Path, name: str, card: DatasetCard) -> LocalZoo:
+        """The zoo of a name, which the card lists.
 
         Raises:
             RepositoryError: if a file is missing, or it has more files than the Hub takes.
@@ -51,9 +65,8 @@ class LocalZoo:
             raise RepositoryError(f"{repo / missing[0]} is missing; build {name} again")
         if len(files) + len(others) > FILES_PER_FOLDER:
             raise RepositoryError(f"{name} has {len(files):,} files; the Hub takes {FILES_PER_FOLDER:,} in a folder")
-        return cls(
-            name=name, folder=repo, manifest=manifest, files=files | {path: sha256_of(repo / path) for path in others}
-        )
+        digests = files | {path: sha256_of(repo / path) for path in others}
+        return cls(name=name, folder=repo, manifest=manifest, files=digests, entry=entry_in(card, name))
 
     @property
     def data(self) -> set[str]:
@@ -61,11 +74,14 @@ class LocalZoo:
         return {shard.path for shard in (*self.manifest.shards, *self.manifest.meta)}
 
     def verify(self, progress: Advance) -> None:
-        """Make the checks of `zoo verify` that need no images.
+        """Make the checks of `zoo verify` that need no images, unless it passed them and was not written to since.
 
         Raises:
             RepositoryError: with the first difference.
         """
+        state = self._state()
+        if is_remembered(self.folder / self.name, state):
+            return
         result = verify_repository(self.folder, self.name, progress=progress)
         if not result.ok:
             first, count = result.differences[0].message, len(result.differences)
@@ -73,6 +89,14 @@ class LocalZoo:
                 f"{self.folder}: {self.name} is not what its manifest says, so nothing was sent: {first}. "
                 f"`zoo verify {self.folder} {self.name} --files-only` shows all {count}; build it again"
             )
+        remember(self.folder / self.name, state)
+
+    def _state(self) -> str:
+        """Changes when a file of the zoo, what the card says of it, or the package does."""
+        stamps = {path: [digest, *stamp_of(self.folder / path)] for path, digest in self.files.items()}
+        names = [sorted(each.name for each in (self.folder / folder).iterdir()) for folder in folders_of(self.name)]
+        entry = [dict(self.entry.configs), dict(self.entry.infos), self.entry.line]
+        return digest_of([__version__, stamps, names, entry])
 
     def check_continues(self, theirs: Manifest | None, listed: bool, repo_id: str) -> None:
         """Refuse to lose what the Hub holds.
@@ -145,7 +169,8 @@ def local_zoos(repo: Path, names: Sequence[str] = (), tell: Tell | None = None) 
         _checked_manifest(repo, name)
         move_beside_shards(repo, name)
         draw_plots(repo, name, tell)
-    return [LocalZoo.read(repo, name) for name in selected]
+    card = read_card(repo)
+    return [LocalZoo.read(repo, name, card) for name in selected]
 
 
 def _checked_manifest(repo: Path, name: str) -> Manifest:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
+from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -235,7 +235,7 @@ class _Pushing:
         Raises:
             RepositoryError: if a zoo of the same name has other content.
         """
-        info = self.api.repo_info(self.repo_id, repo_type=DATASET, revision=self.revision)
+        info = self.api.dataset_info(self.repo_id, revision=self.revision)
         head, paths = str(info.sha), [file.rfilename for file in info.siblings or ()]
         card = remote_card(self.repo_id, head)
         configs = configs_of(card)
@@ -317,7 +317,7 @@ class _Pushing:
 
     def _entry(self, zoo: LocalZoo) -> Entry:
         return dataclasses.replace(
-            entry_in(self.card, zoo.name),
+            zoo.entry,
             line=table_line(zoo.manifest),
             citations=citations_of(zoo.manifest),
         )

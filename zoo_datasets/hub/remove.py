@@ -45,7 +45,7 @@ def remove_zoo(
 
 
 def _remove_remote(api: HfApi, repo_id: str, name: str, revision: str | None, dry_run: bool) -> Removal:
-    info = api.repo_info(repo_id, repo_type=DATASET, revision=revision)
+    info = api.dataset_info(repo_id, revision=revision)
     repo_id, head = str(info.id), str(info.sha)
     card = remote_card(repo_id, head)
     check_removable(card, name, f"{repo_id}: {CARD}")

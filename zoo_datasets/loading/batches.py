@@ -16,8 +16,10 @@ from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.ahead import read_ahead
 from zoo_datasets.loading.order import BatchPlan, Order
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
+from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
 from zoo_datasets.loading.row_groups import StreamReader, source_of
 from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Reader, SampleForm, ZooReader
+from zoo_datasets.native.ragged import is_ragged
 from zoo_datasets.repository.row import WEIGHTS
 
 Finish = Callable[[Batch], Batch]
@@ -40,6 +42,8 @@ def batches(
     copy: bool = True,
     buffer: int | None = None,
     even: bool = True,
+    ragged: RaggedForm | None = None,
+    token_size: int | None = None,
 ) -> Batches:
     """The rows of a zoo in batches: dictionaries of `weights` [B, D] and the other columns as tensors [B] or lists.
 
@@ -71,22 +75,41 @@ def batches(
             from the epoch's start (of a streamed zoo, from the start of the next process's rows), so that all batches
             have `batch_size` rows; `gather_for_metrics` drops them. False divides what is left evenly: each row comes
             once, but the lengths of the processes' last batches may differ by one, which `gather` cannot take.
+        ragged: how networks of different shapes come, which no matrix [B, D] holds. `tokens`: `tokens` and bool `mask`
+            [B, T, token_size] and `position` int64 [B, T, 3], as of `adapters.to_tokens`, T being that of the largest
+            network of the batch. `padded`: `weights` [B, D] with zeros behind them, D being the largest of the batch,
+            and bool `weights_mask`. `list`: `weights` as a list of B tensors [D_i].
+        token_size: numbers in a token.
 
     Raises:
-        SpecError: where an argument makes no sense or the zoo is no dataset of one split.
-        UnknownNameError: where the zoo has no such column.
+        SpecError: if an argument makes no sense, the rows are of different shapes and nothing says how they come, or
+            the zoo is no dataset of one split.
+        UnknownNameError: if the zoo has no such column.
     """
     form = SampleForm(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
     order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer, even=even)
-    return Batches(reader_of(zoo, columns), order, form)
+    if layers and ragged is not None:
+        raise SpecError("layers=True is for networks of one shape; leave it out, or take one layout by by_layout(zoo)")
+    reader = reader_of(zoo, columns)
+    return Batches(reader, order, form, _ragged(reader, ragged, token_size))
+
+
+def _ragged(reader: ZooReader | StreamReader, form: RaggedForm | None, size: int | None) -> RaggedFinish | None:
+    """What makes batches of networks of any shapes; None where all have one, and no other form is asked for."""
+    if WEIGHTS not in reader.columns:
+        return None
+    if form is None and not is_ragged(reader.schema.field(WEIGHTS).type):
+        return None
+    layouts = reader.layouts
+    return ragged_finish(form, size, reader.columns, layouts, reader.layout if layouts is None else None)
 
 
 def reader_of(zoo: Dataset | IterableDataset, columns: Sequence[str] | None = None) -> ZooReader | StreamReader:
     """What reads a zoo of one split, prepared or streamed.
 
     Raises:
-        SpecError: where it is neither.
-        UnknownNameError: where it has no such column.
+        SpecError: if it is neither.
+        UnknownNameError: if it has no such column.
     """
     if isinstance(zoo, IterableDataset):
         return StreamReader(source_of(zoo), columns)
@@ -110,10 +133,10 @@ class Options(TypedDict, total=False):
 
 def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[Options]) -> Batches:
     """Batches of any samples; `finish` makes of what is read what is given."""
-    given = dict(options)
-    order = Order(**{field.name: given.pop(field.name) for field in fields(Order) if field.name in given})  # type: ignore[arg-type]
-    device = given.pop("device", None)
-    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **given)  # type: ignore[arg-type]
+    remaining = dict(options)
+    order = Order(**{field.name: remaining.pop(field.name) for field in fields(Order) if field.name in remaining})  # type: ignore[arg-type]
+    device = remaining.pop("device", None)
+    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **remaining)  # type: ignore[arg-type]
     return Batches(reader, order, form, finish)
 
 
@@ -212,17 +235,28 @@ class Batches(TorchIterable[Batch], Reporting):
             bounds = plan.side_by_side(rank) if self._reader.in_pieces else None
             wanted = [plan.bounds(number, rank) if bounds is None else bounds[number] for number in numbers]
             samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
-            with closing(samples), closing(self._read(samples, wanted, form)) as found:
-                for number, stored in zip(numbers, found, strict=True):
+            with closing(samples), closing(self._read(samples, wanted, form)) as blocks:
+                for number, stored in zip(numbers, blocks, strict=True):
                     batch = form.give(stored)
-                    if form.layers and WEIGHTS in batch:
-                        batch[LAYERS] = self._reader.layout.unflatten(batch[WEIGHTS])
+                    if not isinstance(self._finish, RaggedFinish):
+                        self._add_layers(batch, form)
                     # Before the yield: a state that is taken while the batch is in use is that of the next one, and
                     # such that a worker, which begins later by its number, begins there.
                     self._at = (epoch, number + step, stop)
                     self.end_of_dataloader = number == last
-                    yield batch if self._finish is None else self._finish(batch)
+                    yield self._finished(batch, form)
         self._at = (epoch + 1, 0, None)
+
+    def _add_layers(self, batch: Batch, form: SampleForm) -> None:
+        if form.layers and WEIGHTS in batch:
+            batch[LAYERS] = self._reader.layout.unflatten(batch[WEIGHTS])
+
+    def _finished(self, batch: Batch, form: SampleForm) -> Batch:
+        if isinstance(self._finish, RaggedFinish):  # whose rows become tensors only now
+            finished = form.give(self._finish(batch))
+            self._add_layers(finished, form)
+            return finished
+        return batch if self._finish is None else self._finish(batch)
 
     def _refuse_skipping(self) -> None:
         if skipped_batches(self):
@@ -253,7 +287,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Make the next iteration that of epoch `epoch`, counted from 0.
 
         Raises:
-            SpecError: where a loader of Accelerate calls it that would share the batches out a second time.
+            SpecError: if a loader of Accelerate calls it that would share the batches out a second time.
         """
         if reads_for_others(self):
             raise SpecError(
@@ -268,7 +302,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Where the iteration stands, as JSON values: the batches that were given are not given again.
 
         Raises:
-            SpecError: where the workers of a DataLoader iterate, and this process does not know how far they are.
+            SpecError: if the workers of a DataLoader iterate, and this process does not know how far they are.
         """
         if self._at is None and self._epochs.elsewhere:
             raise SpecError(
@@ -282,7 +316,7 @@ class Batches(TorchIterable[Batch], Reporting):
         """Go on where `state_dict` was taken: the next iteration gives the rest of that epoch.
 
         Raises:
-            SpecError: where the state is that of other batches.
+            SpecError: if the state is that of other batches.
         """
         state = {"even": False} | dict(state)  # what older states had no name for
         expected = self._identity()
@@ -323,22 +357,22 @@ class _Loader(DataLoader[Batch], Reporting):
     dataset: Batches
 
     def __iter__(self) -> Any:
-        given = super().__iter__()
+        loaded = super().__iter__()
         device = device_of_process()
         # Without workers the batches do by themselves what follows.
-        return given if device is None or not self.num_workers else self._reported(given, device)
+        return loaded if device is None or not self.num_workers else self._reported(loaded, device)
 
     def set_epoch(self, epoch: int) -> None:
         """As that of the batches."""
         self.dataset.set_epoch(epoch)
 
-    def _reported(self, given: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    def _reported(self, loaded: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         form = SampleForm(dtype=None, device=self.dataset.form.device or device)
         ranks = self.dataset._place()[1]
         with self.reporting(self.dataset._plan(ranks).remainder):
-            following = next(given, None)
+            following = next(loaded, None)
             while following is not None:
-                batch, following = following, next(given, None)
+                batch, following = following, next(loaded, None)
                 self.end_of_dataloader = following is None
                 yield form.give(batch)
 

@@ -45,9 +45,9 @@ class ExportRows:
     Attributes:
         config: its name.
         models: the columns of `LASTING` of each model, by model_id.
-        total: number of rows, where none turns out to be unreadable.
+        total: number of rows, if all turn out to be readable.
         tables: reads them all: tables of the schema's columns, each of at least one row.
-        selection: what was asked for, as JSON values; empty where it is all.
+        selection: what was asked for, as JSON values; empty if it is all.
     """
 
     config: str
@@ -75,7 +75,7 @@ def repository_rows(
 ) -> ExportRows:
     """Rows of a config of a local repository or one on the Hub; `epochs` and `where` as `load_zoo` has them.
 
-    What there is, is asked first and without weights; these are streamed afterwards and fill no cache.
+    The other columns are read first; weights are streamed afterwards and fill no cache.
 
     Args:
         models: the first so many of the models that have such rows, in the order of their ids.
@@ -85,13 +85,13 @@ def repository_rows(
         RepositoryError, UnknownNameError, SpecError: as `load_zoo`.
     """
     asked = None if epochs is None else list(epochs)
-    found = load_zoo(repo, name, epochs=asked, where=where, columns=LASTING, revision=revision)
-    told = {row["model_id"]: row for split in cast(DatasetDict, found).values() for row in _distinct(split.data.table)}
-    chosen = {model_id: told[model_id] for model_id in sorted(told, key=str)[:models]}
-    ids = pa.array(list(chosen), pa.string())
-    splits = [split.data.column("model_id") for split in cast(DatasetDict, found).values()]
-    total = sum(pc.sum(pc.is_in(column, ids)).as_py() for column in splits)
-    size = layout_of_row(next(iter(chosen.values()))).size
+    splits = load_zoo(repo, name, epochs=asked, where=where, columns=LASTING, revision=revision)
+    tables_read = [split.data for split in cast(DatasetDict, splits).values()]
+    rows_by_model = {row["model_id"]: row for table in tables_read for row in _distinct(table.table)}
+    selected = {model_id: rows_by_model[model_id] for model_id in sorted(rows_by_model, key=str)[:models]}
+    ids = pa.array(list(selected), pa.string())
+    total = sum(pc.sum(pc.is_in(table.column("model_id"), ids)).as_py() for table in tables_read)
+    size = layout_of_row(next(iter(selected.values()))).size
 
     def tables() -> Iterator[pa.Table]:
         columns = None if extras else NAMES
@@ -105,7 +105,7 @@ def repository_rows(
     selection = {"epochs": asked, "where": where, "models": models}
     return ExportRows(
         config=name,
-        models=chosen,
+        models=selected,
         total=total,
         tables=tables,
         selection={key: value for key, value in selection.items() if value is not None},
@@ -117,10 +117,10 @@ def export_safetensors(rows: ExportRows, out: StrPath, progress: Advance | None 
 
     A file holds the tensors under the layers' names and, as JSON under the key `zoo_datasets` of its header, all
     other columns of the row, the model's id among them; in the file's name the id is quoted (`file_name`). Files that
-    are there already with this content are kept.
+    already have this content are kept.
 
     Raises:
-        StorageError: where a file cannot be written.
+        StorageError: if a file cannot be written.
     """
     out = Path(out)
     check_output(out)
@@ -160,7 +160,7 @@ def load_exported(path: StrPath) -> dict[str, Any]:
     `to_module(load_exported(path))` is the network.
 
     Raises:
-        CheckpointError: where the file cannot be read or is no exported row.
+        CheckpointError: if the file cannot be read or is no exported row.
     """
     path = Path(path)
     try:
@@ -168,14 +168,14 @@ def load_exported(path: StrPath) -> dict[str, Any]:
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         value = parse_json(header[HEADER_KEY])
-        found, row = value["format"], dict(value["row"])
+        version, row = value["format"], dict(value["row"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = f"there is no {error} in its header" if isinstance(error, KeyError) else str(error)
+        reason = f"its header lacks {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"{path} is no model that `zoo export --format safetensors` wrote, or is broken: {reason}"
         ) from error
-    if found != EXPORT_FORMAT:
-        raise CheckpointError(f"{path}: format {brief(found)} found, this version reads {EXPORT_FORMAT}")
+    if version != EXPORT_FORMAT:
+        raise CheckpointError(f"{path}: format {brief(version)} found, this version reads {EXPORT_FORMAT}")
     try:
         kind = NetworkKind.recorded(row["architecture"], row["in_channels"], row["classes"], value.get(LAYERS))
         row[WEIGHTS] = kind.layout.flatten(tensors)

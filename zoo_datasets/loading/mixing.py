@@ -41,11 +41,11 @@ def mixed_tokens(
         size: numbers in a token.
 
     Raises:
-        SpecError: where there is no zoo, or layers are asked for.
-        UnknownNameError: where a zoo lacks a column.
+        SpecError: if there is no zoo, or layers are asked for.
+        UnknownNameError: if a zoo lacks a column.
     """
     if not zoos:
-        raise SpecError("found no zoos to mix, expected at least one")
+        raise SpecError("mixed_tokens got no zoos, expected at least one")
     if options.get("layers"):
         raise SpecError("layers=True: networks of different architectures come as tokens only")
     if size < 1:
@@ -110,16 +110,16 @@ def _tokenised(batch: Batch, names: tuple[str, ...], layouts: list[WeightLayout]
     """The parts of a batch as one, in the order of their places."""
     parts: dict[int, Batch] = batch[_PARTS]
     longest = max(count_tokens(layout, size) for layout in layouts)
-    made = mix([to_tokens(part[WEIGHTS], layouts[number], size) for number, part in parts.items()], longest)
+    mixed = mix([to_tokens(part[WEIGHTS], layouts[number], size) for number, part in parts.items()], longest)
     back = np.argsort(batch[_PLACES])
-    index = torch.from_numpy(back).to(made.values.device)
-    given: Batch = {TOKENS: made.values[index], MASK: made.mask[index], POSITION: made.position[index]}
+    index = torch.from_numpy(back).to(mixed.values.device)
+    tokens: Batch = {TOKENS: mixed.values[index], MASK: mixed.mask[index], POSITION: mixed.position[index]}
     zoos = [names[number] for number, part in parts.items() for _ in range(len(part[WEIGHTS]))]
-    given[ZOO] = [zoos[place] for place in back.tolist()]
+    tokens[ZOO] = [zoos[place] for place in back.tolist()]
     for name in next(iter(parts.values())):
         if name != WEIGHTS:
-            given[name] = _ordered([part[name] for part in parts.values()], back, index)
-    return given
+            tokens[name] = _ordered([part[name] for part in parts.values()], back, index)
+    return tokens
 
 
 def _ordered(values: list[Tensor | list[object]], back: Positions, index: Tensor) -> Tensor | list[object]:

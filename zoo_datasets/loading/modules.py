@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,6 @@ from zoo_datasets.errors import (
     UnknownNameError,
 )
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.loading.load import _dropout
 from zoo_datasets.loading.one_row import as_row, value_of
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
@@ -42,8 +42,8 @@ def to_modules(batch: Mapping[str, Any], factory: ModuleFactory | None = None) -
         factory: as of `to_module`.
 
     Raises:
-        SpecError: where the batch lacks a column.
-        LayoutError: where the weights do not fit.
+        SpecError: if the batch lacks a column.
+        LayoutError: if the weights do not fit.
     """
     columns = [name for name in (_NEEDED if factory is None else batch) if name in batch]
     count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
@@ -64,9 +64,9 @@ def evaluate(
         loss float64 [B], accuracy float64 [B] in [0, 1].
 
     Raises:
-        UnknownNameError: where there is no such architecture, activation or split.
-        LayoutError: where the weights do not fit the architecture on these images.
-        ImagesError: where the images have no such split.
+        UnknownNameError: if it names an architecture that does not exist, activation or split.
+        LayoutError: if the weights do not fit the architecture on these images.
+        ImagesError: if the images have no such split.
     """
     network = NetworkKind.on(architecture, images)
     layers = network.layers  # its errors come before those of the others
@@ -81,11 +81,11 @@ def evaluate(
             f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
             f"{images.channels} input channels and {images.classes} classes"
         )
-    chosen = splits[split]
-    if chosen is None:
+    part = splits[split]
+    if part is None:
         raise ImagesError(f"{images.spec.name} has no {split} images")
-    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, chosen)
-    return loss, correct.double() / len(chosen.labels)
+    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, part)
+    return loss, correct.double() / len(part.labels)
 
 
 def _item(value: Any) -> Any:
@@ -227,6 +227,21 @@ def _loaded(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         raise LayoutError(f"the row's tensors do not fit the module: {'; '.join(problems)}")
     module.load_state_dict(given)
     return module.eval()
+
+
+def _dropout(value: Any) -> float:
+    """A rate in [0, 1].
+
+    Raises:
+        SpecError: if it is none.
+    """
+    try:
+        rate = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not 0 <= rate <= 1:
+        raise SpecError(f"dropout={brief(value)}: expected a rate from 0 to 1")
+    return rate
 
 
 def _network_of(row: Mapping[str, Any]) -> NetworkKind:

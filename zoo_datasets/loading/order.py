@@ -29,7 +29,7 @@ class Order:
                 raise SpecError(f"{name}={value}: expected at least 1")
 
     def permutation(self, samples: int, epoch: int, *part: str | int) -> Positions | None:
-        """The order of an epoch, int64 [samples], or of a part of it; None where it is the stored one."""
+        """The order of an epoch, int64 [samples], or of a part of it; None if it is the stored one."""
         if not self.shuffle:
             return None
         key = int(digest_of(["batches", self.seed, epoch, *part])[:15], 16)
@@ -43,7 +43,7 @@ class BatchPlan:
 
     Every rank has the same number of batches, and every sample is in one of them. Rounds are full until the last
     one. With `even` it is full too: positions from `samples` on are the epoch's start again. Otherwise the last one,
-    or the last two where fewer samples than ranks would be left, are divided evenly.
+    or the last two if fewer samples than ranks would be left, are divided evenly.
     """
 
     samples: int
@@ -74,8 +74,8 @@ class BatchPlan:
 
     @property
     def remainder(self) -> int:
-        """Samples of the last round, over all ranks, that are no repetitions where some may be, and 0 where none is;
-        −1 where rounds that are not full are dropped. As Accelerate's loaders count them."""
+        """Samples of the last round, over all ranks, that are no repetitions if some may be, and 0 if none is;
+        −1 if rounds that are not full are dropped. As Accelerate's loaders count them."""
         if self.drop_last:
             return -1
         return self._left if self._filled or self.ranks == 1 else 0
@@ -112,7 +112,7 @@ class BatchPlan:
         return [self.batch_size] * full + [stop - start for start, stop in ends]
 
     def side_by_side(self, rank: int) -> list[tuple[int, int]]:
-        """Start and stop of a rank's batches where those of each rank lie in one piece, which is all it reads.
+        """Start and stop of a rank's batches if those of each rank lie in one piece, which is all it reads.
 
         The last round is then filled with what follows a rank's piece, which it reads at no cost."""
         first = sum(map(self._share, range(rank)))

@@ -1,4 +1,4 @@
-"""The processes that share an epoch, and what Accelerate is told of an iteration, as its own loaders tell it.
+"""The processes that share an epoch, and what they report of an iteration to Accelerate, as its own loaders do.
 
 Accelerate is asked only where the program has imported and initialised it: importing it takes a second.
 """
@@ -57,7 +57,7 @@ def place() -> tuple[int, int]:
 
 
 def device_of_process() -> torch.device | None:
-    """Where an Accelerator of this process wants its batches; None where there is no Accelerator."""
+    """Where an Accelerator of this process wants its batches; None if there is no Accelerator."""
     state = _initialised("AcceleratorState")
     return None if state is None else state.device
 
@@ -99,7 +99,7 @@ def _gradient_state() -> Any:
 
 
 def _initialised(name: str) -> Any:
-    """A state of Accelerate's, which all of a process share; None where nothing has initialised it."""
+    """A state of Accelerate's, which all of a process share; None if nothing has initialised it."""
     states = sys.modules.get("accelerate.state")  # who initialised it has imported it
     kind = getattr(states, name, None)
     return kind() if kind is not None and kind._shared_state else None

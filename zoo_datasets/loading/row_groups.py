@@ -1,12 +1,13 @@
 """Zoos that are read while they are iterated: row groups of Parquet files, straight into batches.
 
-What will be read is known before: the footers say how many rows each row group has, and columns of a condition are
+What will be read is planned before: the footers say how many rows each row group has, and columns of a condition are
 read first and alone. So a streamed epoch has a length, can be shared out, and goes on at any of its samples.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from collections import OrderedDict
@@ -33,9 +34,11 @@ from zoo_datasets.loading.ahead import Readers
 from zoo_datasets.loading.cuts import Cut
 from zoo_datasets.loading.order import Order
 from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
+from zoo_datasets.native.ragged import RaggedBatch
 from zoo_datasets.native.rows import Positions, Recycled
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import layout_of_schema
+from zoo_datasets.networks.records import NetworkRecord, remember
+from zoo_datasets.repository.row import LAYOUT, layout_of_schema, records_of_schema
 from zoo_datasets.repository.shards import what_instead
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -55,7 +58,7 @@ class StreamFiles:
 
     Attributes:
         files: paths or URLs.
-        columns: those given; None means all.
+        columns: those to read; None means all.
         filter: the rows wanted, in columns `filter_columns`; None means all.
         cut: of other splits than the files': the split that the rows must be in, and what decides it.
         citation: BibTeX of the zoo.
@@ -79,12 +82,12 @@ def source_of(zoo: IterableDataset) -> StreamFiles:
     """What a streamed zoo is read from.
 
     Raises:
-        SpecError: where that is not known: rows that were changed or chosen after loading.
+        SpecError: if nothing tells: rows that were changed or chosen after loading.
     """
     rows, source = getattr(zoo, "_zoo_source", (None, None))
     if not isinstance(source, StreamFiles) or rows is not zoo._ex_iterable:
         raise SpecError(
-            "found a streamed dataset that load_zoo did not give, or that was changed since: expected one as "
+            "got a streamed dataset that load_zoo did not give, or that was changed since: expected one as "
             "load_zoo(…, streaming=True) gives it for one split; choose rows and columns by its where=, epochs= and "
             "columns=, and shuffle in batches"
         )
@@ -105,8 +108,8 @@ class StreamReader:
     """Columns of a streamed zoo, read in the order of its files, or shuffled within a buffer.
 
     Raises:
-        UnknownNameError: where the zoo has no such column.
-        SpecError: where `columns` are no list.
+        UnknownNameError: if the zoo has no such column.
+        SpecError: if `columns` are no list.
     """
 
     in_pieces = True
@@ -122,11 +125,11 @@ class StreamReader:
         self.groups = [group for _, groups in scanned for group in groups]
         with _reading(source.files[0]):
             self.schema: pa.Schema = self.footers[0].schema.to_arrow_schema()
-        known = self.schema.names if source.columns is None else source.columns
-        self.columns = list(known if columns is None else dict.fromkeys(columns))
+        available = self.schema.names if source.columns is None else source.columns
+        self.columns = list(available if columns is None else dict.fromkeys(columns))
         for name in self.columns:
-            if name not in known:
-                raise UnknownNameError("column", name, known, "Was it left out of load_zoo's columns?")
+            if name not in available:
+                raise UnknownNameError("column", name, available, "Was it left out of load_zoo's columns?")
         self.memory = Recycled()
 
     def __len__(self) -> int:
@@ -141,9 +144,20 @@ class StreamReader:
         """The layout of the weights, which the files carry.
 
         Raises:
-            LayoutError: where they carry none.
+            LayoutError: if they carry none.
         """
         return layout_of_schema(self.schema)
+
+    @cached_property
+    def layouts(self) -> list[str] | None:
+        """The hashes of the layouts of open rows, which the files carry; None of others."""
+        if LAYOUT not in self.schema.names:
+            return None
+        records: dict[str, NetworkRecord] = {}
+        for file, footer in zip(self.files, self.footers, strict=True):
+            with _reading(file):
+                records |= records_of_schema(footer.schema.to_arrow_schema())
+        return list(remember(records.values()))
 
     @cached_property
     def row_bytes(self) -> int:
@@ -216,7 +230,7 @@ class TableReading:
         try:
             yield from self._generate(files=files, **options)
         except _READ_ERRORS as error:
-            # While `datasets` prepares, its list knows which file it gave last; when streaming there is one.
+            # While `datasets` prepares, its list knows which file it gave last; when streaming, the list has one.
             raise _as_ours(error, str(getattr(files, "last_item", None) or files[0])) from error
 
 
@@ -250,10 +264,10 @@ def _scanned(source: StreamFiles, file: int) -> tuple[pq.FileMetaData, list[_Gro
     for number in numbers:
         count = counts[number]
         first, last = np.searchsorted(rows, [start, start + count])
-        chosen = rows[first:last] - start
+        wanted = rows[first:last] - start
         start += count
-        if len(chosen):
-            groups.append(_Group(file, number, len(chosen), None if len(chosen) == count else chosen))
+        if len(wanted):
+            groups.append(_Group(file, number, len(wanted), None if len(wanted) == count else wanted))
     return footer, groups
 
 
@@ -302,8 +316,8 @@ class _Window:
 class _Windows:
     """An epoch as windows of row groups, of which one is in use and the next is read.
 
-    Shuffled, the row groups are in random order, and so are the rows of a window. Where more rows are read than there
-    are, the windows come again.
+    Shuffled, the row groups are in random order, and so are the rows of a window. If more rows are read than the
+    epoch has, the windows come again.
     """
 
     def __init__(self, reader: StreamReader, order: Order, epoch: int, stop: int) -> None:
@@ -353,7 +367,7 @@ class _Windows:
             tables = [loading.result() for loading in self._begun.pop(number)]
             if number + 1 < len(self._groups) and self._starts[number + 1] < self._stop:
                 self._begin(number + 1)
-            self._ready[number] = self._made(number, tables)
+            self._ready[number] = self._to_window(number, tables)
         return self._ready[number]
 
     def _begin(self, number: int) -> None:
@@ -369,7 +383,7 @@ class _Windows:
                 raise ValueError(f"row group {group.number} holds {table.num_rows:,} rows, its footer says {claimed:,}")
             return table
 
-    def _made(self, number: int, tables: list[pa.Table]) -> _Window:
+    def _to_window(self, number: int, tables: list[pa.Table]) -> _Window:
         groups = self._groups[number]
         rows: Positions | None = None
         if any(group.rows is not None for group in groups):
@@ -388,12 +402,14 @@ class _Windows:
 
 def _joined(parts: list[Batch]) -> Batch:
     """Batches one after another."""
-    made: Batch = {}
+    joined: Batch = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
-        if all(isinstance(value, Tensor) for value in values):
-            made[name] = torch.cat(values)
+        if isinstance(values[0], RaggedBatch):
+            joined[name] = functools.reduce(RaggedBatch.joined, values)
+        elif all(isinstance(value, Tensor) for value in values):
+            joined[name] = torch.cat(values)
         else:  # a column of whole numbers, of which only some parts have nulls
             listed = [value.tolist() if isinstance(value, Tensor) else value for value in values]
-            made[name] = [entry for value in listed for entry in value]
-    return made
+            joined[name] = [entry for value in listed for entry in value]
+    return joined

@@ -16,18 +16,22 @@ from torch import Tensor
 
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.order import Order
+from zoo_datasets.native.ragged import RaggedRows, is_ragged
 from zoo_datasets.native.rows import MappedRows, Positions, Recycled, is_numbers_list
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import WEIGHTS
+from zoo_datasets.networks.records import record_named
+from zoo_datasets.repository.row import LAYOUT, WEIGHTS
 
 Batch: TypeAlias = dict[str, Any]
+# What rows of weights of any length are taken for where that is not known.
+_RAGGED_BYTES = 16_384
 LAYERS = "layers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleForm:
-    """How values are given.
+    """How values are returned.
 
     Attributes:
         dtype: of everything that is a floating-point number; None leaves each column as it is.
@@ -49,10 +53,10 @@ class SampleForm:
     def give(self, batch: Batch) -> Batch:
         """A batch, or several of them by name, on the device and in the dtype."""
 
-        def given(values: Any) -> Any:
+        def nested(values: Any) -> Any:
             return self.give(values) if isinstance(values, dict) else values
 
-        return {name: self.place(v) if isinstance(v, Tensor) else given(v) for name, v in batch.items()}
+        return {name: self.place(v) if isinstance(v, Tensor) else nested(v) for name, v in batch.items()}
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the dtype."""
@@ -112,12 +116,12 @@ class ZooReader:
         zoo: as `load_zoo` gives it for one split; selections, filters and shuffles of it are followed.
         columns: the columns wanted; None means all.
         samples: rows of the zoo that each sample is made of, int64 [S] or [S, T]; None means each row.
-        layout: of the weights; None derives it from the columns of the zoo where it is needed.
+        layout: of the weights; None derives it from the columns of the zoo when it is needed.
 
     Raises:
-        SpecError: where the zoo is no map-style dataset.
-        UnknownNameError: where it has no such column.
-        LayoutError: where weights are no lists of fixed length, or are null.
+        SpecError: if the zoo is no map-style dataset.
+        UnknownNameError: if it has no such column.
+        LayoutError: if weights are no lists of fixed length, or are null.
     """
 
     in_pieces = False
@@ -131,7 +135,7 @@ class ZooReader:
     ) -> None:
         if not isinstance(zoo, Dataset):
             raise SpecError(
-                f"found a {type(zoo).__name__}, expected a datasets.Dataset; give load_zoo a split, or choose one by "
+                f"got a {type(zoo).__name__}, expected a datasets.Dataset; give load_zoo a split, or choose one by "
                 'zoo["train"]'
             )
         if isinstance(columns, str):
@@ -161,7 +165,11 @@ class ZooReader:
     def row_bytes(self) -> int:
         """Bytes of a sample in memory, nearly."""
         steps = 1 if self.samples is None or self.samples.ndim == 1 else self.samples.shape[1]
-        return steps * row_bytes(self.schema, self.columns)
+        ragged = sum(source.mean_bytes for source in self._table.ragged)
+        return steps * row_bytes(self.schema, [name for name in self.columns if not self._is_ragged(name)]) + ragged
+
+    def _is_ragged(self, name: str) -> bool:
+        return name == WEIGHTS and is_ragged(self.schema.field(name).type)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The matrices are views of mapped files: another process maps them anew.
@@ -172,11 +180,18 @@ class ZooReader:
         """The layout of the weights.
 
         Raises:
-            SpecError: where the zoo lacks the columns that tell it, or mixes architectures.
+            SpecError: if the zoo lacks the columns that tell it, or mixes architectures.
         """
         if self._layout is not None:
             return self._layout
         return layout_of_columns(self.zoo)
+
+    @cached_property
+    def layouts(self) -> list[str] | None:
+        """The hashes of the layouts of open rows; None of others."""
+        if LAYOUT not in self.zoo.column_names:
+            return None
+        return [str(name) for name in pc.unique(values_of(self.zoo, LAYOUT)).to_pylist()]
 
     def epoch(self, order: Order, epoch: int, stop: int) -> Epoch:
         """The samples in the order of an epoch."""
@@ -192,8 +207,8 @@ class ZooReader:
         steps: tuple[int, ...] = ()
         rows = samples
         if self.samples is not None:
-            chosen = self.samples[samples]
-            rows, steps = chosen.reshape(-1), chosen.shape[1:]
+            grid = self.samples[samples]
+            rows, steps = grid.reshape(-1), grid.shape[1:]
         if self._index is not None:
             rows = self._index[rows]
         return rows, steps
@@ -227,12 +242,23 @@ class Columns:
         self._memory = memory
         self._sources = {name: _source(table.column(name), name) for name in names}
 
+    @property
+    def ragged(self) -> list[RaggedRows]:
+        """The columns of weights of any length."""
+        return [source for source in self._sources.values() if isinstance(source, RaggedRows)]
+
     def read(self, where: slice | Positions, form: SampleForm, steps: tuple[int, ...] = ()) -> Batch:
         """Some rows, a slice with start and stop or int64 [B · steps]; tensors have the shape [B, *steps, …]."""
         return {name: self._column(name, where, steps, form) for name in self._sources}
 
     def _column(self, name: str, where: slice | Positions, steps: tuple[int, ...], form: SampleForm) -> Any:
         source = self._sources[name]
+        if isinstance(source, RaggedRows):
+            if steps:
+                raise SpecError(
+                    "rows of several steps need networks of one layout; take those of one by by_layout(zoo)"
+                )
+            return source.batch(where)
         if isinstance(source, MappedRows):
             rows = self._read_rows(source, where, form)
             return rows.view(-1, *steps, source.width) if steps else rows
@@ -248,9 +274,9 @@ class Columns:
     def _read_rows(self, source: MappedRows, where: slice | Positions, form: SampleForm) -> Tensor:
         if isinstance(where, slice):
             if not form.copy and not form.pinned:
-                seen = source.view(where.start, where.stop)
-                if seen is not None:
-                    return seen
+                view = source.view(where.start, where.stop)
+                if view is not None:
+                    return view
             out = self._empty(where.stop - where.start, source, form)
             source.copy(where.start, where.stop, out)
         else:
@@ -268,18 +294,23 @@ def layout_of_columns(zoo: Dataset) -> WeightLayout:
     """The layout that all rows of a zoo share, by their architecture, in_channels and classes.
 
     Raises:
-        SpecError: where a column is missing, or the rows differ, or there is none.
+        SpecError: if a column is missing, the rows differ, or the zoo has none.
     """
+    if LAYOUT in zoo.column_names:
+        names = pc.unique(values_of(zoo, LAYOUT)).to_pylist()
+        if len(names) != 1:
+            raise SpecError(f"the rows have {len(names)} layouts, expected one; take those of one by by_layout(zoo)")
+        return record_named(names[0]).layout
     constants: dict[str, Any] = {}
     for name in KIND_COLUMNS:
         if name not in zoo.column_names:
             raise SpecError(
                 f"the zoo lacks column {name!r}, which its layout follows from; add it to load_zoo's columns"
             )
-        found = pc.unique(zoo.data.column(name)).to_pylist()
-        if len(found) != 1:
-            raise SpecError(f"column {name!r} holds {found}, expected one value: layers need one architecture")
-        constants[name] = found[0]
+        values = pc.unique(zoo.data.column(name)).to_pylist()
+        if len(values) != 1:
+            raise SpecError(f"column {name!r} holds {values}, expected one value: layers need one architecture")
+        constants[name] = values[0]
     return NetworkKind.of_row(constants).layout
 
 
@@ -310,8 +341,10 @@ class _Others:
         return list(self._column.take(pa.array(where)).to_pylist())
 
 
-def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts | _Others:
+def _source(column: pa.ChunkedArray, name: str) -> MappedRows | RaggedRows | Tensor | _Texts | _Others:
     type_ = column.type
+    if name == WEIGHTS and is_ragged(type_):
+        return RaggedRows(column, name)
     if name == WEIGHTS or (is_numbers_list(type_) and not column.null_count):
         return MappedRows(column, name)
     if pa.types.is_floating(type_):
@@ -326,18 +359,24 @@ def _source(column: pa.ChunkedArray, name: str) -> MappedRows | Tensor | _Texts 
 def row_bytes(schema: pa.Schema, columns: Sequence[str]) -> int:
     """Bytes of a row's columns in memory, nearly: of texts only their numbers are kept."""
     kinds = [schema.field(name).type for name in columns]
-    return 8 + sum(4 * kind.list_size if is_numbers_list(kind) else 8 for kind in kinds)
+    return 8 + sum(map(_bytes_of, kinds))
+
+
+def _bytes_of(kind: pa.DataType) -> int:
+    if is_numbers_list(kind):
+        return 4 * int(kind.list_size)
+    return _RAGGED_BYTES if is_ragged(kind) else 8
 
 
 def values_of(zoo: Dataset, name: str) -> pa.ChunkedArray:
     """A whole column in the order of the zoo's rows.
 
     Raises:
-        SpecError: where the zoo lacks it, or is streamed.
+        SpecError: if the zoo lacks it, or is streamed.
     """
     if not isinstance(zoo, Dataset):
         raise SpecError(
-            f"found a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
+            f"got a {type(zoo).__name__}: trajectories and pairs need rows that lie far apart; expected a prepared "
             "zoo of one split, load_zoo without streaming"
         )
     if name not in zoo.column_names:

@@ -36,7 +36,7 @@ def property_prediction(zoo: Dataset | IterableDataset, targets: Sequence[str], 
     """w → properties: `target` [B, P] holds the columns `targets` in their order; a null is NaN.
 
     Raises:
-        SpecError: where a target is no column of numbers.
+        SpecError: if a target is no column of numbers.
     """
     if isinstance(targets, str) or not targets:
         raise SpecError(f"targets={targets!r}: expected a list of at least one column")
@@ -62,7 +62,7 @@ def sequence_prediction(
     one of the epochs are left out.
 
     Raises:
-        SpecError: where no model has both epochs.
+        SpecError: if no model has both epochs.
     """
     _, rows = _grid(zoo, [source, target])
     return batches_of(ZooReader(zoo, [WEIGHTS, *columns], rows), _pair, **options)
@@ -77,7 +77,7 @@ def trajectories(
         epochs: T of them, in the order wanted; None means all that the zoo has. Models that lack one are left out.
 
     Raises:
-        SpecError: where no model has all the epochs.
+        SpecError: if no model has all the epochs.
     """
     held = sorted(pc.unique(values_of(zoo, "epoch")).to_pylist())
     _, rows = _grid(zoo, held if epochs is None else list(epochs))
@@ -101,16 +101,16 @@ def dense_sparse_pairs(
         dense_epoch, sparse_epoch: None means the last one of each zoo.
 
     Raises:
-        SpecError: where no twin has its parent here.
+        SpecError: if no twin has its parent here.
     """
     parents, dense_rows = _grid(dense, [_last(dense) if dense_epoch is None else dense_epoch])
     _, sparse_rows = _grid(sparse, [_last(sparse) if sparse_epoch is None else sparse_epoch])
     wanted = values_of(sparse, "parent_id").take(pa.array(sparse_rows[:, 0]))
     place = pc.index_in(wanted, value_set=parents).fill_null(-1).to_numpy()
-    found = place >= 0
-    if not found.any():
+    paired = place >= 0
+    if not paired.any():
         raise SpecError(f"none of the {len(place):,} twins has its parent among the {len(parents):,} dense models")
-    rows = np.stack([dense_rows[place[found], 0], sparse_rows[found, 0] + len(dense)], axis=1)
+    rows = np.stack([dense_rows[place[paired], 0], sparse_rows[paired, 0] + len(dense)], axis=1)
     names = [WEIGHTS, *columns]
     both = datasets.concatenate_datasets([part.select_columns(names) for part in (dense, sparse)])
     layout = ZooReader(dense, []).layout if options.get("layers") else None
@@ -119,11 +119,11 @@ def dense_sparse_pairs(
 
 def _pair(batch: Batch) -> Batch:
     """Columns of two rows a sample as two columns."""
-    made: Batch = {}
+    pairs: Batch = {}
     for name, values in batch.items():
         target = TARGET if name == WEIGHTS else f"{TARGET}_{name}"
-        made[name], made[target] = (_step(values, step) for step in (0, 1))
-    return made
+        pairs[name], pairs[target] = (_step(values, step) for step in (0, 1))
+    return pairs
 
 
 def _step(values: Any, step: int) -> Any:
@@ -143,8 +143,8 @@ def _grid(zoo: Dataset, epochs: Sequence[int]) -> tuple[pa.Array, Positions]:
     at = values_of(zoo, "epoch").to_numpy()
     rows = np.full((len(models.dictionary), len(epochs)), -1, np.int64)
     for step, epoch in enumerate(epochs):
-        chosen = np.flatnonzero(at == epoch)
-        rows[number[chosen], step] = chosen
+        at_epoch = np.flatnonzero(at == epoch)
+        rows[number[at_epoch], step] = at_epoch
     complete = (rows >= 0).all(axis=1)
     if not epochs or not complete.any():
         raise SpecError(f"no model has all of the epochs {list(epochs)}; the zoo holds {sorted(set(at.tolist()))}")

@@ -94,3 +94,31 @@ void zoo_reorder(float *to, const float *from, int64_t rows, int64_t width, int6
         }
     }
 }
+
+/* Rows of any lengths, each to its place `stride` bytes apart, with zeros behind it. */
+void zoo_place(char *out, int64_t stride, int64_t rows, const int64_t *addresses, const int64_t *sizes)
+{
+    for (int64_t row = 0; row < rows; row++, out += stride) {
+        memcpy(out, (const char *)addresses[row], (size_t)sizes[row]);
+        memset(out + sizes[row], 0, (size_t)(stride - sizes[row]));
+    }
+}
+
+/* Rows of numbers cut into pieces: row r is copied by the plan at plans[r], of counts[r] triples (from, to, length) in
+   numbers; what no piece fills is zero. */
+void zoo_cut(float *out, int64_t stride, int64_t rows, const int64_t *addresses, const int64_t *plans,
+             const int64_t *counts)
+{
+    for (int64_t row = 0; row < rows; row++, out += stride) {
+        const float *from = (const float *)addresses[row];
+        const int32_t *piece = (const int32_t *)plans[row];
+        int64_t at = 0;
+        for (int64_t index = 0; index < counts[row]; index++, piece += 3) {
+            while (at < piece[1])
+                out[at++] = 0;
+            for (int32_t number = 0; number < piece[2]; number++)
+                out[at++] = from[piece[0] + number];
+        }
+        memset(out + at, 0, (size_t)(stride - at) * sizeof(float));
+    }
+}

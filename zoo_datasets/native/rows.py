@@ -127,7 +127,7 @@ class MappedRows:
 
     def copy(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start … stop − 1 into `out` [stop − start, D]."""
-        library = _library()
+        library = native_library()
         if library is not None:
             library.zoo_copy(out.data_ptr(), start, stop - start, *self._table)
             return
@@ -146,7 +146,7 @@ class MappedRows:
         Raises:
             IndexError: if a position is outside.
         """
-        library = _library()
+        library = native_library()
         if library is not None:
             positions = np.ascontiguousarray(positions)
             inside = library.zoo_gather(out.data_ptr(), positions.ctypes.data, len(positions), *self._table)
@@ -172,7 +172,7 @@ def reorder(target: Tensor, source: Tensor, shape: tuple[int, int, int], orders:
         shape: (outs, ins, block).
         orders: int64 [B, outs] and [B, ins]; None where the axis stays as it is. Entries are not checked.
     """
-    library = _library()
+    library = native_library()
     tensors = (target, source, *(order for order in orders if order is not None))
     if library is None or target.dtype != torch.float32 or any(tensor.device.type != "cpu" for tensor in tensors):
         return False
@@ -183,7 +183,7 @@ def reorder(target: Tensor, source: Tensor, shape: tuple[int, int, int], orders:
 
 
 @functools.lru_cache(maxsize=1)
-def _library() -> Any:
+def native_library() -> Any:
     """rows.c, compiled; None where there is no C compiler, then numpy copies row by row."""
     try:
         library = compile_library((resources.files("zoo_datasets.native") / "rows.c").read_text(encoding="utf-8"))
@@ -193,5 +193,8 @@ def _library() -> Any:
     library.zoo_copy.argtypes = [pointer, *[number] * 3, pointer, pointer, number]
     library.zoo_gather.argtypes = [pointer, pointer, number, number, pointer, pointer, number]
     library.zoo_reorder.argtypes = [pointer, pointer, *[number] * 5, pointer, pointer]
-    library.zoo_copy.restype = library.zoo_reorder.restype = None
+    library.zoo_place.argtypes = [pointer, number, number, pointer, pointer]
+    library.zoo_cut.argtypes = [pointer, number, number, pointer, pointer, pointer]
+    for function in (library.zoo_copy, library.zoo_reorder, library.zoo_place, library.zoo_cut):
+        function.restype = None
     return library

@@ -29,7 +29,7 @@ def digest_as_expected(path: Path, expected: str, digest_of: Callable[[Path], st
         OSError: if the file cannot be read.
     """
     stamp = stamp_of(path)
-    note = cache_folder() / _FOLDER / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    note = _note(path)
     if _read(note) == {"stamp": stamp, "digest": expected}:
         return expected
     digest = digest_of(path)
@@ -38,6 +38,21 @@ def digest_as_expected(path: Path, expected: str, digest_of: Callable[[Path], st
         with contextlib.suppress(StorageError):
             write_json(note, {"stamp": stamp, "digest": digest})
     return digest
+
+
+def is_remembered(path: Path, value: str) -> bool:
+    """Whether `remember` was last called with this value for a path."""
+    return bool(_read(_note(path)) == {"value": value})
+
+
+def remember(path: Path, value: str) -> None:
+    """Keep a value for a path, if it can be kept."""
+    with contextlib.suppress(StorageError):
+        write_json(_note(path), {"value": value})
+
+
+def _note(path: Path) -> Path:
+    return cache_folder() / _FOLDER / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
 
 def _read(note: Path) -> Any:

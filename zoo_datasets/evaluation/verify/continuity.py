@@ -16,6 +16,8 @@ Weights = NDArray[np.float64]
 # the share then up to 0.89 in the step from epoch 0 and 0.51 in later ones.
 FACTOR = 50.0
 _SHARE = 0.6
+# A smaller factor is enough after epoch 0 for a row that is nearer to the other model's than half any other distance.
+_LEAST_FACTOR = 8.0
 _TILE = 1024
 # Of a squared distance that is a difference of larger numbers.
 _ROUNDING = 1e-13
@@ -34,19 +36,22 @@ class Exchanges:
     alike: int
 
 
-def exchanges(before: Weights, after: Weights) -> Exchanges:
+def exchanges(before: Weights, after: Weights, *, start: bool = False) -> Exchanges:
     """The pairs of models whose rows seem exchanged between two epochs.
 
     The step of model i to the row of model j has the squared distance d(i, j). Two rows i and j count as exchanged if
-    d(i, j) · d(j, i) < d(i, i) · d(j, j) / `FACTOR`, and the same without the factor in most coordinates. Products, not
-    sums: a model that diverges moves farther than all others are apart, and would hide or feign every exchange.
+    d(i, j) · d(j, i) < d(i, i) · d(j, j) / `FACTOR`, and the same without the factor in most coordinates; a factor of 8
+    is enough in the step from epoch 0 if d(i, j) is less than half of every other d(i, k). Products, not sums: a model
+    that diverges moves farther than all others are apart, and would hide or feign every exchange.
 
     Args:
         before, after: finite weights [N, W] of the same N models, in one order.
+        start: whether `before` is epoch 0.
     """
     norms_before, norms_after = ((part * part).sum(axis=1) for part in (before, after))
     own = np.log(np.maximum(((after - before) ** 2).sum(axis=1), _floor(norms_after, norms_before)))
     pairs: list[tuple[int, int]] = []
+    doubtful: list[tuple[int, int]] = []
     alike = 0
     for first in _tiles(len(before)):
         for second in _tiles(len(before), first.start):
@@ -56,9 +61,37 @@ def exchanges(before: Weights, after: Weights) -> Exchanges:
             if first == second:
                 gain[np.tril_indices(len(gain))] = np.inf
             alike += int((np.abs(gain) < math.log(FACTOR)).sum())
-            rows, columns = np.nonzero(gain <= -math.log(FACTOR))
-            pairs += zip((rows + first.start).tolist(), (columns + second.start).tolist(), strict=True)
+            pairs += _places(gain <= -math.log(FACTOR), first.start, second.start)
+            doubtful += _places(
+                (gain <= -math.log(_LEAST_FACTOR)) & (gain > -math.log(FACTOR)), first.start, second.start
+            )
+    if doubtful and start:
+        follows = _follows(before, after, sorted({place for pair in doubtful for place in pair}))
+        pairs += [(one, other) for one, other in doubtful if follows[one] == other or follows[other] == one]
     return Exchanges(pairs=[pair for pair in pairs if _is_shorter(before, after, *pair)], alike=alike)
+
+
+def _places(mask: NDArray[np.bool_], row: int, column: int) -> list[tuple[int, int]]:
+    rows, columns = np.nonzero(mask)
+    return list(zip((rows + row).tolist(), (columns + column).tolist(), strict=True))
+
+
+def _follows(before: Weights, after: Weights, places: list[int]) -> dict[int, int | None]:
+    """For the rows at some places after an epoch, the place of the row before that is nearer than half the squared
+    distance of every other one; None if there is none."""
+    norms = (before * before).sum(axis=1)
+    result: dict[int, int | None] = {}
+    for start in range(0, len(places), _TILE):
+        part = places[start : start + _TILE]
+        rows = after[part]
+        distances = _log_distances(rows, before, (rows * rows).sum(axis=1), norms)
+        first, second = np.partition(distances, 1, axis=1)[:, :2].T
+        unique = second - first > math.log(2)
+        nearest = distances.argmin(axis=1).tolist()
+        result |= {
+            place: near if one else None for place, near, one in zip(part, nearest, unique.tolist(), strict=True)
+        }
+    return result
 
 
 def _is_shorter(before: Weights, after: Weights, first: int, second: int) -> bool:
@@ -84,7 +117,7 @@ def parent_distances(twins: Weights, parents: Weights) -> NDArray[np.float64]:
     """The logarithm of the squared distances [N, M] between twins and parents, over the weights of a twin that are not
     zero: those that were not pruned."""
     kept = (twins != 0).astype(np.float64)
-    norms = kept @ (parents * parents).T
+    norms: NDArray[np.float64] = kept @ (parents * parents).T
     own = (twins * twins).sum(axis=1)[:, None]
     distances = own + norms - 2 * (twins @ parents.T)
     logarithms: NDArray[np.float64] = np.log(np.maximum(distances, _floor(own, norms)))

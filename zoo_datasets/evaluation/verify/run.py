@@ -195,7 +195,7 @@ def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor) -> Ite
     """Pairs of models of a cohort that continue each other's weights."""
     finite = (torch.isfinite(before).all(dim=1) & torch.isfinite(after).all(dim=1)).nonzero().flatten()
     ids = [cohort.members[place].model_id for place in finite.tolist()]
-    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy()).pairs
+    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy(), start=epoch == 1).pairs
     for first, second in pairs:
         yield f"models {ids[first]} and {ids[second]} each continue the weights of the other at epoch {epoch}"
 

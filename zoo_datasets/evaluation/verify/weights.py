@@ -156,7 +156,7 @@ def _check_start(network: NetworkKind, table: pa.Table, weights: torch.Tensor, m
 def _compare(before: _Epoch, after: _Epoch, pruned: NDArray[np.bool_] | None, steps: _Steps) -> None:
     common = [model for model in after.models if model in set(before.models)]
     old, new = before.of(common), after.of(common)
-    result = exchanges(old, new)
+    result = exchanges(old, new, start=before.number == 0)
     steps.compared += 1
     steps.pairs += len(common) * (len(common) - 1) // 2
     steps.alike += result.alike

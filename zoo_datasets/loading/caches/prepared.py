@@ -23,13 +23,13 @@ _NOTE = "zoo_checksums.json"
 
 
 def renew(folder: Path, *, need_note: bool) -> bool:
-    """Delete a prepared folder that cannot be relied on, so that it is prepared again; gives whether there was one.
+    """Delete a prepared folder that cannot be relied on, so that it is prepared again; returns whether it was deleted.
 
     Args:
         need_note: whether one without a note is such a one too: `datasets` itself prepares what it finds.
 
     Raises:
-        StorageError: naming the folder to delete, where that is refused.
+        StorageError: naming the folder to delete, if that is refused.
     """
     if _is_sound(folder, need_note):
         return False
@@ -38,14 +38,14 @@ def renew(folder: Path, *, need_note: bool) -> bool:
 
 
 def opened(make: Callable[..., DatasetBuilder], root: Path, **options: Any) -> DatasetBuilder:
-    """A builder; where it cannot be opened as the description in its prepared folder is broken, without that folder.
+    """A builder; if the description in its prepared folder is broken, that folder is deleted first.
 
     Args:
-        make: gives the builder, of the options and a `cache_dir`.
-        root: the folder of the cache, where the options name none.
+        make: returns the builder, given the options and a `cache_dir`.
+        root: the folder of the cache, if the options name none.
 
     Raises:
-        StorageError: naming the folder to delete, where that is refused.
+        StorageError: naming the folder to delete, if that is refused.
     """
     try:
         return make(**options)
@@ -63,7 +63,7 @@ def opened(make: Callable[..., DatasetBuilder], root: Path, **options: Any) -> D
 
 def _delete(folder: Path, unless: Callable[[], bool]) -> None:
     try:
-        with hold(Path(f"{folder}_builder.lock")):  # the lock under which `datasets` puts such folders there
+        with hold(Path(f"{folder}_builder.lock")):  # the lock under which `datasets` writes such folders
             if not unless():
                 shutil.rmtree(folder)
     except OSError as error:
@@ -90,7 +90,7 @@ def noting(builder: DatasetBuilder) -> Iterator[None]:
 
 
 def _is_sound(folder: Path, need_note: bool) -> bool:
-    """Whether the files in a prepared folder are those of the note in it; true where there is no such folder."""
+    """Whether the files in a prepared folder are those of the note in it; true if the folder does not exist."""
     if not folder.is_dir():
         return True
     if not (folder / _NOTE).is_file():
