@@ -23,6 +23,8 @@ from zoo_datasets.errors import CheckpointError
 # Files up to this size are read as a whole to see what they hold.
 _SMALL = 1 << 20
 _HELD_BYTES = 64_000_000
+# What was read to see what small files hold is kept, so that it is not read again.
+_KEPT_BYTES = 256_000_000
 # After so many files of one kind the next ones are expected to be of it too.
 _SURE = 4
 _KNOWN_PER_SIZE, _KNOWN_SIZES = 8, 4096
@@ -104,6 +106,8 @@ class StateReader:
         self._container = container
         self._known: dict[tuple[str, int], tuple[FileKind, ...]] = {}
         self._templates: dict[FileKind, Template] = {}
+        self._kept: dict[str, tuple[NDArray[np.uint8], int]] = {}
+        self._kept_bytes = 0
         self._lock = threading.Lock()
         self._memory = _Memory()
         library()  # compiled before threads ask for it
@@ -131,9 +135,18 @@ class StateReader:
         return kinds
 
     def _alike(self, paths: Sequence[str], kind: FileKind) -> list[bool]:
-        memory = self._memory.take(len(paths) * kind.structure.length + 1)
+        size = len(paths) * kind.structure.length
+        keep = self._kept_bytes + size <= _KEPT_BYTES
+        memory = np.empty(size + 1, np.uint8) if keep else self._memory.take(size + 1)
         good = self._container.read_alike(paths, self._template(kind), memory)
-        return [False] * len(paths) if good is None else good.tolist()
+        if good is None:
+            return [False] * len(paths)
+        if keep:
+            self._kept_bytes += size
+            files = memory[:-1].reshape(len(paths), -1)
+            self._kept |= {path: (files, row) for row, path in enumerate(paths) if good[row]}
+        fine: list[bool] = good.tolist()
+        return fine
 
     def _described(self, path: str) -> FileKind | str:
         ending = f".{path.rsplit('.', 1)[-1].lower()}"
@@ -195,9 +208,12 @@ class StateReader:
 
     def _read_alike(self, states: Sequence[StateFile], kind: FileKind, positions: list[int], job: _Read) -> list[int]:
         """Read whole files of one kind; returns the positions of those that are not of it after all."""
+        paths = [states[position].parts[0].path for position in positions]
+        if (kept := self._from_kept(paths)) is not None:
+            job.fill(positions, kind, kept)
+            return []
         length = kind.structure.length
         memory = self._memory.take(len(positions) * length + 1)
-        paths = [states[position].parts[0].path for position in positions]
         good = self._container.read_alike(paths, self._template(kind), memory)
         if good is None:
             return positions
@@ -207,6 +223,16 @@ class StateReader:
         fine = [position for position, is_good in zip(positions, good, strict=True) if is_good]
         job.fill(fine, kind, files)
         return [position for position, is_good in zip(positions, good, strict=True) if not is_good]
+
+    def _from_kept(self, paths: Sequence[str]) -> NDArray[np.uint8] | None:
+        """Files that were kept, uint8 [len(paths), length]; None where one of them was not."""
+        places = [place for path in paths if (place := self._kept.get(path)) is not None]
+        if len(places) != len(paths):
+            return None
+        files = places[0][0]
+        if all(other is files for other, _ in places):
+            return files[[row for _, row in places]]
+        return np.stack([files[row] for files, row in places])
 
     def _content(self, part: Part) -> bytes:
         """The bytes that the structure of a part's kind describes, compared with it and their checksums."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from state_dicts import NAME, build, mlp, rows_of, same, write_folder
+from state_folders import NAME, build, mlp, rows_of, same, write_folder
 
 from zoo_datasets.builders import Reading, build_from, build_repository, open_source
 from zoo_datasets.builders.checkpoints.torch_file import OLD_FORMAT

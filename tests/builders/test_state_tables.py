@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from state_dicts import NAME, build, mlp, rows_of, same, write_folder
+from state_folders import NAME, build, mlp, rows_of, same, write_folder
 
 from zoo_datasets.builders.state_dicts.columns import of_texts, of_values
 from zoo_datasets.builders.state_dicts.names import Pattern, guess
