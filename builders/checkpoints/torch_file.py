@@ -259,8 +259,10 @@ def _state_dict(content: object) -> tuple[object, str]:
     others = [key for key in content if key not in (path[:1] or tensors)]
     others += [key for key in state if path and key not in tensors]
     named = ", ".join(str(key)[:_SHOWN] for key in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
-    where = f"the state dict {'.'.join(path)[:_SHOWN]!r}" if path else "tensors"
-    return tensors, printable(f"only {where} of a checkpoint was read" + (f", not {named}" if named else ""))
+    what = (
+        f"the state dict {'.'.join(path)[:_SHOWN]!r} of checkpoints was" if path else "the tensors of checkpoints were"
+    )
+    return tensors, printable(f"only {what} read" + (f", not {named}" if named else ""))
 
 
 def _state_dicts(content: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
