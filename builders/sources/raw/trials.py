@@ -224,10 +224,10 @@ def _contents_of(entries: tuple[str, ...]) -> Contents:
             checkpoints[epoch] = entry
     renamed: set[str] = set()
     for epoch, candidates in others.items():
-        if checkpoints[epoch] is None and (entry := _weights_file(candidates)) is not None:
-            checkpoints[epoch] = entry
-            stray.remove(entry)
-            renamed.add(entry.partition("/")[2])
+        if checkpoints[epoch] is None and (file := _weights_file(candidates)) is not None:
+            checkpoints[epoch] = file
+            stray.remove(file)
+            renamed.add(file.partition("/")[2])
     return Contents(files=frozenset(files), checkpoints=checkpoints, stray=tuple(stray), renamed=frozenset(renamed))
 
 
