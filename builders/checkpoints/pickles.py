@@ -193,7 +193,7 @@ def _is_negative(metadata: Sequence[Any]) -> bool:
             f"a tensor has the bit {str(unknown[0])[:_SHOWN]!r}; save tensors with their bits resolved: "
             "tensor.resolve_conj().resolve_neg()"
         )
-    return bool(bits.get("neg", False))
+    return bits.get("neg") is True
 
 
 def _check_distinct(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:

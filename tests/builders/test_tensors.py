@@ -217,7 +217,8 @@ def test_values_beside_the_tensors_are_left_aside():
         "hyper_parameters": {"lr": 0.1},
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
     }
-    assert np.array_equal(read(lightning)[0], weights)
+    for content in (lightning, (3, state, {"param_groups": []}), [{"model": [state]}]):
+        assert np.array_equal(read(content)[0], weights)
 
 
 def quantised(state):
@@ -244,6 +245,8 @@ class Doubled(nn.Module):
         (lambda state: {"state_dict": state, "ema_state_dict": dict(state)},
          r"holds 2 state dicts \(state_dict, ema_state_dict\); save the one that counts alone"),
         (lambda state: network(), r"names torch.nn.modules.module.Module.*; save the state dict alone"),
+        (lambda state: {name: tensor.numpy() for name, tensor in state.items()},
+         r"is a numpy[.\w]*\._reconstruct, expected a tensor"),
         (quantised, r"_rebuild_qtensor.*; save tensor.dequantize\(\)"),
         (lambda state: state | {"module_list.3.bias": torch.ones(6).to_sparse()}, r"; save tensor.to_dense\(\)"),
         (with_parametrization(lambda layer: parametrize.register_parametrization(layer, "weight", Doubled())),

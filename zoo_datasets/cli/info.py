@@ -39,6 +39,8 @@ def info(
         return
     console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
+    if holdings.out_of_reach is not None:
+        at += f" in the cache ({holdings.out_of_reach})"
     if name is not None:
         _print_one(console, f"{holdings.location}{at}: {name}", described[0])
     else:

@@ -17,7 +17,7 @@ from zoo_datasets.loading.ahead import read_ahead
 from zoo_datasets.loading.order import BatchPlan, Order
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
-from zoo_datasets.loading.row_groups import StreamReader, source_of
+from zoo_datasets.loading.row_groups import StreamFiles, StreamReader, source_of
 from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Reader, SampleForm, ZooReader
 from zoo_datasets.native.ragged import is_ragged
 from zoo_datasets.repository.row import WEIGHTS
@@ -111,9 +111,8 @@ def reader_of(zoo: Dataset | IterableDataset, columns: Sequence[str] | None = No
         SpecError: if it is neither.
         UnknownNameError: if it has no such column.
     """
-    if isinstance(zoo, IterableDataset):
-        return StreamReader(source_of(zoo), columns)
-    return ZooReader(zoo, columns)
+    source = source_of(zoo) if isinstance(zoo, IterableDataset) else zoo
+    return StreamReader(source, columns) if isinstance(source, StreamFiles) else ZooReader(source, columns)
 
 
 class Options(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 
 from zoo_datasets.documents import StrPath
-from zoo_datasets.errors import RepositoryError, SpecError
+from zoo_datasets.errors import NotCachedError, RepositoryError, SpecError
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.loading.caches.checking import FileCheck
 from zoo_datasets.loading.citing import citation_text, note_citation
 from zoo_datasets.loading.cuts import cut_rows, one_value
-from zoo_datasets.loading.repositories.builder import files_of, open_builder, prepare, stream
+from zoo_datasets.loading.repositories.builder import (
+    files_of,
+    is_prepared,
+    open_builder,
+    prepare,
+    read_from_cache,
+    stream,
+)
 from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection, SplitBy
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 __all__ = ["Loaded", "SplitBy", "load_zoo", "read_layouts"]
+
+_LOGGER = logging.getLogger(__name__)
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -85,26 +95,41 @@ def load_zoo(
         zoos = ", ".join(location.zoo_names()) or "none"
         raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; this repository has {zoos}")
     selection = Selection.of(epochs, where, columns, steps, split, split_by)
+    return _load(location, name, selection, streaming, check)
+
+
+def _load(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
+    """One zoo, read as `load_zoo` says; while the Hub is out of reach, of the newest commit that the cache holds."""
+    missing: NotCachedError | None = None
+    for candidate in location.resolved():
+        try:
+            loaded = _load_commit(candidate, name, selection, streaming, check)
+        except NotCachedError as error:
+            missing = missing or error
+            continue
+        if candidate.out_of_reach is not None:
+            reason, commit = candidate.out_of_reach, candidate.commit
+            _LOGGER.warning("%s: %s; reading commit %s from the cache", location.repo, reason, commit)
+        return loaded
+    assert missing is not None
+    raise missing
+
+
+def _load_commit(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
     location.check_config(name)
-    whole = location.zoo_manifest(name)
-    further = location.open_columns(whole)
-    return _load(location, name, whole, selection.within(whole, further), streaming, check)
-
-
-def _load(
-    location: Location, name: str, whole: Manifest | None, selection: Selection, streaming: bool, check: bool | None
-) -> Loaded:
-    """One zoo, read as `load_zoo` says.
-
-    Args:
-        whole: the manifest of the zoo, also if `name` is one of the configs beside it.
-    """
+    whole = location.zoo_manifest(name)  # also if it is one of the configs beside a zoo
+    selection = selection.within(whole, location.open_columns(whole))
     manifest = whole if whole is not None and whole.config == name else None
     selection.check_epochs(manifest, name)
     epochs = selection.epochs_to_read(manifest)
     files = selection.files(manifest, epochs)
-    builder = open_builder(location, name, selection, files, whole)
-    selection.check_split(builder.config.data_files if manifest is None else manifest.splits, name)
+
+    def opened() -> DatasetBuilder:
+        shards = () if location.out_of_reach is None or whole is None else _listed(whole, name)
+        return open_builder(location, name, selection, files, whole, shards)
+
+    builder = opened()
+    selection.check_split((builder.config.data_files or SPLITS) if manifest is None else manifest.splits, name)
     checking = None
     if check or (check is None and not streaming):
         checking = FileCheck(location, builder, whole)
@@ -114,16 +139,30 @@ def _load(
             checking.check_local(epochs if files else None)
     if whole is not None and not files:
         check_listed(list(map(location.relative, files_of(builder))), _listed(whole, name), location.repo)
-    if streaming:
+    # Rows of the Hub are streamed from what is prepared, if nothing else can be read.
+    from_files = streaming and (location.out_of_reach is None or not is_prepared(builder))
+    if from_files:
+        if location.out_of_reach is not None:
+            read_from_cache(builder, location)
         splits = stream(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = open_builder(location, name, selection, files, whole)
-        splits = prepare(builder, selection, checking)
+            builder = opened()
+        splits = prepare(builder, location, selection, checking)
     if not splits:
         raise selection.no_rows(name)
-    sources = _sources(builder, selection, list(splits)) if streaming else {}
-    return _chosen(splits, sources, selection, name, citation_text(name, whole))
+    sources = _sources(builder, selection, list(splits)) if from_files else {}
+    loaded = _chosen(splits, sources, selection, name, citation_text(name, whole))
+    return _as_stream(loaded) if streaming and not from_files else loaded
+
+
+def _as_stream(loaded: Any) -> Loaded:
+    """Prepared rows as a streamed zoo; `batches` reads them as they are prepared."""
+    if isinstance(loaded, DatasetDict):
+        return IterableDatasetDict({split: _as_stream(rows) for split, rows in loaded.items()})
+    rows = loaded.to_iterable_dataset()
+    tell_source(rows, loaded)
+    return rows
 
 
 def _listed(manifest: Manifest, name: str) -> tuple[Shard, ...]:
@@ -167,7 +206,7 @@ def read_layouts(repo: StrPath, name: str, revision: str | None = None) -> dict[
     Raises:
         RepositoryError: if the config is missing or broken, or its rows are not open.
     """
-    location = Location.of(repo, revision)
+    location = Location.of(repo, revision).resolved()[0]
     location.check_config(name)
     manifest = location.zoo_manifest(name)
     if manifest is None or manifest.open is None:
