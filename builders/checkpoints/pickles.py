@@ -522,8 +522,6 @@ class _Machine:
             if not isinstance(state, tuple) or ">" in state[:2]:
                 raise CheckpointError("a numpy type is not of little-endian numbers")
         elif isinstance(target, StandIn):
-            if target.name in self._vocabulary.values:  # of which no attributes are needed
-                return
             if not isinstance(state, dict):
                 raise CheckpointError(f"the state of a {target.name} is {_kind(state)}, expected its attributes")
             target.attributes = state  # not copied: see `_ordered_dict`
