@@ -42,7 +42,7 @@ def digest_as_expected(path: Path, expected: str, digest_of: Callable[[Path], st
 
 def is_remembered(path: Path, value: str) -> bool:
     """Whether `remember` was last called with this value for a path."""
-    return _read(_note(path)) == {"value": value}
+    return bool(_read(_note(path)) == {"value": value})
 
 
 def remember(path: Path, value: str) -> None:
