@@ -15,6 +15,7 @@ from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row, to_module, to_state_dict
+from zoo_datasets.loading.repositories import location
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.repository.row import split_of, split_of_seed
@@ -190,7 +191,7 @@ def test_places_that_are_no_repository(tmp_path, monkeypatch):
     def unreachable(*_arguments, **_options):
         raise ConnectionError("Couldn't reach 'somebody/model-zoos' on the Hub")
 
-    monkeypatch.setattr(datasets, "get_dataset_config_names", unreachable)
+    monkeypatch.setattr(location, "resolve", unreachable)
     with pytest.raises(RepositoryError, match=r"can be reached \(Couldn't reach 'somebody/model-zoos' on the Hub\)"):
         load_zoo("somebody/model-zoos", NAME)
 

@@ -16,8 +16,6 @@ from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import NotCachedError, RepositoryError, SpecError
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.loading.caches.checking import FileCheck
-from zoo_datasets.loading.citing import citation_text, note_citation
-from zoo_datasets.loading.cuts import cut_rows, one_value
 from zoo_datasets.loading.repositories.builder import (
     files_of,
     is_prepared,
@@ -26,6 +24,8 @@ from zoo_datasets.loading.repositories.builder import (
     read_from_cache,
     stream,
 )
+from zoo_datasets.loading.repositories.citing import citation_text, note_citation
+from zoo_datasets.loading.repositories.cuts import cut_rows, one_value
 from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection, SplitBy
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError, ZooError
 from zoo_datasets.loading.ahead import Readers
-from zoo_datasets.loading.cuts import Cut
 from zoo_datasets.loading.order import Order
+from zoo_datasets.loading.repositories.cuts import Cut
 from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
 from zoo_datasets.native.ragged import RaggedBatch
 from zoo_datasets.native.rows import Positions, Recycled

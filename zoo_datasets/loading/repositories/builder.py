@@ -60,7 +60,9 @@ def open_builder(
     if selection.filter is not None:
         options["filters"] = selection.filter
     if location.out_of_reach is not None and shards:
-        make: Callable[..., DatasetBuilder] = functools.partial(_builder_of_shards, location, name, files, shards)
+        make: Callable[..., DatasetBuilder] = functools.partial(
+            _builder_of_shards, location, name, files, shards, version=location.version(name)
+        )
     else:
         make = datasets.load_dataset_builder
         options |= {"path": location.path, "name": name, "revision": location.commit}
@@ -97,12 +99,14 @@ def _builder_of_shards(
     *,
     storage_options: dict[str, Any],
     cache_dir: str | None = None,
+    version: str | None = None,
     **config: Any,
 ) -> DatasetBuilder:
     """What `datasets.load_dataset_builder` makes of a config on the Hub, made without it: with the same place in the
     cache.
 
     Args:
+        version: as the card has it.
         config: columns and filters.
     """
     stored: dict[str, list[str]] = {}
@@ -124,6 +128,7 @@ def _builder_of_shards(
         repo_id=location.repo,
         data_files=data_files,
         storage_options=storage_options,
+        **({} if version is None else {"version": version}),
         **config,
     )
 

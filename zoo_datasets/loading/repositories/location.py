@@ -130,6 +130,11 @@ class Location:
             reason = without_secrets(" ".join(str(error).split()))[:200]
             raise RepositoryError(f"{self.repo} could not be read as a dataset: {reason}") from error
 
+    def version(self, name: str) -> str | None:
+        """The version that the card gives a config, by which `datasets` keeps its rows; None if it gives none."""
+        version = self._configs().get(name, {}).get("version")
+        return None if version is None else str(version)
+
     def zoo_names(self) -> list[str]:
         """The configs that have weights."""
         return [name for name in self.resolved()[0].config_names() if not name.endswith(LIGHT_ENDINGS)]

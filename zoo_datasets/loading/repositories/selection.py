@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.loading.cuts import Cut, check_cut, parse_cut
+from zoo_datasets.loading.repositories.cuts import Cut, check_cut, parse_cut
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import NAMES, SPLITS
 from zoo_datasets.repository.where import Condition, parse_where
