@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import Slices, as_files
@@ -19,6 +20,7 @@ from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_np
 from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.torch_state import describe_torch
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.native.rows import Recycled
 
 # Files up to this size are read as a whole to see what they hold.
 _SMALL = 1 << 20
@@ -110,6 +112,7 @@ class StateReader:
         self._kept_bytes = 0
         self._lock = threading.Lock()
         self._memory = _Memory()
+        self._recycled = Recycled()
         library()  # compiled before threads ask for it
 
     def describe(self, paths: Sequence[str]) -> dict[str, FileKind | str]:
@@ -182,7 +185,7 @@ class StateReader:
 
     def read(self, states: Sequence[StateFile], filling: Filling) -> StatesRead:
         """Some states of one layout."""
-        job = _Read(len(states), filling)
+        job = _Read(len(states), filling, self._recycled)
         alike: dict[FileKind, list[int]] = {}
         single: list[int] = []
         for position, state in enumerate(states):
@@ -210,7 +213,7 @@ class StateReader:
         """Read whole files of one kind; returns the positions of those that are not of it after all."""
         paths = [states[position].parts[0].path for position in positions]
         if (kept := self._from_kept(paths)) is not None:
-            job.fill(positions, kind, kept)
+            job.fill(positions, kind, *kept)
             return []
         length = kind.structure.length
         memory = self._memory.take(len(positions) * length + 1)
@@ -224,15 +227,12 @@ class StateReader:
         job.fill(fine, kind, files)
         return [position for position, is_good in zip(positions, good, strict=True) if not is_good]
 
-    def _from_kept(self, paths: Sequence[str]) -> NDArray[np.uint8] | None:
-        """Files that were kept, uint8 [len(paths), length]; None where one of them was not."""
+    def _from_kept(self, paths: Sequence[str]) -> tuple[NDArray[np.uint8], list[int]] | None:
+        """Files that were kept together, uint8 [K, length], and which of them these are; None where they are not."""
         places = [place for path in paths if (place := self._kept.get(path)) is not None]
-        if len(places) != len(paths):
+        if len(places) != len(paths) or any(files is not places[0][0] for files, _ in places):
             return None
-        files = places[0][0]
-        if all(other is files for other, _ in places):
-            return files[[row for _, row in places]]
-        return np.stack([files[row] for files, row in places])
+        return places[0][0], [row for _, row in places]
 
     def _content(self, part: Part) -> bytes:
         """The bytes that the structure of a part's kind describes, compared with it and their checksums."""
@@ -253,27 +253,35 @@ class StateReader:
 class _Read:
     """Weights and raw tensors of some states, filled in any order."""
 
-    def __init__(self, count: int, filling: Filling) -> None:
+    def __init__(self, count: int, filling: Filling, recycled: Recycled) -> None:
         self._filling = filling
-        self._weights = np.empty((count, filling.layout.size), np.float32)
+        self._weights = recycled.empty(count, filling.layout.size, torch.float32).numpy()
         raw = filling.layout.raw_bytes
         self._raw = np.empty((count, raw), np.uint8) if raw else None
         self._count = count
         self.reasons: dict[int, str] = {}
 
-    def fill(self, positions: Sequence[int], kind: FileKind, files: NDArray[np.uint8]) -> None:
-        """Take what files of one kind, uint8 [len(positions), length], hold of the layout's tensors."""
+    def fill(
+        self, positions: Sequence[int], kind: FileKind, files: NDArray[np.uint8], chosen: list[int] | None = None
+    ) -> None:
+        """Take what files of one kind hold of the layout's tensors.
+
+        Args:
+            files: uint8 [len(positions), length], unless only some are chosen.
+        """
         if not positions:
             return
         start, stop = positions[0], positions[-1] + 1
         rows = slice(start, stop) if stop - start == len(positions) else positions
         moves = self._filling.moves(kind)
+        these = slice(None) if chosen is None else chosen
         for move in moves.flat:
-            self._weights[rows, move.start : move.start + move.tensor.size] = kind.structure.gather(files, move.tensor)
+            values = kind.structure.gather(files, move.tensor)
+            self._weights[rows, move.start : move.start + move.tensor.size] = values[these]
         if self._raw is not None:
             for move in moves.raw:
-                values = kind.structure.gather_bytes(files, move.tensor)
-                self._raw[rows, move.start : move.start + values.shape[1]] = values
+                stored = kind.structure.gather_bytes(files, move.tensor)
+                self._raw[rows, move.start : move.start + stored.shape[1]] = stored[these]
 
     @cached_property
     def _good(self) -> list[int]:
