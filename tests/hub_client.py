@@ -23,7 +23,8 @@ class Client:
     def __init__(self, url: str, home: Path, prefix: tuple[str, ...] = (), offline: bool = False) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
             "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": WRITER,
-            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": str(int(offline)), "PYTHONPATH": str(Path(__file__).parent),
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": str(int(offline)),
+            "PYTHONPATH": str(Path(__file__).parent),
         }  # fmt: skip
         self.process = subprocess.Popen(
             [*prefix, sys.executable, __file__],
