@@ -19,7 +19,7 @@ from zoo_datasets.loading.processes import Reporting, device_of_process, place, 
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
 from zoo_datasets.loading.row_groups import StreamFiles, StreamReader, source_of
 from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Reader, SampleForm, ZooReader
-from zoo_datasets.native.ragged import is_ragged
+from zoo_datasets.native.ragged import RaggedBatch, is_ragged
 from zoo_datasets.repository.row import WEIGHTS
 
 Finish = Callable[[Batch], Batch]
@@ -236,6 +236,8 @@ class Batches(TorchIterable[Batch], Reporting):
             samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
             with closing(samples), closing(self._read(samples, wanted, form)) as blocks:
                 for number, stored in zip(numbers, blocks, strict=True):
+                    if isinstance(stored.get(WEIGHTS), RaggedBatch) and not isinstance(self._finish, RaggedFinish):
+                        stored[WEIGHTS] = stored[WEIGHTS].matrix()
                     batch = form.give(stored)
                     if not isinstance(self._finish, RaggedFinish):
                         self._add_layers(batch, form)

@@ -136,7 +136,10 @@ def _layout_of(row: Mapping[str, Any], layout: WeightLayout | None) -> WeightLay
 def _weights_of(row: Mapping[str, Any], layout: WeightLayout) -> Tensor:
     given = value_of(row, WEIGHTS)
     try:
-        weights = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given, np.float32))
+        if hasattr(given, "__array__") and not isinstance(given, Tensor):
+            given = np.asarray(given)  # of any library
+            given = given.tolist() if given.dtype == object else given
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:

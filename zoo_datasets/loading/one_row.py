@@ -33,14 +33,21 @@ def as_row(row: Any) -> Mapping[str, Any]:
         return {name: value if name in _LISTS else _plain(value) for name, value in row.items()}
     package = type(row).__module__.partition(".")[0]
     if package == "pandas" and getattr(row, "ndim", 0) == 1:
-        return {str(name): value if name in _LISTS else _plain(value) for name, value in row.items()}
+        return {str(name): value if name in _LISTS else _of_pandas(value) for name, value in row.items()}
     names = getattr(row, "column_names", getattr(row, "columns", None))
     if package not in ("pandas", "polars", "pyarrow") or names is None:
         raise SpecError(f"expected one row, a mapping from columns to values, found {brief(row)}")
     if len(row) != 1:
         raise SpecError(f"expected one row, found a table of {len(row)}; take zoo[i], not zoo[i:j]")
     values = {str(name): _first(row, name, package) for name in names}
-    return {name: value if name in _LISTS else _plain(value) for name, value in values.items()}
+    plain = _of_pandas if package == "pandas" else _plain
+    return {name: value if name in _LISTS else plain(value) for name, value in values.items()}
+
+
+def _of_pandas(value: Any) -> Any:
+    """A value of pandas, which writes what is unknown as NaN."""
+    value = _plain(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _first(table: Any, name: str, package: str) -> Any:
@@ -55,7 +62,7 @@ def _first(table: Any, name: str, package: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A single value of any library as Python's; NaN of a table as None where a column has no such value."""
+    """A single value of any library as Python's."""
     if isinstance(value, Tensor) or hasattr(value, "item"):
         shape = getattr(value, "shape", ())
         return value.item() if not shape else value
@@ -63,14 +70,12 @@ def _plain(value: Any) -> Any:
 
 
 def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """A column's value; None where it is unknown, which tables of pandas write as NaN.
+    """A column's value; None where it is unknown.
 
     Raises:
         SpecError: if the row lacks it.
     """
     value = row.get(column)
-    if isinstance(value, float) and math.isnan(value) and column in HYPERPARAMETERS:
-        value = None
     if column not in row or (value is None and column not in HYPERPARAMETERS):
         raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
     return value

@@ -59,6 +59,16 @@ class RaggedBatch:
             target[row, :length] = _at(int(address), int(length))
         return out
 
+    def matrix(self) -> Tensor:
+        """The rows as float32 [B, D].
+
+        Raises:
+            LayoutError: if their lengths differ.
+        """
+        if len(self) and self.lengths.min() != self.lengths.max():
+            raise LayoutError("the rows of a batch have weights of different lengths, which are no matrix [B, D]")
+        return self.padded()
+
     def cut(self, plans: Sequence[NDArray[np.int32]], width: int) -> Tensor:
         """The rows as float32 [B, width], each in the pieces that its plan says, and zeros elsewhere.
 
