@@ -15,7 +15,6 @@ from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row, to_module, to_state_dict
-from zoo_datasets.loading.repositories import location
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.repository.row import split_of, split_of_seed
@@ -188,11 +187,10 @@ def test_places_that_are_no_repository(tmp_path, monkeypatch):
     with pytest.raises(RepositoryError, match="neither a folder here nor a dataset on the Hub"):
         load_zoo(tmp_path / "missing", NAME)
 
-    def unreachable(*_arguments, **_options):
-        raise ConnectionError("Couldn't reach 'somebody/model-zoos' on the Hub")
-
-    monkeypatch.setattr(location, "resolve", unreachable)
-    with pytest.raises(RepositoryError, match=r"can be reached \(Couldn't reach 'somebody/model-zoos' on the Hub\)"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        RepositoryError, match=r"can be reached \(.*HF_HUB_OFFLINE.*\), and the cache .* has nothing of it"
+    ):
         load_zoo("somebody/model-zoos", NAME)
 
 
