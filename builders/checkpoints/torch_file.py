@@ -453,7 +453,7 @@ def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
         flat = torch.from_numpy(np.array(stored, np.uint8)).view(getattr(torch, dtype))
         return cast(NDArray[np.float32], flat.to(torch.float32).numpy())
     if dtype.startswith("complex"):
-        raise CheckpointError(f"a tensor holds {dtype}, which no float32 can be made of")
+        raise CheckpointError(f"a tensor holds {dtype}; weights are real numbers: save their real part as float32")
     values = stored.view(_DTYPES[dtype])
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, copy=False)
