@@ -32,6 +32,7 @@ from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card
 from zoo_datasets.repository.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
+from zoo_datasets.storage.hub_address import check_no_revision, parse_address
 from zoo_datasets.storage.hub_cache import Revision, cached_file, resolve
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -88,10 +89,12 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
     folder = Path(repo)
     commit = None
     if folder.is_dir():
+        check_no_revision(folder, revision)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         card = read_card(folder)
     else:
+        repo, revision = parse_address(str(repo), revision)
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
             resolved = resolve(str(repo), revision)
             if resolved.out_of_reach is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
 
+import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,7 +46,7 @@ class Selection:
         epochs: Iterable[int] | None,
         where: str | None,
         columns: Sequence[str] | None,
-        split: str | None,
+        split: str | datasets.NamedSplit | datasets.ReadInstruction | None,
         split_by: SplitBy,
     ) -> Selection:
         """The selection of the arguments of `load_zoo`.
@@ -57,13 +59,31 @@ class Selection:
             raise SpecError(f"split_by={split_by!r}: expected 'model' or 'seed'")
         if columns is not None and (isinstance(columns, str) or not columns):
             raise SpecError(f"columns={columns!r}: expected a list of at least one column of {', '.join(NAMES)}")
+        if isinstance(split, datasets.ReadInstruction):
+            split = split.to_spec()
+        if not isinstance(split, (str, datasets.NamedSplit, type(None))):
+            raise SpecError(f"split={brief(split)}: expected one split, or parts of them as 'train[:10%]+test'")
         return cls(
             epochs=None if epochs is None else _epochs(epochs),
             where=None if where is None else parse_where(where),
             columns=None if columns is None else list(dict.fromkeys(columns)),
-            split=split,
+            split=None if split is None else str(split),
             split_by=split_by,
         )
+
+    def instruction(self) -> datasets.ReadInstruction:
+        """The split as parts of splits.
+
+        Raises:
+            SpecError: if it is none.
+        """
+        try:
+            return datasets.ReadInstruction.from_spec(self.split)
+        except (ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpecError(
+                f"split={brief(self.split)}: {reason}; expected a split, or parts of them as 'train[:10%]+test'"
+            ) from None
 
     @property
     def columns_read(self) -> list[str] | None:
@@ -151,6 +171,11 @@ class Selection:
         if self.split is not None and self.split not in splits:
             empty = f"In {name} this split has no rows" if self.split in SPLITS else ""
             raise UnknownNameError("split", self.split, splits, empty)
+
+
+def is_expression(split: str) -> bool:
+    """Whether this is no name of a split, but slices and sums of splits."""
+    return not split.isidentifier() and re.search(r"[\[+]", split) is not None
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
