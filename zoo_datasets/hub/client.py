@@ -37,6 +37,7 @@ from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_man
 from zoo_datasets.repository.removal import listed_but_gone, local_files
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
+from zoo_datasets.storage.hub_address import check_no_revision, parse_address
 from zoo_datasets.storage.hub_cache import Revision, cached_file, resolve
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -97,11 +98,13 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
     folder = Path(repo)
     commit, location = None, str(repo)
     if folder.is_dir():
+        check_no_revision(folder, revision)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         card = read_card(folder)
         paths = local_files(folder, zoos_of(configs_of(card)))
     else:
+        repo, revision = parse_address(str(repo), revision)
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
             resolved = resolve(str(repo), revision)
             if resolved.out_of_reach is not None:

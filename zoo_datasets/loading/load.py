@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import datasets
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 
 from zoo_datasets.documents import StrPath
@@ -27,7 +28,7 @@ from zoo_datasets.loading.repositories.builder import (
 from zoo_datasets.loading.repositories.citing import citation_text, note_citation
 from zoo_datasets.loading.repositories.cuts import cut_rows, one_value
 from zoo_datasets.loading.repositories.location import Location
-from zoo_datasets.loading.repositories.selection import Selection, SplitBy
+from zoo_datasets.loading.repositories.selection import Selection, SplitBy, is_expression
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
@@ -47,7 +48,7 @@ Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDic
 def load_zoo(
     repo: StrPath | Sequence[tuple[StrPath, str]],
     name: str | Sequence[str] | None = None,
-    split: str | None = None,
+    split: str | datasets.NamedSplit | datasets.ReadInstruction | None = None,
     *,
     epochs: Iterable[int] | None = None,
     where: str | None = None,
@@ -64,11 +65,13 @@ def load_zoo(
     the files that hold them are transferred.
 
     Args:
-        repo: a local folder or the id of a dataset on the Hub; or a list of pairs (repo, name).
+        repo: a local folder or the id of a dataset on the Hub, also as org/name@revision, hf://datasets/org/name or
+            https://huggingface.co/datasets/org/name; or a list of pairs (repo, name).
         name: the config, which is the zoo's name; or a list of names. Lists give a dictionary by name, of zoos
             that `mixed_tokens` puts into one loader.
         split: train, validation or test; None gives a dictionary of all splits that have rows (streaming
-            cannot know which are left by `where` without reading, and gives all that have the epochs).
+            cannot know which are left by `where` without reading, and gives all that have the epochs). Slices and sums
+            of prepared ones as `datasets` writes them: `train[:10%]`, `train[10:20]+test`.
         epochs: the epochs wanted, 0 being initialisation; None means all.
         where: a condition on the columns, `activation == "relu" and lr < 0.01`; see `zoo_datasets.repository.where`.
         columns: the columns wanted; None means all. `where` may use others.
@@ -95,7 +98,35 @@ def load_zoo(
         zoos = ", ".join(location.zoo_names()) or "none"
         raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; this repository has {zoos}")
     selection = Selection.of(epochs, where, columns, steps, split, split_by)
+    if selection.split is not None and is_expression(selection.split):
+        return _load_parts(location, name, selection, streaming, check)
     return _load(location, name, selection, streaming, check)
+
+
+def _load_parts(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Dataset:
+    """Slices and sums of splits, as `train[:10%]+test`.
+
+    Raises:
+        SpecError: if they are not understood, hold no row, or are to be streamed.
+    """
+    instruction = selection.instruction()
+    if streaming:
+        raise SpecError(
+            f"split={selection.split!r}: parts of splits are taken of prepared rows; load without streaming, or stream "
+            "one split and choose rows by epochs= and where="
+        )
+    rows: dict[str, Dataset] = {}
+    for split in dict.fromkeys(part.partition("[")[0] for part in instruction.to_spec().split("+")):
+        whole = dataclasses.replace(selection, split=split)
+        rows[split] = cast(Dataset, _load(location, name, whole, streaming, check))
+    try:
+        slices = instruction.to_absolute({split: len(part) for split, part in rows.items()})
+    except ValueError as error:
+        raise SpecError(f"split={selection.split!r}: {' '.join(str(error).split())}") from None
+    parts = [rows[part.splitname].select(range(part.from_, part.to)) for part in slices if part.from_ < part.to]
+    if not parts:
+        raise selection.no_rows(name)
+    return datasets.concatenate_datasets(parts)
 
 
 def _load(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:

@@ -31,6 +31,7 @@ from zoo_datasets.repository.removal import gone_message, listed_but_gone, local
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder, check_text
+from zoo_datasets.storage.hub_address import check_no_revision, parse_address
 from zoo_datasets.storage.hub_cache import cache_folder, cached_file, resolve
 from zoo_datasets.storage.secrets import without_secrets
 
@@ -61,10 +62,15 @@ class Location:
 
         Raises:
             StorageError: if the path is no text.
+            SpecError: if a revision of a folder is asked for, or the address of a dataset is not understood.
         """
-        check_text(Path(repo))
         folder = Path(repo)
-        return cls(repo=str(repo), folder=folder if folder.is_dir() else None, revision=revision)
+        check_text(folder)
+        if folder.is_dir():
+            check_no_revision(folder, revision)
+            return cls(repo=str(repo), folder=folder, revision=None)
+        repo_id, revision = parse_address(os.fspath(repo), revision)
+        return cls(repo=repo_id, folder=None, revision=revision)
 
     def resolved(self) -> list[Location]:
         """The repository at its commit; while the Hub is out of reach, at each commit in the cache, the newest first.
