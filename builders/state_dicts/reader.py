@@ -15,7 +15,7 @@ from zoo_datasets.builders.checkpoints.torch_file import Slices, as_files
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind
-from zoo_datasets.builders.state_dicts.layouts import Filling
+from zoo_datasets.builders.state_dicts.layouts import Filling, Moves
 from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_npz
 from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.torch_state import describe_torch
@@ -138,16 +138,17 @@ class StateReader:
         return kinds
 
     def _alike(self, paths: Sequence[str], kind: FileKind) -> list[bool]:
+        """Which files are of a kind."""
         size = len(paths) * kind.structure.length
         keep = self._kept_bytes + size <= _KEPT_BYTES
+        self._kept_bytes += size if keep else 0
         memory = np.empty(size + 1, np.uint8) if keep else self._memory.take(size + 1)
         good = self._container.read_alike(paths, self._template(kind), memory)
         if good is None:
             return [False] * len(paths)
         if keep:
-            self._kept_bytes += size
             files = memory[:-1].reshape(len(paths), -1)
-            self._kept |= {path: (files, row) for row, path in enumerate(paths) if good[row]}
+            self._kept.update({path: (files, row) for row, path in enumerate(paths) if good[row]})
         fine: list[bool] = good.tolist()
         return fine
 
@@ -213,7 +214,8 @@ class StateReader:
         """Read whole files of one kind; returns the positions of those that are not of it after all."""
         paths = [states[position].parts[0].path for position in positions]
         if (kept := self._from_kept(paths)) is not None:
-            job.fill(positions, kind, *kept)
+            for files, rows, numbers in kept:
+                job.fill([positions[number] for number in numbers], kind, files, rows)
             return []
         length = kind.structure.length
         memory = self._memory.take(len(positions) * length + 1)
@@ -227,12 +229,19 @@ class StateReader:
         job.fill(fine, kind, files)
         return [position for position, is_good in zip(positions, good, strict=True) if not is_good]
 
-    def _from_kept(self, paths: Sequence[str]) -> tuple[NDArray[np.uint8], list[int]] | None:
-        """Files that were kept together, uint8 [K, length], and which of them these are; None where they are not."""
-        places = [place for path in paths if (place := self._kept.get(path)) is not None]
-        if len(places) != len(paths) or any(files is not places[0][0] for files, _ in places):
-            return None
-        return places[0][0], [row for _, row in places]
+    def _from_kept(self, paths: Sequence[str]) -> list[tuple[NDArray[np.uint8], list[int], list[int]]] | None:
+        """Files that were kept: arrays of files, uint8 [K, length], which rows of each are wanted, and for which of
+        the paths; None where one was not kept."""
+        blocks: dict[int, tuple[NDArray[np.uint8], list[int], list[int]]] = {}
+        for number, path in enumerate(paths):
+            place = self._kept.get(path)
+            if place is None:
+                return None
+            files, row = place
+            _, rows, numbers = blocks.setdefault(id(files), (files, [], []))
+            rows.append(row)
+            numbers.append(number)
+        return list(blocks.values())
 
     def _content(self, part: Part) -> bytes:
         """The bytes that the structure of a part's kind describes, compared with it and their checksums."""
@@ -275,6 +284,9 @@ class _Read:
         rows = slice(start, stop) if stop - start == len(positions) else positions
         moves = self._filling.moves(kind)
         these = slice(None) if chosen is None else chosen
+        if chosen is not None and len(positions) == self._count and len(moves.flat) == 1:
+            self._weights = kind.structure.gather(files, moves.flat[0].tensor)[these]
+            moves = Moves((), moves.raw)
         for move in moves.flat:
             values = kind.structure.gather(files, move.tensor)
             self._weights[rows, move.start : move.start + move.tensor.size] = values[these]
