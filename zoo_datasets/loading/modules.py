@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from zoo_datasets.errors import (
     UnknownNameError,
 )
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.loading.rows import columns_of, plain, row_of
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
@@ -26,16 +28,19 @@ from zoo_datasets.stacked import evaluate_stack
 _NEEDED = (WEIGHTS, *KIND_COLUMNS, "activation", "dropout")
 
 
-def to_modules(batch: Mapping[str, Any]) -> list[nn.Module]:
-    """The networks of a batch of `batches`, in eval mode, each with a copy of its weights.
+def to_modules(batch: Any) -> list[nn.Module]:
+    """The networks of a batch, in eval mode, each with a copy of its weights.
+
+    Args:
+        batch: of `batches`, or several rows of a zoo in any format of `datasets`.
 
     Raises:
         SpecError: if the batch lacks a column.
         LayoutError: if the weights do not fit.
     """
-    columns = [name for name in _NEEDED if name in batch]
-    count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
-    return [to_module({name: _item(batch[name][index]) for name in columns}) for index in range(count)]
+    columns = columns_of(batch, _NEEDED)
+    count = len(columns[WEIGHTS]) if WEIGHTS in columns else 1
+    return [to_module({name: plain(values[index]) for name, values in columns.items()}) for index in range(count)]
 
 
 def evaluate(
@@ -76,35 +81,34 @@ def evaluate(
     return loss, correct.double() / len(part.labels)
 
 
-def _item(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) and not value.ndim else value
-
-
-def layout_of_row(row: Mapping[str, Any]) -> WeightLayout:
+def layout_of_row(row: Any) -> WeightLayout:
     """The layout of a row's weights, from its architecture, in_channels and classes.
 
     Raises:
         SpecError: if the row lacks one of these columns, or a number is out of its range.
         UnknownNameError: if it names an architecture that does not exist.
     """
-    return _network_of(row).layout
+    return _network_of(row_of(row, KIND_COLUMNS)).layout
 
 
-def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
+def to_state_dict(row: Any) -> dict[str, Tensor]:
     """The tensors of a row's network by name, float32, as a copy.
 
-    `row["weights"]` may be a list, a numpy array or a tensor of D numbers.
+    Args:
+        row: of a zoo, a mapping in any format of `datasets` (Python's values, numpy, torch, jax), or a table or
+            dataframe of one row (pandas, polars, Arrow).
 
     Raises:
         SpecError: if the row lacks a column, or a number is out of its range.
         LayoutError: if the weights are not one vector of the layout's length.
     """
-    _need(row, "weights")
+    row = row_of(row, _NEEDED)
+    _need(row, WEIGHTS)
     network = _network_of(row)
     layout = network.layout
-    values = row["weights"]
+    values = row[WEIGHTS]
     try:
-        weights = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float32)
+        weights = values if isinstance(values, Tensor) else _as_tensor(values)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise LayoutError(f"weights hold {brief(values)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
@@ -116,13 +120,23 @@ def to_state_dict(row: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in layout.unflatten(flat).items()}
 
 
-def to_module(row: Mapping[str, Any]) -> nn.Module:
+def _as_tensor(values: Any) -> Tensor:
+    """Numbers of a list or an array as a float32 tensor, a copy."""
+    array = np.array(values) if hasattr(values, "__array__") else values  # that of jax, too
+    return torch.tensor(array, dtype=torch.float32)
+
+
+def to_module(row: Any) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
+
+    Args:
+        row: see `to_state_dict`.
 
     Raises:
         SpecError: if the row lacks a column, or a number is out of its range.
         LayoutError: if the weights do not fit.
     """
+    row = row_of(row, _NEEDED)
     _need(row, "activation", "dropout")
     state = to_state_dict(row)
     rate = 0.0 if row["dropout"] is None else _dropout(row["dropout"])  # null: an imported zoo does not tell it
@@ -153,10 +167,6 @@ def _network_of(row: Mapping[str, Any]) -> NetworkKind:
 
 
 def _need(row: Mapping[str, Any], *columns: str) -> None:
-    if not isinstance(row, Mapping):
-        raise SpecError(f"expected one row, a mapping from columns to values, got {brief(row)}")
-    if isinstance(row.get("architecture"), list):
-        raise SpecError(f"expected one row, got a batch of {len(row['architecture'])}; take zoo[i], not zoo[i:j]")
     for column in columns:
         if column not in row or (row[column] is None and column not in HYPERPARAMETERS):
             raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
