@@ -1,7 +1,6 @@
 """Rows from memory: what is written comes back, an interrupted call goes on, and bad input writes nothing."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -83,9 +82,7 @@ def test_flat_weights_with_layers_become_modules(tmp_path):
     row = next(iter(zd.load_zoo(tmp_path, "mine", "train")))
     module = zd.to_module(row)
     x = torch.randn(3, 4)
-    one, two, three, four = (
-        torch.tensor(row["weights"])[part] for part in (slice(20), slice(20, 25), slice(25, 35), slice(35, 37))
-    )
+    one, two, three, four = torch.tensor(row["weights"]).split([20, 5, 10, 2])
     expected = torch.tanh(x @ one.view(5, 4).T + two) @ three.view(2, 5).T + four
     torch.testing.assert_close(module(x), expected)
 
@@ -180,11 +177,10 @@ def test_weights_that_are_not_finite_are_left_out_and_listed(tmp_path):
 
 def test_another_kind_of_zoo_is_not_written_over(tmp_path):
     layout = WeightLayout.of([("w", (3,), "parameter")])
-    zd.write_rows(tmp_path, "mine", [(torch.ones(2, 3), {})], layout=layout)
+    zd.write_rows(tmp_path, "mine", [(torch.eye(3), {})], layout=layout)
     path = tmp_path / "_meta" / "mine" / "manifest.json"
     value = json.loads(path.read_text())
     value["source"]["kind"] = "run"
     path.write_text(json.dumps(value))
     with pytest.raises(RepositoryError, match="built of another kind of source"):
-        zd.write_rows(tmp_path, "mine", [(torch.ones(2, 3), {})], layout=layout)
-    assert os.path.exists(path)
+        zd.write_rows(tmp_path, "mine", [(torch.eye(3), {})], layout=layout)
