@@ -123,13 +123,13 @@ def write_rows(
             for row in _rows_of(item, given):
                 staging.add(row, known)
         staging.finish()
+        source = _source(name, existing, held, staging, docs or {})
     except (SourceError, LayoutError, SpecError):
         staging.discard_own()
         raise
     except BaseException:
         staging.finish()  # what is there counts when the call is made again
         raise
-    source = _source(name, existing, held, staging, docs or {})
     result = build_from(
         source, repo, name, replace=replace, keep_nonfinite=keep_nonfinite, num_proc=num_proc, progress=progress
     )

@@ -20,10 +20,11 @@ from hub_server import SIGNATURE, WRITER
 class Client:
     """Starts the process; `zoo` runs a command of ours, `load` loads with `datasets` alone or with `load_zoo`."""
 
-    def __init__(self, url: str, home: Path, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, url: str, home: Path, prefix: tuple[str, ...] = (), offline: bool = False) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
             "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": WRITER,
-            "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path(__file__).parent),
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": str(int(offline)),
+            "PYTHONPATH": str(Path(__file__).parent),
         }  # fmt: skip
         self.process = subprocess.Popen(
             [*prefix, sys.executable, __file__],
@@ -89,8 +90,15 @@ def _load(arguments, options, ours):
     from zoo_datasets.loading.load import load_zoo
     from zoo_datasets.specs.spec import digest_of
 
+    batched = options.pop("batched", False)
     loaded = (load_zoo if ours else datasets.load_dataset)(*arguments, **options)
     parts = loaded if isinstance(loaded, dict) else {"all": loaded}
+    if batched:
+        from zoo_datasets.loading.batches import batches
+
+        loaders = {split: batches(part, 4, ["weights"], shuffle=True) for split, part in parts.items()}
+        rows = {split: sum(len(batch["weights"]) for batch in loader) for split, loader in loaders.items()}
+        return {"rows": rows, "digest": None}
     if options.get("streaming"):
         return {"rows": {split: sum(1 for _ in part) for split, part in parts.items()}, "digest": None}
     digest = digest_of([[split, _content(part.with_format("arrow")[:])] for split, part in parts.items()])

@@ -266,11 +266,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.create()
             case ["api", "datasets", space, name, *rest]:
                 self.api(self.repo(f"{space}/{name}"), rest)
+            case ["api", "models", space, name, *rest]:
+                self.api(self.repo(f"models/{space}/{name}"), rest)
             case ["datasets", space, name, "info", "lfs", "objects", "batch"]:
                 self.write(self.repo(f"{space}/{name.removesuffix('.git')}"))
                 self.batch(self.repo(f"{space}/{name.removesuffix('.git')}"))
             case ["datasets", space, name, "resolve", revision, *path]:
                 repo = self.repo(f"{space}/{name}")
+                self.file(self.commit(repo, revision), repo, "/".join(path))
+            case [space, name, "resolve", revision, *path]:
+                repo = self.repo(f"models/{space}/{name}")
                 self.file(self.commit(repo, revision), repo, "/".join(path))
             case ["objects", space, name, digest, *part]:
                 self.upload(self.hub.repos[f"{space}/{name}"], digest, part)  # the signature stands for the token

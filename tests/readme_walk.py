@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from PIL import Image
 from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, tarred, trial_name, weights_of, zipped
+from state_folders import mlp, write_folder
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
@@ -52,6 +53,7 @@ SUBSTITUTIONS = (
     ("--limit-val 1000 --limit-test 1000", "--files-only", "random weights, whose figures cannot come out again"),
     ("https://host/", f"{os.environ.get('ZOO_ZENODO', '')}/", "a server of this machine"),
     ("org/model-zoos", "somebody/model-zoos", "an account of the hub of the tests"),
+    ("hf:org/adapters@main", "adapters", "a folder as of the Hub"),
     ("s3://bucket/", "memory://", "without a bucket"),
 )
 LEFT_OUT = {
@@ -151,12 +153,24 @@ def given_from_afar() -> None:
     fsspec.filesystem("memory").pipe("/zoo.tar.gz", tarred(Path(SEED_ZOO), ".tar.gz").read_bytes())
 
 
+def given_state_dicts() -> None:
+    """Perceptrons with a table, some of them at several epochs in an archive, and adapters with their settings."""
+    write_folder(Path("checkpoints"), {f"m{number}.safetensors": mlp(number) for number in range(8)})
+    Path("table.csv").write_text("file,lr,label\n" + "".join(f"m{number},0.1,c{number}\n" for number in range(8)))
+    epochs = {f"m{number}/epoch_{epoch}.pt": mlp(number) for number in range(4) for epoch in range(2)}
+    tarred(write_folder(Path("runs_of_mine"), epochs), ".tar.gz").rename("runs.tar.gz")
+    for number in range(4):
+        write_folder(Path("adapters"), {f"task{number}/adapter_model.safetensors": mlp(number)})
+        Path(f"adapters/task{number}/adapter_config.json").write_text('{"r": 4}')
+
+
 GIVEN: dict[str, Callable[[], None]] = {
     "Train on a zoo": given_for_training,
     "What a zoo is good for": given_for_benchmarks,
     "From a zoo to a dataset": given_for_running,
     "Published raw zoos": given_for_raw_zoos,
     "From afar": given_from_afar,
+    "Anybody's state dicts": given_state_dicts,
 }
 
 

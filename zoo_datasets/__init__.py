@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import images_of as images_of
     from zoo_datasets.images.prepare import load_images as load_images
     from zoo_datasets.loading.batches import batches as batches
-    from zoo_datasets.loading.citing import cite as cite
     from zoo_datasets.loading.exporting import load_exported as load_exported
     from zoo_datasets.loading.load import load_zoo as load_zoo
     from zoo_datasets.loading.load import read_layouts as read_layouts
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
     from zoo_datasets.loading.ragged import by_layout as by_layout
+    from zoo_datasets.loading.repositories.citing import cite as cite
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
     from zoo_datasets.loading.tasks import property_prediction as property_prediction
     from zoo_datasets.loading.tasks import reconstruction as reconstruction
@@ -60,7 +60,7 @@ _HOMES = {
     "by_layout": "loading.ragged",
     "build_module": "networks.module",
     "build_repository": "builders",
-    "cite": "loading.citing",
+    "cite": "loading.repositories.citing",
     "dense_sparse_pairs": "loading.tasks",
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",

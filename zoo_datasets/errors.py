@@ -93,6 +93,10 @@ class OutsideError(RepositoryError):
     """A repository that names a file which is not its own."""
 
 
+class NotCachedError(RepositoryError):
+    """Something of a dataset on the Hub that the cache lacks while the Hub is out of reach."""
+
+
 class HubError(ZooError, OSError):
     """The Hub could not be reached, or refused; holds no token and no signed address."""
 

@@ -193,7 +193,7 @@ def _is_negative(metadata: Sequence[Any]) -> bool:
             f"a tensor has the bit {str(unknown[0])[:_SHOWN]!r}; save tensors with their bits resolved: "
             "tensor.resolve_conj().resolve_neg()"
         )
-    return bool(bits.get("neg", False))
+    return bits.get("neg") is True
 
 
 def _check_distinct(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
@@ -522,8 +522,6 @@ class _Machine:
             if not isinstance(state, tuple) or ">" in state[:2]:
                 raise CheckpointError("a numpy type is not of little-endian numbers")
         elif isinstance(target, StandIn):
-            if target.name in self._vocabulary.values:  # of which no attributes are needed
-                return
             if not isinstance(state, dict):
                 raise CheckpointError(f"the state of a {target.name} is {_kind(state)}, expected its attributes")
             target.attributes = state  # not copied: see `_ordered_dict`

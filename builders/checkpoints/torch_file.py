@@ -12,7 +12,7 @@ import itertools
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol, cast
@@ -22,7 +22,14 @@ import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, ITEM_SIZES, TensorStub, Vocabulary, load_pickle
+from zoo_datasets.builders.checkpoints.pickles import (
+    CHECKPOINT,
+    ITEM_SIZES,
+    Plain,
+    TensorStub,
+    Vocabulary,
+    load_pickle,
+)
 from zoo_datasets.builders.checkpoints.zips import (
     CENTRAL_CRC,
     ENCRYPTED,
@@ -306,7 +313,9 @@ def _state_dict(content: object) -> tuple[object, str]:
     Raises:
         CheckpointError: if it holds several; what holds none is returned as it is, for `state_tensors` to refuse.
     """
-    if not isinstance(content, dict) or all(isinstance(value, TensorStub) for value in content.values()):
+    if not isinstance(content, (dict, list, tuple)) or all(
+        isinstance(value, TensorStub) for _, value in _items(content)
+    ):
         return content, ""
     state_dicts = list(_state_dicts(content))
     if not state_dicts:
@@ -317,23 +326,31 @@ def _state_dict(content: object) -> tuple[object, str]:
         raise CheckpointError(f"it holds {len(state_dicts)} state dicts ({names}); save the one that counts alone")
     ((path, state),) = state_dicts
     tensors = {name: value for name, value in state.items() if isinstance(value, TensorStub)}
-    others = [key for key in content if key not in (path[:1] or tensors)]
-    others += [key for key in state if path and key not in tensors]
-    named = ", ".join(str(key)[:_SHOWN] for key in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
-    where = f"the state dict {'.'.join(path)[:_SHOWN]!r}" if path else "tensors"
-    return tensors, printable(f"only {where} of a checkpoint was read" + (f", not {named}" if named else ""))
+    others = [str(key) for key, _ in _items(content) if str(key) not in (path[:1] or tensors)]
+    others += [str(key) for key in state if path and key not in tensors]
+    named = ", ".join(key[:_SHOWN] for key in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+    what = (
+        f"the state dict {'.'.join(path)[:_SHOWN]!r} of checkpoints was" if path else "the tensors of checkpoints were"
+    )
+    return tensors, printable(f"only {what} read" + (f", not {named}" if named else ""))
 
 
-def _state_dicts(content: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """The dictionaries in a nested one that hold tensors named as weights are, each once, with the keys that lead to
+def _items(content: Any) -> Iterable[tuple[Any, Any]]:
+    """The values in a dictionary, or in a list or tuple by their places."""
+    return content.items() if isinstance(content, dict) else enumerate(content)
+
+
+def _state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """The dictionaries in nested data that hold tensors named as weights are, each once, with the keys that lead to
     it."""
-    queue: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), content)]
+    queue: list[tuple[tuple[str, ...], Any]] = [((), content)]
     queued = {id(content)}
-    for path, mapping in queue:
-        if any(isinstance(value, TensorStub) and _WEIGHT.search(str(name)) for name, value in mapping.items()):
-            yield path, mapping
-        for key, value in mapping.items():
-            if isinstance(value, dict) and len(path) < _MAX_NESTING and id(value) not in queued:
+    for path, values in queue:
+        names = (str(name) for name, value in _items(values) if isinstance(value, TensorStub))
+        if isinstance(values, dict) and any(map(_WEIGHT.search, names)):
+            yield path, values
+        for key, value in _items(values):
+            if isinstance(value, (dict, list, tuple)) and len(path) < _MAX_NESTING and id(value) not in queued:
                 queued.add(id(value))
                 queue.append(((*path, str(key)), value))
 
@@ -349,14 +366,16 @@ def state_tensors(
         CheckpointError: if it holds anything but tensors, or a storage is missing.
     """
     if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"it holds a {type(state).__name__}, expected a state dict with tensors")
+        raise CheckpointError(f"it holds a {_kind(state)}, expected a state dict with tensors")
     if len(state) > MAX_TENSORS:
         raise CheckpointError(f"it holds {len(state):,} tensors, at most {MAX_TENSORS:,} expected")
     tensors = []
     spans: list[tuple[int, int, str]] = []
     for name, stub in state.items():
         if not isinstance(name, str) or not isinstance(stub, TensorStub):
-            raise CheckpointError(f"its entry {str(name)[:80]!r} is a {type(stub).__name__}, expected a tensor")
+            raise CheckpointError(
+                f"its entry {str(name)[:80]!r} is a {_kind(stub)}, expected a tensor; save model.state_dict()"
+            )
         tensors.append(_stored(name, stub, members, starts))
         reach = 1 + sum((n - 1) * s for n, s in zip(stub.shape, stub.stride, strict=True)) if stub.size else 0
         if reach:
@@ -368,6 +387,10 @@ def state_tensors(
         if begin < end and total > shared:
             raise CheckpointError(f"its tensors {one[:80]!r} and {other[:80]!r} lie on each other")
     return tuple(tensors)
+
+
+def _kind(value: object) -> str:
+    return str(value.name) if isinstance(value, Plain) else type(value).__name__
 
 
 def _start_of(data: Slices, member: Member) -> int:
@@ -430,7 +453,7 @@ def _as_float(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
         flat = torch.from_numpy(np.array(stored, np.uint8)).view(getattr(torch, dtype))
         return cast(NDArray[np.float32], flat.to(torch.float32).numpy())
     if dtype.startswith("complex"):
-        raise CheckpointError(f"a tensor holds {dtype}, which no float32 can be made of")
+        raise CheckpointError(f"a tensor holds {dtype}; weights are real numbers: save their real part as float32")
     values = stored.view(_DTYPES[dtype])
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, copy=False)

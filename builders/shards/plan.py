@@ -43,9 +43,10 @@ def plan(blocks: Sequence[StateBlock], row_bytes: int, states: int) -> list[Shar
     share = states / max(rectangles, 1)
     return [
         ShardPart(split=split, place=next(places[split]), block=part)
-        for block in blocks
+        for by_split in (block.by_split() for block in blocks)
         for split in SPLITS
-        for part in _cut(block.of(split), row_bytes, share)
+        if split in by_split
+        for part in _cut(by_split[split], row_bytes, share)
     ]
 
 

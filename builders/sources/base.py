@@ -48,6 +48,13 @@ class StateBlock:
         """The models of one split."""
         return dataclasses.replace(self, models=tuple(model for model in self.models if model.split == split))
 
+    def by_split(self) -> dict[str, StateBlock]:
+        """The models of each split that has any."""
+        models: dict[str, list[Model]] = {}
+        for model in self.models:
+            models.setdefault(model.split, []).append(model)
+        return {split: dataclasses.replace(self, models=tuple(here)) for split, here in models.items()}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class States:

@@ -27,6 +27,7 @@ from zoo_datasets.builders.state_dicts.population import State, population_of
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.records import remember
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.rows import Model, NarrowRows
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
@@ -94,12 +95,15 @@ class StateDictSource(Source):
     def _select(self) -> None:
         """Keep the states that the user selected; epochs are selected already."""
         population, reading = self._population, self._reading
-        if reading.where is not None:
+        where = reading.where
+        if reading.state_dicts.where is not None:
+            where = parse_where(reading.state_dicts.where, {column.name: column.type for column in population.further})
+        if where is not None:
             assert self.open_columns is not None
             rows = NarrowRows(self.open_columns.rows.light_schema(), self._reading.name or self.name)
             models = [self._models[state.model_id] for state in population.states]
             epochs = [state.epoch for state in population.states]
-            population.select(reading.where.kept(rows.table(models, epochs, population.columns)).tolist())
+            population.select(where.kept(rows.table(models, epochs, population.columns)).tolist())
         if reading.models is not None:
             wanted = {*sorted({state.model_id for state in population.states})[: reading.models]}
             population.select([p for p, state in enumerate(population.states) if state.model_id in wanted])

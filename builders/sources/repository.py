@@ -133,7 +133,7 @@ def open_config(
         UnknownNameError: if there is no such config or column.
         SpecError: if the choice makes no sense, or fits no row.
     """
-    location = Location.of(repo, revision)
+    location = Location.of(repo, revision).resolved()[0]
     location.check_config(name)
     manifest = location.manifest(name)
     if manifest is None or not manifest.shards:

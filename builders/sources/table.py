@@ -19,6 +19,7 @@ from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
 from zoo_datasets.builders.state_dicts.names import ENDINGS
 from zoo_datasets.errors import SourceError
+from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.run import Run
 from zoo_datasets.storage.remote import is_url
 from zoo_datasets.terminal import Fetched
@@ -94,7 +95,11 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
 def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
     """Refuse what is told of state dicts where the source is something else, which would not look at it."""
     told = reading.state_dicts.to_dict()
-    if told and kind.open != StateDictSource.open:
+    if kind.open == StateDictSource.open:
+        return
+    if reading.state_dicts.where is not None:
+        parse_where(reading.state_dicts.where)  # which says what columns there are
+    if told:
         shown = place if isinstance(place, Path) else place.name
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in told)
         raise SourceError(f"{shown} is a {kind.name}, of which {flags} cannot be told; leave that out")

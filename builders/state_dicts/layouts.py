@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES
@@ -64,9 +64,32 @@ class Filling:
                 if spec.tied is None and kind.ties.get(spec.name, spec.name) in kind.tensors
             ]
             moves = self._moves[kind] = Moves(
-                tuple(move for move, raw in here if not raw), tuple(move for move, raw in here if raw)
+                tuple(_joined([move for move, raw in here if not raw])), tuple(move for move, raw in here if raw)
             )
         return moves
+
+
+def _joined(moves: Sequence[Move]) -> list[Move]:
+    """The same moves, those of tensors that follow each other both in the file and in the row as one."""
+    joined: list[Move] = []
+    for move in moves:
+        last = joined[-1] if joined else None
+        if last is not None and _follows(last, move):
+            size = last.tensor.size + move.tensor.size
+            joined[-1] = Move(replace(last.tensor, shape=(size,), size=size), last.start)
+        else:
+            joined.append(move)
+    return joined
+
+
+def _follows(last: Move, move: Move) -> bool:
+    one, other = last.tensor, move.tensor
+    return (
+        one.stride is other.stride is None
+        and (one.dtype, one.negative) == (other.dtype, other.negative)
+        and one.start + one.size * ITEM_SIZES[one.dtype] == other.start
+        and last.start + one.size == move.start
+    )
 
 
 Kinds = tuple[FileKind, ...]

@@ -16,11 +16,10 @@ from zoo_datasets.repository.row import COLUMNS
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".npy")
 INDEX = ".index.json"
+_INDICES = tuple(f"{ending}{INDEX}" for ending in ENDINGS)
 EPOCH, STEP, MODEL_ID = "epoch", "step", "model_id"
 # What training loops save beside weights.
-_BESIDE = re.compile(
-    r"(?:optimizer|scheduler|scaler|training_args|trainer_state|rng_state(?:_\d+)?)\.(?:pt|pth|bin)", re.IGNORECASE
-)
+_BESIDE = re.compile(r"(?:optimizer|scheduler|scaler|training_args|trainer_state|rng_state(?:_\d+)?)\.(?:pt|pth|bin)")
 _RESOURCE_FORK = re.compile(r"(?:^|/)(?:\._[^/]*|__MACOSX/.*)$")
 
 _FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
@@ -48,9 +47,11 @@ _SEPARATORS = "/_-. ="
 
 def is_state_file(path: str) -> bool:
     """Whether a file's name is that of tensors, and not of what training loops save beside weights."""
-    name = path.rsplit("/", 1)[-1]
-    known = path.lower().endswith(ENDINGS) or any(name.lower().endswith(f"{ending}{INDEX}") for ending in ENDINGS)
-    return known and not _BESIDE.fullmatch(name) and not _RESOURCE_FORK.search(path)
+    lower = path.lower()
+    if not lower.endswith(ENDINGS) and not lower.endswith(_INDICES):
+        return False
+    beside = not lower.endswith(ENDINGS[0]) and _BESIDE.fullmatch(lower.rsplit("/", 1)[-1])
+    return not beside and not ("_" in path and _RESOURCE_FORK.search(path))
 
 
 def is_unicode(name: str) -> bool:

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import operator
+from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -38,7 +39,7 @@ def array_in(data: Slices, name: str, begin: int = 0) -> StoredTensor:
     try:
         np.lib.format.read_magic(stream)
         axes, fortran, dtype = reader(stream, max_header_size=_LONGEST_HEADER)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"its header could not be read: {str(error)[:200]}") from error
     shape = tuple(int(length) for length in axes)
     if dtype.hasobject:

@@ -25,6 +25,7 @@ class StateDictOptions:
             several layouts, or they are left out, or the build fails.
         cast: whether tensors that float32 cannot hold are converted to it: float64 always, others where they are
             larger than a row's raw tensors may be.
+        where: a condition as that of `Reading`, on columns that no other zoo has too.
         layout: a JSON file that says which tensors the rows of `.npy` files are made of.
     """
 
@@ -38,6 +39,7 @@ class StateDictOptions:
     columns_from: str | None = None
     on_other_layout: OnOtherLayout = "ragged"
     cast: bool = False
+    where: str | None = None
     layout: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:

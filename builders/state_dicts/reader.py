@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.torch_file import Slices, as_files
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind
-from zoo_datasets.builders.state_dicts.layouts import Filling
+from zoo_datasets.builders.state_dicts.layouts import Filling, Moves
 from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_npz
 from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.torch_state import describe_torch
 from zoo_datasets.errors import CheckpointError
+from zoo_datasets.native.rows import Recycled
 
 # Files up to this size are read as a whole to see what they hold.
 _SMALL = 1 << 20
 _HELD_BYTES = 64_000_000
+# What was read to see what small files hold is kept, so that it is not read again.
+_KEPT_BYTES = 256_000_000
 # After so many files of one kind the next ones are expected to be of it too.
 _SURE = 4
 _KNOWN_PER_SIZE, _KNOWN_SIZES = 8, 4096
@@ -104,8 +108,11 @@ class StateReader:
         self._container = container
         self._known: dict[tuple[str, int], tuple[FileKind, ...]] = {}
         self._templates: dict[FileKind, Template] = {}
+        self._kept: dict[str, tuple[NDArray[np.uint8], int]] = {}
+        self._kept_bytes = 0
         self._lock = threading.Lock()
         self._memory = _Memory()
+        self._recycled = Recycled()
         library()  # compiled before threads ask for it
 
     def describe(self, paths: Sequence[str]) -> dict[str, FileKind | str]:
@@ -131,9 +138,19 @@ class StateReader:
         return kinds
 
     def _alike(self, paths: Sequence[str], kind: FileKind) -> list[bool]:
-        memory = self._memory.take(len(paths) * kind.structure.length + 1)
+        """Which files are of a kind."""
+        size = len(paths) * kind.structure.length
+        keep = self._kept_bytes + size <= _KEPT_BYTES
+        self._kept_bytes += size if keep else 0
+        memory = np.empty(size + 1, np.uint8) if keep else self._memory.take(size + 1)
         good = self._container.read_alike(paths, self._template(kind), memory)
-        return [False] * len(paths) if good is None else good.tolist()
+        if good is None:
+            return [False] * len(paths)
+        if keep:
+            files = memory[:-1].reshape(len(paths), -1)
+            self._kept.update({path: (files, row) for row, path in enumerate(paths) if good[row]})
+        fine: list[bool] = good.tolist()
+        return fine
 
     def _described(self, path: str) -> FileKind | str:
         ending = f".{path.rsplit('.', 1)[-1].lower()}"
@@ -169,7 +186,7 @@ class StateReader:
 
     def read(self, states: Sequence[StateFile], filling: Filling) -> StatesRead:
         """Some states of one layout."""
-        job = _Read(len(states), filling)
+        job = _Read(len(states), filling, self._recycled)
         alike: dict[FileKind, list[int]] = {}
         single: list[int] = []
         for position, state in enumerate(states):
@@ -195,9 +212,13 @@ class StateReader:
 
     def _read_alike(self, states: Sequence[StateFile], kind: FileKind, positions: list[int], job: _Read) -> list[int]:
         """Read whole files of one kind; returns the positions of those that are not of it after all."""
+        paths = [states[position].parts[0].path for position in positions]
+        if (kept := self._from_kept(paths)) is not None:
+            for files, rows, numbers in kept:
+                job.fill([positions[number] for number in numbers], kind, files, rows)
+            return []
         length = kind.structure.length
         memory = self._memory.take(len(positions) * length + 1)
-        paths = [states[position].parts[0].path for position in positions]
         good = self._container.read_alike(paths, self._template(kind), memory)
         if good is None:
             return positions
@@ -207,6 +228,20 @@ class StateReader:
         fine = [position for position, is_good in zip(positions, good, strict=True) if is_good]
         job.fill(fine, kind, files)
         return [position for position, is_good in zip(positions, good, strict=True) if not is_good]
+
+    def _from_kept(self, paths: Sequence[str]) -> list[tuple[NDArray[np.uint8], list[int], list[int]]] | None:
+        """Files that were kept: arrays of files, uint8 [K, length], which rows of each are wanted, and for which of
+        the paths; None where one was not kept."""
+        blocks: dict[int, tuple[NDArray[np.uint8], list[int], list[int]]] = {}
+        for number, path in enumerate(paths):
+            place = self._kept.get(path)
+            if place is None:
+                return None
+            files, row = place
+            _, rows, numbers = blocks.setdefault(id(files), (files, [], []))
+            rows.append(row)
+            numbers.append(number)
+        return list(blocks.values())
 
     def _content(self, part: Part) -> bytes:
         """The bytes that the structure of a part's kind describes, compared with it and their checksums."""
@@ -227,27 +262,38 @@ class StateReader:
 class _Read:
     """Weights and raw tensors of some states, filled in any order."""
 
-    def __init__(self, count: int, filling: Filling) -> None:
+    def __init__(self, count: int, filling: Filling, recycled: Recycled) -> None:
         self._filling = filling
-        self._weights = np.empty((count, filling.layout.size), np.float32)
+        self._weights = recycled.empty(count, filling.layout.size, torch.float32).numpy()
         raw = filling.layout.raw_bytes
         self._raw = np.empty((count, raw), np.uint8) if raw else None
         self._count = count
         self.reasons: dict[int, str] = {}
 
-    def fill(self, positions: Sequence[int], kind: FileKind, files: NDArray[np.uint8]) -> None:
-        """Take what files of one kind, uint8 [len(positions), length], hold of the layout's tensors."""
+    def fill(
+        self, positions: Sequence[int], kind: FileKind, files: NDArray[np.uint8], chosen: list[int] | None = None
+    ) -> None:
+        """Take what files of one kind hold of the layout's tensors.
+
+        Args:
+            files: uint8 [len(positions), length], unless only some are chosen.
+        """
         if not positions:
             return
         start, stop = positions[0], positions[-1] + 1
         rows = slice(start, stop) if stop - start == len(positions) else positions
         moves = self._filling.moves(kind)
+        these = slice(None) if chosen is None else chosen
+        if chosen is not None and len(positions) == self._count and len(moves.flat) == 1:
+            self._weights = kind.structure.gather(files, moves.flat[0].tensor)[these]
+            moves = Moves((), moves.raw)
         for move in moves.flat:
-            self._weights[rows, move.start : move.start + move.tensor.size] = kind.structure.gather(files, move.tensor)
+            values = kind.structure.gather(files, move.tensor)
+            self._weights[rows, move.start : move.start + move.tensor.size] = values[these]
         if self._raw is not None:
             for move in moves.raw:
-                values = kind.structure.gather_bytes(files, move.tensor)
-                self._raw[rows, move.start : move.start + values.shape[1]] = values
+                stored = kind.structure.gather_bytes(files, move.tensor)
+                self._raw[rows, move.start : move.start + stored.shape[1]] = stored[these]
 
     @cached_property
     def _good(self) -> list[int]:

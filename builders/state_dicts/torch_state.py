@@ -93,7 +93,11 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
 
 
 def _scalars(content: Mapping[Any, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if isinstance(value, (bool, int, float, str)) and key != ""}
+    return {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, (bool, int, float, str))
+    }
 
 
 def _ties(stubs: Mapping[str, TensorStub]) -> dict[str, str]:

@@ -62,15 +62,19 @@ def plain(folder: Path, out: Path) -> None:
     pq.write_table(pa.table({"model": names, "weights": flat}), out)
 
 
-def ours(folder: Path, out: Path) -> None:
+def ours(folder: Path, out: Path, num_proc: int = 1) -> None:
     """`zoo build` with the table."""
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
 
     reading = Reading(state_dicts=StateDictOptions(table=folder / "table.csv"))
-    build_repository(folder / "states", out, "perceptrons", reading=reading)
+    build_repository(folder / "states", out, "perceptrons", reading=reading, num_proc=num_proc)
 
 
-WAYS = {"plain loop": plain, "zoo build": ours}
+WAYS = {
+    "plain loop": plain,
+    "zoo build": ours,
+    "zoo build --num-proc 2": lambda folder, out: ours(folder, out, 2),
+}
 
 
 def run_way(way: str, folder: Path) -> None:
@@ -109,7 +113,7 @@ def main() -> None:
     print(f"{options.files:,} files of 1,185 weights, medians of {ROUNDS} in turn")
     for way, (seconds, cpu) in medians.items():
         ratios = [one / other for one, other in zip(medians["plain loop"], (seconds, cpu), strict=True)]
-        print(f"{way:12} {seconds:6.2f} s {ratios[0]:5.1f} ×   CPU {cpu:6.2f} s {ratios[1]:5.1f} ×")
+        print(f"{way:23} {seconds:6.2f} s {ratios[0]:5.1f} ×   CPU {cpu:6.2f} s {ratios[1]:5.1f} ×")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,15 @@ def test_trials_that_are_links_out_of_the_source_are_told(tmp_path, zoo):
     assert result.models == 1
 
 
+def test_absolute_links_into_the_folder_are_followed(tmp_path, zoo):
+    store = zoo / "store"
+    store.mkdir()
+    for number, file in enumerate(sorted(zoo.rglob("checkpoints"))):
+        file.rename(store / str(number))
+        file.symlink_to(store / str(number))
+    check_rows(zoo, tmp_path / "repo")
+
+
 def test_another_name_of_a_trial_is_not_another_model(tmp_path, zoo):
     first = sorted(path.name for path in zoo.iterdir())[0]
     (zoo / f"{first}_latest").symlink_to(first)
@@ -339,7 +348,7 @@ def test_where_no_file_is_the_checkpoint_those_found_are_named(tmp_path, zoo, na
         for name in names:
             shutil.copy(file, file.with_name(name))
         file.unlink()
-    with pytest.raises(SourceError, match=f"no file named checkpoints .* but {names[0]}.*; rename the file"):
+    with pytest.raises(SourceError, match=f"no file named checkpoints but {names[0]}.*; rename the file"):
         open_source(zoo)
 
 

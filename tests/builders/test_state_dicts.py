@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from file_server import serving_files
 from safetensors.torch import save_file
-from state_dicts import NAME, build, mlp, rows_of, same, write_folder
+from state_folders import NAME, build, mlp, rows_of, same, write_folder
 
 from zoo_datasets.builders import Reading, build_from, build_repository, open_source
 from zoo_datasets.builders.checkpoints.torch_file import OLD_FORMAT
@@ -260,6 +261,21 @@ def test_archives_are_read_in_place(tmp_path):
     check_rows(tmp_path / "tar", made)
     build(tmp_path / "in" / "m1.safetensors", tmp_path / "single")
     check_rows(tmp_path / "single", {"m1.safetensors": made["m1.safetensors"]})
+
+
+def test_state_dicts_behind_urls(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    made = states()
+    folder = write_folder(tmp_path / "served" / "nets", made)
+    with zipfile.ZipFile(tmp_path / "served" / "nets.zip", "w") as archive:
+        for name in made:
+            archive.write(folder / name, name)
+    with serving_files(tmp_path / "served") as served:
+        for number, place in enumerate(("nets.zip", "nets", "nets/m1.safetensors")):
+            build(f"{served.url}/{place}", tmp_path / f"repo{number}")
+    check_rows(tmp_path / "repo0", made)
+    check_rows(tmp_path / "repo1", made)
+    check_rows(tmp_path / "repo2", {"m1.safetensors": made["m1.safetensors"]})
 
 
 def test_a_name_is_needed_and_options_of_state_dicts_are_for_them_alone(tmp_path):

@@ -6,12 +6,14 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from state_dicts import NAME, build, mlp, rows_of, same, write_folder
+from state_folders import NAME, build, mlp, rows_of, same, write_folder
+from typer.testing import CliRunner
 
 from zoo_datasets.builders.state_dicts.columns import of_texts, of_values
 from zoo_datasets.builders.state_dicts.names import Pattern, guess
 from zoo_datasets.builders.state_dicts.table import read_table
-from zoo_datasets.errors import SourceError
+from zoo_datasets.cli.app import app
+from zoo_datasets.errors import SourceError, UnknownNameError
 from zoo_datasets.repository.manifest import read_manifest
 
 
@@ -268,3 +270,13 @@ def test_selections_know_the_columns(tmp_path, folder):
     assert [row["epoch"] for row in rows_of(tmp_path / "epochs")] == [1, 4]
     with pytest.raises(SourceError, match="fits the selection"):
         build(folder, tmp_path / "none", table=path, epochs=frozenset({9}))
+
+
+def test_conditions_of_the_command_line_know_further_columns(tmp_path, folder):
+    path = table(tmp_path / "t.csv", "file,rank,good\n" + "".join(f"m{n},{n},{n % 2 == 0}\n" for n in range(5)))
+    command = ["build", str(folder), "--name", NAME, "--table", str(path), "--out", str(tmp_path / "repo"), "--where"]
+    done = CliRunner().invoke(app, [*command, "rank > 1 and good"])
+    assert done.exit_code == 0, done.output
+    assert [row["rank"] for row in rows_of(tmp_path / "repo")] == [2, 4]
+    with pytest.raises(UnknownNameError, match="'rang'; did you mean rank"):
+        CliRunner().invoke(app, [*command, "rang > 1"], catch_exceptions=False)

@@ -156,9 +156,11 @@ def test_negative_bits_turn_the_sign_and_others_are_refused():
     state = state_dict(expected)
     state["module_list.3.bias"] = torch.complex(torch.zeros(6), torch.arange(6.0)).conj().imag
     assert read(state)[0][1408:1414].tolist() == [0, -1, -2, -3, -4, -5]
-    for odd in (torch.ones(6, dtype=torch.complex64), torch.ones(6, dtype=torch.complex64).conj()):
-        with pytest.raises(CheckpointError, match=r"names torch.ComplexFloatStorage.*save their real part"):
-            read(state | {"module_list.3.bias": odd})
+    odd = torch.ones(6, dtype=torch.complex64)
+    with pytest.raises(CheckpointError, match=r"holds complex64; weights are real numbers: save their real part"):
+        read(state | {"module_list.3.bias": odd})
+    with pytest.raises(CheckpointError, match=r"has the bit 'conj'; save tensors with their bits resolved"):
+        read(state | {"module_list.3.bias": odd.conj()})
     conjugate = saved({name: torch._neg_view(tensor) for name, tensor in state_dict(expected).items()})
     assert refusal(conjugate.replace(b"X\x03\x00\x00\x00neg", b"X\x03\x00\x00\x00cnj")) != ""
 
@@ -217,7 +219,8 @@ def test_values_beside_the_tensors_are_left_aside():
         "hyper_parameters": {"lr": 0.1},
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
     }
-    assert np.array_equal(read(lightning)[0], weights)
+    for content in (lightning, (3, state, {"param_groups": []}), [{"model": [state]}]):
+        assert np.array_equal(read(content)[0], weights)
 
 
 def quantised(state):
@@ -244,6 +247,8 @@ class Doubled(nn.Module):
         (lambda state: {"state_dict": state, "ema_state_dict": dict(state)},
          r"holds 2 state dicts \(state_dict, ema_state_dict\); save the one that counts alone"),
         (lambda state: network(), r"names torch.nn.modules.module.Module.*; save the state dict alone"),
+        (lambda state: {name: tensor.numpy() for name, tensor in state.items()},
+         r"is a numpy[.\w]*\._reconstruct, expected a tensor"),
         (quantised, r"_rebuild_qtensor.*; save tensor.dequantize\(\)"),
         (lambda state: state | {"module_list.3.bias": torch.ones(6).to_sparse()}, r"; save tensor.to_dense\(\)"),
         (with_parametrization(lambda layer: parametrize.register_parametrization(layer, "weight", Doubled())),

@@ -42,7 +42,7 @@ runner = CliRunner()
 @contextlib.contextmanager
 def ids_of_members(ids):
     """Recipes have these ids, in the order in which they are asked for, as if they hashed to them."""
-    left, known, recipe = iter(ids), {}, specs._model_id
+    left, known, recipe = iter(ids), {}, specs.model_id_of
 
     def model_id(*of):
         key = recipe(*of)
@@ -51,7 +51,7 @@ def ids_of_members(ids):
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(specs, "_model_id", model_id)
+        patch.setattr(specs, "model_id_of", model_id)
         yield
 
 

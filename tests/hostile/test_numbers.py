@@ -283,7 +283,7 @@ def _stream(path):
     from zoo_datasets.loading.row_groups import StreamFiles
 
     source = StreamFiles(
-        files=(str(path),), columns=None, filter=None, filter_columns=(), seed_split=None, download=DownloadConfig()
+        files=(str(path),), columns=None, filter=None, filter_columns=(), cut=None, download=DownloadConfig()
     )
     for batch in batches_of(StreamReader(source, ["weights", "epoch"]), batch_size=4, shuffle=True):
         assert batch["weights"].shape[0] <= 4

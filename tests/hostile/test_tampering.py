@@ -61,7 +61,7 @@ def tamper(repo, config, change, split="train"):
     (light,) = (one for one in manifest.meta if one.split == split)
     table = pq.read_table(repo / shard.path, partitioning=None)
     changed = change(table).combine_chunks()
-    value = json.loads((repo / config / "manifest.json").read_text())
+    value = json.loads((repo / "_meta" / config / "manifest.json").read_text())
     card = (repo / "README.md").read_text()
     sizes = [pq.ParquetFile(repo / shard.path).metadata.row_group(0).num_rows, 10**6]
     schema = pq.read_schema(repo / light.path)
@@ -69,13 +69,13 @@ def tamper(repo, config, change, split="train"):
         path = repo / file.path
         pq.write_table(rows, path, row_group_size=size)
         digest = sha256_of(path)
-        renamed = path.rename(path.with_name(f"{split}-{digest[:16]}.parquet"))
+        renamed = path.rename(path.with_name(f"{path.stem[:-16]}{digest[:16]}.parquet"))
         for entry in (*value["shards"], *value["meta"]):
             if entry["path"] == file.path:
                 name = renamed.relative_to(repo).as_posix()
                 entry |= {"path": name, "sha256": digest, "bytes": renamed.stat().st_size}
         card = card.replace(path.name, renamed.name)
-    (repo / config / "manifest.json").write_text(json.dumps(value))
+    (repo / "_meta" / config / "manifest.json").write_text(json.dumps(value))
     (repo / "README.md").write_text(card)
 
 

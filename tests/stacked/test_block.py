@@ -11,7 +11,7 @@ from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.stacked import TorchBlock, evaluate_stack, initialise
 from zoo_datasets.training.steps.schedules import SCHEDULES
 
-STEPS = 50
+STEPS = 24
 
 
 def train_stack(zoo, members, data, steps, dtype):

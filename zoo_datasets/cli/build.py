@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from zoo_datasets.builders import BuildResult
     from zoo_datasets.repository.manifest import LeftOut
+    from zoo_datasets.repository.where import Condition
 
 # Rows of a table of things left out; the manifest has them all.
 _SHOWN = 20
@@ -156,14 +157,14 @@ def build(
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
     from zoo_datasets.images.split import check_folder
     from zoo_datasets.repository.credit import Statements
-    from zoo_datasets.repository.where import parse_where
     from zoo_datasets.specs.spec import Limits
     from zoo_datasets.terminal import Terminal, say
 
+    condition, open_condition = _conditions(where, name)
     reading = Reading(
         epochs=None if epochs is None else frozenset(numbers(epochs)),
         models=models,
-        where=None if where is None else parse_where(where),
+        where=condition,
         limits=Limits(train=limit_train, val=limit_val, test=limit_test),
         parents=parents,
         keep_log_sigma2=keep_log_sigma2,
@@ -179,6 +180,7 @@ def build(
             on_other_layout=on_other_layout.value,
             on_missing="fail" if on_missing is OnBadChoice.fail else "leave-out",
             cast=cast is not None,
+            where=open_condition,
             layout=layout,
         ),
     )
@@ -223,6 +225,20 @@ def _bibtex(citation: str | None) -> str | None:
         return read_text(Path(citation), _LONGEST_CITATION)
     except (OSError, ValueError) as error:
         raise SpecError(f"citation {citation[:200]!r} is neither BibTeX nor a file of it: {error}") from error
+
+
+def _conditions(where: str | None, name: str | None) -> tuple[Condition | None, str | None]:
+    """A condition on columns that all zoos have; else, where a name is given, one on those that state dicts may have
+    besides, which are known when these are opened."""
+    from zoo_datasets.errors import UnknownNameError
+    from zoo_datasets.repository.where import parse_where
+
+    try:
+        return (None if where is None else parse_where(where)), None
+    except UnknownNameError:
+        if name is None:
+            raise
+        return None, where
 
 
 def print_result(console: Console, out: Path, result: BuildResult) -> None:

@@ -39,6 +39,8 @@ def info(
         return
     console = tables(_WIDE)
     at = f" at {holdings.commit}" if holdings.commit else ""
+    if holdings.out_of_reach is not None:
+        at += f" in the cache ({holdings.out_of_reach})"
     if name is not None:
         _print_one(console, f"{holdings.location}{at}: {name}", described[0])
     else:
@@ -49,8 +51,10 @@ def info(
 
 def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
     from zoo_datasets.repository.card import configs_of, info_of, zoos_of
+    from zoo_datasets.repository.card_text import lines_of, rows_in
 
     described: list[dict[str, Any]] = []
+    lines = lines_of(holdings.card.text)
     for zoo in zoos_of(configs_of(holdings.card)) if name is None else [name]:
         if zoo in holdings.gone:
             described.append({"name": zoo, "state": "gone", "rows": None, "splits": {}})
@@ -62,7 +66,9 @@ def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
             splits = {
                 s.get("name", ""): s.get("num_examples") or 0 for s in info_of(holdings.card, zoo).get("splits") or []
             }
-            described.append({"name": zoo, "rows": sum(splits.values()) if splits else None, "splits": splits})
+            line = lines.get(zoo)
+            rows = sum(splits.values()) if splits else None if line is None else rows_in(line)
+            described.append({"name": zoo, "rows": rows, "splits": splits})
     return described
 
 

@@ -23,12 +23,22 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from zoo_datasets.documents import MAX_JSON, read_text
-from zoo_datasets.errors import DocumentError, HubError, RepositoryError, StorageError, UnknownNameError, ZooError
+from zoo_datasets.errors import (
+    DocumentError,
+    HubError,
+    NotCachedError,
+    RepositoryError,
+    StorageError,
+    UnknownNameError,
+    ZooError,
+)
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_manifest, read_manifest
 from zoo_datasets.repository.removal import listed_but_gone, local_files
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import is_full
+from zoo_datasets.storage.hub_address import check_no_revision, parse_address
+from zoo_datasets.storage.hub_cache import Revision, cached_file, resolve
 from zoo_datasets.storage.secrets import without_secrets
 
 DATASET = "dataset"
@@ -62,6 +72,7 @@ class Holdings:
         commit: of a repository on the Hub; None of a folder.
         manifests: by zoo; one that `zoo build` did not write has none.
         gone: zoos that the card lists and of which no file exists.
+        out_of_reach: why the Hub could not be asked, so that this is what the cache holds.
     """
 
     location: str
@@ -69,6 +80,7 @@ class Holdings:
     card: DatasetCard
     manifests: Mapping[str, Manifest]
     gone: Sequence[str] = ()
+    out_of_reach: str | None = None
 
 
 def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | None = None) -> Holdings:
@@ -86,13 +98,18 @@ def read_holdings(repo: str | Path, names: Sequence[str] = (), revision: str | N
     folder = Path(repo)
     commit, location = None, str(repo)
     if folder.is_dir():
+        check_no_revision(folder, revision)
         if not (folder / CARD).is_file():
             raise RepositoryError(f"{repo} is no dataset repository: there is no {CARD} in it; `zoo build` makes one")
         card = read_card(folder)
         paths = local_files(folder, zoos_of(configs_of(card)))
     else:
+        repo, revision = parse_address(str(repo), revision)
         with hub_errors(f"{repo}: is no folder here, and on the Hub could not be read", str(repo)):
-            info = HfApi().dataset_info(str(repo), revision=revision)
+            resolved = resolve(str(repo), revision)
+            if resolved.out_of_reach is not None:
+                return _cached_holdings(str(repo), names, resolved)
+            info = HfApi().dataset_info(str(repo), revision=resolved.commit)
             commit, location = str(info.sha), str(info.id)
             card = remote_card(location, commit)
             paths = [file.rfilename for file in info.siblings or ()]
@@ -114,6 +131,54 @@ def in_parallel(function: Callable[[_Item], _Value], items: Sequence[_Item]) -> 
     """What a function that waits for the Hub returns for each item, in order."""
     with ThreadPoolExecutor(max(1, min(_REQUESTS, len(items)))) as pool:
         return list(pool.map(function, items))
+
+
+def _cached_holdings(repo_id: str, names: Sequence[str], revision: Revision) -> Holdings:
+    """What the cache holds of the newest commit that has the card and, if zoos are named, their manifests.
+
+    Raises:
+        UnknownNameError: if no card in the cache lists one of the zoos.
+        NotCachedError: if the cache lacks the card or a manifest.
+    """
+    listed: set[str] = set()
+    for commit in revision.commits:
+        text = _cached_text(repo_id, CARD, commit)
+        if text is None:
+            continue
+        card = parse_card(text, f"{repo_id}: {CARD}")
+        zoos = zoos_of(configs_of(card))
+        manifests = {zoo: _cached_manifest(repo_id, zoo, commit) for zoo in names or zoos}
+        held = {zoo: manifest for zoo, manifest in manifests.items() if manifest is not None}
+        if not names or len(held) == len(manifests):
+            return Holdings(
+                location=repo_id, commit=commit, card=card, manifests=held, out_of_reach=revision.out_of_reach
+            )
+        listed.update(zoos)
+    unknown = [name for name in names if name not in listed]
+    if listed and unknown:
+        raise UnknownNameError("config", unknown[0], listed)
+    missing = f"the manifest of {', '.join(names)}" if listed else f"its {CARD}"
+    raise NotCachedError(f"{repo_id}: {revision.out_of_reach}, and the cache lacks {missing}")
+
+
+def _cached_manifest(repo_id: str, name: str, commit: str) -> Manifest | None:
+    for path in manifest_paths(name) if NAME.fullmatch(name) else ():
+        text = _cached_text(repo_id, path, commit)
+        if text is not None:
+            return parse_manifest(text, f"{repo_id}: {path}", name)
+    return None
+
+
+def _cached_text(repo_id: str, path: str, commit: str) -> str | None:
+    file = cached_file(repo_id, path, commit)
+    return None if file is None else _text_of(file, repo_id, path)
+
+
+def _text_of(file: Path, repo_id: str, path: str) -> str:
+    try:
+        return read_text(file, MAX_JSON)
+    except DocumentError as error:
+        raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
 
 
 def remote_card(repo_id: str, commit: str) -> DatasetCard:
@@ -145,10 +210,7 @@ def remote_text(repo_id: str, path: str, commit: str) -> str | None:
             if isinstance(error, HfHubHTTPError):
                 return None
             raise
-        try:
-            return read_text(Path(file), MAX_JSON)
-        except DocumentError as error:
-            raise RepositoryError(f"{repo_id}: {path} could not be read: {error}") from error
+        return _text_of(Path(file), repo_id, path)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,8 @@ class LocalZoo:
     def _state(self) -> str:
         """Changes when a file of the zoo, what the card says of it, or the package does."""
         stamps = {path: [digest, *stamp_of(self.folder / path)] for path, digest in self.files.items()}
-        names = [sorted(each.name for each in (self.folder / folder).iterdir()) for folder in folders_of(self.name)]
+        folders = [self.folder / folder for folder in folders_of(self.name)]
+        names = [sorted(each.name for each in folder.iterdir()) for folder in folders if folder.is_dir()]
         entry = [dict(self.entry.configs), dict(self.entry.infos), self.entry.line]
         return digest_of([__version__, stamps, names, entry])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, fields, replace
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, TypedDict, Unpack
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -14,12 +14,12 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.ahead import read_ahead
-from zoo_datasets.loading.order import BatchPlan, Order
+from zoo_datasets.loading.order import BatchPlan, Order, whole_number
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
-from zoo_datasets.loading.row_groups import StreamReader, source_of
+from zoo_datasets.loading.row_groups import StreamFiles, StreamReader, source_of
 from zoo_datasets.loading.samples import LAYERS, Batch, Epoch, Reader, SampleForm, ZooReader
-from zoo_datasets.native.ragged import is_ragged
+from zoo_datasets.native.ragged import RaggedBatch, is_ragged
 from zoo_datasets.repository.row import WEIGHTS
 
 Finish = Callable[[Batch], Batch]
@@ -37,7 +37,7 @@ def batches(
     seed: int = 0,
     drop_last: bool = False,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = torch.float32,
+    dtype: torch.dtype | str | None = torch.float32,
     layers: bool = False,
     copy: bool = True,
     buffer: int | None = None,
@@ -65,7 +65,8 @@ def batches(
         drop_last: whether rows that do not fill a batch in every process are left out.
         device: where the tensors go. For CUDA they are read into pinned memory and copied without waiting. None is
             the device of the Accelerator of this process, and the CPU without one.
-        dtype: of everything that is a floating-point number; None leaves each column as it is.
+        dtype: of everything that is a floating-point number: float16, bfloat16, float32 or float64, also by name; None
+            leaves each column as it is.
         layers: whether to add `layers`: the weights as tensors by name, [B, *shape], views of `weights`.
         copy: False gives unshuffled weights as views of the mapped file where a batch lies in one piece. They are
             faster, but writing to them ends the process.
@@ -82,11 +83,11 @@ def batches(
         token_size: numbers in a token.
 
     Raises:
-        SpecError: if an argument makes no sense, the rows are of different shapes and nothing says how they come, or
-            the zoo is no dataset of one split.
+        SpecError: if an argument makes no sense, there is no such device, the rows are of different shapes and nothing
+            says how they come, or the zoo is no dataset of one split.
         UnknownNameError: if the zoo has no such column.
     """
-    form = SampleForm(dtype=dtype, device=None if device is None else torch.device(device), layers=layers, copy=copy)
+    form = SampleForm.of(dtype=dtype, device=device, layers=layers, copy=copy)
     order = Order(batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, buffer=buffer, even=even)
     if layers and ragged is not None:
         raise SpecError("layers=True is for networks of one shape; leave it out, or take one layout by by_layout(zoo)")
@@ -111,9 +112,8 @@ def reader_of(zoo: Dataset | IterableDataset, columns: Sequence[str] | None = No
         SpecError: if it is neither.
         UnknownNameError: if it has no such column.
     """
-    if isinstance(zoo, IterableDataset):
-        return StreamReader(source_of(zoo), columns)
-    return ZooReader(zoo, columns)
+    source = source_of(zoo) if isinstance(zoo, IterableDataset) else zoo
+    return StreamReader(source, columns) if isinstance(source, StreamFiles) else ZooReader(source, columns)
 
 
 class Options(TypedDict, total=False):
@@ -124,7 +124,7 @@ class Options(TypedDict, total=False):
     seed: int
     drop_last: bool
     device: torch.device | str | None
-    dtype: torch.dtype | None
+    dtype: torch.dtype | str | None
     layers: bool
     copy: bool
     buffer: int | None
@@ -133,11 +133,9 @@ class Options(TypedDict, total=False):
 
 def batches_of(reader: Reader, finish: Finish | None = None, **options: Unpack[Options]) -> Batches:
     """Batches of any samples; `finish` makes of what is read what is given."""
-    remaining = dict(options)
-    order = Order(**{field.name: remaining.pop(field.name) for field in fields(Order) if field.name in remaining})  # type: ignore[arg-type]
-    device = remaining.pop("device", None)
-    form = SampleForm(device=None if device is None else torch.device(cast(str, device)), **remaining)  # type: ignore[arg-type]
-    return Batches(reader, order, form, finish)
+    remaining: dict[str, Any] = dict(options)
+    order = Order(**{field.name: remaining.pop(field.name) for field in fields(Order) if field.name in remaining})
+    return Batches(reader, order, SampleForm.of(**remaining), finish)
 
 
 # Epoch, number of the next batch, and where the piece of a worker ends.
@@ -220,7 +218,7 @@ class Batches(TorchIterable[Batch], Reporting):
             workers: processes that make batches; 0 is this one.
             options: of `torch.utils.data.DataLoader`.
         """
-        return _Loader(self, batch_size=None, num_workers=workers, **options)
+        return _Loader(self, batch_size=None, num_workers=whole_number("workers", workers, 0), **options)
 
     def _run(self, epoch: int, numbers: range, step: int, stop: int | None) -> Iterator[Batch]:
         rank, ranks = self._place()
@@ -237,6 +235,8 @@ class Batches(TorchIterable[Batch], Reporting):
             samples = self._reader.epoch(self.order, epoch, wanted[-1][1] if wanted else 0)
             with closing(samples), closing(self._read(samples, wanted, form)) as blocks:
                 for number, stored in zip(numbers, blocks, strict=True):
+                    if isinstance(stored.get(WEIGHTS), RaggedBatch) and not isinstance(self._finish, RaggedFinish):
+                        stored[WEIGHTS] = stored[WEIGHTS].matrix()
                     batch = form.give(stored)
                     if not isinstance(self._finish, RaggedFinish):
                         self._add_layers(batch, form)
@@ -294,7 +294,7 @@ class Batches(TorchIterable[Batch], Reporting):
                 "Accelerate prepared a DataLoader over these batches and would share them out among the processes, but "
                 "they do so themselves; prepare the batches themselves or their `loader(workers)`"
             )
-        self._epochs.next = epoch
+        self._epochs.next = whole_number("epoch", epoch)
         self._resume = (-1, 0, None)
         self._at = None
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import datasets
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 
 from zoo_datasets.documents import StrPath
-from zoo_datasets.errors import RepositoryError, SpecError
+from zoo_datasets.errors import NotCachedError, RepositoryError, SpecError
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.loading.caches.checking import FileCheck
-from zoo_datasets.loading.citing import citation_text, note_citation
-from zoo_datasets.loading.cuts import cut_rows, one_value
-from zoo_datasets.loading.repositories.builder import files_of, open_builder, prepare, stream
+from zoo_datasets.loading.repositories.builder import (
+    files_of,
+    is_prepared,
+    open_builder,
+    prepare,
+    read_from_cache,
+    stream,
+)
+from zoo_datasets.loading.repositories.citing import citation_text, note_citation
+from zoo_datasets.loading.repositories.cuts import cut_rows, one_value
 from zoo_datasets.loading.repositories.location import Location
-from zoo_datasets.loading.repositories.selection import Selection, SplitBy
+from zoo_datasets.loading.repositories.selection import Selection, SplitBy, is_expression
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
@@ -31,13 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "SplitBy", "load_zoo", "read_layouts"]
 
+_LOGGER = logging.getLogger(__name__)
+
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
 def load_zoo(
     repo: StrPath | Sequence[tuple[StrPath, str]],
     name: str | Sequence[str] | None = None,
-    split: str | None = None,
+    split: str | datasets.NamedSplit | datasets.ReadInstruction | None = None,
     *,
     epochs: Iterable[int] | None = None,
     where: str | None = None,
@@ -54,11 +65,13 @@ def load_zoo(
     the files that hold them are transferred.
 
     Args:
-        repo: a local folder or the id of a dataset on the Hub; or a list of pairs (repo, name).
+        repo: a local folder or the id of a dataset on the Hub, also as org/name@revision, hf://datasets/org/name or
+            https://huggingface.co/datasets/org/name; or a list of pairs (repo, name).
         name: the config, which is the zoo's name; or a list of names. Lists give a dictionary by name, of zoos
             that `mixed_tokens` puts into one loader.
         split: train, validation or test; None gives a dictionary of all splits that have rows (streaming
-            cannot know which are left by `where` without reading, and gives all that have the epochs).
+            cannot know which are left by `where` without reading, and gives all that have the epochs). Slices and sums
+            of prepared ones as `datasets` writes them: `train[:10%]`, `train[10:20]+test`.
         epochs: the epochs wanted, 0 being initialisation; None means all.
         where: a condition on the columns, `activation == "relu" and lr < 0.01`; see `zoo_datasets.repository.where`.
         columns: the columns wanted; None means all. `where` may use others.
@@ -85,26 +98,69 @@ def load_zoo(
         zoos = ", ".join(location.zoo_names()) or "none"
         raise SpecError(f"load_zoo({str(repo)[:80]!r}) needs the name of a config; this repository has {zoos}")
     selection = Selection.of(epochs, where, columns, steps, split, split_by)
-    location.check_config(name)
-    whole = location.zoo_manifest(name)
-    further = location.open_columns(whole)
-    return _load(location, name, whole, selection.within(whole, further), streaming, check)
+    if selection.split is not None and is_expression(selection.split):
+        return _load_parts(location, name, selection, streaming, check)
+    return _load(location, name, selection, streaming, check)
 
 
-def _load(
-    location: Location, name: str, whole: Manifest | None, selection: Selection, streaming: bool, check: bool | None
-) -> Loaded:
-    """One zoo, read as `load_zoo` says.
+def _load_parts(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Dataset:
+    """Slices and sums of splits, as `train[:10%]+test`.
 
-    Args:
-        whole: the manifest of the zoo, also if `name` is one of the configs beside it.
+    Raises:
+        SpecError: if they are not understood, hold no row, or are to be streamed.
     """
+    instruction = selection.instruction()
+    if streaming:
+        raise SpecError(
+            f"split={selection.split!r}: parts of splits are taken of prepared rows; load without streaming, or stream "
+            "one split and choose rows by epochs= and where="
+        )
+    rows: dict[str, Dataset] = {}
+    for split in dict.fromkeys(part.partition("[")[0] for part in instruction.to_spec().split("+")):
+        whole = dataclasses.replace(selection, split=split)
+        rows[split] = cast(Dataset, _load(location, name, whole, streaming, check))
+    try:
+        slices = instruction.to_absolute({split: len(part) for split, part in rows.items()})
+    except ValueError as error:
+        raise SpecError(f"split={selection.split!r}: {' '.join(str(error).split())}") from None
+    parts = [rows[part.splitname].select(range(part.from_, part.to)) for part in slices if part.from_ < part.to]
+    if not parts:
+        raise selection.no_rows(name)
+    return datasets.concatenate_datasets(parts)
+
+
+def _load(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
+    """One zoo, read as `load_zoo` says; while the Hub is out of reach, of the newest commit that the cache holds."""
+    missing: NotCachedError | None = None
+    for candidate in location.resolved():
+        try:
+            loaded = _load_commit(candidate, name, selection, streaming, check)
+        except NotCachedError as error:
+            missing = missing or error
+            continue
+        if candidate.out_of_reach is not None:
+            reason, commit = candidate.out_of_reach, candidate.commit
+            _LOGGER.warning("%s: %s; reading commit %s from the cache", location.repo, reason, commit)
+        return loaded
+    assert missing is not None
+    raise missing
+
+
+def _load_commit(location: Location, name: str, selection: Selection, streaming: bool, check: bool | None) -> Loaded:
+    location.check_config(name)
+    whole = location.zoo_manifest(name)  # also if it is one of the configs beside a zoo
+    selection = selection.within(whole, location.open_columns(whole))
     manifest = whole if whole is not None and whole.config == name else None
     selection.check_epochs(manifest, name)
     epochs = selection.epochs_to_read(manifest)
     files = selection.files(manifest, epochs)
-    builder = open_builder(location, name, selection, files, whole)
-    selection.check_split(builder.config.data_files if manifest is None else manifest.splits, name)
+
+    def opened() -> DatasetBuilder:
+        shards = () if location.out_of_reach is None or whole is None else _listed(whole, name)
+        return open_builder(location, name, selection, files, whole, shards)
+
+    builder = opened()
+    selection.check_split((builder.config.data_files or SPLITS) if manifest is None else manifest.splits, name)
     checking = None
     if check or (check is None and not streaming):
         checking = FileCheck(location, builder, whole)
@@ -114,16 +170,30 @@ def _load(
             checking.check_local(epochs if files else None)
     if whole is not None and not files:
         check_listed(list(map(location.relative, files_of(builder))), _listed(whole, name), location.repo)
-    if streaming:
+    # Rows of the Hub are streamed from what is prepared, if nothing else can be read.
+    from_files = streaming and (location.out_of_reach is None or not is_prepared(builder))
+    if from_files:
+        if location.out_of_reach is not None:
+            read_from_cache(builder, location)
         splits = stream(builder)
     else:
         if checking is not None and prepared.renew(Path(builder.cache_dir), need_note=checking.local):
-            builder = open_builder(location, name, selection, files, whole)
-        splits = prepare(builder, selection, checking)
+            builder = opened()
+        splits = prepare(builder, location, selection, checking)
     if not splits:
         raise selection.no_rows(name)
-    sources = _sources(builder, selection, list(splits)) if streaming else {}
-    return _chosen(splits, sources, selection, name, citation_text(name, whole))
+    sources = _sources(builder, selection, list(splits)) if from_files else {}
+    loaded = _chosen(splits, sources, selection, name, citation_text(name, whole))
+    return _as_stream(loaded) if streaming and not from_files else loaded
+
+
+def _as_stream(loaded: Any) -> Loaded:
+    """Prepared rows as a streamed zoo; `batches` reads them as they are prepared."""
+    if isinstance(loaded, DatasetDict):
+        return IterableDatasetDict({split: _as_stream(rows) for split, rows in loaded.items()})
+    rows = loaded.to_iterable_dataset()
+    tell_source(rows, loaded)
+    return rows
 
 
 def _listed(manifest: Manifest, name: str) -> tuple[Shard, ...]:
@@ -167,7 +237,7 @@ def read_layouts(repo: StrPath, name: str, revision: str | None = None) -> dict[
     Raises:
         RepositoryError: if the config is missing or broken, or its rows are not open.
     """
-    location = Location.of(repo, revision)
+    location = Location.of(repo, revision).resolved()[0]
     location.check_config(name)
     manifest = location.zoo_manifest(name)
     if manifest is None or manifest.open is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from zoo_datasets.errors import (
     UnknownNameError,
 )
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.loading.one_row import as_row, value_of
+from zoo_datasets.loading.rows import columns_of, names_of, plain, row_of
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
@@ -27,7 +27,7 @@ from zoo_datasets.networks.layers.documents import layers_from_json
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.records import record_named
-from zoo_datasets.repository.row import LAYOUT, RAW, RAW_END, WEIGHTS
+from zoo_datasets.repository.row import HYPERPARAMETERS, LAYOUT, RAW, RAW_END, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
 
 ModuleFactory = Callable[[Mapping[str, Any]], nn.Module]
@@ -35,43 +35,48 @@ _SHOWN = 5  # tensors that a message names
 _NEEDED = (WEIGHTS, RAW, LAYOUT, *KIND_COLUMNS, "activation", "dropout")
 
 
-def to_modules(batch: Mapping[str, Any], factory: ModuleFactory | None = None) -> list[nn.Module]:
-    """The networks of a batch of `batches`, in eval mode, each with a copy of its weights.
+def to_modules(batch: Any, factory: ModuleFactory | None = None) -> list[nn.Module]:
+    """The networks of a batch, in eval mode, each with a copy of its weights.
 
     Args:
+        batch: of `batches`, or several rows of a zoo in any format of `datasets`.
         factory: as of `to_module`.
 
     Raises:
         SpecError: if the batch lacks a column.
         LayoutError: if the weights do not fit.
     """
-    columns = [name for name in (_NEEDED if factory is None else batch) if name in batch]
-    count = len(batch[WEIGHTS]) if WEIGHTS in batch else 1
-    return [to_module({name: _item(batch[name][index]) for name in columns}, factory) for index in range(count)]
+    columns = columns_of(batch, _NEEDED if factory is None else names_of(batch))
+    count = len(columns[WEIGHTS]) if WEIGHTS in columns else 1
+    rows = ({name: plain(values[index]) for name, values in columns.items()} for index in range(count))
+    return [to_module(row, factory) for row in rows]
 
 
 def evaluate(
-    weights: Tensor, images: ImageData, architecture: str, activation: str, split: str = "test"
+    weights: Tensor, images: ImageData, architecture: str, activation: str | Sequence[str], split: str = "test"
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy of weight vectors of one architecture and activation, in stacked passes.
+    """Mean cross-entropy and accuracy of weight vectors of one architecture, in stacked passes.
 
     Args:
         weights: [B, D], of a zoo or generated.
-        images: as `load_images` gives them.
+        images: as `load_images` returns them.
+        activation: of all of them, or of each: the column of a batch.
         split: train, val or test.
 
     Returns:
         loss float64 [B], accuracy float64 [B] in [0, 1].
 
     Raises:
-        UnknownNameError: if it names an architecture that does not exist, activation or split.
-        LayoutError: if the weights do not fit the architecture on these images.
+        UnknownNameError: if there is no such architecture, activation or split.
+        LayoutError: if the weights do not fit the architecture on these images, or the activations the weights.
         ImagesError: if the images have no such split.
     """
     network = NetworkKind.on(architecture, images)
     layers = network.layers  # its errors come before those of the others
-    if activation not in ACTIVATIONS:
-        raise UnknownNameError("activation", activation, ACTIVATIONS)
+    names = [activation] if isinstance(activation, str) else [str(name) for name in activation]
+    for name in dict.fromkeys(names):
+        if name not in ACTIVATIONS:
+            raise UnknownNameError("activation", name, ACTIVATIONS)
     splits = {"train": images.train, "val": images.val, "test": images.test}
     if split not in splits:
         raise UnknownNameError("split", split, splits)
@@ -81,20 +86,25 @@ def evaluate(
             f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
             f"{images.channels} input channels and {images.classes} classes"
         )
+    if isinstance(activation, str):
+        names *= len(weights)
+    elif len(names) != len(weights):
+        raise LayoutError(f"got {len(names)} activations for {len(weights)} weight vectors, expected one of each")
     part = splits[split]
     if part is None:
         raise ImagesError(f"{images.spec.name} has no {split} images")
-    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, part)
-    return loss, correct.double() / len(part.labels)
-
-
-def _item(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) and not value.ndim else value
+    weights = weights.detach().cpu().float()
+    loss, accuracy = torch.empty(2, len(weights), dtype=torch.float64)
+    for name in dict.fromkeys(names):
+        rows = torch.tensor([row for row, other in enumerate(names) if other == name])
+        loss[rows], correct = evaluate_stack(layers, name, weights[rows], images, part)
+        accuracy[rows] = correct.double() / len(part)
+    return loss, accuracy
 
 
 def layers_of_row(row: Any) -> tuple[Layer, ...]:
     """The layers of a row's network, which symmetries and graphs take; errors as `to_module`."""
-    return _layers_of(as_row(row))
+    return _layers_of(row_of(row, _NEEDED))
 
 
 def layout_of_row(row: Any) -> WeightLayout:
@@ -105,7 +115,7 @@ def layout_of_row(row: Any) -> WeightLayout:
             layout.
         UnknownNameError: if there is no such architecture.
     """
-    return _layout_of(as_row(row), None)
+    return _layout_of(row_of(row, _NEEDED), None)
 
 
 def to_state_dict(row: Any, layout: WeightLayout | None = None) -> dict[str, Tensor]:
@@ -120,10 +130,10 @@ def to_state_dict(row: Any, layout: WeightLayout | None = None) -> dict[str, Ten
         SpecError: if the row lacks a column, a number is out of its range, or this process does not know the layout.
         LayoutError: if the weights are not one vector of the layout's length.
     """
-    values = as_row(row)
+    values = row_of(row, _NEEDED)
     layout = _layout_of(values, layout)
     weights = _weights_of(values, layout)
-    raw = bytes(value_of(values, RAW)).removesuffix(RAW_END) if layout.raw_bytes else b""
+    raw = bytes(_value_of(values, RAW)).removesuffix(RAW_END) if layout.raw_bytes else b""
     return layout.restore(weights.detach().cpu().to(torch.float32), raw)
 
 
@@ -134,9 +144,9 @@ def _layout_of(row: Mapping[str, Any], layout: WeightLayout | None) -> WeightLay
 
 
 def _weights_of(row: Mapping[str, Any], layout: WeightLayout) -> Tensor:
-    given = value_of(row, WEIGHTS)
+    given = _value_of(row, WEIGHTS)
     try:
-        weights = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given, np.float32))
+        weights = given if isinstance(given, Tensor) else _as_tensor(given)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise LayoutError(f"weights hold {brief(given)}, expected {layout.size} numbers") from error
     if weights.ndim != 1 or len(weights) != layout.size:
@@ -145,6 +155,12 @@ def _weights_of(row: Mapping[str, Any], layout: WeightLayout) -> Tensor:
             f"weights have shape {list(weights.shape)}, expected [{layout.size}]{known}; give one row, not a batch"
         )
     return weights
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """Numbers of a list or an array as a float32 tensor, a copy."""
+    array = np.array(values) if hasattr(values, "__array__") else values  # that of jax, too
+    return torch.tensor(array, dtype=torch.float32)
 
 
 def to_module(row: Any, factory: ModuleFactory | None = None) -> nn.Module:
@@ -161,16 +177,16 @@ def to_module(row: Any, factory: ModuleFactory | None = None) -> nn.Module:
         LayoutError: if the weights do not fit, naming the tensors that the module lacks or has besides.
     """
     if factory is not None:
-        return _loaded(_module_of(factory, row), to_state_dict(row))
-    values = as_row(row)
+        return _loaded(_module_of(factory, row_of(row, names_of(row))), to_state_dict(row))
+    values = row_of(row, _NEEDED)
     layers = _layers_of(values)
     state = to_state_dict(values)
     activation = values.get("activation")
     if activation is None:
         if any(isinstance(layer, Activate) for layer in flat_layers(layers)):
-            value_of(values, "activation")
+            _value_of(values, "activation")
         activation = next(iter(ACTIVATIONS))  # which no layer uses
-    rate = value_of(values, "dropout")
+    rate = _value_of(values, "dropout")
     module = Network(layers, activation, 0.0 if rate is None else _dropout(rate))  # null: not known
     return _loaded(module, state)
 
@@ -245,4 +261,15 @@ def _dropout(value: Any) -> float:
 
 
 def _network_of(row: Mapping[str, Any]) -> NetworkKind:
-    return NetworkKind.of_row({name: value_of(row, name) for name in KIND_COLUMNS})
+    return NetworkKind.of_row({name: _value_of(row, name) for name in KIND_COLUMNS})
+
+
+def _value_of(row: Mapping[str, Any], column: str) -> Any:
+    """A column's value; None if it is not known.
+
+    Raises:
+        SpecError: if the row lacks it.
+    """
+    if column not in row or (row[column] is None and column not in HYPERPARAMETERS):
+        raise SpecError(f"row lacks column {column!r}; load it with columns=None or add {column!r} to columns")
+    return row[column]

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 
+from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError
 from zoo_datasets.native.rows import Positions
 from zoo_datasets.specs.spec import digest_of
 
 
+def whole_number(name: str, value: SupportsIndex, least: int | None = None) -> int:
+    """An argument as Python's int, also if it is one of numpy or torch.
+
+    Raises:
+        SpecError: naming it, if it is no whole number, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise SpecError(f"{name}={brief(value)}: expected a whole number") from None
+    if least is not None and number < least:
+        raise SpecError(f"{name}={number}: expected at least {least}")
+    return number
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """How samples become batches; see `batches`."""
+    """How samples become batches; see `batches`.
+
+    Raises:
+        SpecError: if a number is none, or out of range.
+    """
 
     batch_size: int = 256
     shuffle: bool = False
@@ -24,9 +46,10 @@ class Order:
     even: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("buffer", self.buffer)):
-            if value is not None and value < 1:
-                raise SpecError(f"{name}={value}: expected at least 1")
+        for name, least in (("batch_size", 1), ("buffer", 1), ("seed", None)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, least))
 
     def permutation(self, samples: int, epoch: int, *part: str | int) -> Positions | None:
         """The order of an epoch, int64 [samples], or of a part of it; None if it is the stored one."""

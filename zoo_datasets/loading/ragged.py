@@ -51,11 +51,9 @@ class RaggedFinish:
             return {WEIGHTS: weights, **whole, **batch}
         if self.form == "list":
             return {WEIGHTS: weights.rows(), **batch}
-        padded = weights.padded()
         if self.form is None:
-            if len(weights) and weights.lengths.min() != weights.lengths.max():
-                raise LayoutError("the rows of a batch have weights of different lengths; pass ragged=")
-            return {WEIGHTS: padded, **batch}
+            return {WEIGHTS: weights.matrix(), **batch}
+        padded = weights.padded()
         mask = torch.arange(padded.shape[1]) < torch.from_numpy(weights.lengths)[:, None]
         return {WEIGHTS: padded, WEIGHTS_MASK: mask, **batch}
 

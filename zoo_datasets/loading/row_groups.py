@@ -24,15 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import torch
-from datasets import DownloadConfig, IterableDataset
+from datasets import Dataset, DownloadConfig, IterableDataset
 from datasets.utils.file_utils import is_local_path, xopen
 from pyarrow.fs import LocalFileSystem
 from torch import Tensor
 
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError, ZooError
 from zoo_datasets.loading.ahead import Readers
-from zoo_datasets.loading.cuts import Cut
 from zoo_datasets.loading.order import Order
+from zoo_datasets.loading.repositories.cuts import Cut
 from zoo_datasets.loading.samples import Batch, Columns, Epoch, SampleForm, row_bytes
 from zoo_datasets.native.ragged import RaggedBatch
 from zoo_datasets.native.rows import Positions, Recycled
@@ -73,19 +73,19 @@ class StreamFiles:
     citation: str = ""
 
 
-def tell_source(zoo: IterableDataset, source: StreamFiles) -> None:
+def tell_source(zoo: IterableDataset, source: StreamFiles | Dataset) -> None:
     """Note on a streamed zoo what it is read from."""
     zoo._zoo_source = (zoo._ex_iterable, source)
 
 
-def source_of(zoo: IterableDataset) -> StreamFiles:
-    """What a streamed zoo is read from.
+def source_of(zoo: IterableDataset) -> StreamFiles | Dataset:
+    """What a streamed zoo is read from: files, or rows that are prepared.
 
     Raises:
         SpecError: if nothing tells: rows that were changed or chosen after loading.
     """
     rows, source = getattr(zoo, "_zoo_source", (None, None))
-    if not isinstance(source, StreamFiles) or rows is not zoo._ex_iterable:
+    if not isinstance(source, (StreamFiles, Dataset)) or rows is not zoo._ex_iterable:
         raise SpecError(
             "got a streamed dataset that load_zoo did not give, or that was changed since: expected one as "
             "load_zoo(…, streaming=True) gives it for one split; choose rows and columns by its where=, epochs= and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.order import Order
 from zoo_datasets.native.ragged import RaggedRows, is_ragged
@@ -26,6 +27,7 @@ from zoo_datasets.repository.row import LAYOUT, WEIGHTS
 Batch: TypeAlias = dict[str, Any]
 # What rows of weights of any length are taken for where that is not known.
 _RAGGED_BYTES = 16_384
+_FLOATING = ("float16", "bfloat16", "float32", "float64")
 LAYERS = "layers"
 
 
@@ -44,6 +46,19 @@ class SampleForm:
     device: torch.device | None = None
     layers: bool = False
     copy: bool = True
+
+    @classmethod
+    def of(cls, *, dtype: Any = torch.float32, device: Any = None, **options: bool) -> SampleForm:
+        """The form of the options of `batches`.
+
+        Raises:
+            SpecError: if the dtype is not of floating-point numbers, or there is no such device.
+        """
+        return cls(
+            dtype=None if dtype is None else floating_dtype(dtype),
+            device=None if device is None else available_device(device),
+            **options,
+        )
 
     @property
     def pinned(self) -> bool:
@@ -67,6 +82,42 @@ class SampleForm:
                 tensor = tensor.pin_memory()
             tensor = tensor.to(self.device, non_blocking=self.pinned)
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+
+def floating_dtype(dtype: Any) -> torch.dtype:
+    """A torch dtype of floating-point numbers, also by its name or as numpy's.
+
+    Raises:
+        SpecError: if it is another one: weights as whole numbers would nearly all be 0.
+    """
+    name = str(dtype) if isinstance(dtype, (str, torch.dtype)) else getattr(dtype, "__name__", str(dtype))
+    name = name.removeprefix("torch.")
+    if name not in _FLOATING:
+        raise SpecError(f"dtype={brief(name)}: expected {', '.join(_FLOATING)}, or None for the stored ones")
+    return cast(torch.dtype, getattr(torch, name))
+
+
+def available_device(device: Any) -> torch.device:
+    """A device of torch's that this process can use.
+
+    Raises:
+        SpecError: if there is no such device.
+    """
+    try:
+        place = torch.device(device)
+        if place.type == "cuda":  # asked so that CUDA is not started, which would keep workers from it
+            usable = (place.index or 0) < torch.cuda.device_count()
+        else:
+            usable = torch.empty(0, device=place).device.type == place.type
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0][:150]
+        raise SpecError(f"device={brief(device)} cannot be used here: {reason}") from None
+    if not usable:
+        raise SpecError(
+            f"device={str(device)!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use device='cpu', or a "
+            "torch that was built for them"
+        )
+    return place
 
 
 class Epoch(Protocol):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
-from zoo_datasets.loading.samples import Batch, ZooReader, values_of
+from zoo_datasets.loading.order import whole_number
+from zoo_datasets.loading.samples import Batch, ZooReader, floating_dtype, values_of
 from zoo_datasets.native.rows import Positions
 from zoo_datasets.repository.row import WEIGHTS
 
@@ -45,6 +46,7 @@ def property_prediction(zoo: Dataset | IterableDataset, targets: Sequence[str], 
         if not (pa.types.is_integer(kind := reader.schema.field(name).type) or pa.types.is_floating(kind)):
             raise SpecError(f"target {name!r} is a column of {kind}, expected numbers")
     dtype = options.get("dtype", torch.float32)
+    dtype = None if dtype is None else floating_dtype(dtype)
 
     def finish(batch: Batch) -> Batch:
         values = [batch[name] if dtype is None else batch[name].to(dtype) for name in targets]
@@ -135,7 +137,12 @@ def _step(values: Any, step: int) -> Any:
 
 
 def _grid(zoo: Dataset, epochs: Sequence[int]) -> tuple[pa.Array, Positions]:
-    """The models that have all the epochs, and their rows in the zoo, int64 [M, T]; in the order of first rows."""
+    """The models that have all the epochs, and their rows in the zoo, int64 [M, T]; in the order of first rows.
+
+    Raises:
+        SpecError: if an epoch is no whole number, or no model has all of them.
+    """
+    epochs = [whole_number("epoch", epoch) for epoch in epochs]
     models = values_of(zoo, "model_id").combine_chunks().dictionary_encode()
     if isinstance(models, pa.ChunkedArray):
         models = models.combine_chunks()

@@ -59,6 +59,16 @@ class RaggedBatch:
             target[row, :length] = _at(int(address), int(length))
         return out
 
+    def matrix(self) -> Tensor:
+        """The rows as float32 [B, D].
+
+        Raises:
+            LayoutError: if their lengths differ.
+        """
+        if len(self) and self.lengths.min() != self.lengths.max():
+            raise LayoutError("the rows of a batch have weights of different lengths, which are no matrix [B, D]")
+        return self.padded()
+
     def cut(self, plans: Sequence[NDArray[np.int32]], width: int) -> Tensor:
         """The rows as float32 [B, width], each in the pieces that its plan says, and zeros elsewhere.
 
@@ -68,10 +78,12 @@ class RaggedBatch:
         out = torch.empty(len(self), width)
         library = native_library()
         if library is not None:
-            addresses = np.array([plan.ctypes.data for plan in plans], np.int64)
+            distinct = {id(plan): plan for plan in plans}  # few, and looking up an address takes long
+            addresses = {key: plan.ctypes.data for key, plan in distinct.items()}
+            keys = [*map(id, plans)]
+            starts = np.array([addresses[key] for key in keys], np.int64)
             counts = np.array([len(plan) for plan in plans], np.int64)
-            places = _places(self.addresses, addresses, counts)
-            library.zoo_cut(out.data_ptr(), width, len(self), *places)
+            library.zoo_cut(out.data_ptr(), width, len(self), *_places(self.addresses, starts, counts))
             return out
         target = out.numpy()
         target[:] = 0
@@ -140,8 +152,9 @@ def place_rows(rows: Sequence[Tensor], width: int) -> Tensor:
         for row, tensor in enumerate(rows):
             out[row, : len(tensor)] = tensor
         return out
-    addresses = np.array([tensor.data_ptr() for tensor in rows], np.int64)
-    sizes = np.array([tensor.numel() * tensor.itemsize for tensor in rows], np.int64)
+    distinct = {id(tensor): tensor for tensor in rows}  # few
+    places = {key: (tensor.data_ptr(), tensor.numel() * tensor.itemsize) for key, tensor in distinct.items()}
+    addresses, sizes = np.array([places[id(tensor)] for tensor in rows], np.int64).T.copy()
     library.zoo_place(out.data_ptr(), out[0].numel() * out.itemsize, len(rows), *_places(addresses, sizes))
     return out
 

@@ -304,6 +304,8 @@ def id_problem(model_id: object) -> str | None:
         return None
     if not isinstance(model_id, str):
         return f"model id {str(model_id)[:80]!a} is no text"
+    if len(model_id) <= ID_BYTES // 4 and model_id.isprintable():  # no character takes more than four
+        return None
     shown = f"{model_id[:80]!a}{'' if len(model_id) <= 80 else '…'}"
     if not model_id.isprintable():
         return f"model id {shown} holds characters that cannot be printed; give the model another id"

@@ -406,10 +406,12 @@ def twin_id_of(zoo: ZooSpec, parent_id: str, epoch: int, whole: bool) -> str:
     return digest_of(recipe)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def digest_of(value: Any) -> str:
     """BLAKE2b (128 bit, hexadecimal) of the canonical JSON of `value`: the same on every machine."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_CANONICAL.encode(value).encode(), digest_size=16).hexdigest()
 
 
 def ranges(numbers: Sequence[int]) -> str:

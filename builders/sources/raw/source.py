@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.checkpoints.zips import slashed
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.containers.hub import HubFolder
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.containers.remote_tree import RemoteFolder
 from zoo_datasets.builders.shards.notes import Note, Notes
@@ -58,17 +60,20 @@ def is_raw(place: Place) -> bool:
     dicts either, that is said when it is opened."""
     if not isinstance(place, Path):
         return looks_raw(place.entries) or not (
-            isinstance(place, RemoteFolder) or any(map(is_state_file, place.entries))
+            isinstance(place, (RemoteFolder, HubFolder)) or any(map(is_state_file, place.entries))
         )
     if not place.is_dir():
         return place.is_file() and is_archive(place)
     folders = [place]
     # Two levels of a zoo tell; the full listing of a large one is made once, by the source.
     for folder in itertools.islice(folders, _LOOKED_INTO):
-        for child in folder.iterdir():
-            if "\\" in child.name and looks_raw([slashed(child.name)]):
+        with os.scandir(folder) as listing:  # which tells folders without asking for each file
+            entries = list(listing)
+        for entry in entries:
+            if "\\" in entry.name and looks_raw([slashed(entry.name)]):
                 return True
-            if child.is_dir():
+            if entry.is_dir():
+                child = folder / entry.name
                 with contextlib.suppress(OSError) if folder != place else contextlib.nullcontext():
                     if looks_raw(sorted([f"{child.name}/", *_inside(child)])):
                         return True

@@ -24,6 +24,7 @@ from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import ranges
 from zoo_datasets.terminal import Advance
+from zoo_datasets.text import counted
 
 _SPARSITY_TOLERANCE = 1e-6
 # Numbers that are drawn to check the weights of epoch 0 of a cohort.
@@ -74,7 +75,7 @@ def verify_run(
     cohorts, odd = run.sound_cohorts()
     findings.differ("members", list(odd.values()))
     begun = sum(len(cohort.members) for cohort in cohorts)
-    findings.checked("members", f"{begun:,} of {len(members):,} models are begun, in {len(cohorts)} cohorts")
+    findings.checked("members", f"{begun:,} of {len(members):,} models are begun, in {counted(len(cohorts), 'cohort')}")
     states: list[_State] = []
     for number, cohort in enumerate(cohorts):
         states += _check_cohort(run, cohort, findings)

@@ -20,7 +20,7 @@ from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, differs_from
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, rows_of
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import prunable, sparsity
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import ranges
 
@@ -251,8 +251,8 @@ def _parents_in(
     `_INHERITED` by the parent's id; None if there is none."""
     record = manifest.source.get("parents")
     epoch = record.get("epoch") if isinstance(record, Mapping) else None
-    for file in sorted(repo.glob(f"*/{MANIFEST}")):
-        other = read_manifest(repo, file.parent.name)
+    for config in configs_with_manifest(repo):
+        other = read_manifest(repo, config)
         if (
             other is None
             or other.open

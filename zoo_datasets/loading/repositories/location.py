@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets.exceptions import DatasetsError
-from huggingface_hub import DatasetCard, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 
 from zoo_datasets.documents import MAX_JSON, MAX_YAML, StrPath, read_text
-from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError, UnknownNameError
+from zoo_datasets.errors import DocumentError, NotCachedError, OutsideError, RepositoryError, UnknownNameError
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.layouts import local_layouts, read_layouts_file
@@ -30,23 +31,30 @@ from zoo_datasets.repository.removal import gone_message, listed_but_gone, local
 from zoo_datasets.specs.spec import NAME
 from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder, check_text
+from zoo_datasets.storage.hub_address import check_no_revision, parse_address
+from zoo_datasets.storage.hub_cache import cache_folder, cached_file, resolve
+from zoo_datasets.storage.secrets import without_secrets
 
 _DATASET = "dataset"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
     """A dataset repository.
 
     Attributes:
-        repo: as the user names it, for messages.
+        repo: the folder's path or the dataset's id.
         folder: None if it is on the Hub.
         revision: branch, tag or commit, on the Hub; None is its main branch.
+        commit: that of the revision; None until `resolved`, and of folders.
+        out_of_reach: why the Hub could not be asked, so that only the cache is read.
     """
 
     repo: str
     folder: Path | None
     revision: str | None
+    commit: str | None = None
+    out_of_reach: str | None = None
 
     @classmethod
     def of(cls, repo: StrPath, revision: str | None) -> Location:
@@ -54,10 +62,36 @@ class Location:
 
         Raises:
             StorageError: if the path is no text.
+            SpecError: if a revision of a folder is asked for, or the address of a dataset is not understood.
         """
-        check_text(Path(repo))
         folder = Path(repo)
-        return cls(str(repo), folder if folder.is_dir() else None, revision)
+        check_text(folder)
+        if folder.is_dir():
+            check_no_revision(folder, revision)
+            return cls(repo=str(repo), folder=folder, revision=None)
+        repo_id, revision = parse_address(os.fspath(repo), revision)
+        return cls(repo=repo_id, folder=None, revision=revision)
+
+    def resolved(self) -> list[Location]:
+        """The repository at its commit; while the Hub is out of reach, at each commit in the cache, the newest first.
+
+        Raises:
+            RepositoryError: if there is no such dataset, or it is not in the cache either.
+        """
+        if self.folder is not None or self.commit is not None:
+            return [self]
+        try:
+            revision = resolve(self.repo, self.revision)
+        except (OSError, ValueError, HTTPError) as error:  # not found, no access, no network
+            reason = without_secrets(" ".join(str(error).split()))[:200]
+            raise RepositoryError(
+                f"{self.repo} is neither a folder here nor a dataset on the Hub that can be reached ({reason}), and "
+                f"the cache ({cache_folder()}) has nothing of it; give the folder that `zoo build --out` wrote, or the "
+                "id of a dataset"
+            ) from error
+        return [
+            dataclasses.replace(self, commit=commit, out_of_reach=revision.out_of_reach) for commit in revision.commits
+        ]
 
     @property
     def path(self) -> str:
@@ -79,8 +113,8 @@ class Location:
         """
         configs = self._configs()
         check_patterns(configs.get(name, {}), self.card_origin)
-        names = self.config_names() if self.folder is None else list(configs)
-        if name not in names:
+        names = self.config_names()
+        if name not in names and (names or self.out_of_reach is None):
             raise UnknownNameError("config", name, names)
         if self.folder is not None:
             zoo = next((name.removesuffix(end) for end in LIGHT_ENDINGS if name.endswith(end)), name)
@@ -88,24 +122,28 @@ class Location:
                 raise RepositoryError(gone_message(self.repo, zoo))
 
     def config_names(self) -> list[str]:
-        """The configs that `datasets` finds.
+        """The configs that the card lists, or that `datasets` finds if it lists none.
 
         Raises:
             RepositoryError: if this is no dataset repository, or cannot be reached.
         """
-        if self.folder is not None:
-            return list(self._configs())
+        configs = list(self._configs())
+        if configs or self.folder is not None or self.out_of_reach is not None:
+            return configs
         try:
-            return list(datasets.get_dataset_config_names(self.repo, revision=self.revision))
-        except (OSError, ValueError, DatasetsError) as error:  # not found, no access, no network, nothing to load
-            raise RepositoryError(
-                f"{self.repo} is neither a folder here nor a dataset on the Hub that can be reached "
-                f"({' '.join(str(error).split())[:200]}); give the folder that `zoo build --out` wrote, or a Hub id"
-            ) from error
+            return list(datasets.get_dataset_config_names(self.repo, revision=self.commit))
+        except (OSError, ValueError, DatasetsError) as error:
+            reason = without_secrets(" ".join(str(error).split()))[:200]
+            raise RepositoryError(f"{self.repo} could not be read as a dataset: {reason}") from error
+
+    def version(self, name: str) -> str | None:
+        """The version that the card gives a config, by which `datasets` keeps its rows; None if it gives none."""
+        version = self._configs().get(name, {}).get("version")
+        return None if version is None else str(version)
 
     def zoo_names(self) -> list[str]:
         """The configs that have weights."""
-        return [name for name in self.config_names() if not name.endswith(LIGHT_ENDINGS)]
+        return [name for name in self.resolved()[0].config_names() if not name.endswith(LIGHT_ENDINGS)]
 
     def zoo_manifest(self, name: str) -> Manifest | None:
         """The manifest of a zoo, also by the name of one of the configs beside it; else as `manifest`."""
@@ -118,6 +156,7 @@ class Location:
 
         Raises:
             RepositoryError: if they cannot be read.
+            NotCachedError: if the Hub is out of reach, and the cache lacks them.
         """
         if self.folder is not None:
             return local_layouts(self.folder, manifest)
@@ -130,15 +169,15 @@ class Location:
         """Where a file that a manifest lists lies on this machine; one on the Hub is fetched.
 
         Raises:
-            RepositoryError: if it cannot be fetched.
+            NotCachedError: if it cannot be fetched, and the cache lacks it.
         """
         if self.folder is not None:
             return self.folder / path
-        try:
-            return Path(hf_hub_download(self.repo, path, repo_type=_DATASET, revision=self.revision))
-        except (HTTPError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RepositoryError(f"{self.repo}: {path} could not be fetched: {reason}") from error
+        file = self.cached(path) if self.out_of_reach is not None else self._fetched(path)
+        if file is None:
+            reason = "it does not exist" if self.out_of_reach is None else f"{self.out_of_reach}"
+            raise NotCachedError(f"{self.repo}: {path} could not be fetched: {reason}")
+        return file
 
     def open_columns(self, manifest: Manifest | None) -> dict[str, pa.DataType]:
         """Types of the columns of open rows, whose layouts this process knows from now on; none of others."""
@@ -148,7 +187,7 @@ class Location:
         return {column.name: column.type for column in manifest.open.narrow if column.type is not None}
 
     def manifest(self, name: str) -> Manifest | None:
-        """The manifest of a config; None in a repository that `zoo build` did not write.
+        """The manifest of a config; None in a repository that `zoo build` did not write, or if the cache lacks it.
 
         Raises:
             RepositoryError: if it is broken.
@@ -158,12 +197,35 @@ class Location:
         if not NAME.fullmatch(name):
             return None
         for path in manifest_paths(name):
-            try:
-                text = self._remote_text(path, MAX_JSON)
-            except EntryNotFoundError:
-                continue
-            return parse_manifest(text, f"{self.repo}: {path}", name)
+            text = self._remote_text(path, MAX_JSON)
+            if text is not None:
+                return parse_manifest(text, f"{self.repo}: {path}", name)
         return None
+
+    def cached(self, path: str) -> Path | None:
+        """A file of the commit in the cache of the Hub's client; None if the cache lacks it."""
+        assert self.commit is not None
+        return cached_file(self.repo, path, self.commit)
+
+    def cached_files(self, addresses: Iterable[str]) -> dict[str, str]:
+        """The paths in the cache of files by their addresses.
+
+        Raises:
+            NotCachedError: if it lacks some.
+        """
+        files = {address: self.cached(self.relative(address)) for address in addresses}
+        missing = [self.relative(address) for address, file in files.items() if file is None]
+        if missing:
+            raise NotCachedError(
+                f"{self.repo}: {self.out_of_reach}, and the cache lacks {len(missing):,} of {len(files):,} files, "
+                f"{', '.join(missing[:2])}{', …' if len(missing) > 2 else ''}, and rows prepared with these arguments; "
+                "load it with the Hub in reach, not streaming, with these arguments or all of it"
+            )
+        return {address: str(file) for address, file in files.items()}
+
+    def address(self, path: str) -> str:
+        """The address of a file of the commit, as `datasets` writes it."""
+        return f"{self._root}{self.commit}/{path}"
 
     def check_inside(self, files: Iterable[str]) -> None:
         """See that files, given by path or address, are the repository's own, whatever a card and a manifest say.
@@ -190,13 +252,17 @@ class Location:
         return f"hf://datasets/{self.repo}@" if self.folder is None else f"{self.path}{os.sep}"
 
     def _configs(self) -> dict[str, dict[str, Any]]:
-        """What the card says of each config; of a repository on the Hub nothing if it has no card.
+        """What the card says of each config; of a dataset on the Hub that has no card nothing.
 
         Raises:
-            RepositoryError: if a folder is no repository.
+            RepositoryError: if a folder is no repository, or the card is broken.
+            NotCachedError: if the Hub is out of reach, and the cache lacks the card.
         """
         if self.folder is None:
-            return configs_of(self._remote_card())
+            text = self._remote_text(CARD, MAX_YAML)
+            if text is None and self.out_of_reach is not None:
+                raise NotCachedError(f"{self.repo}: {self.out_of_reach}, and the cache lacks its {CARD}")
+            return configs_of(parse_card(text or "", self.card_origin))
         check_repository_folder(self.folder)
         if not (self.folder / CARD).is_file():
             raise RepositoryError(
@@ -204,19 +270,25 @@ class Location:
             )
         return configs_of(read_card(self.folder))
 
-    def _remote_card(self) -> DatasetCard:
-        """The card of a dataset on the Hub; an empty one if it cannot be fetched, for which `datasets` says why."""
-        try:
-            text = self._remote_text(CARD, MAX_YAML)
-        except (HTTPError, OSError, ValueError, HFValidationError) as error:
-            if isinstance(error, RepositoryError):
-                raise
-            text = ""
-        return parse_card(text, self.card_origin)
+    def _remote_text(self, path: str, limit: int) -> str | None:
+        """The text of a file of a dataset on the Hub; None if it has no such file, or the cache lacks it.
 
-    def _remote_text(self, path: str, limit: int) -> str:
-        file = hf_hub_download(self.repo, path, repo_type=_DATASET, revision=self.revision)
+        Raises:
+            RepositoryError: if it cannot be fetched, or is no text within the limit.
+        """
+        file = self.cached(path) if self.out_of_reach is not None else self._fetched(path)
         try:
-            return read_text(Path(file), limit)
+            return None if file is None else read_text(file, limit)
         except DocumentError as error:
             raise RepositoryError(f"{self.repo}: {path} could not be read: {error}") from error
+
+    def _fetched(self, path: str) -> Path | None:
+        try:
+            if path == CARD:  # so that the cache knows which commit the revision is
+                hf_hub_download(self.repo, path, repo_type=_DATASET, revision=self.revision)
+            return Path(hf_hub_download(self.repo, path, repo_type=_DATASET, revision=self.commit))
+        except (HTTPError, OSError, ValueError) as error:
+            if isinstance(error, EntryNotFoundError) and isinstance(error, HTTPError):
+                return None
+            reason = without_secrets(" ".join(str(error).split()))[:200]
+            raise RepositoryError(f"{self.repo}: {path} could not be fetched: {reason}") from error

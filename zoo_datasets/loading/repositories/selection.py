@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
 
+import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.loading.cuts import Cut, check_cut, parse_cut
+from zoo_datasets.loading.repositories.cuts import Cut, check_cut, parse_cut
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import NAMES, SPLITS
 from zoo_datasets.repository.where import Condition, parse_where
@@ -51,7 +53,7 @@ class Selection:
         where: str | None,
         columns: Sequence[str] | None,
         steps: Iterable[int] | None,
-        split: str | None,
+        split: str | datasets.NamedSplit | datasets.ReadInstruction | None,
         split_by: SplitBy,
     ) -> Selection:
         """The selection of the arguments of `load_zoo`, but for the condition.
@@ -62,11 +64,15 @@ class Selection:
         cut = parse_cut(split_by)
         if columns is not None and (isinstance(columns, str) or not columns):
             raise SpecError(f"columns={columns!r}: expected a list of at least one column of {', '.join(NAMES)}")
+        if isinstance(split, datasets.ReadInstruction):
+            split = split.to_spec()
+        if not isinstance(split, (str, datasets.NamedSplit, type(None))):
+            raise SpecError(f"split={brief(split)}: expected one split, or parts of them as 'train[:10%]+test'")
         return cls(
             epochs=None if epochs is None else _epochs(epochs),
             columns=None if columns is None else list(dict.fromkeys(columns)),
             steps=None if steps is None else _steps(steps),
-            split=split,
+            split=None if split is None else str(split),
             cut=cut,
             condition=where,
         )
@@ -83,6 +89,20 @@ class Selection:
         if self.steps is not None and manifest is not None and manifest.open is None:
             raise SpecError(f"{manifest.config}: its states are whole epochs and have no steps; choose by epochs=")
         return replace(self, where=None if self.condition is None else parse_where(self.condition, further))
+
+    def instruction(self) -> datasets.ReadInstruction:
+        """The split as parts of splits.
+
+        Raises:
+            SpecError: if it is none.
+        """
+        try:
+            return datasets.ReadInstruction.from_spec(self.split)
+        except (ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpecError(
+                f"split={brief(self.split)}: {reason}; expected a split, or parts of them as 'train[:10%]+test'"
+            ) from None
 
     @property
     def columns_read(self) -> list[str] | None:
@@ -174,6 +194,11 @@ class Selection:
         if self.split is not None and self.split not in splits:
             empty = f"In {name} this split has no rows" if self.split in SPLITS else ""
             raise UnknownNameError("split", self.split, splits, empty)
+
+
+def is_expression(split: str) -> bool:
+    """Whether this is no name of a split, but slices and sums of splits."""
+    return not split.isidentifier() and re.search(r"[\[+]", split) is not None
 
 
 def _epochs(epochs: Iterable[int]) -> list[int]:
