@@ -138,6 +138,7 @@ class Reading:
         keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
         images: a folder with the images, to recompute losses that are recorded with something added to them.
         state_dicts: what is told of files of state dicts.
+        splits: a file that tells the authors' split of a state or model by its number, path or id.
         num_proc: threads that list the files of the source.
     """
 
@@ -150,6 +151,7 @@ class Reading:
     keep_log_sigma2: bool = False
     images: Path | None = None
     state_dicts: StateDictOptions = _AS_THEY_ARE
+    splits: Path | None = None
     num_proc: int = 1
 
     @property
