@@ -174,7 +174,7 @@ class _States:
         """
         keys = np.stack([self._models, self._epochs], axis=1)
         if len(np.unique(keys, axis=0)) == len(keys):
-            return np.unique(self._epochs).tolist()
+            return [int(epoch) for epoch in np.unique(self._epochs)]
         if self.steps is None:
             raise SpecError("models have several rows of one epoch; load the zoo with its column step")
         pairs = np.unique(np.stack([self._epochs, self.steps], axis=1), axis=0).tolist()
