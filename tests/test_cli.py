@@ -207,7 +207,7 @@ def test_images_that_training_prepared_are_found_by_their_fingerprint(tmp_path, 
     for source in ("runs/mnist_cnn_s", "repo"):
         code, output = run("verify", source)
         assert code == 0, output
-        assert "32 recomputed: all is as it says" in output
+        assert "32 recomputed: what was checked is as it says" in output
         code, message = run("verify", source, "--images", "others")
         assert code == 1
         assert "others holds other images than" in message  # and nothing was verified before
