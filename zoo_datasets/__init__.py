@@ -9,6 +9,7 @@ from zoo_datasets.version import __version__
 
 if TYPE_CHECKING:
     from zoo_datasets.builders import build_repository as build_repository
+    from zoo_datasets.evaluation.features.statistics import statistics as statistics
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
     from zoo_datasets.images.prepare import load_images as load_images
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
+    from zoo_datasets.loading.tasks import join_twins as join_twins
     from zoo_datasets.loading.tasks import property_prediction as property_prediction
     from zoo_datasets.loading.tasks import reconstruction as reconstruction
     from zoo_datasets.loading.tasks import sequence_prediction as sequence_prediction
@@ -56,6 +58,7 @@ _HOMES = {
     "evaluate": "loading.modules",
     "get_architecture": "networks.architectures",
     "get_zoo": "specs.zoos",
+    "join_twins": "loading.tasks",
     "layout_of": "networks.architectures",
     "list_zoos": "specs.zoos",
     "load_exported": "loading.exporting",
@@ -68,6 +71,7 @@ _HOMES = {
     "read_zoo": "specs.zoos",
     "reconstruction": "loading.tasks",
     "sequence_prediction": "loading.tasks",
+    "statistics": "evaluation.features.statistics",
     "to_module": "loading.modules",
     "to_modules": "loading.modules",
     "to_state_dict": "loading.modules",

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.storage.files import sha256_of
+from zoo_datasets.text import TensorsRepr
 
 Role = Literal["train", "val", "test"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Split(TensorsRepr):
     """Images and labels of one split.
 
     Attributes:

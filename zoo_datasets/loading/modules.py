@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,27 +44,30 @@ def to_modules(batch: Any) -> list[nn.Module]:
 
 
 def evaluate(
-    weights: Tensor, images: ImageData, architecture: str, activation: str, split: str = "test"
+    weights: Tensor, images: ImageData, architecture: str, activation: str | Sequence[str], split: str = "test"
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy of weight vectors of one architecture and activation, in stacked passes.
+    """Mean cross-entropy and accuracy of weight vectors of one architecture, in stacked passes.
 
     Args:
         weights: [B, D], of a zoo or generated.
-        images: as `load_images` gives them.
+        images: as `load_images` returns them.
+        activation: of all of them, or of each: the column of a batch.
         split: train, val or test.
 
     Returns:
         loss float64 [B], accuracy float64 [B] in [0, 1].
 
     Raises:
-        UnknownNameError: if it names an architecture that does not exist, activation or split.
-        LayoutError: if the weights do not fit the architecture on these images.
+        UnknownNameError: if there is no such architecture, activation or split.
+        LayoutError: if the weights do not fit the architecture on these images, or the activations the weights.
         ImagesError: if the images have no such split.
     """
     network = NetworkKind.on(architecture, images)
     layers = network.layers  # its errors come before those of the others
-    if activation not in ACTIVATIONS:
-        raise UnknownNameError("activation", activation, ACTIVATIONS)
+    names = [activation] if isinstance(activation, str) else [str(name) for name in activation]
+    for name in dict.fromkeys(names):
+        if name not in ACTIVATIONS:
+            raise UnknownNameError("activation", name, ACTIVATIONS)
     splits = {"train": images.train, "val": images.val, "test": images.test}
     if split not in splits:
         raise UnknownNameError("split", split, splits)
@@ -74,11 +77,20 @@ def evaluate(
             f"weights have shape {list(weights.shape)}, expected [B, {size}] for {architecture} with "
             f"{images.channels} input channels and {images.classes} classes"
         )
+    if isinstance(activation, str):
+        names *= len(weights)
+    elif len(names) != len(weights):
+        raise LayoutError(f"got {len(names)} activations for {len(weights)} weight vectors, expected one of each")
     part = splits[split]
     if part is None:
         raise ImagesError(f"{images.spec.name} has no {split} images")
-    loss, correct = evaluate_stack(layers, activation, weights.detach().cpu().float(), images, part)
-    return loss, correct.double() / len(part.labels)
+    weights = weights.detach().cpu().float()
+    loss, accuracy = torch.empty(2, len(weights), dtype=torch.float64)
+    for name in dict.fromkeys(names):
+        rows = torch.tensor([row for row, other in enumerate(names) if other == name])
+        loss[rows], correct = evaluate_stack(layers, name, weights[rows], images, part)
+        accuracy[rows] = correct.double() / len(part)
+    return loss, accuracy
 
 
 def layout_of_row(row: Any) -> WeightLayout:

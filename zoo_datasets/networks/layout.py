@@ -23,6 +23,8 @@ IGNORED_SUFFIX = "num_batches_tracked"
 # Of a layout that a file tells: weights in all, and axes of one tensor.
 MAX_SIZE = 1 << 31
 _MAX_AXES = 8
+# Tensors that `repr` lists.
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class WeightLayout:
                 )
             seen.add(spec.name)
             offset += spec.size
+
+    def __repr__(self) -> str:
+        shown = [f"{spec.name} {list(spec.shape)}" for spec in self.tensors[:_SHOWN]]
+        more = [f"… {len(self.tensors) - _SHOWN} more"] if len(self.tensors) > _SHOWN else []
+        return f"WeightLayout({self.size:,} numbers: {', '.join(shown + more)})"
 
     @cached_property
     def size(self) -> int:
