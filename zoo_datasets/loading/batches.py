@@ -153,10 +153,13 @@ class Batches(TorchIterable[Batch], Reporting):
     Attributes:
         total_batch_size: samples in a round: a batch of each process.
         total_dataset_length: samples an epoch, over all processes.
+        position_sizes: of batches of tokens, how many values each of the three numbers of `position` takes, as
+            `nn.Embedding` needs them; see `adapters.position_sizes`. None of other batches.
         dataset, batch_size, drop_last, prefetch_factor: what `accelerate.skip_first_batches` asks of a loader: here
             one whose dataset gives whole batches, without workers. Their size is `order.batch_size`.
     """
 
+    position_sizes: tuple[int, int, int] | None = None
     batch_size = None
     drop_last = False
     prefetch_factor = None
@@ -171,6 +174,11 @@ class Batches(TorchIterable[Batch], Reporting):
         self._resume: _At = (-1, 0, None)
         self._at: _At | None = None
         self._place_of_parent: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        order = f"shuffled by seed {self.order.seed}" if self.order.shuffle else "in stored order"
+        columns = f" of {', '.join(self._reader.columns)}" if self._reader.columns else ""
+        return f"Batches({len(self._reader):,} samples{columns}, {self.order.batch_size} at a time, {order})"
 
     def __len__(self) -> int:
         """Batches an epoch, in each process."""
