@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, Source, StateBlock, States
 from zoo_datasets.errors import SourceError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import (
+    HYPERPARAMETERS,
     KEY,
     LAYOUT,
-    NAMES,
-    OPEN_COLUMNS,
     RAW,
     RAW_END,
     WEIGHTS,
     Column,
+    is_wide,
 )
 from zoo_datasets.runs.rows import Model
 
-_STANDARD = frozenset({*NAMES, *(column.name for column in OPEN_COLUMNS)})
 # Decide where a model is, or are written otherwise than as figures of a state.
 _OF_MODEL = ("model_id", "parent_id", "group")
 _READ_AT_ONCE = 8  # pieces of files that are held while rows are read
@@ -54,7 +54,7 @@ class RowFile(ABC):
 
     @abstractmethod
     def read(self, piece: int) -> pa.Table:
-        """The weights of a piece, and its raw tensors if there are any."""
+        """The weights of a piece, its columns as wide as these, and its raw tensors if there are any."""
 
 
 class ParquetRows(RowFile):
@@ -64,7 +64,7 @@ class ParquetRows(RowFile):
         self._path = path
         with _reading(path), pq.ParquetFile(path) as file:
             self._sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-            self._columns = [name for name in (WEIGHTS, RAW) if name in file.schema_arrow.names]
+            self._columns = [column.name for column in file.schema_arrow if is_wide(column.type)]
 
     @property
     def path(self) -> Path:
@@ -104,17 +104,21 @@ class StoredRows:
         rows: int64, the number of each row among those of all files.
         records: the networks of the rows, by hash.
         further: the further columns among them.
+        network: of all rows, if these are not open.
+        extras: of rows that are not open, the columns of `EXTRAS` that they have.
     """
 
     files: Sequence[RowFile]
     columns: pa.Table
     rows: NDArray[np.int64]
     records: Mapping[str, NetworkRecord]
-    further: tuple[Column, ...]
+    further: tuple[Column, ...] = ()
+    network: NetworkKind | None = None
+    extras: tuple[str, ...] = ()
 
 
 class StoredSource(Source):
-    """Rows of files as a source of an open config.
+    """Rows of files as a source: of an open config, or of networks of one kind.
 
     Args:
         stored: the rows; no key may stand in them twice.
@@ -148,9 +152,12 @@ class StoredSource(Source):
         weights = sum(records[item["values"]].layout.size * item["counts"] for item in sizes)
         self._left_out = tuple(left_out)
         self.states = len(stored.rows) + sum(len(entry.epochs) for entry in left_out)
-        self.open_columns = OpenColumns(
-            records=records, further=stored.further, weights=weights / max(len(stored.rows), 1)
-        )
+        self._records = records
+        self.network, self.extras = stored.network, stored.extras
+        if self.network is None:
+            self.open_columns = OpenColumns(
+                records=records, further=stored.further, weights=weights / max(len(stored.rows), 1)
+            )
         self.models = len({*self._models, *(entry.model for entry in left_out)})
 
     @property
@@ -162,6 +169,13 @@ class StoredSource(Source):
 
     def refused(self) -> Sequence[LeftOut]:
         return self._left_out
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        if self.open_columns is not None:
+            return ()
+        columns = self._stored.columns
+        return tuple(name for name in HYPERPARAMETERS if name not in columns.column_names or columns[name].null_count)
 
     def fingerprint(self) -> str:
         return str([(str(row_file.path), row_file.path.stat().st_size) for row_file in self._stored.files])
@@ -205,11 +219,6 @@ class StoredSource(Source):
         order = np.lexsort((steps, models, layouts, epochs)).astype(np.int64)
         return order, epochs[order], models[order].astype(np.int64)
 
-    @property
-    def _records(self) -> Mapping[str, NetworkRecord]:
-        assert self.open_columns is not None
-        return self.open_columns.records
-
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         order, epochs, models = self._order
         numbers = {model_id: number for number, model_id in enumerate(self._models)}
@@ -236,18 +245,20 @@ class StoredSource(Source):
     def _states(self, rows: NDArray[np.int64], layout: str, pieces: _Pieces) -> States:
         record = self._records[layout]
         columns = self._stored.columns.take(pa.array(rows))
-        weights, raw = pieces.take(self._stored.rows[rows], record.layout.size)
+        wide = [name for name in self.extras if name not in columns.column_names]
+        matrices, raw = pieces.take(self._stored.rows[rows], record.layout.size, [WEIGHTS, *wide])
         ids = columns["model_id"].to_pylist()
         figures = {
             name: columns[name].combine_chunks()
             for name in columns.column_names
-            if name not in (*_OF_MODEL, "epoch", LAYOUT, "ggap")
+            if name not in (*_OF_MODEL, "epoch", LAYOUT)
         }
         return States(
             epochs=columns["epoch"].to_pylist(),
             models=[self._models[model_id] for model_id in ids],
-            weights=weights,
+            weights=matrices[WEIGHTS],
             figures=figures,
+            extras={name: matrices[name] for name in wide},
             layout=layout,
             raw=raw if record.layout.raw_bytes else None,
         )
@@ -261,20 +272,22 @@ class _Pieces:
         self._starts = np.cumsum([0, *(size for file in files for size in file.sizes)])
         self._read = functools.lru_cache(_READ_AT_ONCE)(lambda number, piece: files[number].read(piece))
 
-    def take(self, rows: NDArray[np.int64], size: int) -> tuple[torch.Tensor, list[bytes]]:
-        """Weights [len(rows), size], float32, and the raw bytes of each row."""
-        weights = np.empty((len(rows), size), np.float32)
+    def take(
+        self, rows: NDArray[np.int64], size: int, wide: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], list[bytes]]:
+        """Columns as wide as the weights, each [len(rows), size], float32, and the raw bytes of each row."""
+        matrices = {name: np.empty((len(rows), size), np.float32) for name in wide}
         raw: list[bytes] = [b""] * len(rows)
         places = np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(places).tolist():
             here = np.flatnonzero(places == place)
             table = self._read(*self._places[place]).take(pa.array(rows[here] - self._starts[place]))
-            column = table[WEIGHTS].combine_chunks()
-            weights[here] = np.asarray(column.flatten()).reshape(len(here), size)
+            for name, matrix in matrices.items():
+                matrix[here] = np.asarray(table[name].combine_chunks().flatten()).reshape(len(here), size)
             if RAW in table.column_names:
                 for position, value in zip(here.tolist(), table[RAW].to_pylist(), strict=True):
                     raw[position] = (value or RAW_END)[:-1]
-        return torch.from_numpy(weights), raw
+        return {name: torch.from_numpy(matrix) for name, matrix in matrices.items()}, raw
 
 
 def _keys(table: pa.Table) -> pa.Table:

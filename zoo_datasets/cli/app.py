@@ -15,7 +15,9 @@ from zoo_datasets.cli.list import list_command
 from zoo_datasets.cli.push import push
 from zoo_datasets.cli.quickstart import quickstart_command
 from zoo_datasets.cli.remove import remove
+from zoo_datasets.cli.rename import rename
 from zoo_datasets.cli.report import report
+from zoo_datasets.cli.select import select
 from zoo_datasets.cli.shell import hide_library_bars, make_app, run_app
 from zoo_datasets.cli.sparsify import sparsify
 from zoo_datasets.cli.train import train
@@ -56,6 +58,8 @@ app.command()(build)
 app.command()(verify)
 app.command()(info)
 app.command()(push)
+app.command()(select)
+app.command()(rename)
 app.command()(remove)
 app.command()(export)
 app.command()(benchmark)

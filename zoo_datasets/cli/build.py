@@ -207,7 +207,7 @@ def build(
             progress=advance,
             fetched=fetched,
         )
-    _print_result(console, out, result)
+    print_result(console, out, result)
     if plots:
         from zoo_datasets.repository.card_plots import draw_plots
 
@@ -241,7 +241,8 @@ def _conditions(where: str | None, name: str | None) -> tuple[Condition | None, 
         return None, where
 
 
-def _print_result(console: Console, out: Path, result: BuildResult) -> None:
+def print_result(console: Console, out: Path, result: BuildResult) -> None:
+    """Say what a build did, and what it left out."""
     from zoo_datasets.builders.sources.run import NOT_TRAINED
     from zoo_datasets.terminal import say
     from zoo_datasets.text import counted

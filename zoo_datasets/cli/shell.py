@@ -101,7 +101,7 @@ def zoos_and_files(incomplete: str) -> list[str]:
     return names + [text for text in texts if text.startswith(incomplete) and text.endswith(("/", ".yaml", ".yml"))]
 
 
-def numbers(text: str) -> list[int]:
+def numbers(text: str, option: str = "--epochs") -> list[int]:
     """`0,10,50` and `0-10,50`, as `--epochs` takes them; ascending, each once."""
     spans = []
     for part in text.split(","):
@@ -110,7 +110,7 @@ def numbers(text: str) -> list[int]:
         if first is None or last is None or last > MAX_EPOCH:
             raise typer.BadParameter(
                 f"{text[:80]!r}: expected numbers as 0,10,50 or ranges as 0-10, at most {MAX_EPOCH:,}",
-                param_hint="--epochs",
+                param_hint=option,
             )
         spans.append((first, last))
     epochs: list[int] = []

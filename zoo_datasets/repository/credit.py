@@ -137,7 +137,9 @@ class Statements:
             changes["origin"] = "stated"
         names = {"licence": "licence", "citation": "citation", "place": "origin"}
         return dataclasses.replace(
-            credit, **changes, stated=tuple(name for key, name in names.items() if key in changes)
+            credit,
+            **changes,
+            stated=tuple(name for key, name in names.items() if key in changes or name in credit.stated),
         )
 
 

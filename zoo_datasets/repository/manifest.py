@@ -206,6 +206,14 @@ class Manifest:
         return self.network
 
     @property
+    def is_trained(self) -> bool:
+        """Whether this package trained the zoo, or the one that its rows were selected from with all their columns."""
+        origin, selection = self.source.get("of"), self.source.get("selection")
+        if isinstance(origin, Mapping) and not (isinstance(selection, Mapping) and "columns" in selection):
+            return origin.get("kind") == "run"
+        return self.source.get("kind") == "run"
+
+    @property
     def paths(self) -> list[str]:
         """The data files and plots that it lists, relative to the repository."""
         return [*(shard.path for shard in (*self.shards, *self.meta, *self.layouts)), *self.plots]

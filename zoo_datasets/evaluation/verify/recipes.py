@@ -43,7 +43,7 @@ class Recipe:
     @property
     def is_trained(self) -> bool:
         """Whether the manifest says that this package trained the zoo."""
-        return self._manifest.source.get("kind") == "run"
+        return self._manifest.is_trained
 
     @property
     def is_drawn(self) -> bool:
@@ -111,7 +111,7 @@ def differs_from_start(network: NetworkKind, seeds: Sequence[int], inits: Sequen
 
 
 def _trained_zoo(manifest: Manifest) -> ZooSpec | None:
-    if manifest.source.get("kind") != "run":
+    if not manifest.is_trained:
         return None
     try:
         return zoo_from_dict(dict(manifest.zoo), "manifest.json")

@@ -162,12 +162,22 @@ class Location:
             return local_layouts(self.folder, manifest)
         records: dict[str, NetworkRecord] = {}
         for shard in manifest.layouts:
-            file = self.cached(shard.path) if self.out_of_reach is not None else self._fetched(shard.path)
-            if file is None:
-                reason = "it does not exist" if self.out_of_reach is None else f"{self.out_of_reach}"
-                raise NotCachedError(f"{self.repo}: {shard.path} could not be fetched: {reason}")
-            records |= read_layouts_file(file)
+            records |= read_layouts_file(self.file(shard.path))
         return records
+
+    def file(self, path: str) -> Path:
+        """Where a file that a manifest lists lies on this machine; one on the Hub is fetched.
+
+        Raises:
+            NotCachedError: if it cannot be fetched, and the cache lacks it.
+        """
+        if self.folder is not None:
+            return self.folder / path
+        file = self.cached(path) if self.out_of_reach is not None else self._fetched(path)
+        if file is None:
+            reason = "it does not exist" if self.out_of_reach is None else f"{self.out_of_reach}"
+            raise NotCachedError(f"{self.repo}: {path} could not be fetched: {reason}")
+        return file
 
     def open_columns(self, manifest: Manifest | None) -> dict[str, pa.DataType]:
         """Types of the columns of open rows, whose layouts this process knows from now on; none of others."""
