@@ -95,7 +95,9 @@ def position_sizes(layouts: WeightLayout | Iterable[WeightLayout], size: int) ->
     layouts = [layouts] if isinstance(layouts, WeightLayout) else list(layouts)
     if not layouts:
         raise LayoutError("position_sizes got no layouts, expected at least one")
-    tokens, layers, within = (torch.cat([_chunks(layout, int(size))[1] for layout in layouts]).amax(dim=0) + 1).tolist()
+    tokens, layers, within = (
+        torch.cat([token_map(layout, int(size))[1] for layout in layouts]).amax(dim=0) + 1
+    ).tolist()
     return tokens, layers, within
 
 
