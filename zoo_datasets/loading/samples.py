@@ -138,8 +138,10 @@ class Reader(Protocol):
         row_bytes: bytes of a sample in memory, nearly.
     """
 
-    columns: Sequence[str]
     in_pieces: bool
+
+    @property
+    def columns(self) -> Sequence[str]: ...
 
     @property
     def row_bytes(self) -> int: ...
