@@ -8,7 +8,7 @@ import pytest
 import torch
 from hub_client import Client
 from hub_server import serving
-from state_dicts import mlp, rows_of, same
+from state_folders import mlp, rows_of, same
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
@@ -183,9 +183,9 @@ def test_select_says_what_it_wrote(opened, tmp_path):
 
 def test_a_selection_from_the_hub_is_that_of_the_folder(opened, tmp_path):
     with serving() as hub, contextlib.closing(Client(hub.url, tmp_path / "home")) as client:
-        client.zoo("push", opened, "someone/zoos")
+        client.zoo("push", opened, "somebody/zoos")
         selected = ("mlps", "--epochs", "1", "--where", "rank < 9", "--name", "few", "--out")
-        client.zoo("select", "someone/zoos", *selected, tmp_path / "afar")
+        client.zoo("select", "somebody/zoos", *selected, tmp_path / "afar")
         client.zoo("select", opened, *selected, tmp_path / "near")
     names = [sorted(path.name for path in (tmp_path / folder / "few").glob("*.parquet")) for folder in ("afar", "near")]
     assert names[0] == names[1] != []

@@ -58,7 +58,7 @@ class LocalZoo:
             RepositoryError: if a file is missing, or it has more files than the Hub takes.
         """
         manifest = _checked_manifest(repo, name)
-        files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta)}
+        files = {shard.path: shard.sha256 for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
         others = (meta_path(name, MANIFEST), meta_path(name, PAGE), *manifest.plots)
         missing = [path for path in (*files, *others) if not (repo / path).is_file()]
         if missing:
@@ -71,7 +71,8 @@ class LocalZoo:
     @property
     def data(self) -> set[str]:
         """Paths of the files that are named by their content."""
-        return {shard.path for shard in (*self.manifest.shards, *self.manifest.meta)}
+        manifest = self.manifest
+        return {shard.path for shard in (*manifest.shards, *manifest.meta, *manifest.layouts)}
 
     def verify(self, progress: Advance) -> None:
         """Make the checks of `zoo verify` that need no images, unless it passed them and was not written to since.
