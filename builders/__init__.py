@@ -8,7 +8,7 @@ from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.repository import RowChoice
 from zoo_datasets.builders.sources.table import open_source
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
-from zoo_datasets.builders.write import write_rows
+from zoo_datasets.builders.writing.write import write_rows
 
 __all__ = [
     "BuildResult",

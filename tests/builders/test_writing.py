@@ -1,11 +1,13 @@
 """Rows from memory: what is written comes back, an interrupted call goes on, and bad input writes nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -108,8 +110,8 @@ def test_groups_lie_in_one_split(tmp_path):
 PROGRAM = """
 import os, signal, sys, torch
 import zoo_datasets as zd
-from zoo_datasets.builders import write
-write._CHUNK_ROWS = 4
+from zoo_datasets.builders.writing import staging
+staging._CHUNK_ROWS = 4
 
 def rows(last):
     for index in range(20):
@@ -184,3 +186,65 @@ def test_another_kind_of_zoo_is_not_written_over(tmp_path):
     path.write_text(json.dumps(value))
     with pytest.raises(RepositoryError, match="built of another kind of source"):
         zd.write_rows(tmp_path, "mine", [(torch.eye(3), {})], layout=layout)
+
+
+READER = """
+import sys
+from pathlib import Path
+import zoo_datasets as zd
+from zoo_datasets.errors import ZooError
+
+for repo in sys.argv[1:]:
+    try:
+        zd.write_rows(repo, "mine", [])
+        print("nothing was refused")
+    except ZooError as error:
+        print(error)
+"""
+
+
+def with_columns(path, text):
+    """The same staged file, but for the JSON of its first row."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    texts = [text, *table["columns"].to_pylist()[1:]]
+    table = table.set_column(0, table.schema.field("columns"), pa.array(texts, pa.string()))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes cannot be killed like this")
+def test_staged_files_of_strangers_are_refused_by_name(tmp_path):
+    assert run(tmp_path / "repo", 14).returncode == -signal.SIGKILL
+    secret = tmp_path / "secret.arrow"
+    file = "mine/.staged/rows-000001.arrow"
+    shutil.copy(tmp_path / "repo" / file, secret)
+    whole = secret.read_bytes()
+    key = {"model_id": "m", "epoch": 0, "step": None}
+    changes = {
+        "cut": lambda path: path.write_bytes(whole[:-100]),
+        "text": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "empty": lambda path: path.write_bytes(b""),
+        "bits": lambda path: path.write_bytes(bytes(byte ^ 255 for byte in whole)),
+        "middle": lambda path: path.write_bytes(whole[:800] + bytes(800) + whole[1600:]),
+        "link": lambda path: (path.unlink(), path.symlink_to(secret)),
+        "no key": lambda path: with_columns(path, "{}"),
+        "bell": lambda path: with_columns(path, json.dumps(key | {"model_id": "\a"})),
+        "nested": lambda path: with_columns(path, "[" * 100_000),
+        "reserved": lambda path: with_columns(path, json.dumps(key | {"weights": 1})),
+        "list": lambda path: with_columns(path, json.dumps(key | {"rank": [1]})),
+        "epoch": lambda path: with_columns(path, json.dumps(key | {"epoch": 1 << 70})),
+    }
+    for what, change in changes.items():
+        shutil.copytree(tmp_path / "repo", tmp_path / what)
+        change(tmp_path / what / file)
+    repos = [str(tmp_path / what) for what in changes]
+    done = subprocess.run([sys.executable, "-c", READER, *repos], capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, len(lines)) == (0, len(changes)), done.stderr
+    for what, line in zip(changes, lines, strict=True):
+        assert "rows-000001.arrow" in line, (what, line)
+    (tmp_path / "cut" / file).unlink()  # as the message says
+    assert run(tmp_path / "cut", 99).returncode == 0
+    assert len(rows_of(tmp_path / "cut")) == 20
+    assert secret.read_bytes() == whole

@@ -1,0 +1,1 @@
+"""Rows from memory into a config."""
