@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
-from zoo_datasets.loading.ahead import read_ahead
+from zoo_datasets.loading.ahead import Pace, read_ahead
 from zoo_datasets.loading.order import BatchPlan, Order, whole_number
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
@@ -171,6 +171,7 @@ class Batches(TorchIterable[Batch], Reporting):
         self.form = form
         self._finish = finish
         self._epochs = _Epochs()
+        self._pace = Pace()
         self._resume: _At = (-1, 0, None)
         self._at: _At | None = None
         self._place_of_parent: tuple[int, int] | None = None
@@ -286,10 +287,15 @@ class Batches(TorchIterable[Batch], Reporting):
         def read(block: list[tuple[int, int]]) -> list[Batch]:
             return [samples.read(start, stop, form) for start, stop in block]
 
-        # Views of a mapped file cost nothing until they are used.
+        # Views of a mapped file cost nothing until they are used; what is streamed waits for a disk or a network.
         views = not (form.copy or self.order.shuffle or self._reader.in_pieces)
-        for block in map(read, blocks) if views else read_ahead(read, blocks, 1):
-            yield from block
+        if views:
+            read_blocks: Iterator[list[Batch]] = map(read, blocks)
+        else:
+            read_blocks = read_ahead(read, blocks, 1) if self._reader.in_pieces else self._pace.run(read, blocks)
+        with closing(read_blocks) if isinstance(read_blocks, Generator) else nullcontext():
+            for block in read_blocks:
+                yield from block
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of epoch `epoch`, counted from 0.
