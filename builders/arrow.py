@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 
 from zoo_datasets.builders.shards.rows import RowMaker, without_nonfinite
-from zoo_datasets.builders.sources.base import States
+from zoo_datasets.builders.sources.base import Source, States
 from zoo_datasets.builders.sources.table import Location, open_source
 from zoo_datasets.loading.caches import prepared
 from zoo_datasets.repository.row import SPLITS
@@ -20,11 +20,24 @@ from zoo_datasets.storage.remote import is_url
 
 @dataclass
 class ZooConfig(datasets.BuilderConfig):  # type: ignore[misc]
-    """What to read. `fingerprint` stands for the source's content, so that a changed source has another cache."""
+    """What to read. `fingerprint` stands for the source's content, so that a changed source has another cache.
+
+    `source` is one of the user's, which processes of `num_proc` get as a pickle; else `source_path` is opened.
+    """
 
     source_path: str = ""
     keep_nonfinite: bool = False
     fingerprint: str = ""
+    source: Source | None = None
+
+    def opened(self) -> Source:
+        """The source."""
+        return open_source(self.source_path) if self.source is None else self.source
+
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
+        """The name of its cache, in which the fingerprint stands for a user's source, whose pickle may change."""
+        told = {name: value for name, value in config_kwargs.items() if name != "source"}
+        return str(super().create_config_id(told, custom_features))
 
 
 class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
@@ -33,12 +46,12 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     BUILDER_CONFIG_CLASS = ZooConfig
 
     def _info(self) -> datasets.DatasetInfo:
-        source = open_source(self.config.source_path)
+        source = self.config.opened()
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(RowMaker(source, "").schema))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         """A unit of work is one epoch of one block; `num_proc` and streaming divide the list of them."""
-        source = open_source(self.config.source_path)
+        source = self.config.opened()
         generators = []
         for split in SPLITS:
             units = [
@@ -57,7 +70,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             prepared.write_note(Path(self._output_dir))
 
     def _generate_tables(self, units: list[tuple[int, int]], split: str) -> Iterator[tuple[Any, pa.Table]]:
-        source = open_source(self.config.source_path)
+        source = self.config.opened()
         rows = RowMaker(source, self.config.name)
         blocks = [block.of(split) for block in source.blocks()]
         for number, (index, epoch) in enumerate(units):
@@ -70,7 +83,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 def zoo_builder(
-    source_path: Location, name: str | None = None, *, keep_nonfinite: bool = False, cache_dir: Path | None = None
+    source: Location | Source, name: str | None = None, *, keep_nonfinite: bool = False, cache_dir: Path | None = None
 ) -> ZooBuilder:
     """A builder of a source's rows: `zoo_builder(path).download_and_prepare()`, then `.as_dataset()`.
 
@@ -78,7 +91,8 @@ def zoo_builder(
     row is left out without a list of it: build a repository where that matters.
 
     Args:
-        source_path: a run, a raw zoo or a `.pt` file, at a path or behind a URL.
+        source: a run, a raw zoo or a `.pt` file, at a path or behind a URL; or a source of your own, which can be
+            pickled if several processes prepare it.
         name: what the rows have as `zoo`; the zoo's name unless given.
         keep_nonfinite: whether states with NaN or infinite weights become rows too.
         cache_dir: of the Arrow files; None: where `datasets` keeps its own. A changed source is prepared anew, and
@@ -88,15 +102,20 @@ def zoo_builder(
         SourceError, RunError, DownloadError: if the source cannot be read.
         StorageError: if damaged Arrow files cannot be deleted; names their folder.
     """
-    source = open_source(source_path)
+    own = isinstance(source, Source)
+    opened = source if isinstance(source, Source) else open_source(source)
     options: dict[str, Any] = {
         "cache_dir": None if cache_dir is None else str(cache_dir),
         "dataset_name": "zoo_datasets",
-        "config_name": name or source.name,
-        "source_path": str(source_path) if is_url(str(source_path)) else str(Path(source_path).resolve()),
+        "config_name": name or opened.name,
         "keep_nonfinite": keep_nonfinite,
-        "fingerprint": source.fingerprint(),
+        "fingerprint": opened.fingerprint(),
+        **({"source": opened} if own else {"source_path": _absolute(source)}),
     }
     root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
     builder: ZooBuilder = prepared.opened(ZooBuilder, root, **options)
     return ZooBuilder(**options) if prepared.renew(Path(builder.cache_dir), need_note=False) else builder
+
+
+def _absolute(location: Any) -> str:
+    return str(location) if is_url(str(location)) else str(Path(location).resolve())

@@ -153,10 +153,11 @@ def given_from_afar() -> None:
     fsspec.filesystem("memory").pipe("/zoo.tar.gz", tarred(Path(SEED_ZOO), ".tar.gz").read_bytes())
 
 
-def given_state_dicts() -> None:
-    """Perceptrons with a table, some of them at several epochs in an archive, and adapters with their settings."""
+def given_networks() -> None:
+    """Perceptrons with a table and splits, some at several epochs in an archive, and adapters with their settings."""
     write_folder(Path("checkpoints"), {f"m{number}.safetensors": mlp(number) for number in range(8)})
     Path("table.csv").write_text("file,lr,label\n" + "".join(f"m{number},0.1,c{number}\n" for number in range(8)))
+    Path("splits.json").write_text('{"train": ["m0", "m1"], "val": ["checkpoints/m2.safetensors"]}')
     epochs = {f"m{number}/epoch_{epoch}.pt": mlp(number) for number in range(4) for epoch in range(2)}
     tarred(write_folder(Path("runs_of_mine"), epochs), ".tar.gz").rename("runs.tar.gz")
     for number in range(4):
@@ -170,7 +171,7 @@ GIVEN: dict[str, Callable[[], None]] = {
     "From a zoo to a dataset": given_for_running,
     "Published raw zoos": given_for_raw_zoos,
     "From afar": given_from_afar,
-    "Anybody's state dicts": given_state_dicts,
+    "Anybody's networks": given_networks,
 }
 
 

@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from scipy.stats import kendalltau
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tiny_runs import make_run
 from typer.testing import CliRunner
 
-from zoo_datasets.builders import build_repository
+from zoo_datasets.builders import build_repository, write_rows
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.benchmark import probes, scores
@@ -179,7 +181,7 @@ def test_a_benchmark_predicts_each_target_once_and_goes_on(repo, tmp_path):
     assert len(made) == len(record.results) == steps[-1][0] == steps[-1][1]
     scales = {result.target: result.scale for result in record.results if result.kind == "number"}
     assert scales == {"test_acc": "linear", "lr": "log10"}
-    assert sum(entry["models"] for entry in record.rows) == 60
+    assert sum(entry["models"] for entry in record.rows) == sum(entry["groups"] for entry in record.rows) == 60
     assert read_record(out) == record
 
     cut = json.loads(out.read_text())
@@ -263,3 +265,26 @@ def test_umap_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(SpecError, match=r"pip install 'zoo-datasets\[umap\]'"):
         FEATURES["umap"].fit(lambda: draw(20, LAYOUT.size), LAYOUT)
+
+
+def test_a_benchmark_says_how_many_groups_each_split_has(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    rows = [
+        ({"w": torch.randn(4, generator=random)},
+         {"model_id": f"m{n:03}", "group": f"g{n // 5}", "label": n % 8, "test_acc": n / 200})
+        for n in range(200)
+    ]  # fmt: skip
+    write_rows(tmp_path / "repo", "mine", rows)
+    counts = {}
+    for split_by in ("model", "group:label"):
+        settings = Settings(
+            train="mine", tests=("mine",), features=("weights",), targets=("test_acc",), split_by=split_by, resamples=5
+        )
+        record = run_benchmark(tmp_path / "repo", settings)
+        assert sum(entry["models"] for entry in record.rows) == 200
+        counts[split_by] = sum(entry["groups"] for entry in record.rows)
+    assert counts == {"model": 40, "group:label": 8}
+    arguments = ["benchmark", str(tmp_path / "repo"), "mine", "--targets", "test_acc", "--features", "weights"]
+    invoked = CliRunner().invoke(app, arguments)
+    assert invoked.exit_code == 0, invoked.output
+    assert re.search(r"mine train \d+ models in \d+ groups", " ".join(invoked.output.split()))

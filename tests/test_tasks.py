@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_runs import make_run, weights_of
 
-from zoo_datasets.builders import build_repository
+from zoo_datasets.builders import build_repository, write_rows
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.tasks import (
@@ -172,3 +172,44 @@ def test_states_of_tasks_go_on(zoo):
     again.load_state_dict(state)
     assert [batch["model_id"] for batch in again] == rest
     assert dataclasses.asdict(made.order)["batch_size"] == 2
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory):
+    """Three steps in each of two epochs, written in another order; one model lacks the last."""
+    folder = tmp_path_factory.mktemp("stepped")
+    states = [(epoch, step) for epoch, step in ((1, 20), (0, 5), (1, 10), (0, 0), (1, 30), (0, 9))]
+    rows = [
+        ({"w": torch.tensor([model, epoch, step], dtype=torch.float32)},
+         {"model_id": f"m{model:02}", "epoch": epoch, "step": step, "group": "all"})
+        for model in range(5) for epoch, step in states if (model, step) != (3, 30)
+    ]  # fmt: skip
+    write_rows(folder, "stepped", rows)
+    (split,) = load_zoo(folder, "stepped").values()
+    return split
+
+
+def test_trajectories_are_ordered_by_epoch_and_step(stepped):
+    keys = [(0, 0), (0, 5), (0, 9), (1, 10), (1, 20), (1, 30)]
+    (batch,) = trajectories(stepped, columns=["model_id"], batch_size=9)
+    assert sorted(ids[0] for ids in batch["model_id"]) == ["m00", "m01", "m02", "m04"]
+    for number, ids in enumerate(batch["model_id"]):
+        expected = torch.tensor([[int(ids[0][1:]), *key] for key in keys], dtype=torch.float32)
+        assert torch.equal(batch["weights"][number], expected)
+    assert batch["step"][0].tolist() == [step for _, step in keys]
+    (batch,) = trajectories(stepped, [(1, 10), (0, 5)], batch_size=9)
+    assert batch["weights"][:, :, 1:].tolist() == [[[1, 10], [0, 5]]] * 5
+    (batch,) = trajectories(stepped, [0, 1], batch_size=9)  # of an epoch the last step
+    assert batch["weights"][:, :, 2].tolist() == [[9, 30]] * 3 + [[9, 20]] + [[9, 30]]
+
+
+def test_a_step_is_a_state_of_sequences_too(stepped):
+    (batch,) = sequence_prediction(stepped, (0, 5), 1, ["step"], batch_size=9)
+    assert (batch["weights"][:, 2] == 5).all()
+    assert sorted(batch["target"][:, 2].tolist()) == [20, 30, 30, 30, 30]
+    assert batch["step"].tolist() == [5] * 5
+    for state, message in (((0, 7), "no model has all"), ((0, 1, 2), "a pair of epoch and step")):
+        with pytest.raises(SpecError, match=message):
+            sequence_prediction(stepped, state, 1)
+    with pytest.raises(SpecError, match="column step"):
+        trajectories(stepped.remove_columns("step"))

@@ -23,7 +23,7 @@ from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import HYPERPARAMETERS, Column, OpenRows
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.spec import Limits, digest_of
 
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000
@@ -138,6 +138,7 @@ class Reading:
         keep_log_sigma2: whether log σ² of twins, and what the recorded losses are made of, become columns too.
         images: a folder with the images, to recompute losses that are recorded with something added to them.
         state_dicts: what is told of files of state dicts.
+        splits: a file that tells the authors' split of a state or model by its number, path or id.
         num_proc: threads that list the files of the source.
     """
 
@@ -150,6 +151,7 @@ class Reading:
     keep_log_sigma2: bool = False
     images: Path | None = None
     state_dicts: StateDictOptions = _AS_THEY_ARE
+    splits: Path | None = None
     num_proc: int = 1
 
     @property
@@ -169,7 +171,12 @@ class Reading:
 
 class Source(ABC):
     """A population somewhere: the one thing a builder knows. Each kind of source is one file, and writes what it has:
-    the attributes without a value, and the methods that are abstract.
+    the attributes without a value, and the methods that are abstract. One of your own is the same, and needs no entry
+    in a table: `build_from(source, repo)` and `zoo_builder(source)` take it.
+
+    A source is open, with `open_columns` and `States` that name their layout, unless all its rows are classifiers of
+    one `network` of the table of architectures. What its models are before they are read belongs into `Model.columns`,
+    what changes with the state into `States.figures`; either may be any standard column or one of `further`.
 
     `models` and `states` count everything found, including what is left out: the entries of `refused`, plus the states
     and left-out entries that `read` yields over all blocks, add up to them.
@@ -194,9 +201,9 @@ class Source(ABC):
     extras: tuple[str, ...] = ()
 
     @property
-    @abstractmethod
     def source_id(self) -> str:
-        """Equal for two sources if one may grow into the other."""
+        """Equal for two sources if one may grow into the other; unless a kind says more, those of one name."""
+        return digest_of([self.kind, self.name])
 
     @property
     def layout(self) -> WeightLayout:

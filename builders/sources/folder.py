@@ -22,6 +22,7 @@ from zoo_datasets.builders.sources.base import (
     StateBlock,
     States,
 )
+from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
 from zoo_datasets.builders.state_dicts.names import is_state_file
 from zoo_datasets.builders.state_dicts.population import State, population_of
 from zoo_datasets.errors import SourceError
@@ -58,6 +59,7 @@ class StateDictSource(Source):
         self._population = population_of(container, reading.state_dicts, container.name, reading.epochs)
         for note in container.notes:
             self._population.notes.add([note])
+        self._splits = {} if reading.splits is None else self._assigned(reading.splits)
         self._settle()
         self._select()
         self._settle()
@@ -80,6 +82,28 @@ class StateDictSource(Source):
         if place.is_dir() or is_archive(place):
             return cls(open_container(place, reading.num_proc), reading)
         return cls(OneFile(place), reading)
+
+    def _assigned(self, path: Path) -> dict[str, Any]:
+        """Fill the column of the authors' splits from a file; returns what the manifest records of that."""
+        population = self._population
+        if SOURCE_SPLIT in population.columns:
+            origin = population.origins.get(SOURCE_SPLIT, "the files")
+            raise SourceError(f"--splits {path}: {origin} tells {SOURCE_SPLIT} already; leave one of them out")
+        files = sorted(path for path in self._container.entries if is_state_file(path))
+        numbers = {name: number for number, name in enumerate(files)}
+        named = [
+            Named(
+                index=numbers.get(state.file.name, -1) if state.file.row is None else state.file.row,
+                path=state.file.name,
+                names=(state.model_id,),
+            )
+            for state in population.states
+        ]
+        assignment = assign(path, read_splits(path), named)
+        population.columns[SOURCE_SPLIT] = pa.array(assignment.splits, pa.string())
+        population.origins[SOURCE_SPLIT] = f"--splits {path.name}"
+        population.notes.add(assignment.notes())
+        return {"splits": assignment.describe()}
 
     def _settle(self) -> None:
         population = self._population
@@ -127,6 +151,7 @@ class StateDictSource(Source):
             "columns": population.origins,
             "layouts": len(population.fillings),
             "selection": self._reading.selection(),
+            **self._splits,
             **population.notes.describe(),
         }
 
@@ -141,7 +166,8 @@ class StateDictSource(Source):
     def fingerprint(self) -> str:
         """Changes when the files or the table change."""
         options = self._reading.state_dicts
-        digests = [sha256_of(path) for path in (options.table, options.layout) if path is not None]
+        files = (options.table, options.layout, self._reading.splits)
+        digests = [sha256_of(path) for path in files if path is not None]
         return digest_of([self._container.fingerprint(), self.source_id, *digests])
 
     @cached_property

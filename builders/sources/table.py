@@ -17,6 +17,7 @@ from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
+from zoo_datasets.builders.sources.splits import SplitSource
 from zoo_datasets.builders.state_dicts.names import ENDINGS
 from zoo_datasets.errors import SourceError
 from zoo_datasets.repository.where import parse_where
@@ -73,7 +74,7 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
     reading = reading or Reading()
     if not isinstance(location, (str, Path)):
         if len(location) != 1:
-            return _open_parts(location, reading, fetched)
+            return _with_splits(_open_parts(location, reading, fetched), reading)
         (location,) = location
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
@@ -84,12 +85,19 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         missing = isinstance(place, Path) and not place.exists()
     if matching is not None:
         _check_options(matching, reading, place)
-        return matching.open(place, reading)
+        return _with_splits(matching.open(place, reading), reading)
     kinds = "; ".join(kind.name for kind in SOURCE_KINDS)
     if not isinstance(place, Path):
         raise SourceError(f"{place.name} holds no raw zoo and is no other kind of source; expected: {kinds}")
     problem = "does not exist" if missing else "is not a source that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
+
+
+def _with_splits(source: Source, reading: Reading) -> Source:
+    """A source with the splits that a file tells; state dicts know their files and tell them by themselves."""
+    if reading.splits is None or isinstance(source, StateDictSource):
+        return source
+    return SplitSource(source, reading.splits)
 
 
 def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:

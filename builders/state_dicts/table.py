@@ -41,8 +41,11 @@ class Table:
     rows: int
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, option: str = "--table") -> Table:
     """A table of CSV, TSV, JSON lines or Parquet, by its ending.
+
+    Args:
+        option: what a user calls it.
 
     Raises:
         SourceError: if it cannot be read, or two columns have one name.
@@ -50,30 +53,30 @@ def read_table(path: Path) -> Table:
     ending = path.suffix.lower()
     reader = _READERS.get(ending)
     if reader is None:
-        raise SourceError(f"--table {path}: expected a file that ends with {', '.join(_READERS)}")
+        raise SourceError(f"{option} {path}: expected a file that ends with {', '.join(_READERS)}")
     try:
         pairs = reader(path)
     except (DocumentError, SourceError) as error:
-        raise SourceError(f"--table {path}: {error}") from error
+        raise SourceError(f"{option} {path}: {error}") from error
     except OSError as error:
-        raise SourceError(f"--table {path} could not be read: {error.strerror or str(error)[:200]}") from error
+        raise SourceError(f"{option} {path} could not be read: {error.strerror or str(error)[:200]}") from error
     except pa.ArrowException as error:
-        raise SourceError(f"--table {path} could not be read: {str(error)[:300]}") from error
-    return _table(path, pairs)
+        raise SourceError(f"{option} {path} could not be read: {str(error)[:300]}") from error
+    return _table(path, pairs, option)
 
 
-def _table(path: Path, pairs: list[tuple[str, pa.Array]]) -> Table:
+def _table(path: Path, pairs: list[tuple[str, pa.Array]], option: str) -> Table:
     if not pairs or not len(pairs[0][1]):
-        raise SourceError(f"--table {path} holds no rows")
+        raise SourceError(f"{option} {path} holds no rows")
     if len(pairs) > _MOST_COLUMNS:
-        raise SourceError(f"--table {path} has {len(pairs):,} columns, at most {_MOST_COLUMNS:,} expected")
+        raise SourceError(f"{option} {path} has {len(pairs):,} columns, at most {_MOST_COLUMNS:,} expected")
     columns: dict[str, pa.Array] = {}
     renamed: dict[str, str] = {}
     empty: list[str] = []
     for name, values in pairs:
         plain = column_name(name)
         if plain in columns or plain in empty:
-            raise SourceError(f"--table {path}: two of its columns are called {plain!r}; rename one")
+            raise SourceError(f"{option} {path}: two of its columns are called {plain!r}; rename one")
         if not plain or values.null_count == len(values):
             empty.append(plain or name)
             continue

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 _WIDE = 140
 
 
-class SplitChoice(enum.StrEnum):
-    """What is wholly in one split."""
-
-    model = "model"
-    seed = "seed"
-
-
 @stoppable("with --out the same command goes on from there; without, nothing was kept")
 def benchmark(
     repo: Annotated[str, typer.Argument(help="A local dataset repository, or the id of one on the Hub.")],
@@ -39,9 +32,13 @@ def benchmark(
     train: Annotated[str | None, typer.Option(metavar="A", help="Learn from this config.")] = None,
     test: Annotated[str | None, typer.Option(metavar="B,C", help="Test on these configs.")] = None,
     where: Annotated[str | None, typer.Option(metavar="CONDITION", help="Only these rows, as 'epoch >= 1'.")] = None,
-    split_by: Annotated[SplitChoice, typer.Option(help="Keep models, or models of one seed, in one split.")] = (
-        SplitChoice.model
-    ),
+    split_by: Annotated[
+        str,
+        typer.Option(
+            metavar="model|seed|source|group:COLUMN",
+            help="Keep models, or models of one seed or one value of a column, in one split; or take the authors' own.",
+        ),
+    ] = "model",
     class_rows: Annotated[
         int | None,
         typer.Option(min=2, help="Logistic regression learns from N training rows.", show_default="all"),
@@ -65,7 +62,7 @@ def benchmark(
         features=tuple(_listed(features)),
         targets=DEFAULT_TARGETS if targets is None else tuple(_listed(targets)),
         where=where,
-        split_by=split_by.value,
+        split_by=split_by,
         class_rows=class_rows,
         fit_rows=fit_rows,
         iterations=iterations,
@@ -105,8 +102,14 @@ def target_label(result: Result) -> str:
 
 
 def _title(record: Record) -> str:
-    counts = ", ".join(f"{entry['zoo']} {entry['split']} {entry['models']:,} models" for entry in record.rows)
-    return f"{counts}; 95 % intervals over models"
+    return f"{', '.join(map(_counts, record.rows))}; 95 % intervals over models"
+
+
+def _counts(entry: Mapping[str, Any]) -> str:
+    from zoo_datasets.text import counted
+
+    groups = entry.get("groups", entry["models"])  # records of earlier versions do not tell them
+    return f"{entry['zoo']} {entry['split']} {counted(entry['models'], 'model')} in {counted(groups, 'group')}"
 
 
 def _listed(text: str) -> list[str]:

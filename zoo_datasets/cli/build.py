@@ -140,6 +140,10 @@ def build(
         Path | None,
         typer.Option(help="State dicts: JSON with names and shapes of the tensors in each row of .npy files."),
     ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(help="The authors' split of each model or file, by index, path or id: CSV, or JSON."),
+    ] = None,
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
     ] = False,
@@ -169,6 +173,7 @@ def build(
         parents=parents,
         keep_log_sigma2=keep_log_sigma2,
         images=images,
+        splits=splits,
         state_dicts=StateDictOptions(
             table=table,
             pattern=pattern,

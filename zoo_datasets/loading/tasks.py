@@ -8,7 +8,7 @@ is wanted. Reconstruction and property prediction take streamed zoos too; the ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import datasets
 import numpy as np
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
 from zoo_datasets.loading.order import whole_number
@@ -26,6 +28,9 @@ from zoo_datasets.native.rows import Positions
 from zoo_datasets.repository.row import WEIGHTS
 
 TARGET = "target"
+STEP = "step"
+State: TypeAlias = int | tuple[int, int]
+"""An epoch, or an epoch and a step."""
 
 
 def reconstruction(zoo: Dataset | IterableDataset, columns: Sequence[str] = (), **options: Unpack[Options]) -> Batches:
@@ -56,34 +61,40 @@ def property_prediction(zoo: Dataset | IterableDataset, targets: Sequence[str], 
 
 
 def sequence_prediction(
-    zoo: Dataset, source: int, target: int, columns: Sequence[str] = (), **options: Unpack[Options]
+    zoo: Dataset, source: State, target: State, columns: Sequence[str] = (), **options: Unpack[Options]
 ) -> Batches:
-    """w at epoch `source` → w at epoch `target` of the same model, each [B, D].
+    """w at `source` → w at `target` of the same model, each [B, D].
 
-    `columns` come for the source epoch under their names and for the target epoch as `target_…`. Models that lack
-    one of the epochs are left out.
+    `columns` come for the source under their names and for the target as `target_…`. Models that lack one of the
+    states are left out.
+
+    Args:
+        source, target: epochs, of which the last step counts; or pairs (epoch, step).
 
     Raises:
-        SpecError: if no model has both epochs.
+        SpecError: if no model has both states.
     """
-    _, rows = _grid(zoo, [source, target])
+    _, rows = _States(zoo).grid([source, target])
     return batches_of(ZooReader(zoo, [WEIGHTS, *columns], rows), _pair, **options)
 
 
 def trajectories(
-    zoo: Dataset, epochs: Iterable[int] | None = None, columns: Sequence[str] = (), **options: Unpack[Options]
+    zoo: Dataset, epochs: Iterable[State] | None = None, columns: Sequence[str] = (), **options: Unpack[Options]
 ) -> Batches:
-    """Whole trainings: `weights` [B, T, D] and `epoch` [B, T], one row of each batch a model.
+    """Whole trainings: `weights` [B, T, D], `epoch` and, where states have steps, `step` [B, T]; one row of each batch
+    a model.
 
     Args:
-        epochs: T of them, in the order wanted; None means all that the zoo has. Models that lack one are left out.
+        epochs: T of them, or of pairs (epoch, step), in the order wanted. None means all states that the zoo has by
+            (epoch, step); by epoch alone where no model has two of one epoch. Models that lack one are left out.
 
     Raises:
-        SpecError: if no model has all the epochs.
+        SpecError: if no model has all of them.
     """
-    held = sorted(pc.unique(values_of(zoo, "epoch")).to_pylist())
-    _, rows = _grid(zoo, held if epochs is None else list(epochs))
-    return batches_of(ZooReader(zoo, [WEIGHTS, "epoch", *columns], rows), **options)
+    states = _States(zoo)
+    rows = states.grid(states.held() if epochs is None else list(epochs))[1]
+    key = ["epoch"] if states.steps is None else ["epoch", STEP]
+    return batches_of(ZooReader(zoo, list(dict.fromkeys([WEIGHTS, *key, *columns])), rows), **options)
 
 
 def dense_sparse_pairs(
@@ -153,8 +164,8 @@ def _twins(dense: Dataset, sparse: Dataset, dense_epoch: int | None, sparse_epoc
     Raises:
         SpecError: if no twin has its parent here, or no model an epoch.
     """
-    parents, dense_rows = _grid(dense, [_last(dense) if dense_epoch is None else dense_epoch])
-    _, sparse_rows = _grid(sparse, [_last(sparse) if sparse_epoch is None else sparse_epoch])
+    parents, dense_rows = _States(dense).grid([_last(dense) if dense_epoch is None else dense_epoch])
+    _, sparse_rows = _States(sparse).grid([_last(sparse) if sparse_epoch is None else sparse_epoch])
     parent_ids = values_of(sparse, "parent_id").take(pa.array(sparse_rows[:, 0]))
     place = pc.index_in(parent_ids, value_set=parents).fill_null(-1).to_numpy()
     paired = place >= 0
@@ -180,26 +191,66 @@ def _step(values: Any, step: int) -> Any:
     return [pair[step] for pair in values]
 
 
-def _grid(zoo: Dataset, epochs: Sequence[int]) -> tuple[pa.Array, Positions]:
-    """The models that have all the epochs, and their rows in the zoo, int64 [M, T]; in the order of first rows.
+class _States:
+    """The rows of a zoo by model, epoch and step.
 
-    Raises:
-        SpecError: if an epoch is no whole number, or no model has all of them.
+    Attributes:
+        steps: int64, −1 where a row has none; None if no row has one, or the column was not loaded.
     """
-    epochs = [whole_number("epoch", epoch) for epoch in epochs]
-    models = values_of(zoo, "model_id").combine_chunks().dictionary_encode()
-    if isinstance(models, pa.ChunkedArray):
-        models = models.combine_chunks()
-    number = models.indices.to_numpy()
-    at = values_of(zoo, "epoch").to_numpy()
-    rows = np.full((len(models.dictionary), len(epochs)), -1, np.int64)
-    for step, epoch in enumerate(epochs):
-        at_epoch = np.flatnonzero(at == epoch)
-        rows[number[at_epoch], step] = at_epoch
-    complete = (rows >= 0).all(axis=1)
-    if not epochs or not complete.any():
-        raise SpecError(f"no model has all of the epochs {list(epochs)}; the zoo holds {sorted(set(at.tolist()))}")
-    return models.dictionary.filter(pa.array(complete)), rows[complete]
+
+    def __init__(self, zoo: Dataset) -> None:
+        models = values_of(zoo, "model_id").combine_chunks().dictionary_encode()
+        if isinstance(models, pa.ChunkedArray):
+            models = models.combine_chunks()
+        self._ids = models.dictionary
+        self._models = models.indices.to_numpy()
+        self._epochs = values_of(zoo, "epoch").to_numpy()
+        column = values_of(zoo, STEP) if STEP in zoo.column_names else None
+        self.steps = None if column is None or column.null_count == len(column) else pc.fill_null(column, -1).to_numpy()
+        # Of several steps of an epoch the last one is written last, and counts.
+        self._order = np.arange(len(self._epochs)) if self.steps is None else np.argsort(self.steps, kind="stable")
+
+    def held(self) -> list[State]:
+        """All states of the zoo, ascending: epochs, or pairs if models have several steps of an epoch.
+
+        Raises:
+            SpecError: if several rows of a model and epoch cannot be told apart.
+        """
+        keys = np.stack([self._models, self._epochs], axis=1)
+        if len(np.unique(keys, axis=0)) == len(keys):
+            return [int(epoch) for epoch in np.unique(self._epochs)]
+        if self.steps is None:
+            raise SpecError("models have several rows of one epoch; load the zoo with its column step")
+        pairs = np.unique(np.stack([self._epochs, self.steps], axis=1), axis=0).tolist()
+        return [(epoch, step) for epoch, step in pairs]
+
+    def grid(self, states: Sequence[State]) -> tuple[pa.Array, Positions]:
+        """The models that have all the states, and their rows in the zoo, int64 [M, T]; in the order of first rows.
+
+        Raises:
+            SpecError: if a state is neither an epoch nor a pair, or no model has all of them.
+        """
+        rows = np.full((len(self._ids), len(states)), -1, np.int64)
+        for place, state in enumerate(states):
+            here = self._order[self._at(state)[self._order]]
+            rows[self._models[here], place] = here
+        complete = (rows >= 0).all(axis=1)
+        if not states or not complete.any():
+            what = "epochs" if self.steps is None else "epochs and steps"
+            held = sorted(set(self._epochs.tolist()))
+            raise SpecError(f"no model has all of the {what} {list(states)}; the zoo holds {held}")
+        return self._ids.filter(pa.array(complete)), rows[complete]
+
+    def _at(self, state: State) -> NDArray[np.bool_]:
+        """Whether each row is of a state."""
+        if not isinstance(state, tuple):
+            return np.asarray(self._epochs == whole_number("epoch", state))
+        if len(state) != 2:
+            raise SpecError(f"found {brief(state)}, expected an epoch, or a pair of epoch and step")
+        epoch, step = whole_number("epoch", state[0]), whole_number("step", state[1])
+        if self.steps is None:
+            raise SpecError(f"found the pair {brief(state)}, but the rows have no steps; give epochs")
+        return np.asarray((self._epochs == epoch) & (self.steps == step))
 
 
 def _last(zoo: Dataset) -> int:

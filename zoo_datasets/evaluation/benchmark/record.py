@@ -24,7 +24,7 @@ class Record:
     """The results of a benchmark and what they were made from.
 
     Attributes:
-        rows: [{"zoo", "split", "rows", "models"}, …].
+        rows: [{"zoo", "split", "rows", "models", "groups"}, …]; a group lies in one split whole.
         skipped: targets that could not be predicted, and why.
         left_out: rows with weights that are not finite.
         identity: a hash of settings and rows; results are used again if it is the same.
@@ -144,4 +144,5 @@ def _empty(data: Data, settings: Settings) -> Record:
 
 
 def _counts(rows: SampleRows) -> dict[str, Any]:
-    return {"zoo": rows.zoo, "split": rows.split, "rows": len(rows), "models": int(rows.models.max()) + 1}
+    models = int(rows.models.max()) + 1
+    return {"zoo": rows.zoo, "split": rows.split, "rows": len(rows), "models": models, "groups": rows.groups}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.features.base import Matrix, Transform
 from zoo_datasets.loading.load import SplitBy, load_zoo
+from zoo_datasets.loading.repositories.cuts import parse_cut
+from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.samples import SampleForm, ZooReader, values_of
 from zoo_datasets.networks.kind import KIND_COLUMNS
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import SPLITS, WEIGHTS
+from zoo_datasets.repository.row import LAYOUT, SPLITS, WEIGHTS
 from zoo_datasets.storage.cores import cores
 
 _BATCH_BYTES = 8_000_000
+GROUP = "group"
 _IDS = ("model_id", "parent_id", "epoch", *KIND_COLUMNS)
 
 
@@ -36,6 +39,7 @@ class SampleRows:
     Attributes:
         zoo: the config's name.
         kept: positions of the rows with finite weights, int64 [N].
+        cut: the column by whose value rows are in a split, where it is not the repository's own cut.
         left_out: number of the others.
     """
 
@@ -43,6 +47,7 @@ class SampleRows:
     split: str
     data: Dataset
     kept: NDArray[np.int64]
+    cut: str | None = None
 
     @property
     def left_out(self) -> int:
@@ -71,6 +76,15 @@ class SampleRows:
         """The ids of the models, of a twin its parent's."""
         own, parents = self.column("model_id"), self.column("parent_id")
         return frozenset(pc.unique(pc.coalesce(parents, own)).to_pylist())
+
+    @cached_property
+    def groups(self) -> int:
+        """Number of groups of models that lie in one split whole: by the column of the cut, or else by `group`, where a
+        model without one is in that of its parent."""
+        if self.cut is not None:
+            return int(pc.count_distinct(self.column(self.cut), mode="all").as_py())
+        names = [name for name in (GROUP, "parent_id", "model_id") if name in self.data.column_names]
+        return int(pc.count_distinct(pc.coalesce(*map(self.column, names))).as_py())
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column, in the order of the rows."""
@@ -106,14 +120,24 @@ def read_splits(
         RepositoryError: if a model, or a twin of it, is in two splits.
         UnknownNameError: if the repository has no such zoo, or the zoo no such column.
     """
-    wanted = list(dict.fromkeys([*_IDS, *columns, WEIGHTS]))
+    cut = parse_cut(split_by)
+    by = None if cut is None or cut.named else cut.column
+    ids = [*_IDS, *_ids_of_open(repo, name, revision), *([] if by is None else [by])]
+    wanted = list(dict.fromkeys([*ids, *columns, WEIGHTS]))
     loaded = load_zoo(repo, name, columns=wanted, where=where, split_by=split_by, revision=revision)
-    parts = {split: finite_rows(name, split, data) for split, data in cast(DatasetDict, loaded).items()}
+    splits = cast(DatasetDict, loaded).items()
+    parts = {split: replace(finite_rows(name, split, data), cut=by) for split, data in splits}
     present = [part for part in SPLITS if part in parts]
     for place, first in enumerate(present):
         for second in present[place + 1 :]:
             check_apart(parts[first], parts[second])
     return parts
+
+
+def _ids_of_open(repo: str | Path, name: str, revision: str | None) -> tuple[str, ...]:
+    """What tells the networks and groups of open rows; nothing of others."""
+    manifest = Location.of(repo, revision).resolved()[0].zoo_manifest(name)
+    return () if manifest is None or manifest.open is None else (GROUP, LAYOUT)
 
 
 def check_apart(first: SampleRows, second: SampleRows) -> None:

@@ -69,7 +69,7 @@ class Recipe:
             listed = self._manifest.zoo.get(name)
             if isinstance(listed, (list, tuple)) and row[name] is not None and row[name] not in listed:
                 yield f"model {model_id}: {name} is {_shown(row[name])}, the manifest lists {_shown(listed)}"
-        if self.is_trained and row["source_split"] is not None:
+        if self.is_trained and "splits" not in self._manifest.source and row["source_split"] is not None:
             yield f"model {model_id}: source_split is {_shown(row['source_split'])}, and the zoo was not imported"
         if row["parent_id"] is not None and "sparsifier" in self._manifest.zoo and row["sparsifier"] is None:
             yield f"model {model_id}: parent_id is {_shown(row['parent_id'])}, and it is no twin"
