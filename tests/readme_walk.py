@@ -154,7 +154,7 @@ def given_from_afar() -> None:
 
 
 def given_networks() -> None:
-    """Perceptrons with a table and splits, others at epochs in an archive, and adapters with their settings."""
+    """Perceptrons with a table and splits, some at several epochs in an archive, and adapters with their settings."""
     write_folder(Path("checkpoints"), {f"m{number}.safetensors": mlp(number) for number in range(8)})
     Path("table.csv").write_text("file,lr,label\n" + "".join(f"m{number},0.1,c{number}\n" for number in range(8)))
     Path("splits.json").write_text('{"train": ["m0", "m1"], "val": ["checkpoints/m2.safetensors"]}')

@@ -17,6 +17,22 @@ def weights_of(layout, rows=3):
     return torch.randn(rows, layout.size, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.parametrize("names", [["cnn_s"], ["cnn_l"], ["cnn_s", "cnn_m", "resnet18"]])
+def test_position_sizes_are_those_of_embeddings(names):
+    layouts = [layout_of(name, 3, 10) for name in names]
+    tokens = adapters.mix([adapters.to_tokens(torch.zeros(1, layout.size), layout, 64) for layout in layouts])
+    sizes = adapters.position_sizes(layouts, 64)
+    assert tokens.position_sizes == sizes
+    for number, size in enumerate(sizes):
+        assert torch.nn.Embedding(size, 2)(tokens.position[:, :, number]).shape == (*tokens.position.shape[:2], 2)
+        assert tokens.position[:, :, number].max() == size - 1
+    if len(layouts) == 1:
+        assert adapters.position_sizes(layouts[0], 64) == sizes
+    for bad in ([], layouts):
+        with pytest.raises(LayoutError, match="expected at least"):
+            adapters.position_sizes(bad, 0 if bad else 64)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 @pytest.mark.parametrize("name", ["cnn_s", "cnn_l"])
 def test_tokens_come_back(name, size):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pickle
+import threading
 
 import datasets
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
+from zoo_datasets.loading import ahead
 from zoo_datasets.loading.batches import batches
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.order import BatchPlan
@@ -352,3 +354,29 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     assert np.array_equal(as_array, expected[1])
     kept = list(made)
     assert all(torch.equal(batch["weights"], expected_weights(batch["number"])) for batch in kept)
+
+
+@pytest.mark.parametrize("thread_is_faster", [False, True])
+def test_reading_goes_the_way_that_was_faster_and_gives_the_same(thread_is_faster, monkeypatch):
+    threads = []
+
+    def read(number):
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return number * number
+
+    slow = {True: 1, False: 5} if thread_is_faster else {True: 5, False: 1}
+    now = [0.0]
+
+    def tick():
+        now[0] += slow[bool(threads) and threads[-1]]
+        return now[0]
+
+    monkeypatch.setattr(ahead.time, "perf_counter", tick)
+    pace = ahead.Pace()
+    assert list(pace.run(read, range(100))) == [number * number for number in range(100)]
+    assert pace.ahead is thread_is_faster
+    assert {*threads[12:]} == {thread_is_faster}
+    threads.clear()
+    assert list(pace.run(read, range(30))) == [number * number for number in range(30)]
+    assert {*threads} == {thread_is_faster}
+    assert list(ahead.Pace().run(read, range(5))) == [0, 1, 4, 9, 16]

@@ -207,7 +207,7 @@ def test_images_that_training_prepared_are_found_by_their_fingerprint(tmp_path, 
     for source in ("runs/mnist_cnn_s", "repo"):
         code, output = run("verify", source)
         assert code == 0, output
-        assert "32 recomputed: all is as it says" in output
+        assert "32 recomputed: what was checked is as it says" in output
         code, message = run("verify", source, "--images", "others")
         assert code == 1
         assert "others holds other images than" in message  # and nothing was verified before
@@ -245,7 +245,7 @@ def test_defaults_of_a_zoo_of_ones_own_are_named_and_recorded(tmp_path, monkeypa
     assert code == 0
     assert "mine.yaml: by default activation tanh, weight_decay 0.0, seeds 10" in output
     assert run("build", "runs/mine", "--out", "repo")[0] == 0
-    for file, key in (("runs/mine/zoo.json", "zoo"), ("repo/mine/manifest.json", "zoo")):
+    for file, key in (("runs/mine/zoo.json", "zoo"), ("repo/_meta/mine/manifest.json", "zoo")):
         recipe = json.loads((tmp_path / file).read_text())[key]
         assert (recipe["activation"], recipe["init"], recipe["seeds"]) == (["tanh"], ["normal"], 10)
 

@@ -12,6 +12,7 @@ from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.tasks import (
     dense_sparse_pairs,
+    join_twins,
     property_prediction,
     reconstruction,
     sequence_prediction,
@@ -135,6 +136,30 @@ def test_dense_sparse_pairs(zoo):
     assert batch["target_layers"]["conv1.weight"].shape[1:] == (8, 1, 5, 5)
     with pytest.raises(SpecError, match="none of the .* twins has its parent"):
         dense_sparse_pairs(zoo, zoo)
+
+
+def test_join_twins_sets_each_twin_beside_its_parent(zoo):
+    last = zoo.filter(lambda epoch: epoch == 3, input_columns="epoch")
+    figures = dict(zip(last["model_id"][:], last["test_acc"][:], strict=True))
+
+    def twin(row, index):
+        parent = "elsewhere" if index == 0 else row["model_id"]
+        return row | {"model_id": f"twin{index}", "parent_id": parent, "epoch": 25, "test_acc": row["test_acc"] / 2}
+
+    sparse = last.map(twin, with_indices=True, features=zoo.features).shuffle(seed=2)
+    rows = join_twins(zoo.shuffle(seed=1), sparse).to_pylist()
+    assert sorted(row["model_id"] for row in rows) == sorted(last["model_id"][1:])
+    assert "weights" not in rows[0]
+    for row in rows:
+        assert (row["model_id"], row["epoch"], row["sparse_epoch"]) == (row["sparse_parent_id"], 3, 25)
+        assert row["sparse_test_acc"] == pytest.approx(figures[row["model_id"]] / 2)
+    first = join_twins(zoo, sparse, ["epoch", "lr"], dense_epoch=0)
+    assert first.column_names == ["epoch", "lr", "sparse_epoch", "sparse_lr"]
+    assert set(first["epoch"].to_pylist()) == {0}
+    with pytest.raises(UnknownNameError, match="no column named 'learning_rate'"):
+        join_twins(zoo, sparse, ["learning_rate"])
+    with pytest.raises(SpecError, match="none of the .* twins has its parent"):
+        join_twins(zoo, zoo)
 
 
 def test_states_of_tasks_go_on(zoo):

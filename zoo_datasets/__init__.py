@@ -10,6 +10,7 @@ from zoo_datasets.version import __version__
 if TYPE_CHECKING:
     from zoo_datasets.builders import build_repository as build_repository
     from zoo_datasets.builders import write_rows as write_rows
+    from zoo_datasets.evaluation.features.statistics import statistics as statistics
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
     from zoo_datasets.hub.remove import remove_zoo as remove_zoo
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.ragged import by_layout as by_layout
     from zoo_datasets.loading.repositories.citing import cite as cite
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
+    from zoo_datasets.loading.tasks import join_twins as join_twins
     from zoo_datasets.loading.tasks import property_prediction as property_prediction
     from zoo_datasets.loading.tasks import reconstruction as reconstruction
     from zoo_datasets.loading.tasks import sequence_prediction as sequence_prediction
@@ -67,6 +69,7 @@ _HOMES = {
     "get_zoo": "specs.zoos",
     "images_of": "images.prepare",
     "layers_of_row": "loading.modules",
+    "join_twins": "loading.tasks",
     "layout_of": "networks.architectures",
     "list_zoos": "specs.zoos",
     "load_exported": "loading.exporting",
@@ -81,6 +84,7 @@ _HOMES = {
     "reconstruction": "loading.tasks",
     "remove_zoo": "hub.remove",
     "sequence_prediction": "loading.tasks",
+    "statistics": "evaluation.features.statistics",
     "to_module": "loading.modules",
     "to_modules": "loading.modules",
     "to_state_dict": "loading.modules",

@@ -19,6 +19,7 @@ from zoo_datasets.native.rows import reorder
 from zoo_datasets.networks.channels import ChannelGroup, permutations
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layout import TensorSpec, WeightLayout
+from zoo_datasets.text import TensorsRepr
 
 ODD = ("tanh",)
 
@@ -153,8 +154,8 @@ def add_noise(weights: Tensor, share: float, generator: torch.Generator | None =
     return weights + share * weights.std(dim=1, keepdim=True) * noise
 
 
-@dataclass(frozen=True, slots=True)
-class Normalisation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Normalisation(TensorsRepr):
     """Mean and deviation of each tensor of the layout, spread out over its weights: each [D].
 
     Take it from the training split only: `Normalisation.of(batches(train, columns=["weights"]), layout)`.

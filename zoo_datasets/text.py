@@ -6,6 +6,7 @@ invisible characters, halves of surrogate pairs — is shown by the escapes of P
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -94,3 +95,20 @@ def all_printable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [all_printable(item) for item in value]
     return value
+
+
+class TensorsRepr:
+    """A dataclass of tensors whose `repr` tells their dtypes and shapes, and none of their numbers."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={_kind_of(value)}' for name, value in values.items())})"
+
+
+def _kind_of(value: Any) -> str:
+    """A tensor as `float32 [2, 3]`; anything else by its own `repr`."""
+    if not hasattr(value, "shape"):
+        return repr(value)
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

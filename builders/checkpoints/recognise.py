@@ -320,15 +320,15 @@ def _by_shape(architecture: Architecture, modules: Mapping[str, Module]) -> list
         ]
         module, _, kind = specs[0].name.rpartition(".")
         expected.setdefault(module, {})[kind] = sizes
-    chosen = []
+    in_order = []
     for kinds in expected.values():
         alike = [name for name, module in modules.items() if _is_like(module, kinds)]
         if len(alike) != 1:
             return None
-        chosen += alike
-    if sorted(chosen) != sorted(modules):
+        in_order += alike
+    if sorted(in_order) != sorted(modules):
         return None
-    return _flat((modules[name] for name in chosen), layouts[0])
+    return _flat((modules[name] for name in in_order), layouts[0])
 
 
 def _is_like(module: Module, kinds: Mapping[str, Sequence[int | None]]) -> bool:

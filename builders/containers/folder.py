@@ -160,8 +160,8 @@ class Folder(AtHand):
 
     def _unflatten(self, entries: list[str], flat: Mapping[str, str]) -> list[str]:
         """Take files with backslashes in their names for what an archive of Windows meant by them."""
-        there = set(entries)
-        meant = {path: name for path, name in flat.items() if name not in there and check_name(name) is None}
+        existing = set(entries)
+        meant = {path: name for path, name in flat.items() if name not in existing and check_name(name) is None}
         self._places = {**self._places, **{name: self._places.get(path, path) for path, name in meant.items()}}
         return sorted({meant.get(path, path) for path in entries})
 

@@ -166,8 +166,9 @@ class StateDictSource(Source):
     def fingerprint(self) -> str:
         """Changes when the files or the table change."""
         options = self._reading.state_dicts
-        told = [sha256_of(path) for path in (options.table, options.layout, self._reading.splits) if path is not None]
-        return digest_of([self._container.fingerprint(), self.source_id, *told])
+        files = (options.table, options.layout, self._reading.splits)
+        digests = [sha256_of(path) for path in files if path is not None]
+        return digest_of([self._container.fingerprint(), self.source_id, *digests])
 
     @cached_property
     def _models(self) -> dict[str, Model]:

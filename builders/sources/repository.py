@@ -75,15 +75,15 @@ class RepositorySource(StoredSource):
 
     def __init__(self, manifest: Manifest, stored: StoredRows, choice: RowChoice | None) -> None:
         self._manifest = manifest
-        chosen = {} if choice is None else choice.record()
+        selected = {} if choice is None else choice.record()
         described = {name: value for name, value in manifest.source.items() if name not in ("kind", "credit")}
         self.kind = str(manifest.source.get("kind", "unknown"))
         source_id, left_out = manifest.source_id, manifest.left_out
         if choice is not None:
-            described = {**described, "of": _origin(manifest), "selection": chosen}
+            described = {**described, "of": _origin(manifest), "selection": selected}
             self.kind = SELECTION
-            told = [chosen.get("where"), chosen.get("columns")]
-            source_id, left_out = digest_of([SELECTION, manifest.source_id, *told]), ()
+            narrowing = [selected.get("where"), selected.get("columns")]
+            source_id, left_out = digest_of([SELECTION, manifest.source_id, *narrowing]), ()
         super().__init__(manifest.config, stored, source_id, described, left_out)
         self.credit = credit_of(manifest.source)
         if choice is None:

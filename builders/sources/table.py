@@ -101,16 +101,16 @@ def _with_splits(source: Source, reading: Reading) -> Source:
 
 
 def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
-    """Refuse what is told of state dicts where the source is something else, which would not look at it."""
-    told = reading.state_dicts.to_dict()
+    """Refuse options of state dicts if the source is something else, which would not look at it."""
+    options = reading.state_dicts.to_dict()
     if kind.open == StateDictSource.open:
         return
     if reading.state_dicts.where is not None:
         parse_where(reading.state_dicts.where)  # which says what columns there are
-    if told:
+    if options:
         shown = place if isinstance(place, Path) else place.name
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in told)
-        raise SourceError(f"{shown} is a {kind.name}, of which {flags} cannot be told; leave that out")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        raise SourceError(f"{shown} is a {kind.name}, for which {flags} mean nothing; leave them out")
 
 
 def _open_parts(locations: Sequence[Location], reading: Reading, fetched: Fetched | None) -> RawSource:

@@ -56,11 +56,11 @@ def _all(values: pa.Array, pattern: str) -> bool:
 
 def of_values(values: Sequence[Any]) -> pa.Array:
     """bool, int64, float64 or string of values of documents; mixed ones are text, lists and mappings their JSON."""
-    there = [value for value in values if value is not None]
-    kinds = {type(value) for value in there}
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
     if kinds == {bool}:
         return pa.array(values, pa.bool_())
-    if kinds == {int} and all(_INT64[0] <= value <= _INT64[1] for value in there):
+    if kinds == {int} and all(_INT64[0] <= value <= _INT64[1] for value in present):
         return pa.array(values, pa.int64())
     if float in kinds and kinds <= {int, float}:
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())

@@ -51,13 +51,13 @@ def find_files(container: Container) -> StateFiles:
     indices = [path for path in paths if path.endswith(INDEX) and path not in files.broken]
     container.prepare(indices, MAX_JSON)
     taken: set[str] = set()
-    there = set(container.entries)
+    existing = set(container.entries)
     for path in indices:
         name = path.removesuffix(INDEX)
         try:
             shards = _shards(container.read(path, MAX_JSON), posixpath.dirname(path))
             taken.update(shards)
-            if missing := [shard for shard in shards if shard not in there]:
+            if missing := [shard for shard in shards if shard not in existing]:
                 raise CheckpointError(
                     f"{len(missing):,} of its {len(shards):,} files are missing, as {missing[0][:200]!r}"
                 )

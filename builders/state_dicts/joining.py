@@ -48,18 +48,18 @@ def rows_of_files(table: Table, names: Sequence[str], leave_out: bool) -> tuple[
         SourceError: if rows name no file, or one file twice; unless they are to be left out, also if they name files
             that are not there.
     """
-    told = table.columns[FILE].cast(pa.string()).to_pylist()
-    nameless = [number for number, name in enumerate(told) if not name]
+    file_names = table.columns[FILE].cast(pa.string()).to_pylist()
+    nameless = [number for number, name in enumerate(file_names) if not name]
     if nameless:
         raise SourceError(
             f"--table {table.path}: {len(nameless):,} rows name no file, as row {nameless[0] + 1:,}; fill the column "
             f"{FILE!r} or remove them"
         )
-    numbers = _numbers_of(told, names)
-    missing = [name for name, number in zip(told, numbers, strict=True) if number is None]
+    numbers = _numbers_of(file_names, names)
+    missing = [name for name, number in zip(file_names, numbers, strict=True) if number is None]
     if missing and not leave_out:
         raise SourceError(
-            f"--table {table.path}: {len(missing):,} of its {len(told):,} rows name files that are not there: "
+            f"--table {table.path}: {len(missing):,} of its {len(file_names):,} rows name files that are not there: "
             f"{_some(missing)}; there are {len(names):,}, as {names[0][:200]!r}. Mend the table, or leave these rows "
             "out with --on-missing leave-out"
         )
@@ -69,13 +69,13 @@ def rows_of_files(table: Table, names: Sequence[str], leave_out: bool) -> tuple[
     )
 
 
-def _numbers_of(told: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """The numbers of the files that are told; None where there is none."""
+def _numbers_of(file_names: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """The numbers of the files of these names; None where there is none."""
     whole = {name: number for number, name in enumerate(names)}
-    if all(map(whole.__contains__, told)):
-        return [whole[name] for name in told]
+    if all(map(whole.__contains__, file_names)):
+        return [whole[name] for name in file_names]
     places = _places(names)
-    return [places.get(_plain(name)) for name in told]
+    return [places.get(_plain(name)) for name in file_names]
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
@@ -165,15 +165,15 @@ def rows_in_order(table: Table, counts: Mapping[str, int], places: Sequence[tupl
     else:
         arrays = [0 if len(counts) == 1 else None] * table.rows
     states = {place: number for number, place in enumerate(places)}
-    found = []
+    state_numbers = []
     for line, (array, number) in enumerate(zip(arrays, numbers, strict=True)):
         state = states.get((names[array], number)) if array is not None and isinstance(number, int) else None
         if state is None:
             raise SourceError(
                 f"--table {table.path}: row {line + 1:,} is of no row of an array; see its {ROW!r} and {FILE!r}"
             )
-        found.append(state)
-    return _numbers(table, len(places), found, [f"{name}[{row}]" for name, row in places], "are row")
+        state_numbers.append(state)
+    return _numbers(table, len(places), state_numbers, [f"{name}[{row}]" for name, row in places], "are row")
 
 
 def _numbers(

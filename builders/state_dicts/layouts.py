@@ -150,11 +150,11 @@ def _to_cast(tensors: Sequence[StoredTensor], cast: bool) -> set[str]:
     """The dtypes that become float32: float64, and whole numbers and truth values where these are too many bytes."""
     if not cast:
         return set()
-    chosen = {dtype for tensor in tensors if (dtype := tensor.dtype).startswith("float") and dtype not in FLAT_DTYPES}
-    rest = [tensor for tensor in tensors if tensor.dtype not in (*FLAT_DTYPES, *chosen)]
+    casts = {dtype for tensor in tensors if (dtype := tensor.dtype).startswith("float") and dtype not in FLAT_DTYPES}
+    rest = [tensor for tensor in tensors if tensor.dtype not in (*FLAT_DTYPES, *casts)]
     if sum(tensor.size * ITEM_SIZES[tensor.dtype] for tensor in rest) > MOST_RAW_BYTES:
-        chosen |= {tensor.dtype for tensor in rest if not tensor.dtype.startswith("complex")}
-    return chosen
+        casts |= {tensor.dtype for tensor in rest if not tensor.dtype.startswith("complex")}
+    return casts
 
 
 def _check(layout: WeightLayout, cast: bool) -> None:

@@ -288,9 +288,9 @@ class _Finder:
 
     def _ids(self, states: Sequence[StateFile], texts: pa.Array | None) -> pa.Array:
         """The ids that names tell, with the number of its row for a row of an array."""
-        told = [None] * len(states) if texts is None else texts.to_pylist()
+        own_ids = [None] * len(states) if texts is None else texts.to_pylist()
         ids = []
-        for state, own in zip(states, told, strict=True):
+        for state, own in zip(states, own_ids, strict=True):
             row = [] if state.row is None else [str(state.row)]
             ids.append("/".join([own or self.fallback_id, *row]))
         return pa.array(ids, pa.string())
@@ -303,14 +303,14 @@ class _Finder:
     def _documents(self, names: Sequence[str]) -> list[Mapping[str, object]]:
         """For each state, the JSON object beside it; empty where there is none."""
         wanted = self.options.columns_from
-        there = set(self.container.entries)
+        existing = set(self.container.entries)
         known: dict[str, Mapping[str, object]] = {}
         for name in names:
             path = f"{_folder(name)}{wanted}"
             if path in known:
                 continue
             known[path] = {}
-            if path in there:
+            if path in existing:
                 try:
                     value = parse_json(self.container.read(path, MAX_JSON))
                     if not isinstance(value, dict):
@@ -318,7 +318,7 @@ class _Finder:
                     known[path] = value
                 except (CheckpointError, DocumentError) as error:
                     raise SourceError(f"{path[:200]}: {error}") from error
-        missing = sum(path not in there for path in known)
+        missing = sum(path not in existing for path in known)
         if missing == len(known):
             raise SourceError(
                 f"--columns-from {str(wanted)[:80]!r}: no file of this name lies beside a file of tensors"

@@ -283,7 +283,7 @@ def test_a_name_is_needed_and_options_of_state_dicts_are_for_them_alone(tmp_path
     with pytest.raises(SourceError, match="files of state dicts; pass --name NAME"):
         build_repository(tmp_path / "in", tmp_path / "repo")
     (tmp_path / "trial" / "NN_tune_trainable_1" / "checkpoint_000000").mkdir(parents=True)
-    with pytest.raises(SourceError, match="--pattern cannot be told"):
+    with pytest.raises(SourceError, match="--pattern mean nothing"):
         build(tmp_path / "trial", tmp_path / "repo", pattern="{model_id}")
 
 

@@ -6,7 +6,7 @@ numbers of that output: the weights that lead to it, row-major, then its bias (o
 """
 
 from zoo_datasets.adapters.matrices import from_matrices, to_matrices
-from zoo_datasets.adapters.tokens import Tokens, count_tokens, from_tokens, mix, to_tokens
+from zoo_datasets.adapters.tokens import Tokens, count_tokens, from_tokens, mix, position_sizes, to_tokens
 from zoo_datasets.adapters.weight_lists import from_weight_lists, to_weight_lists
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "from_tokens",
     "from_weight_lists",
     "mix",
+    "position_sizes",
     "to_matrices",
     "to_tokens",
     "to_weight_lists",

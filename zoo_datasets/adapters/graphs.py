@@ -27,13 +27,14 @@ from zoo_datasets.networks.layers import Layer, build_layout, checked
 from zoo_datasets.networks.layers.chain import follow_graph, inputs_of
 from zoo_datasets.networks.layers.walks import GraphNodes
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.text import TensorsRepr
 
 NODE_FEATURES = ("bias", "norm_weight", "norm_bias", "norm_running_mean", "norm_running_var")
 WEIGHT, IDENTITY = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Graphs:
+@dataclass(frozen=True, slots=True, repr=False)
+class Graphs(TensorsRepr):
     """A batch of networks of one architecture: they share everything but the features.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from zoo_datasets.adapters.matrices import _check, _layers, to_matrices
 from zoo_datasets.errors import LayoutError
 from zoo_datasets.networks.layout import WeightLayout
+from zoo_datasets.text import TensorsRepr
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+@dataclass(frozen=True, slots=True, repr=False)
+class Tokens(TensorsRepr):
     """Weights as sequences of tokens.
 
     Attributes:
@@ -27,6 +28,15 @@ class Tokens:
     values: Tensor
     mask: Tensor
     position: Tensor
+
+    @property
+    def position_sizes(self) -> tuple[int, int, int]:
+        """How many values each of the three numbers of a position takes, 0 to size − 1, in this batch.
+
+        Those of all batches, for `nn.Embedding`, are `position_sizes(layouts, size)`.
+        """
+        tokens, layers, within = (int(number) + 1 for number in self.position.flatten(0, 1).amax(dim=0))
+        return tokens, layers, within
 
 
 def to_tokens(weights: Tensor, layout: WeightLayout, size: int) -> Tokens:
@@ -65,6 +75,30 @@ def from_tokens(tokens: Tensor, layout: WeightLayout) -> Tensor:
     weights = tokens.new_empty(len(tokens), layout.size)
     weights[:, source[mask]] = tokens[:, : len(source)][:, mask]
     return weights
+
+
+def position_sizes(layouts: WeightLayout | Iterable[WeightLayout], size: int) -> tuple[int, int, int]:
+    """How many values each of the three numbers of `Tokens.position` takes: what `nn.Embedding` needs for each.
+
+    Args:
+        layouts: of all networks that are made into tokens.
+        size: d, numbers in a token.
+
+    Returns:
+        tokens of a network, layers, and tokens of a layer, each the most of any network.
+
+    Raises:
+        LayoutError: if there is no layout, or the size is below 1.
+    """
+    if size < 1:
+        raise LayoutError(f"tokens of {size} numbers: expected at least 1")
+    layouts = [layouts] if isinstance(layouts, WeightLayout) else list(layouts)
+    if not layouts:
+        raise LayoutError("position_sizes got no layouts, expected at least one")
+    tokens, layers, within = (
+        torch.cat([token_map(layout, int(size))[1] for layout in layouts]).amax(dim=0) + 1
+    ).tolist()
+    return tokens, layers, within
 
 
 def count_tokens(layout: WeightLayout, size: int) -> int:

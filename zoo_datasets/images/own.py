@@ -194,8 +194,8 @@ def _read(
             if pixels is None:
                 pixels = torch.empty((len(files), *prepared.shape), dtype=torch.uint8)
             elif prepared.shape != pixels.shape[1:]:
-                there, before = (f"{shape[-1]}×{shape[-2]} pixels" for shape in (prepared.shape, pixels.shape))
-                raise ImagesError(f"{there} found, {before} before; give a size, or resize the images")
+                current, before = (f"{shape[-1]}×{shape[-2]} pixels" for shape in (prepared.shape, pixels.shape))
+                raise ImagesError(f"{current} found, {before} before; give a size, or resize the images")
         except ImagesError as error:
             raise ImagesError(f"{file.relative_to(folder)}: {error}") from error
         pixels[number] = prepared

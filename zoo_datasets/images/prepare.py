@@ -82,6 +82,14 @@ class ImageData:
     val: Split | None
     test: Split
 
+    def __repr__(self) -> str:
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        return (
+            f"ImageData({self.spec.name}: {counts} images [{self.channels}, {self.size}, {self.size}], "
+            f"{self.classes} classes)"
+        )
+
     @property
     def channels(self) -> int:
         """Channels of an image: 1 if grey, 3 if RGB; the C of `images` [N, C, H, W]."""

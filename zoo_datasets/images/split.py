@@ -12,14 +12,15 @@ from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.storage.files import sha256_of
+from zoo_datasets.text import TensorsRepr
 
 Role = Literal["train", "val", "test"]
 # Folders of validation images; `datasets` calls a split by the first of these when it finds the others in file names.
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Split(TensorsRepr):
     """Images and labels of one split.
 
     Attributes:

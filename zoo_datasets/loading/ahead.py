@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -37,3 +39,41 @@ def read_ahead(read: Callable[[_Asked], _Read], asked: Iterable[_Asked], depth: 
             yield waiting.popleft().result()
     finally:
         reader.stop()
+
+
+class Pace:
+    """Reads ahead where that is faster, by the seconds from one entry to the next with a thread and without.
+
+    A thread hides the reading behind what the caller does with an entry. But what it read lies in another core's
+    cache: where the caller does little, fetching it from there costs more than reading it did.
+    """
+
+    _TRIED = 6  # entries in each way; the first of them does not count
+
+    def __init__(self) -> None:
+        self.ahead: bool | None = None
+
+    def run(self, read: Callable[[_Asked], _Read], asked: Sequence[_Asked]) -> Generator[_Read]:
+        """`map(read, asked)`, in the way that was faster; long iterations try both ways first."""
+        start = 0
+        if self.ahead is None and len(asked) >= 4 * self._TRIED:
+            seconds: dict[bool, float] = {}
+            for ahead in (False, True):
+                part = asked[start : start + self._TRIED]
+                taken: list[float] = []
+                yield from self._timed(read_ahead(read, part, 1) if ahead else map(read, part), taken)
+                seconds[ahead] = statistics.median(taken[1:])
+                start += self._TRIED
+            self.ahead = seconds[True] < seconds[False]
+        rest = asked[start:]
+        yield from map(read, rest) if self.ahead is False else read_ahead(read, rest, 1)
+
+    @staticmethod
+    def _timed(entries: Iterable[_Read], taken: list[float]) -> Generator[_Read]:
+        """The entries; adds to `taken` the seconds of each, with what the caller does with it."""
+        begun = time.perf_counter()
+        for entry in entries:
+            yield entry
+            now = time.perf_counter()
+            taken.append(now - begun)
+            begun = now

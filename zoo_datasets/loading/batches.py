@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
-from zoo_datasets.loading.ahead import read_ahead
+from zoo_datasets.loading.ahead import Pace, read_ahead
 from zoo_datasets.loading.order import BatchPlan, Order, whole_number
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
@@ -153,10 +153,13 @@ class Batches(TorchIterable[Batch], Reporting):
     Attributes:
         total_batch_size: samples in a round: a batch of each process.
         total_dataset_length: samples an epoch, over all processes.
+        position_sizes: of batches of tokens, how many values each of the three numbers of `position` takes, as
+            `nn.Embedding` needs them; see `adapters.position_sizes`. None of other batches.
         dataset, batch_size, drop_last, prefetch_factor: what `accelerate.skip_first_batches` asks of a loader: here
             one whose dataset gives whole batches, without workers. Their size is `order.batch_size`.
     """
 
+    position_sizes: tuple[int, int, int] | None = None
     batch_size = None
     drop_last = False
     prefetch_factor = None
@@ -168,9 +171,15 @@ class Batches(TorchIterable[Batch], Reporting):
         self.form = form
         self._finish = finish
         self._epochs = _Epochs()
+        self._pace = Pace()
         self._resume: _At = (-1, 0, None)
         self._at: _At | None = None
         self._place_of_parent: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        order = f"shuffled by seed {self.order.seed}" if self.order.shuffle else "in stored order"
+        columns = f" of {', '.join(self._reader.columns)}" if self._reader.columns else ""
+        return f"Batches({len(self._reader):,} samples{columns}, {self.order.batch_size} at a time, {order})"
 
     def __len__(self) -> int:
         """Batches an epoch, in each process."""
@@ -278,10 +287,15 @@ class Batches(TorchIterable[Batch], Reporting):
         def read(block: list[tuple[int, int]]) -> list[Batch]:
             return [samples.read(start, stop, form) for start, stop in block]
 
-        # Views of a mapped file cost nothing until they are used.
+        # Views of a mapped file cost nothing until they are used; what is streamed waits for a disk or a network.
         views = not (form.copy or self.order.shuffle or self._reader.in_pieces)
-        for block in map(read, blocks) if views else read_ahead(read, blocks, 1):
-            yield from block
+        if views:
+            read_blocks: Iterator[list[Batch]] = map(read, blocks)
+        else:
+            read_blocks = read_ahead(read, blocks, 1) if self._reader.in_pieces else self._pace.run(read, blocks)
+        with closing(read_blocks) if isinstance(read_blocks, Generator) else nullcontext():
+            for block in read_blocks:
+                yield from block
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of epoch `epoch`, counted from 0.

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 
-from zoo_datasets.adapters.tokens import count_tokens, mix, to_tokens
+from zoo_datasets.adapters.tokens import count_tokens, mix, position_sizes, to_tokens
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
 from zoo_datasets.loading.order import Order, whole_number
@@ -33,6 +33,7 @@ def mixed_tokens(
 ) -> Batches:
     """Rows of several zoos in one loader: `tokens` and bool `mask` [B, T, size], `position` int64 [B, T, 3], and
     `zoo`, a list of the names; see `adapters.to_tokens`. T is that of the largest network; `columns` come too.
+    `position_sizes` of the batches says how many values each number of a position takes, as `nn.Embedding` needs it.
 
     Shuffled, each batch draws from each zoo in proportion to its rows; otherwise one zoo follows another.
 
@@ -52,7 +53,9 @@ def mixed_tokens(
     parts = [reader_of(zoo, [WEIGHTS, *(name for name in columns if name != ZOO)]) for zoo in zoos.values()]
     layouts = [part.layout for part in parts]
     finish = functools.partial(_tokenised, names=tuple(zoos), layouts=layouts, size=size)
-    return batches_of(_MixedReader(parts), finish, **options)
+    batches = batches_of(_MixedReader(parts), finish, **options)
+    batches.position_sizes = position_sizes(layouts, size)
+    return batches
 
 
 class _MixedReader:
@@ -60,6 +63,7 @@ class _MixedReader:
 
     def __init__(self, parts: Sequence[Reader]) -> None:
         self._parts = parts
+        self.columns = parts[0].columns
         self.in_pieces = any(part.in_pieces for part in parts)
         self.row_bytes = max(part.row_bytes for part in parts)
 

@@ -136,12 +136,16 @@ class Reader(Protocol):
     """Where samples come from.
 
     Attributes:
+        columns: those read of each row.
         in_pieces: whether neighbouring samples are cheaper to read than scattered ones, so that each process, and
             each worker of a DataLoader, should have a piece of the epoch of its own.
         row_bytes: bytes of a sample in memory, nearly.
     """
 
     in_pieces: bool
+
+    @property
+    def columns(self) -> Sequence[str]: ...
 
     @property
     def row_bytes(self) -> int: ...

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo_datasets.documents import brief
-from zoo_datasets.errors import SpecError
+from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
 from zoo_datasets.loading.order import whole_number
 from zoo_datasets.loading.samples import Batch, ZooReader, floating_dtype, values_of
@@ -116,18 +116,62 @@ def dense_sparse_pairs(
     Raises:
         SpecError: if no twin has its parent here.
     """
-    parents, dense_rows = _States(dense).grid([_last(dense) if dense_epoch is None else dense_epoch])
-    _, sparse_rows = _States(sparse).grid([_last(sparse) if sparse_epoch is None else sparse_epoch])
-    wanted = values_of(sparse, "parent_id").take(pa.array(sparse_rows[:, 0]))
-    place = pc.index_in(wanted, value_set=parents).fill_null(-1).to_numpy()
-    paired = place >= 0
-    if not paired.any():
-        raise SpecError(f"none of the {len(place):,} twins has its parent among the {len(parents):,} dense models")
-    rows = np.stack([dense_rows[place[paired], 0], sparse_rows[paired, 0] + len(dense)], axis=1)
+    pairs = _twins(dense, sparse, dense_epoch, sparse_epoch)
+    rows = pairs + np.array([0, len(dense)])
     names = [WEIGHTS, *columns]
     both = datasets.concatenate_datasets([part.select_columns(names) for part in (dense, sparse)])
     layout = ZooReader(dense, []).layout if options.get("layers") else None
     return batches_of(ZooReader(both, names, rows, layout), _pair, **options)
+
+
+def join_twins(
+    dense: Dataset,
+    sparse: Dataset,
+    columns: Sequence[str] | None = None,
+    dense_epoch: int | None = None,
+    sparse_epoch: int | None = None,
+) -> pa.Table:
+    """Dense models beside their sparse twins: a row for each twin whose parent is in `dense`.
+
+    Args:
+        dense, sparse: as `load_zoo` gives them for one split, not streamed.
+        columns: those to join; None means all that both zoos have but the weights.
+        dense_epoch, sparse_epoch: None means the last one of each zoo.
+
+    Returns:
+        the columns of the dense model under their names, those of its twin as `sparse_…`.
+
+    Raises:
+        SpecError: if no twin has its parent here, or `columns` are no list.
+        UnknownNameError: if a zoo lacks a column.
+    """
+    if isinstance(columns, str):
+        raise SpecError(f"columns={columns!r}: expected a list of names")
+    pairs = _twins(dense, sparse, dense_epoch, sparse_epoch)
+    common = [name for name in dense.column_names if name in sparse.column_names and name != WEIGHTS]
+    joined = {}
+    for zoo, rows, prefix in ((dense, pairs[:, 0], ""), (sparse, pairs[:, 1], "sparse_")):
+        for name in common if columns is None else dict.fromkeys(columns):
+            if name not in zoo.column_names:
+                raise UnknownNameError("column", name, zoo.column_names, "Was it left out of load_zoo's columns?")
+            joined[f"{prefix}{name}"] = values_of(zoo, name).take(pa.array(rows))
+    return pa.table(joined)
+
+
+def _twins(dense: Dataset, sparse: Dataset, dense_epoch: int | None, sparse_epoch: int | None) -> Positions:
+    """The rows of dense models and of their twins, int64 [P, 2], in the order of the twins.
+
+    Raises:
+        SpecError: if no twin has its parent here, or no model an epoch.
+    """
+    parents, dense_rows = _States(dense).grid([_last(dense) if dense_epoch is None else dense_epoch])
+    _, sparse_rows = _States(sparse).grid([_last(sparse) if sparse_epoch is None else sparse_epoch])
+    parent_ids = values_of(sparse, "parent_id").take(pa.array(sparse_rows[:, 0]))
+    place = pc.index_in(parent_ids, value_set=parents).fill_null(-1).to_numpy()
+    paired = place >= 0
+    if not paired.any():
+        raise SpecError(f"none of the {len(place):,} twins has its parent among the {len(parents):,} dense models")
+    return np.stack([dense_rows[place[paired], 0], sparse_rows[paired, 0]], axis=1)
 
 
 def _pair(batch: Batch) -> Batch:

@@ -28,6 +28,8 @@ IGNORED_SUFFIX = "num_batches_tracked"
 # Of a layout that a file tells: weights in all, and axes of one tensor.
 MAX_SIZE = 1 << 31
 _MAX_AXES = 8
+# Tensors that `repr` lists.
+_SHOWN = 12
 
 # By the last part of their names.
 BUFFERS = frozenset({"running_mean", "running_var", IGNORED_SUFFIX})
@@ -152,6 +154,11 @@ class WeightLayout:
     def flat(self) -> tuple[TensorSpec, ...]:
         """The tensors that make up the flat vector: neither raw nor tied."""
         return tuple(spec for spec in self.tensors if not spec.raw and spec.tied is None)
+
+    def __repr__(self) -> str:
+        shown = [f"{spec.name} {list(spec.shape)}" for spec in self.tensors[:_SHOWN]]
+        more = [f"… {len(self.tensors) - _SHOWN} more"] if len(self.tensors) > _SHOWN else []
+        return f"WeightLayout({self.size:,} numbers: {', '.join(shown + more)})"
 
     @cached_property
     def size(self) -> int:

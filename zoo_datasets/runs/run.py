@@ -43,6 +43,9 @@ class Run:
         self.manifest = manifest
         self._record = record
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.manifest.zoo.name}, {self.models:,} models, epochs 0–{self.epochs})"
+
     @staticmethod
     def exists(path: Path) -> bool:
         """Whether a run lies in this folder."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from zoo_datasets.errors import LayoutError
 from zoo_datasets.evaluation.features.base import Feature, Matrix, TrainingWeights, Transform
 from zoo_datasets.networks.layout import WeightLayout
 
@@ -39,6 +42,20 @@ def statistics_of(weights: Matrix, layout: WeightLayout) -> Matrix:
             share = np.float32(position - low)
             statistics[:, number, place] = ordered[:, low] * (1 - share) + ordered[:, high] * share
     return statistics.reshape(len(weights), -1)
+
+
+def statistics(weights: Tensor, layout: WeightLayout) -> Tensor:
+    """s(W) of a batch, float32 [B, 7 · tensors]; see `statistics_of`. `names_of(layout)` are its columns.
+
+    Args:
+        weights: [B, D].
+
+    Raises:
+        LayoutError: if the weights have another shape.
+    """
+    if weights.ndim != 2 or weights.shape[1] != layout.size:
+        raise LayoutError(f"weights have shape {list(weights.shape)}, expected [B, {layout.size}]")
+    return torch.from_numpy(statistics_of(weights.detach().cpu().float().numpy(), layout))
 
 
 def names_of(layout: WeightLayout) -> list[str]:

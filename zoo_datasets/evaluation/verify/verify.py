@@ -194,9 +194,9 @@ def _check_card(repo: Path, card: DatasetCard, manifest: Manifest, findings: Fin
                     "card", f"its table says {rows_in(line):,} rows of {name}, the manifest {manifest.rows():,}"
                 )
             continue
-        found = {entry.get("name"): entry.get("num_examples") for entry in splits or []}
-        if found != manifest.splits:
-            findings.differs("card", f"its dataset_info of {name} says {found} rows, the manifest {manifest.splits}")
+        recorded = {entry.get("name"): entry.get("num_examples") for entry in splits or []}
+        if recorded != manifest.splits:
+            findings.differs("card", f"its dataset_info of {name} says {recorded} rows, the manifest {manifest.splits}")
     findings.checked("card", f"lists {len(listed)} files")
 
 

@@ -94,9 +94,9 @@ def _cut_prepared(rows: Dataset, cut: Cut, split: str | None, left_out: list[str
     positions: dict[str | None, list[int]] = {}
     for position, value in enumerate(values):
         positions.setdefault(of_value[value], []).append(position)
-    found = [name for name in positions if name is not None]
-    ordered = [*(name for name in SPLITS if name in found), *sorted(set(found).difference(SPLITS))]
-    if split is not None and split not in found and (cut.named or split not in SPLITS):
+    names_in_use = [name for name in positions if name is not None]
+    ordered = [*(name for name in SPLITS if name in names_in_use), *sorted(set(names_in_use).difference(SPLITS))]
+    if split is not None and split not in names_in_use and (cut.named or split not in SPLITS):
         raise UnknownNameError("split", split, ordered)
     names = ordered if split is None else [split]  # an empty split is left out, unless it was asked for
     return DatasetDict({name: rows.select(positions.get(name, [])).remove_columns(left_out) for name in names})
