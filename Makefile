@@ -10,7 +10,7 @@ quickstart: .venv/.installed ## train a small population, build it, load it, res
 	$(BIN)/zoo quickstart --out quickstart
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-paths: .venv/.installed-test ## the engine's tests, once for each kind of instructions of this machine
 	$(BIN)/python tests/engine_paths.py
