@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,5 +126,5 @@ def test_networks_of_one_shape_come_as_tokens_too(tmp_path):
     zd.write_rows(tmp_path, "alike", [(mlp(5, seed), {"model_id": f"m{seed}"}) for seed in range(30)])
     zoo = zd.load_zoo(tmp_path, "alike", "train")
     plain = next(iter(zd.batches(zoo, batch_size=4)))["weights"]
-    batch = next(iter(zd.batches(zoo, batch_size=4, ragged="tokens", token_size=6)))
+    batch = next(iter(zd.batches(zoo, batch_size=4, ragged="tokens", token_size=np.int64(6))))
     assert torch.equal(batch["tokens"], to_tokens(plain, layout_in(batch, 0), 6).values)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.ahead import Pace, read_ahead
-from zoo_datasets.loading.order import BatchPlan, Order, whole_number
+from zoo_datasets.loading.order import BatchPlan, Order, integer_argument
 from zoo_datasets.loading.processes import Reporting, device_of_process, place, reads_for_others, skipped_batches
 from zoo_datasets.loading.ragged import RaggedFinish, RaggedForm, ragged_finish
 from zoo_datasets.loading.row_groups import StreamFiles, StreamReader, source_of
@@ -227,7 +227,7 @@ class Batches(TorchIterable[Batch], Reporting):
             workers: processes that make batches; 0 is this one.
             options: of `torch.utils.data.DataLoader`.
         """
-        return _Loader(self, batch_size=None, num_workers=whole_number("workers", workers, 0), **options)
+        return _Loader(self, batch_size=None, num_workers=integer_argument("workers", workers, 0), **options)
 
     def _run(self, epoch: int, numbers: range, step: int, stop: int | None) -> Iterator[Batch]:
         rank, ranks = self._place()
@@ -308,7 +308,7 @@ class Batches(TorchIterable[Batch], Reporting):
                 "Accelerate prepared a DataLoader over these batches and would share them out among the processes, but "
                 "they do so themselves; prepare the batches themselves or their `loader(workers)`"
             )
-        self._epochs.next = whole_number("epoch", epoch)
+        self._epochs.next = integer_argument("epoch", epoch)
         self._resume = (-1, 0, None)
         self._at = None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo_datasets.adapters.tokens import count_tokens, mix, position_sizes, to_tokens
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
-from zoo_datasets.loading.order import Order, whole_number
+from zoo_datasets.loading.order import Order, integer_argument
 from zoo_datasets.loading.samples import Batch, Epoch, Reader, SampleForm
 from zoo_datasets.native.rows import Positions
 from zoo_datasets.networks.layout import WeightLayout
@@ -49,7 +49,7 @@ def mixed_tokens(
         raise SpecError("mixed_tokens got no zoos, expected at least one")
     if options.get("layers"):
         raise SpecError("layers=True: networks of different architectures come as tokens only")
-    size = whole_number("size", size, 1)
+    size = integer_argument("size", size, 1)
     parts = [reader_of(zoo, [WEIGHTS, *(name for name in columns if name != ZOO)]) for zoo in zoos.values()]
     layouts = [part.layout for part in parts]
     finish = functools.partial(_tokenised, names=tuple(zoos), layouts=layouts, size=size)

@@ -15,7 +15,7 @@ from zoo_datasets.native.rows import Positions
 from zoo_datasets.specs.spec import digest_of
 
 
-def whole_number(name: str, value: SupportsIndex, least: int | None = None) -> int:
+def integer_argument(name: str, value: SupportsIndex, least: int | None = None) -> int:
     """An argument as Python's int, also if it is one of numpy or torch.
 
     Raises:
@@ -49,7 +49,7 @@ class Order:
         for name, least in (("batch_size", 1), ("buffer", 1), ("seed", None)):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, whole_number(name, value, least))
+                object.__setattr__(self, name, integer_argument(name, value, least))
 
     def permutation(self, samples: int, epoch: int, *part: str | int) -> Positions | None:
         """The order of an epoch, int64 [samples], or of a part of it; None if it is the stored one."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo_datasets.adapters.tokens import to_tokens, token_map
 from zoo_datasets.errors import LayoutError, SpecError
+from zoo_datasets.loading.order import integer_argument
 from zoo_datasets.loading.samples import Batch
 from zoo_datasets.native.ragged import RaggedBatch, place_rows
 from zoo_datasets.networks.layout import WeightLayout
@@ -123,8 +124,9 @@ def ragged_finish(
     if form is not None and form not in get_args(RaggedForm):
         raise SpecError(f"ragged={form!r}: expected {', '.join(map(repr, get_args(RaggedForm)))} or None")
     if form == "tokens":
-        if type(size) is not int or size < 1:
-            raise SpecError(f"token_size={size!r}: expected a whole number from 1 on, the numbers in a token")
+        if size is None:
+            raise SpecError("token_size=None: expected a whole number from 1 on, the numbers in a token")
+        size = integer_argument("token_size", size, 1)
         if layouts is not None and LAYOUT not in columns:
             raise SpecError(f"tokens need the column {LAYOUT!r}; add it to columns")
     elif size is not None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.batches import Batches, Options, batches_of, reader_of
-from zoo_datasets.loading.order import whole_number
+from zoo_datasets.loading.order import integer_argument
 from zoo_datasets.loading.samples import Batch, ZooReader, floating_dtype, values_of
 from zoo_datasets.native.rows import Positions
 from zoo_datasets.repository.row import WEIGHTS
@@ -244,10 +244,10 @@ class _States:
     def _at(self, state: State) -> NDArray[np.bool_]:
         """Whether each row is of a state."""
         if not isinstance(state, tuple):
-            return np.asarray(self._epochs == whole_number("epoch", state))
+            return np.asarray(self._epochs == integer_argument("epoch", state))
         if len(state) != 2:
             raise SpecError(f"found {brief(state)}, expected an epoch, or a pair of epoch and step")
-        epoch, step = whole_number("epoch", state[0]), whole_number("step", state[1])
+        epoch, step = integer_argument("epoch", state[0]), integer_argument("step", state[1])
         if self.steps is None:
             raise SpecError(f"found the pair {brief(state)}, but the rows have no steps; give epochs")
         return np.asarray((self._epochs == epoch) & (self.steps == step))
