@@ -39,6 +39,10 @@ def benchmark(
             help="Keep models, or models of one seed or one value of a column, in one split; or take the authors' own.",
         ),
     ] = "model",
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="standard|paper", help="As the model zoo paper's code does it, or with better probes."),
+    ] = "standard",
     class_rows: Annotated[
         int | None,
         typer.Option(min=2, help="Logistic regression learns from N training rows.", show_default="all"),
@@ -63,6 +67,7 @@ def benchmark(
         targets=DEFAULT_TARGETS if targets is None else tuple(_listed(targets)),
         where=where,
         split_by=split_by,
+        protocol=protocol,
         class_rows=class_rows,
         fit_rows=fit_rows,
         iterations=iterations,
@@ -102,7 +107,8 @@ def target_label(result: Result) -> str:
 
 
 def _title(record: Record) -> str:
-    return f"{', '.join(map(_counts, record.rows))}; 95 % intervals over models"
+    by = "the paper's protocol; " if record.settings.protocol == "paper" else ""
+    return f"{by}{', '.join(map(_counts, record.rows))}; 95 % intervals over models"
 
 
 def _counts(entry: Mapping[str, Any]) -> str:
