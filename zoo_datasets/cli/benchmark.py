@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -67,7 +67,7 @@ def benchmark(
         targets=DEFAULT_TARGETS if targets is None else tuple(_listed(targets)),
         where=where,
         split_by=split_by,
-        protocol=protocol,
+        protocol=cast(Any, protocol),  # checked there
         class_rows=class_rows,
         fit_rows=fit_rows,
         iterations=iterations,

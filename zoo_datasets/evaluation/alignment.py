@@ -252,7 +252,7 @@ def loss_barrier(
             f"{statistics[0]} is a running statistic; those of a network between two others are unknown, and its loss "
             "would be that of wrong ones"
         )
-    lines = interpolate(torch.atleast_2d(a), torch.atleast_2d(b), points)
+    lines = interpolate(a.view(-1, a.shape[-1]), b.view(-1, b.shape[-1]), points)
     losses, _ = evaluate_stack(layers, activation, lines.flatten(0, 1).float(), data, split or data.test)
     losses = losses.view(len(lines), points)
     ends = (losses[:, 0] + losses[:, -1]) / 2

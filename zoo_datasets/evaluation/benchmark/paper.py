@@ -49,15 +49,16 @@ def classes(fold: Fold, train: NDArray[Any]) -> Prediction:
     names, codes = np.unique(train, return_inverse=True)
     features, labels = torch.from_numpy(fold.train), torch.from_numpy(codes)
     generator = torch.Generator().manual_seed(0)
-    layer = nn.utils.skip_init(nn.Linear, features.shape[1], len(names))
+    layer = nn.Linear(features.shape[1], len(names), device="meta").to_empty(device="cpu")  # nothing is drawn
     with torch.no_grad():
         layer.weight.normal_(0.0, math.sqrt(2 / features.shape[1]), generator=generator)
         layer.bias.zero_()
     optimizer = torch.optim.Adam(layer.parameters(), lr=RATE, weight_decay=DECAY)
     for _ in range(EPOCHS):
-        for chosen in torch.randperm(len(features), generator=generator).split(BATCH):
+        for chosen in torch.split(torch.randperm(len(features), generator=generator), BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(layer(features[chosen]), labels[chosen]).backward()
+            loss = nn.functional.cross_entropy(layer(features[chosen]), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         predicted = tuple(names[layer(torch.from_numpy(test)).argmax(dim=1).numpy()] for test in fold.tests)
