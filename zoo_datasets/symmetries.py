@@ -75,9 +75,7 @@ def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator
     drawn = [
         torch.rand(len(weights), group.channels, generator=generator, device=weights.device) for group in plan.groups
     ]
-    orders = [
-        _within_bounds(ranks.argsort(dim=1), group) for ranks, group in zip(drawn, plan.groups, strict=True)
-    ]
+    orders = [_within_bounds(ranks.argsort(dim=1), group) for ranks, group in zip(drawn, plan.groups, strict=True)]
     return _reordered(weights, plan, orders)
 
 
