@@ -250,8 +250,8 @@ _PLAIN_NAMES: Final[Mapping[str, str]] = {
     "argparse": "Namespace",
     "types": "SimpleNamespace",
     # Pickles of protocol 2 call int and str by the names of Python 2.
-    **dict.fromkeys(("builtins", "__builtin__"), "bool bytearray bytes complex dict float frozenset int list long range "
-                                                 "set slice str tuple unicode"),
+    **dict.fromkeys(("builtins", "__builtin__"), "bool bytearray bytes complex dict float frozenset int list long "
+                                                 "range set slice str tuple unicode"),
     "collections": "deque",
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",

@@ -22,6 +22,7 @@ from zoo_datasets.networks.layers import (
     build_layout,
 )
 from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
+from zoo_datasets.networks.layers.passes import StackedPass, side_by_side
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.outlines import complete
 from zoo_datasets.stacked import StackedNetwork
@@ -78,9 +79,18 @@ def test_modules_and_stacks_add_the_first_channels_of_earlier_outputs():
     expected = torch.stack([reference({name: value[row] for name, value in tensors.items()}, X) for row in range(3)])
     torch.testing.assert_close(outputs(OVERLAPPING, weights, X), expected)
     torch.testing.assert_close(StackedNetwork(OVERLAPPING, "relu")(tensors, X), expected)
-    lanes = torch.arange(16) % 3
-    block = StackedNetwork(OVERLAPPING, "relu")({name: value[lanes] for name, value in tensors.items()}, X)
-    assert all(torch.equal(block[place], block[place % 3]) for place in range(16))
+
+
+@pytest.mark.parametrize(("own", "kept"), [(6, 4), (4, 6), (4, 4)])
+def test_each_member_of_a_stack_adds_its_own_as_it_would_alone(own, kept):
+    images, remembered = torch.randn(3, 5, own, 7, 7), torch.randn(3, 5, kept, 7, 7)
+    state = StackedPass({}, 3, torch.relu)
+    Remember("a").stacked(side_by_side(remembered), state)
+    total = AddRemembered("a").stacked(side_by_side(images), state)
+    assert total.is_contiguous(memory_format=torch.channels_last)
+    count = min(own, kept)
+    images[:, :, :count] += remembered[:, :, :count]
+    assert torch.equal(total, side_by_side(images))
 
 
 def test_only_orders_that_keep_the_function_are_drawn():

@@ -42,8 +42,8 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     """The groups of channels of a network that can be permuted, inputs and outputs left out.
 
     The channels of a residual stream are one group: a sum needs the same order on both sides. Where streams of
-    different widths are added, their first channels are, and the further ones of the wider are a part of their own; those
-    of several wide streams tied to one narrow one have one order too, though they need not.
+    different widths are added, their first channels are, and the further ones of the wider are a part of their own;
+    those of several wide streams tied to one narrow one have one order too, though they need not.
 
     Raises:
         LayerError: if a layer has no rule for it.

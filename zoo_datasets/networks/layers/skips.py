@@ -80,8 +80,9 @@ class AddRemembered(Weightless):
         kept = _kept(self.key, state.remembered)
         if x.ndim != 4 or x.shape == kept.shape:
             return _sum(x, kept, self.key)
-        apart = [images.unflatten(1, (state.members, -1)).flatten(0, 1) for images in (x, kept)]
-        together = _sum(apart[0], apart[1], self.key).unflatten(0, (len(x), state.members)).flatten(1, 2)
+        batch, _, height, width = x.shape
+        apart = [images.reshape(batch * state.members, -1, *images.shape[2:]) for images in (x, kept)]
+        together = _sum(apart[0], apart[1], self.key).reshape(batch, -1, height, width)
         return together.contiguous(memory_format=torch.channels_last)
 
     def subsamples(self) -> bool:
@@ -118,8 +119,8 @@ def _sum(x: Tensor, kept: Tensor, key: str) -> Tensor:
         return x + kept
     if x.ndim != 4 or kept.ndim != 4 or x.shape[2:] != kept.shape[2:]:
         raise LayerError(
-            f"what was remembered as {key!a} has the shape {list(kept.shape[1:])}, and is added to {list(x.shape[1:])}; "
-            "expected images of one height and width, or vectors of one length"
+            f"what was remembered as {key!a} has the shape {list(kept.shape[1:])}, and is added to "
+            f"{list(x.shape[1:])}; expected images of one height and width, or vectors of one length"
         )
     count = min(x.shape[1], kept.shape[1])
     return torch.cat([x[:, :count] + kept[:, :count], x[:, count:]], dim=1)
