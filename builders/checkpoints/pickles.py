@@ -359,6 +359,9 @@ class _Machine:
         return self._data[start:end]
 
     def _unsigned(self, count: int) -> int:
+        if count == 1:  # most of all
+            self._position += 1
+            return self._data[self._position - 1]
         return int.from_bytes(self._take(count), "little")
 
     def _pop(self) -> Any:

@@ -32,7 +32,7 @@ from zoo_datasets.networks.layout import MAX_SIZE
 MAX_LAYERS = 4096  # of a list, those within others included
 MAX_NESTING = 16
 # Of a network's own module, where layers may not stand.
-_TAKEN = re.compile(r"layers|activation|dropout\d+")
+_TAKEN = re.compile(r"_chain|activation|dropout\d+")
 _BARE = nn.Module()
 _PART = re.compile(r"[A-Za-z0-9_]+")
 _NAME_LENGTH = 200
