@@ -72,10 +72,10 @@ def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator
         LayoutError: if the weights have another shape.
     """
     plan = _channel_map_for(weights, layers)
-    orders = [
-        torch.rand(len(weights), group.channels, generator=generator, device=weights.device).argsort(dim=1)
-        for group in plan.groups
+    drawn = [
+        torch.rand(len(weights), group.channels, generator=generator, device=weights.device) for group in plan.groups
     ]
+    orders = [_within_bounds(ranks.argsort(dim=1), group) for ranks, group in zip(drawn, plan.groups, strict=True)]
     return _reordered(weights, plan, orders)
 
 
@@ -104,10 +104,13 @@ def canonical_orders(weights: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     for tensor in plan.tensors:
         squares = _of(weights, tensor).to(torch.float64).square().sum(dim=3)
         if tensor.outputs >= 0:
-            sums[tensor.outputs] += squares.sum(dim=2)
+            sums[tensor.outputs][:, : tensor.shape[0]] += squares.sum(dim=2)
         if tensor.inputs >= 0:
-            sums[tensor.inputs] += squares.sum(dim=1)
-    return [total.argsort(dim=1, descending=True, stable=True) for total in sums]
+            sums[tensor.inputs][:, : tensor.shape[1]] += squares.sum(dim=1)
+    return [
+        _within_bounds(total.argsort(dim=1, descending=True, stable=True), group)
+        for total, group in zip(sums, plan.groups, strict=True)
+    ]
 
 
 def reorder_channels(weights: Tensor, layers: Sequence[Layer], orders: Sequence[Tensor]) -> Tensor:
@@ -121,12 +124,16 @@ def reorder_channels(weights: Tensor, layers: Sequence[Layer], orders: Sequence[
         A new tensor [B, D].
 
     Raises:
-        LayoutError: if the weights or orders have another shape.
+        LayoutError: if the weights or orders have another shape, or an order is none of the channels of its group.
     """
     plan = _channel_map_for(weights, layers)
     expected = [[len(weights), group.channels] for group in plan.groups]
     if [list(order.shape) for order in orders] != expected:
         raise LayoutError(f"orders have shapes {[list(order.shape) for order in orders]}, expected {expected}")
+    for order, group in zip(orders, plan.groups, strict=True):
+        every = torch.arange(group.channels, device=order.device)
+        if not (order.sort(dim=1).values == every).all() or not torch.equal(_within_bounds(order, group), order):
+            raise LayoutError(f"{group.name}: expected each of its {group.channels} channels once, within its bounds")
     return _reordered(weights, plan, list(orders))
 
 
@@ -253,13 +260,22 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
     return weights[:, spec.offset : spec.offset + spec.size].reshape(len(weights), *tensor.shape)
 
 
+def _within_bounds(orders: Tensor, group: ChannelGroup) -> Tensor:
+    """Orders [B, channels] in which the channels between two bounds of the group stay between them."""
+    if not group.bounds:
+        return orders
+    widths = torch.tensor(group.widths(), device=orders.device)
+    part = torch.arange(len(widths), device=orders.device).repeat_interleave(widths)
+    return orders.gather(1, part[orders].argsort(dim=1, stable=True))
+
+
 def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tensor:
     weights = weights.contiguous()
     result = torch.empty_like(weights)
     for tensor in plan.tensors:
         where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
-        outputs = None if tensor.outputs < 0 else orders[tensor.outputs]
-        inputs = None if tensor.inputs < 0 else orders[tensor.inputs]
+        outputs = None if tensor.outputs < 0 else _first(orders[tensor.outputs], tensor.shape[0])
+        inputs = None if tensor.inputs < 0 else _first(orders[tensor.inputs], tensor.shape[1])
         if weights.requires_grad or not reorder(result[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
             part = _of(weights, tensor)
             # Indices are expanded, not copied: they take no memory, however large the blocks that move.
@@ -269,6 +285,11 @@ def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tens
                 part = part.gather(2, inputs[:, None, :, None].expand_as(part))
             result[:, where] = part.flatten(1)
     return result
+
+
+def _first(orders: Tensor, count: int) -> Tensor:
+    """The order of the first channels, of orders that keep these first."""
+    return orders if orders.shape[1] == count else orders[:, :count].contiguous()
 
 
 def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGroup, Tensor], Tensor]) -> Tensor:
@@ -283,6 +304,7 @@ def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGro
         for axis, group in enumerate((tensor.outputs, tensor.inputs)):
             power = 0 if group < 0 else powers[spec.name, axis]
             if power:
-                factor = factors[group] if power > 0 else factors[group].reciprocal()
+                factor = factors[group][:, : tensor.shape[axis]]
+                factor = factor if power > 0 else factor.reciprocal()
                 part *= factor[:, :, None, None] if axis == 0 else factor[:, None, :, None]
     return result

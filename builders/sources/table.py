@@ -14,6 +14,7 @@ from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
@@ -36,12 +37,14 @@ class SourceKind:
     Attributes:
         name: for messages, with a description of its form.
         endings: of single files, other than archives, that are such a source; a remote one is fetched as a whole.
+        further: whether it has columns that no other zoo has, on which `where` of `Reading.state_dicts` may be.
     """
 
     name: str
     recognise: Callable[[Place], bool]
     open: Callable[[Place, Reading], Source]
     endings: tuple[str, ...] = ()
+    further: bool = False
 
 
 SOURCE_KINDS: tuple[SourceKind, ...] = (
@@ -49,12 +52,19 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),
+    SourceKind(
+        name="CNN Wild Park (cnn_wild_park.zip, or what it holds)",
+        recognise=is_wild_park,
+        open=WildParkSource.open,
+        further=True,
+    ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
     SourceKind(
         name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
         recognise=is_state_dicts,
         open=StateDictSource.open,
         endings=ENDINGS,
+        further=True,
     ),
 )
 
@@ -105,7 +115,9 @@ def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
     options = reading.state_dicts.to_dict()
     if kind.open == StateDictSource.open:
         return
-    if reading.state_dicts.where is not None:
+    if kind.further:
+        options.pop("where", None)
+    elif reading.state_dicts.where is not None:
         parse_where(reading.state_dicts.where)  # which says what columns there are
     if options:
         shown = place if isinstance(place, Path) else place.name

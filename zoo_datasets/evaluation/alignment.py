@@ -7,6 +7,7 @@ same places. Whether they are is measured by the loss on the straight line betwe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -87,7 +88,7 @@ def align(
         raise SpecError("matching by activations puts something into the networks: give activation= and inputs=")
     else:
         orders = [
-            [_assigned(one @ other.T) for one, other in zip(*sides, strict=True)]
+            [_assigned([one @ other.T], group) for one, other, group in zip(*sides, groups, strict=True)]
             for sides in zip(
                 *([_responses(row, layers, groups, activation, inputs) for row in rows] for rows in (a, b)), strict=True
             )
@@ -125,9 +126,9 @@ class _WeightMatching:
         for _ in range(_PASSES):
             gained = False
             for number in torch.randperm(len(orders), generator=generator).tolist():
-                trial = list(orders)
-                trial[number] = torch.arange(self._groups[number].channels)
-                trial[number] = _assigned(self._similarity(a, self._moved(b, trial), self._groups[number]))
+                trial, group = list(orders), self._groups[number]
+                trial[number] = torch.arange(group.channels)
+                trial[number] = _assigned(self._gains(a, self._moved(b, trial), group), group)
                 value = float(a @ self._moved(b, trial))
                 if value > best + _GAIN * max(1.0, abs(best)):
                     best, orders, gained = value, trial, True
@@ -138,26 +139,24 @@ class _WeightMatching:
     def _moved(self, b: Tensor, orders: Sequence[Tensor]) -> Tensor:
         return reorder_channels(b[None], self._layers, [order[None] for order in orders])[0]
 
-    def _similarity(self, a: Tensor, b: Tensor, group: ChannelGroup) -> Tensor:
-        """How much the objective gains with each channel of b in each place: float64 [places, channels]."""
-        total = torch.zeros(group.channels, group.channels, dtype=torch.float64)
+    def _gains(self, a: Tensor, b: Tensor, group: ChannelGroup) -> list[Tensor]:
+        """What each tensor adds to the objective with each channel of b in each place: float64 [places, channels]."""
         first, second = (_views(self._layout, weights, group) for weights in (a, b))
-        for one, other in zip(first, second, strict=True):
-            total += one @ other.T
-        return total
+        return [one @ other.T for one, other in zip(first, second, strict=True)]
 
 
 def _views(layout: WeightLayout, weights: Tensor, group: ChannelGroup) -> list[Tensor]:
-    """What makes or reads the channels of a group, of each of its tensors [channels, ·]."""
+    """What makes or reads the channels of a group, of each of its tensors [channels, ·]; some run over the first
+    channels alone."""
     tensors = layout.unflatten(weights)
     views = []
     for use in group.uses:
         tensor = tensors[use.tensor]
         if use.axis == 0:
-            views.append(tensor.reshape(group.channels, -1))
+            views.append(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])
         else:
-            blocks = tensor.reshape(tensor.shape[0], group.channels, -1)
-            views.append(blocks.transpose(0, 1).reshape(group.channels, -1))
+            blocks = tensor.reshape(tensor.shape[0], tensor.shape[1] // use.block, -1)
+            views.append(blocks.transpose(0, 1).flatten(1))
     return views
 
 
@@ -182,11 +181,18 @@ def _responses(
     return [outputs[group.name] for group in groups]
 
 
-def _assigned(similarity: Tensor) -> Tensor:
-    """The channel that comes to each place: int64 [places]."""
-    finite = np.nan_to_num(similarity.numpy(), nan=0.0, posinf=0.0, neginf=0.0)  # of networks that diverged
-    _, channels = linear_sum_assignment(finite, maximize=True)
-    return torch.from_numpy(channels)
+def _assigned(gains: Sequence[Tensor], group: ChannelGroup) -> Tensor:
+    """The channel that comes to each place, within the bounds of a group, by the sum of gains: int64 [places]."""
+    total = torch.zeros(group.channels, group.channels, dtype=torch.float64)
+    for gain in gains:
+        total[: len(gain), : len(gain)] += gain
+    finite = np.nan_to_num(total.numpy(), nan=0.0, posinf=0.0, neginf=0.0)  # of networks that diverged
+    edges = [0, *group.bounds, group.channels]
+    parts = [
+        start + linear_sum_assignment(finite[start:stop, start:stop], maximize=True)[1]
+        for start, stop in itertools.pairwise(edges)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def interpolate(a: Tensor, b: Tensor, points: int = POINTS) -> Tensor:

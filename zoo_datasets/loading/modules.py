@@ -183,7 +183,7 @@ def to_module(row: Any, factory: ModuleFactory | None = None) -> nn.Module:
     state = to_state_dict(values)
     activation = values.get("activation")
     if activation is None:
-        if any(isinstance(layer, Activate) for layer in flat_layers(layers)):
+        if any(isinstance(layer, Activate) and layer.activation is None for layer in flat_layers(layers)):
             _value_of(values, "activation")
         activation = next(iter(ACTIVATIONS))  # which no layer uses
     rate = _value_of(values, "dropout")
