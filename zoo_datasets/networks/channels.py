@@ -18,7 +18,7 @@ class ChannelGroup:
 
     Attributes:
         name: the first layer that makes them.
-        functions: what each number of them passes through, as of `Stream`.
+        functions, frequencies: what each number of them passes through, as of `Stream`.
         pooled: whether they are max-pooled, which a change of sign does not survive.
     """
 
@@ -27,6 +27,7 @@ class ChannelGroup:
     uses: tuple[Use, ...]
     functions: tuple[str, ...]
     pooled: bool
+    frequencies: tuple[float, ...] = ()
 
 
 def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
@@ -42,6 +43,13 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     outputs.root().fixed = True
     groups = [stream for stream in walk.streams if stream.joined is None and not stream.fixed]
     return tuple(
-        ChannelGroup(group.name, group.channels, tuple(group.uses), tuple(group.functions), group.pooled)
+        ChannelGroup(
+            group.name,
+            group.channels,
+            tuple(group.uses),
+            tuple(group.functions),
+            group.pooled,
+            tuple(group.frequencies),
+        )
         for group in groups
     )

@@ -38,6 +38,7 @@ class Stream:
         name: the first layer that makes them.
         channels: how many; 0 for the images'.
         functions: what each number of them passes through: names of activations, `MEMBERS`, `SINE`, `SHIFT`.
+        frequencies: ω of each sine among these.
         pooled: whether they are max-pooled, which a change of sign does not survive.
         fixed: whether they must keep their order, as the network's inputs and outputs must.
         joined: the stream that this one became part of at a residual sum.
@@ -47,6 +48,7 @@ class Stream:
     channels: int
     uses: list[Use] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
+    frequencies: list[float] = field(default_factory=list)
     pooled: bool = False
     fixed: bool = False
     joined: Stream | None = None
@@ -100,6 +102,7 @@ class ChannelWalk:
         if first is not second:
             first.uses += second.uses
             first.functions += second.functions
+            first.frequencies += second.frequencies
             first.pooled |= second.pooled
             first.fixed |= second.fixed
             second.joined = first
