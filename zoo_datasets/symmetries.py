@@ -200,7 +200,8 @@ def _is_plain_sine(group: ChannelGroup) -> bool:
 @dataclass(frozen=True, slots=True, repr=False)
 class Transformed(TensorsRepr):
     """Weights [B, D] after a symmetry, and how far the function of each row moved: float64 [B], the largest absolute
-    difference of values on a grid. That is rounding alone: 1e-6 in float32 on fitted networks with ω = 30, 1e-14 in float64."""
+    difference of values on a grid. That is rounding alone: 1e-6 in float32 on fitted networks with ω = 30, and 1e-14 in
+    float64."""
 
     weights: Tensor
     residual: Tensor

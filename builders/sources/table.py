@@ -14,6 +14,7 @@ from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
@@ -50,6 +51,7 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
+    SourceKind(name="published INRs (DWSNets, NFN, Implicit-Zoo)", recognise=is_inrs, open=InrSource.open),
     SourceKind(
         name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
         recognise=is_state_dicts,
@@ -103,7 +105,7 @@ def _with_splits(source: Source, reading: Reading) -> Source:
 def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
     """Refuse options of state dicts if the source is something else, which would not look at it."""
     options = reading.state_dicts.to_dict()
-    if kind.open == StateDictSource.open:
+    if kind.open in (StateDictSource.open, InrSource.open):
         return
     if reading.state_dicts.where is not None:
         parse_where(reading.state_dicts.where)  # which says what columns there are

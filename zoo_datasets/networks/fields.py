@@ -199,7 +199,7 @@ def _chain(layout: WeightLayout) -> list[tuple[str, int, int]]:
             )
         if layers and layers[-1][2] != shape[1]:
             raise LayoutError(
-                f"no network of sines: {brief(name)} reads {shape[1]} numbers, and the layer before it gives {layers[-1][2]}"
+                f"no network of sines: {brief(name)} reads {shape[1]} numbers, the layer before gives {layers[-1][2]}"
             )
         layers.append((stem, shape[1], shape[0]))
     return layers
