@@ -79,10 +79,10 @@ def permute(weights: Tensor, layers: Sequence[Layer], generator: torch.Generator
         LayoutError: if the weights have another shape.
     """
     plan = _channel_map_for(weights, layers)
-    orders = [
-        torch.rand(len(weights), group.channels, generator=generator, device=weights.device).argsort(dim=1)
-        for group in plan.groups
+    drawn = [
+        torch.rand(len(weights), group.channels, generator=generator, device=weights.device) for group in plan.groups
     ]
+    orders = [_within_bounds(ranks.argsort(dim=1), group) for ranks, group in zip(drawn, plan.groups, strict=True)]
     return _reordered(weights, plan, orders)
 
 
@@ -101,10 +101,14 @@ def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
     for tensor in plan.tensors:
         squares = _of(weights, tensor).to(torch.float64).square().sum(dim=3)
         if tensor.outputs >= 0:
-            sums[tensor.outputs] += squares.sum(dim=2)
+            sums[tensor.outputs][:, : tensor.shape[0]] += squares.sum(dim=2)
         if tensor.inputs >= 0:
-            sums[tensor.inputs] += squares.sum(dim=1)
-    return _reordered(weights, plan, [total.argsort(dim=1, descending=True, stable=True) for total in sums])
+            sums[tensor.inputs][:, : tensor.shape[1]] += squares.sum(dim=1)
+    orders = [
+        _within_bounds(total.argsort(dim=1, descending=True, stable=True), group)
+        for total, group in zip(sums, plan.groups, strict=True)
+    ]
+    return _reordered(weights, plan, orders)
 
 
 def flip_signs(
@@ -331,13 +335,22 @@ def _of(weights: Tensor, tensor: _Tensor) -> Tensor:
     return weights[:, spec.offset : spec.offset + spec.size].reshape(len(weights), *tensor.shape)
 
 
+def _within_bounds(orders: Tensor, group: ChannelGroup) -> Tensor:
+    """Orders [B, channels] in which the channels between two bounds of the group stay between them."""
+    if not group.bounds:
+        return orders
+    widths = torch.tensor(group.widths(), device=orders.device)
+    part = torch.arange(len(widths), device=orders.device).repeat_interleave(widths)
+    return orders.gather(1, part[orders].argsort(dim=1, stable=True))
+
+
 def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tensor:
     weights = weights.contiguous()
     result = torch.empty_like(weights)
     for tensor in plan.tensors:
         where = slice(tensor.spec.offset, tensor.spec.offset + tensor.spec.size)
-        outputs = None if tensor.outputs < 0 else orders[tensor.outputs]
-        inputs = None if tensor.inputs < 0 else orders[tensor.inputs]
+        outputs = None if tensor.outputs < 0 else _first(orders[tensor.outputs], tensor.shape[0])
+        inputs = None if tensor.inputs < 0 else _first(orders[tensor.inputs], tensor.shape[1])
         if weights.requires_grad or not reorder(result[:, where], weights[:, where], tensor.shape, (outputs, inputs)):
             part = _of(weights, tensor)
             # Indices are expanded, not copied: they take no memory, however large the blocks that move.
@@ -347,6 +360,11 @@ def _reordered(weights: Tensor, plan: _ChannelMap, orders: list[Tensor]) -> Tens
                 part = part.gather(2, inputs[:, None, :, None].expand_as(part))
             result[:, where] = part.flatten(1)
     return result
+
+
+def _first(orders: Tensor, count: int) -> Tensor:
+    """The order of the first channels, of orders that keep these first."""
+    return orders if orders.shape[1] == count else orders[:, :count].contiguous()
 
 
 def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGroup, Tensor], Tensor]) -> Tensor:
@@ -361,6 +379,7 @@ def _scaled(weights: Tensor, layers: Sequence[Layer], draw: Callable[[ChannelGro
         for axis, group in enumerate((tensor.outputs, tensor.inputs)):
             power = 0 if group < 0 else powers[spec.name, axis]
             if power:
-                factor = factors[group] if power > 0 else factors[group].reciprocal()
+                factor = factors[group][:, : tensor.shape[axis]]
+                factor = factor if power > 0 else factor.reciprocal()
                 part *= factor[:, :, None, None] if axis == 0 else factor[:, None, :, None]
     return result

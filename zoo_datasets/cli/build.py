@@ -164,7 +164,7 @@ def build(
     from zoo_datasets.specs.spec import Limits
     from zoo_datasets.terminal import Terminal, say
 
-    condition, open_condition = _conditions(where, name)
+    condition, open_condition = _conditions(where)
     reading = Reading(
         epochs=None if epochs is None else frozenset(numbers(epochs)),
         models=models,
@@ -232,17 +232,15 @@ def _bibtex(citation: str | None) -> str | None:
         raise SpecError(f"citation {citation[:200]!r} is neither BibTeX nor a file of it: {error}") from error
 
 
-def _conditions(where: str | None, name: str | None) -> tuple[Condition | None, str | None]:
-    """A condition on columns that all zoos have; else, where a name is given, one on those that state dicts may have
-    besides, which are known when these are opened."""
+def _conditions(where: str | None) -> tuple[Condition | None, str | None]:
+    """A condition on columns that all zoos have; else one on those that some sources have besides, which are known when
+    these are opened."""
     from zoo_datasets.errors import UnknownNameError
     from zoo_datasets.repository.where import parse_where
 
     try:
         return (None if where is None else parse_where(where)), None
     except UnknownNameError:
-        if name is None:
-            raise
         return None, where
 
 

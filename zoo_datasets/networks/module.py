@@ -24,7 +24,7 @@ class Network(nn.Module):
         super().__init__()
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise UnknownNameError("activation", activation, ACTIVATIONS)
-        self.layers = tuple(layers)
+        self._chain = tuple(layers)
         self.activation = ACTIVATIONS[activation]
         modules = ModuleBuild(self, dropout)
         for layer in flat_layers(layers):
@@ -33,7 +33,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
         dropouts = iter([module for name, module in self.named_children() if name.startswith("dropout")])
-        return follow_forward(self.layers, images, ModulePass(self.get_submodule, self.activation, dropouts))
+        return follow_forward(self._chain, images, ModulePass(self.get_submodule, self.activation, dropouts))
 
 
 def build_module(name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0) -> Network:

@@ -1,1 +1,1 @@
-"""Published populations by name: what is known of each beyond its files."""
+"""Populations of other projects by their own formats."""
