@@ -14,6 +14,7 @@ from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.arena import ArenaSource, is_arena
 from zoo_datasets.builders.sources.populations.gpt import GptSource, is_gpt
 from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
 from zoo_datasets.builders.sources.populations.nino import NinoSource, is_nino
@@ -75,6 +76,13 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
         options=_WHERE,
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
+    SourceKind(
+        name="Neural Field Arena (nefs_….hdf5)",
+        recognise=is_arena,
+        open=ArenaSource.open,
+        endings=(".hdf5",),
+        options=_WHERE,
+    ),
     SourceKind(
         name="published INRs of DWSNets, NFN or Implicit-Zoo",
         recognise=is_inrs,
