@@ -14,7 +14,9 @@ from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.arena import ArenaSource, is_arena
 from zoo_datasets.builders.sources.populations.gpt import GptSource, is_gpt
+from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
 from zoo_datasets.builders.sources.populations.nino import NinoSource, is_nino
 from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
@@ -50,6 +52,7 @@ class SourceKind:
     options: frozenset[str] = frozenset()
 
 
+_OF_STATE_DICTS = frozenset(StateDictOptions.__dataclass_fields__)
 _WHERE = frozenset({"where"})
 SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=is_run, open=RunSource.open),
@@ -74,11 +77,24 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
     SourceKind(
+        name="Neural Field Arena (nefs_….hdf5)",
+        recognise=is_arena,
+        open=ArenaSource.open,
+        endings=(".hdf5",),
+        options=_WHERE,
+    ),
+    SourceKind(
+        name="published INRs of DWSNets, NFN or Implicit-Zoo",
+        recognise=is_inrs,
+        open=InrSource.open,
+        options=_OF_STATE_DICTS,
+    ),
+    SourceKind(
         name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
         recognise=is_state_dicts,
         open=StateDictSource.open,
         endings=ENDINGS,
-        options=frozenset(StateDictOptions.__dataclass_fields__),
+        options=_OF_STATE_DICTS,
     ),
 )
 
