@@ -170,23 +170,23 @@ class _Round(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         source, target = self.nodes.source.to(x.device), self.nodes.target.to(x.device)
         factor, shift = self.modulate(e).chunk(2, dim=2)
-        message = factor * (self.from_target(x)[:, target] + self.from_source(x)[:, source]) + shift
+        message = factor * (self.from_target(x).index_select(1, target) + self.from_source(x).index_select(1, source)) + shift
         gathered = self._aggregate(message)
         told = [x, gathered, gathered * self.amplify[:, None]]
         new: Tensor = self.update(torch.cat(told, dim=2))
         if self.final:
             return new, e
         new = self.dropout(nn.functional.silu(self.norm(new)))
-        mixed = self.edge[0](e) + self.edge[1](new)[:, source] + self.edge[2](new)[:, target]
+        mixed = self.edge[0](e) + self.edge[1](new).index_select(1, source) + self.edge[2](new).index_select(1, target)
         return new, self.edge_out(nn.functional.silu(mixed))
 
     def _aggregate(self, message: Tensor) -> Tensor:
         """Mean, minimum, maximum and deviation of the messages to each node, [B, N, 4 d]; 0 where none arrive."""
         parts = []
         for _, edges in self.nodes.groups:
-            taken = message[:, edges.flatten().to(message.device)].unflatten(1, tuple(edges.shape))
+            taken = message.index_select(1, edges.flatten().to(message.device)).unflatten(1, tuple(edges.shape))
             mean = taken.mean(dim=2)
             variance = (taken.square().mean(dim=2) - mean.square()).clamp(min=1e-5)
             parts.append(torch.cat([mean, taken.amin(dim=2), taken.amax(dim=2), variance.sqrt()], dim=2))
         parts.append(parts[0].new_zeros(len(message), 1, parts[0].shape[2]))
-        return torch.cat(parts, dim=1)[:, self.nodes.position.to(message.device)]
+        return torch.cat(parts, dim=1).index_select(1, self.nodes.position.to(message.device))
