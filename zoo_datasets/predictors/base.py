@@ -7,6 +7,7 @@ which takes from the training rows what stays fixed afterwards; and `forward`, f
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ Decay = Annotated[float, Field(ge=0, le=10)]
 
 # Of a model: one that has more is a mistake on a machine that trains it in minutes.
 MAX_PARAMETERS = 100_000_000
+# Of standardised weights: the bound, and a deviation that counts as none.
+_BOUND, _FLAT = 50.0, 1e-12
 
 
 @dataclass(frozen=True)
@@ -158,25 +161,28 @@ class TensorScale(nn.Module):
         self.register_buffer("deviation", torch.ones(len(self._sizes)))
 
     def fit(self, weights: Tensor) -> None:
-        """Take means and deviations of training weights [N, D], in float64."""
+        """Take means and deviations of training weights [N, D]: the medians over networks, so that a few that diverged
+        do not decide."""
         for number, where in enumerate(self._slices):
             part = weights[:, where].double()
-            middle = part.mean() if self.centred else torch.zeros((), dtype=torch.float64)
-            spread = (part - middle).square().mean().sqrt()
+            middle = part.mean(dim=1).median() if self.centred else torch.zeros((), dtype=torch.float64)
+            spreads = (part - middle).square().mean(dim=1).sqrt()
+            spread = spreads.median() if spreads.median() > _FLAT else spreads.mean()
             self.mean[number] = middle.to(self.mean)
-            self.deviation[number] = spread.to(self.deviation) if spread > 1e-12 else 1.0
+            self.deviation[number] = spread.to(self.deviation) if spread > _FLAT else 1.0
 
     def forward(self, weights: Tensor) -> Tensor:
-        """[B, D] to [B, D]."""
+        """[B, D] to [B, D]; centred ones bounded to ± 50 deviations."""
         sizes = torch.tensor(self._sizes, device=weights.device)
         mean, deviation = (value.repeat_interleave(sizes) for value in (self.mean, self.deviation))
-        return (weights - mean) / deviation
+        scaled = (weights - mean) / deviation
+        return scaled.clamp(-_BOUND, _BOUND) if self.centred else scaled
 
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of these widths, with the activation (and dropout) between them."""
     layers: list[nn.Module] = []
-    for number, (inside, outside) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (inside, outside) in enumerate(itertools.pairwise(widths)):
         if number:
             layers.append(activation())
             if dropout:

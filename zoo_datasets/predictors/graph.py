@@ -5,10 +5,11 @@ kernel (`zoo_datasets.adapters.graphs`).
 Hidden nodes of a layer share a learned embedding, inputs and outputs have one each: hidden neurons can be permuted,
 inputs and outputs not. For an edge e from q to p: (α, β) = A e, message m = α ∘ (B [x_p, x_q]) + β; messages to p are
 aggregated by mean, minimum, maximum and deviation, each as it is and amplified by log(degree + 1) / δ; then
-x_p ← C [x_p, aggregates] and e ← D silu(E e + F x_q + G x_p).
+x_p ← x_p + silu(norm(C [x_p, aggregates])) and e ← e + D silu(E e + F x_q + G x_p).
 
 Differs from the released code: layer normalisation is of each node alone, not of all nodes of a mini-batch; a linear
-layer's weights stand in the middle of the kernel, as they do in the adapter; Fourier features have fewer frequencies.
+layer's weights stand in the middle of the kernel, as they do in the adapter; Fourier features have fewer frequencies;
+there are as many rounds as layers, where theirs are 4; each round adds to nodes and edges, where theirs replaces them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo_datasets.adapters.graphs import Graphs, to_graphs
-from zoo_datasets.predictors.base import Config, Decay, Depth, Model, Share, TensorScale, WeightSpace, Width, mlp
+from zoo_datasets.predictors.base import Config, Decay, Model, Share, TensorScale, WeightSpace, Width, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,13 @@ class GraphConfig(Config):
         frequencies: of the random Fourier features of biases and kernels.
         sigma: deviation of these frequencies.
         hidden: width of the head.
+        depth: rounds of messages; 0 means 4, or as many as layers with weights where these are more, up to 8: messages
+            go forward, a layer a round, and what is more than `depth` layers before the outputs is not seen.
     """
 
     weight_decay: Decay = 5e-4
     width: Width = 32
-    depth: Depth = 4
+    depth: Annotated[int, Field(ge=0, le=32)] = 0
     frequencies: Width = 32
     sigma: Annotated[float, Field(gt=0, le=100)] = 0.5
     hidden: Width = 64
@@ -71,8 +74,7 @@ class Nodes:
         self.degree = torch.bincount(self.target, minlength=self.count).double()
         final = int(graphs.layer.max())
         places = [
-            number if layer == 0 else self.first + layer - 1
-            for number, layer in enumerate(graphs.layer.tolist())
+            number if layer == 0 else self.first + layer - 1 for number, layer in enumerate(graphs.layer.tolist())
         ]
         self.outputs = torch.nonzero(graphs.layer == final).flatten()
         for number, node in enumerate(self.outputs.tolist()):
@@ -108,9 +110,9 @@ class GraphNetwork(Model):
         self.kind = nn.Embedding(2, width)
         delta = float(torch.log(self.nodes.degree + 1).mean())
         amplify = (torch.log(self.nodes.degree + 1) / delta).float()
+        depth = config.depth or min(max(4, int(sample.layer.max())), 8)
         self.rounds = nn.ModuleList(
-            _Round(self.nodes, amplify, width, config.dropout, number == config.depth - 1)
-            for number in range(config.depth)
+            _Round(self.nodes, amplify, width, config.dropout, number == depth - 1) for number in range(depth)
         )
         self.head = mlp(self.nodes.last * width, config.hidden, config.hidden, outputs)
 
@@ -170,15 +172,17 @@ class _Round(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         source, target = self.nodes.source.to(x.device), self.nodes.target.to(x.device)
         factor, shift = self.modulate(e).chunk(2, dim=2)
-        message = factor * (self.from_target(x).index_select(1, target) + self.from_source(x).index_select(1, source)) + shift
+        message = (
+            factor * (self.from_target(x).index_select(1, target) + self.from_source(x).index_select(1, source)) + shift
+        )
         gathered = self._aggregate(message)
         told = [x, gathered, gathered * self.amplify[:, None]]
         new: Tensor = self.update(torch.cat(told, dim=2))
         if self.final:
-            return new, e
-        new = self.dropout(nn.functional.silu(self.norm(new)))
+            return x + new, e
+        new = x + self.dropout(nn.functional.silu(self.norm(new)))
         mixed = self.edge[0](e) + self.edge[1](new).index_select(1, source) + self.edge[2](new).index_select(1, target)
-        return new, self.edge_out(nn.functional.silu(mixed))
+        return new, e + self.edge_out(nn.functional.silu(mixed))
 
     def _aggregate(self, message: Tensor) -> Tensor:
         """Mean, minimum, maximum and deviation of the messages to each node, [B, N, 4 d]; 0 where none arrive."""

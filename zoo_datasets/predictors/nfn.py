@@ -10,6 +10,7 @@ are kernel positions (`zoo_datasets.predictors.chain`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -172,9 +173,7 @@ def neuron_width(chain: Chain, layer: int, mode: Mode) -> int:
 def global_width(chain: Chain, mode: Mode) -> int:
     """Invariant numbers of a network, for each channel of the features: what `pooled` gives."""
     last = len(chain)
-    weights = sum(
-        k * fixed(chain, i, mode) * fixed(chain, i + 1, mode) for i, k in enumerate(chain.positions)
-    )
+    weights = sum(k * fixed(chain, i, mode) * fixed(chain, i + 1, mode) for i, k in enumerate(chain.positions))
     return weights + last - 1 + fixed(chain, last, mode)
 
 
@@ -196,14 +195,8 @@ def pooled(chain: Chain, weights: list[Tensor], biases: list[Tensor], mode: Mode
 def dimensions(chain: Chain, mode: Mode) -> tuple[int, int]:
     """Dimensions of the space of equivariant linear maps, and of invariant offsets, for one channel in and out."""
     everything = global_width(chain, mode)
-    neurons = [
-        neuron_width(chain, layer, mode) ** 2 for layer in range(len(chain) + 1) if movable(chain, layer, mode)
-    ]
-    points = [
-        k**2
-        for i, k in enumerate(chain.positions)
-        if movable(chain, i, mode) and movable(chain, i + 1, mode)
-    ]
+    neurons = [neuron_width(chain, layer, mode) ** 2 for layer in range(len(chain) + 1) if movable(chain, layer, mode)]
+    points = [k**2 for i, k in enumerate(chain.positions) if movable(chain, i, mode) and movable(chain, i + 1, mode)]
     return everything**2 + sum(neurons) + sum(points), everything
 
 
@@ -218,7 +211,7 @@ class Nfn(Model):
         super().__init__(space, outputs, config)
         self.chain = chain_of(space.layers)
         sizes = (1, *config.channels)
-        steps = list(zip(sizes, sizes[1:], strict=False))
+        steps = list(itertools.pairwise(sizes))
         self.mode: Mode = "np" if config.mode == "np" else "hnp"
         counts = {mode: sum(Equivariant.count(self.chain, *step, mode) for step in steps) for mode in ("hnp", "np")}
         if config.mode == "auto" and counts["hnp"] > _DENSE:

@@ -11,6 +11,7 @@ Images are of 28 × 28 or 32 × 32 pixels, in (−1, 1) by a tanh at the generat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -72,7 +73,7 @@ class ProbeGen(Model):
         self.norm = _Whole(width)
         sizes = [width, *([last] * (config.depth - 1))]
         layers: list[nn.Module] = []
-        for inside, outside in zip(sizes, sizes[1:], strict=False):
+        for inside, outside in itertools.pairwise(sizes):
             layers += [nn.Linear(inside, outside), nn.ReLU(), nn.Dropout(config.dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
@@ -174,7 +175,7 @@ def _generator(code: int, shape: tuple[int, ...]) -> nn.Module:
         side, doublings = side // 2, doublings + 1
     widths = [128, *(max(128 >> number, 16) for number in range(1, doublings + 1))]
     layers: list[nn.Module] = [nn.ConvTranspose2d(code, widths[0], side)]
-    for number, (inside, outside) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (inside, outside) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.ConvTranspose2d(inside, outside, 4, 2, 1))
         if number == 1:
             layers.append(nn.ConvTranspose2d(outside, outside, 3, 1, 1))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.networks.layout import WeightLayout
@@ -227,9 +227,9 @@ def _joined(parts: list[dict[str, Tensor]], classes: bool) -> dict[str, Tensor]:
     widest = max(part["feature"].shape[1] for part in parts)
     joined = {}
     for name in _TREES:
-        joined[name] = torch.cat(
-            [torch.nn.functional.pad(part[name], (0, widest - part[name].shape[1])) for part in parts]
-        )
+        tables = [part[name] for part in parts]
+        padded = [nn.functional.pad(table, (0, widest - table.shape[1]), value=name == "leaf") for table in tables]
+        joined[name] = torch.cat(padded)
     joined["output"] = torch.cat([part["output"] + number for number, part in enumerate(parts)])
     joined["start"] = torch.cat([part["start"] for part in parts])
     return joined
@@ -251,7 +251,7 @@ def _check_trees(trees: Mapping[str, Tensor], features: int, outputs: int) -> No
         if name not in trees or trees[name].dtype != tensor.dtype:
             raise SpecError(f"trees lack {name!r} as {tensor.dtype}")
     count, nodes = trees["feature"].shape if trees["feature"].ndim == 2 else (-1, -1)
-    shapes = {name: (count, nodes) for name in _TREES} | {"output": (count,), "start": (outputs,)}
+    shapes = dict.fromkeys(_TREES, (count, nodes)) | {"output": (count,), "start": (outputs,)}
     for name, shape in shapes.items():
         if tuple(trees[name].shape) != shape:
             raise SpecError(f"trees: {name} has shape {list(trees[name].shape)}, expected {list(shape)}")

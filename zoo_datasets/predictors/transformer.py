@@ -1,10 +1,10 @@
 """A transformer on weights as tokens (Schürholt, Mahoney, Borth: Towards scalable and versatile weight space learning,
 ICML 2024), with a head that is trained on the targets at once, without SANE's reconstruction before.
 
-A token is a piece of the row of one channel, `zoo_datasets.adapters.to_tokens`; its position, three numbers, is learned:
-E₁[token] + E₂[layer] beside E₃[token in the layer]. Blocks are GPT-2's, pre-norm, with full attention. Positions tell
-the channels of a layer apart, so that nothing is invariant here: symmetry augmentation, or rows in a canonical order,
-take the place of it.
+A token is a piece of the row of one channel, `zoo_datasets.adapters.to_tokens`; its position, three numbers, is
+learned: E₁[token] + E₂[layer] beside E₃[token in the layer]. Blocks are GPT-2's, pre-norm, with full attention.
+Positions tell the channels of a layer apart, so that nothing is invariant here: symmetry augmentation, or rows in a
+canonical order, take the place of it.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class Transformer(Model):
         """Predictions [B, outputs]; see `Model`."""
         self.check(weights)
         tokens = to_tokens(self.scale(weights), self.space.layout, self.size)
-        token, layer, within = (
-            table(tokens.position[:1, :, place]) for place, table in enumerate(self.positions)
-        )
+        token, layer, within = (table(tokens.position[:1, :, place]) for place, table in enumerate(self.positions))
         x = self.embed(tokens.values) + torch.cat([token + layer, within], dim=2)
         for block in self.blocks:
             x = block(x)
