@@ -425,7 +425,8 @@ def test_files_of_strangers_are_refused_on_one_line(repo, tmp_path):
         value = json.loads(document)
         for change in (
             {"format": 2}, {"predictor": "../nfn"}, {"layers": [{"conv": {}}]}, {"targets": []},
-            {"config": {"hidden": 1e9}}, {"activations": "relu"}, {"targets": [{"name": "x", "kind": "class", "classes": ["a"] * 3}]},
+            {"config": {"hidden": 1e9}}, {"activations": "relu"},
+            {"targets": [{"name": "x", "kind": "class", "classes": ["a"] * 3}]},
         ):  # fmt: skip
             (folder / "predictor.json").write_text(json.dumps(value | change))
             with pytest.raises(RepositoryError, match="holds no predictor that can be read"):
