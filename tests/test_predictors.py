@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_predictors import FAST
 from tiny_runs import make_run
 
 import zoo_datasets as zd
@@ -28,15 +29,6 @@ from zoo_datasets.symmetries import flip_signs, permute, rescale
 
 NAME = "mnist_cnn_s_hyp_rand"
 SMALL = {"epochs": 3, "seconds": 60}
-FAST = {
-    "statistics": {"rounds": 10},
-    "deepsets": {"channels": 8, "hidden": 16},
-    "nfn": {"channels": (2, 2), "hidden": 16},
-    "graph": {"width": 8, "depth": 0, "frequencies": 4},
-    "transformer": {"width": 16, "heads": 2, "depth": 1},
-    "scalegmn": {"width": 8, "hidden": 8, "depth": 2},
-    "probe": {"probes": 4, "hidden": 16},
-}
 NETWORKS = {
     "cnn_s": get_architecture("cnn_s").layers(1, 10),
     "small_cnn": get_architecture("small_cnn").layers(1, 10),

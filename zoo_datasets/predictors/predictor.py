@@ -100,7 +100,7 @@ class TargetForm:
         if self.kind == "class":
             places = {name: place for place, name in enumerate(self.classes)}
             return torch.tensor([places.get(value, -1) for value in values], dtype=torch.int64)
-        return (torch.from_numpy(np.asarray(values, np.float64)) - self.mean) / self.deviation
+        return (torch.from_numpy(np.array(values, np.float64)) - self.mean) / self.deviation
 
     def decoded(self, outputs: Tensor) -> Values:
         """Numbers float64 [N] on the target's scale, of outputs [N]; names of classes [N], of [N, classes]."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.evaluation.benchmark import probes, scores
 from zoo_datasets.evaluation.benchmark.probes import Fold, Prediction
-from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits
+from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits, types_of
 from zoo_datasets.evaluation.benchmark.scores import Numbers, Score
 from zoo_datasets.evaluation.benchmark.targets import (
     DEFAULT_TARGETS,
     Target,
     as_classes,
+    check_targets,
+    columns_of,
     get_targets,
     is_finite,
     logarithmic,
@@ -69,7 +71,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         get_features(list(self.features))
-        get_targets(list(self.targets))
+        check_targets(self.targets)
         if not self.tests:
             raise SpecError("no zoo to test on was named")
 
@@ -146,7 +148,26 @@ class Data:
         return sum(rows.left_out for rows in (self.train, self.validation, *self.tests))
 
 
-def read_data(repo: str | Path, settings: Settings, revision: str | None = None) -> Data:
+class Reading(Protocol):
+    """What settings say of the rows that are read."""
+
+    @property
+    def train(self) -> str: ...
+
+    @property
+    def tests(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+
+    @property
+    def where(self) -> str | None: ...
+
+    @property
+    def split_by(self) -> SplitBy: ...
+
+
+def read_data(repo: str | Path, settings: Reading, revision: str | None = None) -> Data:
     """The training and validation split of one zoo and the test splits of the zoos to test on.
 
     Raises:
@@ -155,7 +176,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     """
     options: dict[str, Any] = {"where": settings.where, "split_by": settings.split_by, "revision": revision}
     read = {
-        name: read_splits(repo, name, settings.targets, **options)
+        name: read_splits(repo, name, columns_of(settings.targets), **options)
         for name in dict.fromkeys([settings.train, *settings.tests])
     }
     train, validation = (_split(read[settings.train], settings.train, split) for split in ("train", "validation"))
@@ -166,7 +187,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
         for rows in (train, validation):
             check_apart(rows, test)
     targets, skipped = [], {}
-    for target in get_targets(list(settings.targets)):
+    for target in get_targets(settings.targets, types_of(train)):
         values = [values_for(target, rows) for rows in (train, validation)]
         reason = _why_not(*(part[is_finite(part)] for part in values))
         if reason is None:
@@ -337,7 +358,7 @@ def _results(
                 feature=feature.name,
                 probe=task.probe,
                 scores=_scores(task.kind, truth, predicted, models, settings.resamples),
-                baseline=_baseline(task.kind, train, truth),
+                baseline=baseline_of(task.kind, train, truth),
                 chosen=prediction.settings,
                 rows=len(truth),
                 models=len(np.unique(models)),
@@ -358,7 +379,8 @@ def _scores(
     }
 
 
-def _baseline(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+def baseline_of(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The score of the training rows' mean (R²) or most frequent class (accuracy), on tested values."""
     if kind == CLASS:
         names, counts = np.unique(train, return_counts=True)
         return float(np.mean(truth == names[counts.argmax()]))
