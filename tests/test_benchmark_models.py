@@ -1,7 +1,9 @@
 """Models that read weights in the benchmark: one table, paired, resumable, at the command line and in Python."""
 
 import dataclasses
+import itertools
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -22,11 +24,12 @@ from zoo_datasets.evaluation.benchmark.model_record import run_models
 from zoo_datasets.evaluation.benchmark.models import ModelSettings, fit_all, results_of, tasks_of
 from zoo_datasets.evaluation.benchmark.run import read_data
 from zoo_datasets.networks.layers import Linear, Sine
+from zoo_datasets.predictors import fit as fit_module
 from zoo_datasets.predictors.deepsets import DeepSets
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "mnist_cnn_s_hyp_rand"
-QUICK = {"epochs": 1, "budget": 60.0, "seeds": 2, "resamples": 50}
+QUICK = {"epochs": 1, "budget": 1e5, "seeds": 2, "resamples": 50}
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +163,7 @@ def test_labels_of_anybodys_rows_are_classes(tmp_path, monkeypatch):
     write_rows(tmp_path / "repo", "mine", rows, layers=layers)
     settings = ModelSettings(
         train="mine", tests=("mine",), models=("statistics", "deepsets"), targets=("label", "digit:class"), seeds=1,
-        budget=60.0, epochs=20, resamples=20,
+        budget=1e5, epochs=20, resamples=20,
     )  # fmt: skip
     record = run_models(tmp_path / "repo", settings)
     assert {(result.target, result.kind) for result in record.results} == {("label", "class"), ("digit", "class")}
@@ -173,7 +176,7 @@ def test_labels_of_anybodys_rows_are_classes(tmp_path, monkeypatch):
 
 def test_the_command_prints_one_table_and_the_differences(repo, tmp_path):
     arguments = ["benchmark", str(repo), NAME, "--models", "statistics,deepsets", "--targets", "test_acc,lr",
-                 "--budget", "40s", "--epochs", "1", "--seeds", "1", "--augment", "permute,noise"]  # fmt: skip
+                 "--budget", "9h", "--epochs", "1", "--seeds", "1", "--augment", "permute,noise"]  # fmt: skip
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
@@ -181,7 +184,7 @@ def test_the_command_prints_one_table_and_the_differences(repo, tmp_path):
         assert part in text
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out.json"), "--json"])
     assert json.loads(result.stdout) == json.loads((tmp_path / "out.json").read_text())
-    assert json.loads(result.stdout)["settings"]["budget"] == 40
+    assert json.loads(result.stdout)["settings"]["budget"] == 9 * 3600
     for wrong, message in (
         (["--budget", "soon"], "expected a time as 90s, 3m or 1.5h"),
         (["--budget", "0"], "expected a time as 90s, 3m or 1.5h"),
@@ -204,12 +207,17 @@ def test_settings_that_cannot_be_are_refused():
         settings_of(models=())
 
 
-def test_the_budget_holds_choice_and_seeds(repo):
-    """Generously: a training ends with the step that it is in."""
-    settings = settings_of(models=("deepsets",), budget=3.0, epochs=None, seeds=2)
-    record = run_models(repo, settings)
-    (result,) = {fit.choice_seconds + sum(f.seconds for f in record.fits) for fit in record.fits[:1]}
-    assert 2.5 < result < 6
+def test_the_budget_holds_choice_and_seeds(repo, monkeypatch):
+    """By a clock that goes on by 50 ms each time that it is looked at."""
+    ticks = itertools.count()
+    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 20))
+    record = run_models(repo, settings_of(models=("deepsets",), budget=4.0, epochs=None, seeds=2))
+    first, second = record.fits
+    assert first.choice_seconds == pytest.approx(1.0, abs=0.3)  # a quarter, of two choices
+    assert first.seconds == pytest.approx(1.5, abs=0.3)
+    assert second.seconds == pytest.approx(1.5, abs=0.3)
+    assert record.results[0].seconds == pytest.approx(4.0, abs=0.6)
+    assert first.steps > 10
 
 
 def test_memory_is_what_is_taken_beyond_before():
