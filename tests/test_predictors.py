@@ -3,8 +3,11 @@
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 
 import datasets
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -431,3 +434,22 @@ def test_files_of_strangers_are_refused_on_one_line(repo, tmp_path):
         zd.Predictor.untrained("deepsets", WeightSpace(NETWORKS["siren"]), (TargetForm(name="x"),), {}).save(
             tmp_path / "other"
         )
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    notebook = nbformat.read(Path(__file__).parents[1] / "examples" / "predict_from_weights.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells)  # outputs of a machine do not belong into it
+    make_run(tmp_path / "run", ((40, 2),))
+    build_repository(tmp_path / "run", tmp_path / "quickstart" / "model-zoos")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    source = "\n".join(cell.source for cell in cells)
+    assert "SECONDS, EPOCHS = 30, 100" in source
+    exec(source.replace("SECONDS, EPOCHS = 30, 100", "SECONDS, EPOCHS = 1e5, 1"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"nfn epoch: R² -?[\d.]+ on \d+ test networks", printed)
+    assert float(re.search(r"change of a prediction ([\d.e-]+)", printed)[1]) < 1e-5
+    assert float(re.search(r"change of a weight ([\d.e-]+)", printed)[1]) > 0.01
+    assert {path.name for path in (tmp_path / "quickstart" / "predictors").iterdir()} == {"statistics", "nfn"}
