@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
 import datasets
@@ -24,7 +25,9 @@ from zoo_datasets.evaluation.benchmark.model_record import run_models
 from zoo_datasets.evaluation.benchmark.models import ModelSettings, fit_all, results_of, tasks_of
 from zoo_datasets.evaluation.benchmark.run import read_data
 from zoo_datasets.networks.layers import Linear, Sine
+from zoo_datasets.predictors import PREDICTORS
 from zoo_datasets.predictors import fit as fit_module
+from zoo_datasets.predictors.base import Model
 from zoo_datasets.predictors.deepsets import DeepSets
 from zoo_datasets.specs.zoos import get_zoo
 
@@ -192,6 +195,26 @@ def test_the_command_prints_one_table_and_the_differences(repo, tmp_path):
         result = CliRunner().invoke(app, [*arguments, *wrong])
         assert result.exit_code == 2
         assert message in " ".join(result.output.replace("│", "").split())
+
+
+class Toy(Model):
+    """Knows of nothing but the first weight."""
+
+    def __init__(self, space, outputs, config):
+        super().__init__(space, outputs, config)
+        self.map = torch.nn.Linear(1, outputs)
+
+    def forward(self, weights, activation):
+        return self.map(weights[:, :1])
+
+
+def test_a_new_predictor_is_one_entry(repo, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zoo_datasets.predictors.toy", SimpleNamespace(Toy=Toy))
+    monkeypatch.setitem(PREDICTORS, "toy", ("toy", "Toy"))
+    record = run_models(repo, settings_of(models=("toy",), targets=("test_acc",)), save=tmp_path)
+    assert [result.model for result in record.results] == ["toy"]
+    assert record.results[0].parameters == 2
+    assert zd.Predictor.load(tmp_path / "toy-numbers-0").predict(torch.zeros(3, 2464))["test_acc"].shape == (3,)
 
 
 def test_settings_that_cannot_be_are_refused():
