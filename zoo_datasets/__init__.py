@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from zoo_datasets.networks.fields import Convention as Convention
     from zoo_datasets.networks.layout import WeightLayout as WeightLayout
     from zoo_datasets.networks.module import build_module as build_module
+    from zoo_datasets.predictors.predictor import Predictor as Predictor
     from zoo_datasets.runs.run import Run as Run
     from zoo_datasets.specs.spec import HyperParameters as HyperParameters
     from zoo_datasets.specs.spec import ImageSpec as ImageSpec
@@ -61,6 +62,7 @@ _HOMES = {
     "ImageSpec": "specs.spec",
     "Limits": "specs.spec",
     "Member": "specs.spec",
+    "Predictor": "predictors.predictor",
     "Run": "runs.run",
     "WeightLayout": "networks.layout",
     "ZooSpec": "specs.spec",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.benchmark import paper, probes, scores
 from zoo_datasets.evaluation.benchmark.probes import Fold, Prediction
-from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits
+from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits, types_of
 from zoo_datasets.evaluation.benchmark.scores import Numbers, Score
 from zoo_datasets.evaluation.benchmark.targets import (
     DEFAULT_TARGETS,
     Target,
     as_classes,
+    check_targets,
+    columns_of,
     get_targets,
     is_finite,
     logarithmic,
@@ -37,8 +39,8 @@ from zoo_datasets.terminal import Advance
 
 DEFAULT_FEATURES = ("weights", "statistics")
 NUMBER, CLASS = "number", "class"
-Protocol = Literal["standard", "paper"]
-PROTOCOLS: Final = get_args(Protocol)
+ProtocolName = Literal["standard", "paper"]
+PROTOCOLS: Final = get_args(ProtocolName)
 # Feature matrices of more bytes than this are refused: the machine would begin to swap.
 _LIMIT = 8_000_000_000
 
@@ -69,13 +71,13 @@ class Settings:
     class_rows: int | None = None
     iterations: int = 100
     resamples: int = 1000
-    protocol: Protocol = "standard"
+    protocol: ProtocolName = "standard"
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
         get_features(list(self.features))
-        get_targets(list(self.targets))
+        check_targets(self.targets)
         if not self.tests:
             raise SpecError("no zoo to test on was named")
 
@@ -152,7 +154,26 @@ class Data:
         return sum(rows.left_out for rows in (self.train, self.validation, *self.tests))
 
 
-def read_data(repo: str | Path, settings: Settings, revision: str | None = None) -> Data:
+class Reading(Protocol):
+    """What settings say of the rows that are read."""
+
+    @property
+    def train(self) -> str: ...
+
+    @property
+    def tests(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+
+    @property
+    def where(self) -> str | None: ...
+
+    @property
+    def split_by(self) -> SplitBy: ...
+
+
+def read_data(repo: str | Path, settings: Reading, revision: str | None = None) -> Data:
     """The training and validation split of one zoo and the test splits of the zoos to test on.
 
     Raises:
@@ -161,7 +182,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     """
     options: dict[str, Any] = {"where": settings.where, "split_by": settings.split_by, "revision": revision}
     read = {
-        name: read_splits(repo, name, settings.targets, **options)
+        name: read_splits(repo, name, columns_of(settings.targets), **options)
         for name in dict.fromkeys([settings.train, *settings.tests])
     }
     train, validation = (_split(read[settings.train], settings.train, split) for split in ("train", "validation"))
@@ -172,7 +193,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
         for rows in (train, validation):
             check_apart(rows, test)
     targets, skipped = [], {}
-    for target in get_targets(list(settings.targets)):
+    for target in get_targets(settings.targets, types_of(train)):
         values = [values_for(target, rows) for rows in (train, validation)]
         reason = _why_not(*(part[is_finite(part)] for part in values))
         if reason is None:
@@ -352,7 +373,7 @@ def _results(
                 feature=feature.name,
                 probe=task.probe,
                 scores=_scores(task.kind, truth, predicted, models, settings.resamples),
-                baseline=_baseline(task.kind, train, truth),
+                baseline=baseline_of(task.kind, train, truth),
                 chosen=prediction.settings,
                 rows=len(truth),
                 models=len(np.unique(models)),
@@ -373,7 +394,8 @@ def _scores(
     }
 
 
-def _baseline(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+def baseline_of(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The score of the training rows' mean (R²) or most frequent class (accuracy), on tested values."""
     if kind == CLASS:
         names, counts = np.unique(train, return_counts=True)
         return float(np.mean(truth == names[counts.argmax()]))
