@@ -17,7 +17,7 @@ def test_module_layout_and_stack_derive_from_the_same_layers(name):
     layout = layout_of(name, 3, 10)
     state = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     assert [(s.name, s.shape) for s in layout.tensors] == [(key, tuple(value.shape)) for key, value in state.items()]
-    images = torch.randn(2, 3, size, size)
+    images = torch.randn(2, 3, size, size) if architecture.task == "classification" else torch.randn(2, 3)
     stack = {key: value[None] for key, value in state.items()}
     with torch.no_grad():
         expected = module(images)
@@ -48,6 +48,11 @@ def test_activations_are_torchs(activation):
         "relu": torch.nn.ReLU(),
         "sigmoid": torch.nn.Sigmoid(),
         "gelu": torch.nn.GELU(),
+        "silu": torch.nn.SiLU(),
+        "leaky_relu": torch.nn.LeakyReLU(),
+        "elu": torch.nn.ELU(),
+        "selu": torch.nn.SELU(),
+        "none": torch.nn.Identity(),
     }
     assert torch.equal(ACTIVATIONS[activation](x), reference[activation](x))
 

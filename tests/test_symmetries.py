@@ -13,14 +13,18 @@ from zoo_datasets.images.prepare import load_images
 from zoo_datasets.native import rows as gather
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, resnet18_layers
 from zoo_datasets.networks.channels import permutations
-from zoo_datasets.networks.layers import build_layout
+from zoo_datasets.networks.layers import Activate, Flatten, Linear, Shift, Sine, build_layout
 from zoo_datasets.networks.module import Network
 from zoo_datasets.stacked import StackedNetwork
 from zoo_datasets.symmetries import Normalisation, add_noise, canonicalize, flip_signs, permute, rescale
 
 NARROW = "narrow resnet18"
 # The layers of the real ResNet-18 with fewer channels; the real one once, below.
-LAYERS = {name: get_architecture(name).layers(1, 10) for name in ARCHITECTURES if name != "resnet18"}
+LAYERS = {
+    name: architecture.layers(1, 10)
+    for name, architecture in ARCHITECTURES.items()
+    if name != "resnet18" and architecture.task == "classification"
+}
 LAYERS[NARROW] = resnet18_layers(4)(1, 10)
 SIZES = {"cnn_l": 32, NARROW: 20}
 
@@ -142,9 +146,9 @@ def test_signs_and_scales_keep_the_function(name):
     scaled = rescale(weights, layers, "relu", 1.0, generator())
     assert (scaled != weights).float().mean() > 0.2
     assert_same_function(layers, "relu", weights, scaled, images)
-    with pytest.raises(SpecError, match="signs can be flipped with tanh, not with relu"):
+    with pytest.raises(SpecError, match="signs can be flipped with tanh or sine or none, not with relu"):
         flip_signs(weights, layers, "relu")
-    with pytest.raises(SpecError, match="channels can be scaled with relu, not with gelu"):
+    with pytest.raises(SpecError, match="channels can be scaled with relu or leaky_relu or none, not with gelu"):
         rescale(weights, layers, "gelu")
 
 
@@ -217,3 +221,19 @@ def test_weights_of_another_network_are_refused():
         permute(torch.zeros(2, 7), LAYERS["cnn_s"])
     with pytest.raises(LayoutError, match=r"shape \[2464\], expected \[B, 2464\]"):
         canonicalize(torch.zeros(2464), LAYERS["cnn_s"])
+
+
+def test_signs_flip_only_where_all_that_follows_is_odd():
+    layers = (
+        Flatten(), Linear("first", 784, 6), Activate("relu"), Linear("second", 6, 5), Sine(2.0), Linear("third", 5, 4),
+        Activate(), Linear("last", 4, 10), Shift(0.5),
+    )  # fmt: skip
+    weights, images = weights_for(layers), images_for("own")
+    flipped = flip_signs(weights, layers, "tanh", generator())
+    scaled = rescale(weights, layers, "leaky_relu", 1.0, generator())
+    where = build_layout(layers).slices()
+    for changed, still in ((flipped, "first.bias"), (scaled, "second.bias")):
+        assert torch.equal(changed[:, where[still]], weights[:, where[still]])
+        assert not torch.equal(changed[:, where["third.bias"]], weights[:, where["third.bias"]])
+    assert_same_function(layers, "tanh", weights, flipped, images)
+    assert_same_function(layers, "leaky_relu", weights, scaled, images)

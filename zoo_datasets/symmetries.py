@@ -18,13 +18,13 @@ from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.native.rows import reorder
 from zoo_datasets.networks.channels import ChannelGroup, permutations
 from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.layers.walks import MEMBERS, SINE
 from zoo_datasets.networks.layout import TensorSpec, WeightLayout
 from zoo_datasets.text import TensorsRepr
 
-ODD = ("tanh",)
-
-
-HOMOGENEOUS = ("relu",)
+# Functions f with f(−x) = −f(x), and with f(a x) = a f(x) for a > 0.
+ODD = ("tanh", SINE, "none")
+HOMOGENEOUS = ("relu", "leaky_relu", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ def flip_signs(
         raise SpecError(f"signs can be flipped with {' or '.join(ODD)}, not with {activation}: it is not odd")
 
     def signs(group: ChannelGroup, factors: Tensor) -> Tensor:
-        return factors.fill_(1) if group.pooled else factors.random_(2, generator=generator).mul_(-2).add_(1)
+        if group.pooled or not _passes(group, activation, ODD):
+            return factors.fill_(1)
+        return factors.random_(2, generator=generator).mul_(-2).add_(1)
 
     return _scaled(weights, layers, signs)
 
@@ -141,7 +143,9 @@ def rescale(
     if activation not in HOMOGENEOUS:
         raise SpecError(f"channels can be scaled with {' or '.join(HOMOGENEOUS)}, not with {activation}")
 
-    def scales(_: ChannelGroup, factors: Tensor) -> Tensor:
+    def scales(group: ChannelGroup, factors: Tensor) -> Tensor:
+        if not _passes(group, activation, HOMOGENEOUS):
+            return factors.fill_(1)
         return factors.uniform_(-spread, spread, generator=generator).exp_()
 
     return _scaled(weights, layers, scales)
@@ -206,6 +210,11 @@ def _channel_map_for(weights: Tensor, layers: Sequence[Layer]) -> _ChannelMap:
             f"weights have shape {list(weights.shape)}, expected [B, {plan.layout.size}] for these layers"
         )
     return plan
+
+
+def _passes(group: ChannelGroup, activation: str, functions: Sequence[str]) -> bool:
+    """Whether the channels of a group pass through no other functions than these, of a member's activation."""
+    return all((activation if name == MEMBERS else name) in functions for name in group.functions)
 
 
 def _of(weights: Tensor, tensor: _Tensor) -> Tensor:

@@ -235,13 +235,14 @@ class _Reader:
         """The states of those of its members that are wanted, or the reason why they are missing."""
         positions = [position for position, model_id in enumerate(self._ids) if model_id in wanted]
         models = [wanted[self._ids[position]] for position in positions]
+        some = None if len(positions) == len(self._ids) else positions
         if not models:
             return
         try:
             if self._cohort.path not in self._metrics:
                 self._metrics[self._cohort.path] = self._cohort.metrics()
             rows = self._cohort.figures_in(self._metrics[self._cohort.path], epoch)
-            weights = None if rows is None else self._cohort.weights(epoch, positions)
+            weights = None if rows is None else self._cohort.weights(epoch, some)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
@@ -252,13 +253,14 @@ class _Reader:
             reason = LOST if epoch in self._lost else NOT_TRAINED
             yield from (LeftOut(model=model.model_id, epochs=(epoch,), reason=reason) for model in models)
             return
-        indices = pa.array(positions, pa.int64())
+        if some is not None:
+            rows = rows.take(pa.array(some, pa.int64()))
         yield States(
             epochs=[epoch] * len(models),
             models=models,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks().take(indices) for name in figures_of(self._run)},
-            extras={name: values[positions] for name, values in extras.items()},
+            figures={name: rows.column(name).combine_chunks() for name in figures_of(self._run)},
+            extras={name: values if some is None else values[some] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
 

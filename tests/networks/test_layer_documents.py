@@ -12,6 +12,7 @@ from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.layers import (
     KINDS,
     Activate,
+    AveragePool,
     BatchNorm,
     Conv,
     Dropout,
@@ -20,6 +21,8 @@ from zoo_datasets.networks.layers import (
     Linear,
     MaxPool,
     Residual,
+    Shift,
+    Sine,
 )
 from zoo_datasets.networks.layers.documents import MAX_LAYERS, layers_from_json, layers_to_json
 from zoo_datasets.networks.module import Network
@@ -29,8 +32,11 @@ SAMPLES = (
     Linear("fc", 4, 6),
     BatchNorm("bn", 4),
     MaxPool(3),
+    AveragePool(3),
     GlobalAveragePool(),
-    Activate(),
+    Activate("silu"),
+    Sine(10.0),
+    Shift(0.5),
     Dropout(),
     Flatten(),
     Residual((Conv("inner", 4, 4, 3, padding=1),), (BatchNorm("short", 4),)),

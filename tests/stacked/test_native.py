@@ -146,7 +146,7 @@ def reference_pass(module: Network, data: ImageData, index: torch.Tensor):
 
 @needs_compiler
 @pytest.mark.parametrize("rates", [0.0, (0.5, 0.0, 0.3)], ids=["plain", "dropout"])
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(native.ACTIVATION_NUMBERS))
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_gradients_are_those_of_autograd(name, activation, rates):
     layers, data = network(name)
@@ -248,7 +248,7 @@ def test_epochs_in_pieces_are_the_epoch_bit_for_bit():
 
 @needs_compiler
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(native.ACTIVATION_NUMBERS))
 def test_a_member_depends_neither_on_its_lane_nor_on_its_company(activation, optimizer):
     layers, data = network("cnn_s")
     lanes = native.lanes()
@@ -315,7 +315,7 @@ def test_ties_of_max_pooling_go_to_the_first_pixel():
 
 
 @needs_compiler
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(native.ACTIVATION_NUMBERS))
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_evaluation_is_that_of_the_module(name, activation):
     layers, data = network(name, val=33)
@@ -454,7 +454,7 @@ def test_philox_known_answers(key, counter, words):
 
 
 @needs_compiler
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(native.ACTIVATION_NUMBERS))
 def test_activations_are_accurate_and_keep_nan(activation):
     x = torch.cat((torch.linspace(-12, 12, 100_001), torch.logspace(-30, 0, 2_000), -torch.logspace(-30, 0, 2_000)))
     x = torch.cat((x, torch.tensor([0.0, -0.0, 100, -100, math.inf, -math.inf, math.nan])))

@@ -8,10 +8,11 @@ Names of layers do not depend on dropout.
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
@@ -26,6 +27,8 @@ from zoo_datasets.networks.layers import (
     Linear,
     MaxPool,
     Residual,
+    Shift,
+    Sine,
     build_layout,
 )
 from zoo_datasets.networks.layout import WeightLayout
@@ -44,6 +47,7 @@ class Architecture:
         raw_type: `model::type` of its models in raw zoos; None: its name.
         raw_size: what folders of raw zoos call it beside their images; None: its name, "" where they say nothing.
         raw_dropout: whether its models in raw zoos have dropout layers at a rate of 0 too.
+        task: `classification` where it takes images, `field` where it takes coordinates [N, in_channels].
     """
 
     name: str
@@ -52,6 +56,7 @@ class Architecture:
     raw_type: str | None = None
     raw_size: str | None = None
     raw_dropout: bool = False
+    task: Literal["classification", "field"] = "classification"
 
     def layers(self, in_channels: int, classes: int) -> tuple[Layer, ...]:
         """The list of layers for images of so many channels and classes.
@@ -85,6 +90,44 @@ def _cnn_large(in_channels: int, classes: int) -> tuple[Layer, ...]:
         Linear("fc1", 60, 20), Activate(), Dropout(),
         Linear("fc2", 20, classes),
     )  # fmt: skip
+
+
+def _small_cnn(in_channels: int, classes: int) -> tuple[Layer, ...]:
+    """The network of the Small CNN Zoo (Unterthiner et al. 2020): 4,970 weights with one channel."""
+    return (
+        Conv("conv1", in_channels, 16, 3, 2), Activate(), Dropout(),
+        Conv("conv2", 16, 16, 3, 2), Activate(), Dropout(),
+        Conv("conv3", 16, 16, 3, 2), Activate(), Dropout(),
+        GlobalAveragePool(), Linear("fc", 16, classes),
+    )  # fmt: skip
+
+
+def _mlp(in_channels: int, classes: int) -> tuple[Layer, ...]:
+    """784-10-10 on grey images of 28 × 28: the network of G.pt's MNIST runs (Peebles et al. 2022)."""
+    return (Flatten(), Linear("fc1", in_channels * 28 * 28, 10), Activate(), Dropout(), Linear("fc2", 10, classes))
+
+
+def siren_layers(
+    widths: Sequence[int], omega: float = 30.0, omega_hidden: float = 30.0, shift: float = 0.0, name: str = "layer"
+) -> tuple[Layer, ...]:
+    """A sinusoidal network, from coordinates [N, widths[0]] to values [N, widths[-1]] (Sitzmann et al. 2020).
+
+    Args:
+        omega: ω₀ of the first sine; `omega_hidden` is that of the others.
+        shift: what is added to the output.
+        name: of the layers, before their number from 1 on.
+    """
+    layers: list[Layer] = []
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), 1):
+        if layers:
+            layers.append(Sine(omega if number == 2 else omega_hidden))
+        layers.append(Linear(f"{name}{number}", inputs, outputs))
+    return (*layers, Shift(shift)) if shift else tuple(layers)
+
+
+def _siren(in_channels: int, classes: int) -> tuple[Layer, ...]:
+    """The network that DWSNets (Navon et al. 2023) fit to each image: 2-32-32-1, 1,185 weights, for grey ones."""
+    return siren_layers((in_channels, 32, 32, classes), shift=0.5)
 
 
 def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
@@ -127,6 +170,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("cnn_s", 28, _cnn_small((8, 6, 4)), raw_type="CNN", raw_size=""),
         Architecture("cnn_m", 28, _cnn_small((6, 9, 6)), raw_type="CNN2", raw_size="medium"),
         Architecture("cnn_l", 32, _cnn_large, raw_type="CNN3", raw_size="large", raw_dropout=True),
+        Architecture("small_cnn", None, _small_cnn),
+        Architecture("mlp", 28, _mlp),
+        Architecture("siren", None, _siren, task="field"),
         Architecture("resnet18", None, resnet18_layers(), raw_type="Resnet18"),
     )
 }

@@ -18,12 +18,14 @@ class ChannelGroup:
 
     Attributes:
         name: the first layer that makes them.
+        functions: what each number of them passes through, as of `Stream`.
         pooled: whether they are max-pooled, which a change of sign does not survive.
     """
 
     name: str
     channels: int
     uses: tuple[Use, ...]
+    functions: tuple[str, ...]
     pooled: bool
 
 
@@ -39,4 +41,7 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     outputs = follow_channels(checked(layers), walk, Stream("images", 0, fixed=True))
     outputs.root().fixed = True
     groups = [stream for stream in walk.streams if stream.joined is None and not stream.fixed]
-    return tuple(ChannelGroup(group.name, group.channels, tuple(group.uses), group.pooled) for group in groups)
+    return tuple(
+        ChannelGroup(group.name, group.channels, tuple(group.uses), tuple(group.functions), group.pooled)
+        for group in groups
+    )

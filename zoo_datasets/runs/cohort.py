@@ -155,7 +155,9 @@ class Cohort:
             table = table.cast(METRICS_SCHEMA)
             table.validate(full=True)
             _check_ranges(table)
-            return table
+            epochs = table["epoch"].to_numpy()
+            ascending = bool((epochs[1:] >= epochs[:-1]).all())
+            return table.combine_chunks() if ascending else table.take(np.argsort(epochs, kind="stable"))
 
     def figures(self, epoch: int) -> pa.Table | None:
         """The rows of an epoch in the order of the stack; None where the epoch is not finished.
@@ -166,11 +168,12 @@ class Cohort:
         return self.figures_in(self.metrics(), epoch)
 
     def figures_in(self, metrics: pa.Table, epoch: int) -> pa.Table | None:
-        """As `figures`, of metrics that were read already."""
-        rows = metrics.filter(pc.equal(metrics["epoch"], epoch))
+        """As `figures`, of what `metrics` returned."""
+        begin, end = np.searchsorted(metrics["epoch"].to_numpy(), (epoch, epoch + 1))
+        rows = metrics.slice(begin, end - begin)
         if not rows.num_rows:
             return None
-        if rows["model_id"].to_pylist() != [member.model_id for member in self.members]:
+        if not rows["model_id"].equals(self._ids):
             raise RunError(f"{self.path}: {METRICS} lists other models at epoch {epoch} than {MEMBERS}")
         return rows
 
@@ -298,6 +301,10 @@ class Cohort:
     def _record(self, epoch: int) -> dict[str, str]:
         # One metadata key only: safetensors writes several in random order.
         return {RECORD: Record(epoch, self._digest).line()}
+
+    @cached_property
+    def _ids(self) -> pa.ChunkedArray:
+        return pa.chunked_array([[member.model_id for member in self.members]], pa.string())
 
     @cached_property
     def _digest(self) -> str:

@@ -60,7 +60,8 @@ class StackedNetwork:
         Args:
             tensors: the stacked weights by name, each [K, …]; BatchNorm's running statistics are updated
                 in place where `training`.
-            images: normalised, [K, B, C, H, W], or [B, C, H, W] shared by all members.
+            images: normalised, [K, B, C, H, W], or [B, C, H, W] shared by all members; of networks that read vectors,
+                such as coordinates, [K, B, F] or [B, F].
             masks: (number of the dropout layer, B · units) to the scaled keep-mask [K, B · units]; None
                 for no dropout.
             noise: by the local reparameterisation, outputs of layers with weights are drawn from a normal
@@ -69,6 +70,8 @@ class StackedNetwork:
         members = next(iter(tensors.values())).shape[0]
         # Images of a stack are held as [B, K·C, H, W], channels last in memory: torch's pooling and grouped
         # convolutions are twice as fast on them. Vectors are held as [K, B, F].
-        x = side_by_side(images.expand(members, *images.shape[-4:]))
+        vectors = images.ndim <= 3
+        x = images.expand(members, *images.shape[-2 if vectors else -4 :])
+        x = x if vectors else side_by_side(x)
         state = StackedPass(tensors, members, self._activation, training, masks, noise)
         return follow_stacked(self.layers, x, state)

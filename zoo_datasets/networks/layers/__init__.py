@@ -10,8 +10,8 @@ from zoo_datasets.networks.layers.affine import Conv, Linear
 from zoo_datasets.networks.layers.base import DRAWN, RULES, Layer, LayerTensor, Weightless
 from zoo_datasets.networks.layers.chain import build_layout, checked, flat_layers, tensors_of
 from zoo_datasets.networks.layers.normalisation import BatchNorm
-from zoo_datasets.networks.layers.pointwise import ACTIVATIONS, Activate, Dropout, Flatten
-from zoo_datasets.networks.layers.pooling import GlobalAveragePool, MaxPool
+from zoo_datasets.networks.layers.pointwise import ACTIVATIONS, Activate, Dropout, Flatten, Shift, Sine
+from zoo_datasets.networks.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from zoo_datasets.networks.layers.residual import Residual
 
 KINDS: tuple[type[Layer], ...] = (
@@ -19,8 +19,11 @@ KINDS: tuple[type[Layer], ...] = (
     Linear,
     BatchNorm,
     MaxPool,
+    AveragePool,
     GlobalAveragePool,
     Activate,
+    Sine,
+    Shift,
     Dropout,
     Flatten,
     Residual,
@@ -32,6 +35,7 @@ __all__ = [
     "KINDS",
     "RULES",
     "Activate",
+    "AveragePool",
     "BatchNorm",
     "Conv",
     "Dropout",
@@ -42,6 +46,8 @@ __all__ = [
     "Linear",
     "MaxPool",
     "Residual",
+    "Shift",
+    "Sine",
     "Weightless",
     "build_layout",
     "checked",

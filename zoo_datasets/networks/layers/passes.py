@@ -99,13 +99,7 @@ class StackedPass:
 
     def activate(self, x: Tensor) -> Tensor:
         """The activation of x, of any shape, rounded alike at all places."""
-        surplus = -x.numel() % VECTOR_LOOP
-        if not surplus:
-            return self.activation(x)
-        # The end of a tensor that is no multiple of a vector takes scalar code with another rounding:
-        # padded away, so that the last member of a block is computed as the first one is.
-        padded = functional.pad(x.reshape(-1), (0, surplus))
-        return self.activation(padded)[: x.numel()].view(x.shape)
+        return pointwise(self.activation, x)
 
     def drop(self, x: Tensor) -> Tensor:
         """x with the next dropout layer's mask."""
@@ -134,6 +128,17 @@ class StackedPass:
             return values.view(x.shape)
         batch, channels, height, width = x.shape
         return side_by_side(values.view(self.members, batch, channels // self.members, height, width))
+
+
+def pointwise(function: Activation, x: Tensor) -> Tensor:
+    """A function of each number of x, of any shape, rounded alike at all places."""
+    surplus = -x.numel() % VECTOR_LOOP
+    if not surplus:
+        return function(x)
+    # The end of a tensor that is no multiple of a vector takes scalar code with another rounding:
+    # padded away, so that the last member of a block is computed as the first one is.
+    padded = functional.pad(x.reshape(-1), (0, surplus))
+    return function(padded)[: x.numel()].view(x.shape)
 
 
 def side_by_side(images: Tensor) -> Tensor:

@@ -45,6 +45,37 @@ class MaxPool(Weightless):
 
 
 @dataclass(frozen=True, slots=True)
+class AveragePool(Weightless):
+    """Average pooling, stride equal to the kernel."""
+
+    kernel: Extent = 2
+
+    def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
+        """[B, C, H, W] to [B, C, H // kernel, W // kernel]."""
+        return functional.avg_pool2d(x, self.kernel)
+
+    def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
+        """Images [B, K · C, H, W] to [B, K · C, H // kernel, W // kernel]."""
+        return functional.avg_pool2d(x, self.kernel)
+
+    def subsamples(self) -> bool:
+        """False: no version of the package computed it in another way."""
+        return False
+
+    def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
+        """The same stream: each channel stays in its place."""
+        return stream
+
+    def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
+        """The same nodes: it has no weights, and changes no order."""
+        return nodes
+
+    def raw_places(self, dropout: bool) -> tuple[str | None, ...]:
+        """One place, of a module without weights."""
+        return (None,)
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalAveragePool(Weightless):
     """[…, C, H, W] to […, C]."""
 

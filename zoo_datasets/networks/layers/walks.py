@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+# Of `Stream.functions`, besides names of activations.
+MEMBERS: Final = ""
+"""The member's activation."""
+SINE: Final = "sine"
+SHIFT: Final = "shift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Stream:
     Attributes:
         name: the first layer that makes them.
         channels: how many; 0 for the images'.
+        functions: what each number of them passes through: names of activations, `MEMBERS`, `SINE`, `SHIFT`.
         pooled: whether they are max-pooled, which a change of sign does not survive.
         fixed: whether they must keep their order, as the network's inputs and outputs must.
         joined: the stream that this one became part of at a residual sum.
@@ -39,6 +46,7 @@ class Stream:
     name: str
     channels: int
     uses: list[Use] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
     pooled: bool = False
     fixed: bool = False
     joined: Stream | None = None
@@ -91,6 +99,7 @@ class ChannelWalk:
         self.branch()
         if first is not second:
             first.uses += second.uses
+            first.functions += second.functions
             first.pooled |= second.pooled
             first.fixed |= second.fixed
             second.joined = first

@@ -112,7 +112,9 @@ def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage
     if rows < 1 or columns < 1:
         raise NativeError(f"{layer.name}: nothing is left of an input of {height} × {width}")
     activate, dropout = 0, -1
-    if remaining and type(remaining[0]) is Activate:
+    if remaining and isinstance(following := remaining[0], Activate) and type(following) is Activate:
+        if following.activation is not None:
+            raise NativeError(f"the native kernels know the member's activation, not {following.activation} of a layer")
         remaining.pop(0)
         activate = 1
     if remaining and type(remaining[0]) is Dropout:
