@@ -29,11 +29,11 @@ print("rows", len(rows), "tensors", len(module.state_dict()))
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of this version: on the PATH, the present one, or one of pyenv."""
+    """A Python of this version: the present one, one of pyenv, or on the PATH."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     homes = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python"))
-    return shutil.which(f"python{version}") or (str(homes[-1]) if homes else None)
+    return str(homes[-1]) if homes else shutil.which(f"python{version}")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
