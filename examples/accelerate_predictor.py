@@ -16,7 +16,7 @@ EPOCHS, ROWS = 10, 32  # in a batch of all processes together
 
 
 def main(repo: str, name: str) -> None:
-    accelerator = Accelerator(gradient_accumulation_steps=4)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), gradient_accumulation_steps=4)
     with accelerator.main_process_first():  # the others find the splits prepared
         train, test = (zd.load_zoo(repo, name, split, columns=["weights", "test_acc"]) for split in ("train", "test"))
     size = ROWS // accelerator.num_processes

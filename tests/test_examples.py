@@ -55,7 +55,7 @@ def test_a_predictor_is_the_same_in_one_process_and_in_two(tmp_path, monkeypatch
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     train, test = (len(load_zoo(tmp_path / "repo", "digits_cnn_s", split)) for split in ("train", "test"))
     environment = os.environ | {
-        "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1",
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     lines = []
     for launch in ((), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")):

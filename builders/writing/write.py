@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from zoo_datasets.builders.state_dicts.columns import as_type, of_values
 from zoo_datasets.builders.writing.items import STANDARD, Item, Key, rows_of
 from zoo_datasets.builders.writing.staging import Staging
 from zoo_datasets.documents import StrPath, brief
-from zoo_datasets.errors import LayoutError, RepositoryError, SourceError, SpecError
+from zoo_datasets.errors import LayoutError, RepositoryError, SourceError, SpecError, StorageError
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
@@ -30,7 +31,9 @@ from zoo_datasets.repository.row import (
     further_column,
 )
 from zoo_datasets.specs.spec import NAME, digest_of
+from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder
+from zoo_datasets.storage.locks import hold_folder
 
 STAGED = ".staged"
 _DOC = "given with the rows"
@@ -73,7 +76,7 @@ def write_rows(
         SourceError: if an item is no such thing, a column's name or value cannot be, or a key comes twice; nothing of
             this call is kept then.
         LayoutError: if weights do not fit the layout.
-        RepositoryError: if the config holds another zoo, or its name cannot be used.
+        RepositoryError: if the config holds another zoo, its name cannot be used, or another call writes into it.
         StorageError: if a file cannot be written.
     """
     repo = Path(repo)
@@ -81,6 +84,50 @@ def write_rows(
     if not NAME.fullmatch(name):
         raise RepositoryError(f"config name {name[:200]!r}: expected letters, digits, '_', '-' and '.', at most 128")
     given = _given_record(layout, layers)
+    with _staging_in(repo / name):
+        return _write(repo, name, rows, given, docs or {}, replace, keep_nonfinite, num_proc, progress)
+
+
+@contextlib.contextmanager
+def _staging_in(folder: Path) -> Iterator[None]:
+    """Hold the folder of a config for the rows of one call; what was made for nothing goes again.
+
+    Raises:
+        RepositoryError: at once, if another call stages rows there.
+        StorageError: if there can be no such folder.
+    """
+    check_files(folder.parent, [folder.name], links=False)
+    new = [path for path in (folder, folder.parent) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} could not be made: {error.strerror or error}; choose a folder to write to"
+        ) from error
+    try:
+        with hold_folder(folder):
+            yield
+    except TimeoutError as error:
+        raise RepositoryError(
+            f"another call of write_rows writes into {folder}; wait for it, or give the rows another name"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # as long as there is nothing in them
+            for path in new:
+                path.rmdir()
+
+
+def _write(
+    repo: Path,
+    name: str,
+    rows: Iterable[Item],
+    given: NetworkRecord | None,
+    docs: Mapping[str, str],
+    replace: bool,
+    keep_nonfinite: bool,
+    num_proc: int,
+    progress: Callable[[int, int], None] | None,
+) -> BuildResult:
     existing = None if replace else read_manifest(repo, name)
     if existing is not None and existing.source.get("kind") != StoredSource.kind:
         raise RepositoryError(
@@ -95,7 +142,7 @@ def write_rows(
             for row in rows_of(item, given):
                 staging.add(row, known)
         staging.finish()
-        source = _source(name, existing, held, staging, docs or {})
+        source = _source(name, existing, held, staging, docs)
     except (SourceError, LayoutError, SpecError):
         staging.discard_own()
         raise

@@ -248,3 +248,20 @@ def test_staged_files_of_strangers_are_refused_by_name(tmp_path):
     assert run(tmp_path / "cut", 99).returncode == 0
     assert len(rows_of(tmp_path / "cut")) == 20
     assert secret.read_bytes() == whole
+
+
+def test_two_calls_do_not_write_into_one_config_at_a_time(tmp_path):
+    layout = WeightLayout.of([("w", (3,), "parameter")])
+    repo = tmp_path / "repo"
+
+    def rows():
+        yield torch.zeros(3), {"model_id": "a"}
+        with pytest.raises(RepositoryError, match=r"another call of write_rows writes into .*mine; wait for it"):
+            zd.write_rows(repo, "mine", [(torch.ones(3), {"model_id": "b"})], layout=layout)
+        zd.write_rows(repo, "other", [(torch.ones(3), {"model_id": "b"})], layout=layout)
+
+    zd.write_rows(repo, "mine", rows(), layout=layout)
+    assert [key[0] for key in rows_of(repo)] == ["a"]
+    with pytest.raises(SourceError):
+        zd.write_rows(tmp_path / "none" / "repo", "mine", [(torch.ones(3), {"weights": 1})], layout=layout)
+    assert not list((tmp_path / "none").glob("*"))
