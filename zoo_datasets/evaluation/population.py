@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -79,6 +80,16 @@ def at_epoch(table: pa.Table, epoch: int | None = None) -> pa.Table:
     if not rows.num_rows:
         raise SpecError(f"no row of epoch {epoch}; the zoo has the epochs {pc.unique(table['epoch']).to_pylist()}")
     return rows
+
+
+def best(table: pa.Table) -> dict[str, Any] | None:
+    """The row of highest validation accuracy, of equal ones that of the least validation loss; None where none has one.
+
+    Test figures choose nothing: what is chosen by them no longer says how good a model is.
+    """
+    known = table.filter(pc.fill_null(pc.is_finite(table["val_acc"]), False))
+    order = pc.sort_indices(known, [("val_acc", "descending"), ("val_loss", "ascending")])
+    return cast(dict[str, Any], known.take(order[:1]).to_pylist()[0]) if known.num_rows else None
 
 
 def effects(table: pa.Table, figure: str = "test_acc") -> list[Effect]:

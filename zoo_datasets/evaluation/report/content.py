@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo_datasets.errors import SpecError
@@ -27,6 +28,7 @@ from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
+from zoo_datasets.plotting import title_of
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import NAMES, WEIGHTS
 from zoo_datasets.repository.where import conditions_in
@@ -100,6 +102,7 @@ def gather(
     final, weights = final.select(np.flatnonzero(finite.numpy())), weights[finite]
     content: dict[str, Any] = {
         "name": name,
+        "title": title_of(name, last.num_rows, pc.unique(table["epoch"]).sort().to_pylist()),
         "facts": _facts(manifest, table, last),
         "epochs": _epochs(table),
         "effects": [asdict(effect) for effect in population.effects(last)],
@@ -164,11 +167,17 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
         if box is not None:
             text = f"{box.median:.3f} ({box.low:.3f} to {box.high:.3f})"
             facts.append([f"{FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
-    evaluated = table.filter(pc.fill_null(pc.is_finite(table["test_acc"]), False))
-    if evaluated.num_rows:
-        best = evaluated.take([pc.index(evaluated["test_acc"], pc.max(evaluated["test_acc"])).as_py()]).to_pylist()[0]
-        facts.append(["best model", f"{best['model_id']} at epoch {best['epoch']}: {best['test_acc']:.4f}"])
+    facts.append(["best model by validation", _best(table)])
     return facts
+
+
+def _best(table: pa.Table) -> str:
+    """The model of the highest validation accuracy, and how it does on the test images."""
+    row = population.best(table)
+    if row is None:
+        return "not known: no row records a validation accuracy"
+    tested = "not recorded" if row["test_acc"] is None else f"{row['test_acc']:.4f}"
+    return f"{row['model_id']} at epoch {row['epoch']}: validation {row['val_acc']:.4f}, test {tested}"
 
 
 def _epochs(table: pa.Table) -> dict[str, Any]:
@@ -198,11 +207,16 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
         "labels": labels,
         "models": list(final["model_id"][:]),
         "columns": {
-            name: [_json(value) for value in values]
-            for name, values in columns.items()
-            if len({value for value in values if value is not None}) > 1
+            name: [_json(value) for value in values] for name, values in columns.items() if _tells(name, values)
         },
     }
+
+
+def _tells(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column says something as a colour: seeds only where models share them."""
+    known = [value for value in values if value is not None]
+    different = len(set(known))
+    return different > 1 and (name != "seed" or different < len(known))
 
 
 def _plane(weights: Tensor) -> tuple[Tensor, list[float]]:
@@ -275,12 +289,16 @@ def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int
         "cosine of weights": analysis.cosines(some),
         "cosine of weights in canonical order of channels": analysis.cosines(ordered),
     }
+    grain = None if images is None else len(images.test.labels)
     if images is not None:
         predicted = predict(rows, some, images)
         measures["agreement (share of test images with the same prediction)"] = analysis.agreement(predicted)
         measures["error agreement κ"] = analysis.error_agreement(predicted, images.test.labels)
         measures["linear CKA of what enters the last layer"] = analysis.linear_cka(represent(rows, some, images))
-    histograms = (_histogram(label, analysis.pairs_of(matrix)) for label, matrix in measures.items())
+    histograms = (
+        _histogram(label, analysis.pairs_of(matrix), grain if label.startswith("agreement") else None)
+        for label, matrix in measures.items()
+    )
     return [histogram for histogram in histograms if histogram is not None]
 
 
@@ -322,7 +340,8 @@ def _with_parents(
         own, theirs = (list(side) for side in zip(*pairs, strict=True))
         twins, dense = final.select(own), rows.select(theirs)
         said, before = predict(twins, weights[own], images), predict(dense, _weights(dense), images)
-        return _histogram("agreement of twins with their parents", analysis.paired_agreement(said, before))
+        shares = analysis.paired_agreement(said, before)
+        return _histogram("agreement of twins with their parents", shares, said.shape[1])
     return None
 
 
@@ -363,11 +382,26 @@ def _left_out(manifest: Manifest, nonfinite: int) -> dict[str, Any]:
     }
 
 
-def _histogram(label: str, values: Tensor) -> dict[str, Any] | None:
+def _histogram(label: str, values: Tensor, grain: int | None = None) -> dict[str, Any] | None:
+    """Counts of values in bins.
+
+    Args:
+        grain: where all values are multiples of 1 / `grain`, as shares of so many images are; every bin then holds
+            equally many of these.
+    """
     if not len(values):
         return None
-    counts, edges = np.histogram(values.numpy(), _BINS)
+    numbers = values.numpy()
+    counts, edges = np.histogram(numbers, _BINS if grain is None else _edges_of_shares(numbers, grain))
     return {"label": label, "counts": counts.tolist(), "edges": _rounded(edges), "box": _box(values)}
+
+
+def _edges_of_shares(shares: NDArray[np.float64], grain: int) -> NDArray[np.float64]:
+    """At most `_BINS` bins for multiples of 1 / `grain`, with edges half way between two of these."""
+    first, last = round(float(shares.min()) * grain), round(float(shares.max()) * grain)
+    width = -(-(last - first + 1) // _BINS)
+    bins = -(-(last - first + 1) // width)
+    return np.asarray((first - 0.5 + width * np.arange(bins + 1)) / grain)
 
 
 def _box(values: Tensor) -> dict[str, Any] | None:
