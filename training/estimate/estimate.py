@@ -26,19 +26,20 @@ from zoo_datasets.storage.files import TEMPORARY_SUFFIX
 from zoo_datasets.terminal import Terminal, say
 from zoo_datasets.text import json_text
 from zoo_datasets.training.estimate.pace import Pace, measure_pace
+from zoo_datasets.training.population.cohorts import GroupKey, group_key
 from zoo_datasets.training.population.opening import Opening, existing
-from zoo_datasets.training.steps.recipes import block_recipe
-
-GroupKey = tuple[str, str, int]
+from zoo_datasets.training.steps.recipes import block_recipe, training_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortGroup:
-    """The cohorts of one activation, optimizer and batch size; `fill` is the share of lanes with a member."""
+    """The cohorts of one activation, optimizer, batch size and share of the training images; `fill` is the share of
+    lanes with a member."""
 
     activation: str
     optimizer: str
     batch_size: int
+    train_fraction: float
     cohorts: int
     members: int
     blocks: int
@@ -123,8 +124,7 @@ def _epochs_left(cohort: Cohort, last: int) -> int:
 
 
 def _key(members: Sequence[Member]) -> GroupKey:
-    point = members[0].hyperparameters
-    return point.activation, point.optimizer, point.batch_size
+    return group_key(members[0])
 
 
 def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup]:
@@ -132,12 +132,13 @@ def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup
     for key, parts in itertools.groupby(sorted(cohorts, key=_key), _key):
         sizes = [len(members) for members in parts]
         blocks = sum(-(-size // lanes) for size in sizes)
-        activation, optimizer, batch_size = key
+        activation, optimizer, batch_size, train_fraction = key
         groups.append(
             CohortGroup(
                 activation=activation,
                 optimizer=optimizer,
                 batch_size=batch_size,
+                train_fraction=train_fraction,
                 cohorts=len(sizes),
                 members=sum(sizes),
                 blocks=blocks,
@@ -159,10 +160,12 @@ def _typical_block(cohorts: Sequence[Sequence[Member]], left: Sequence[int], lan
 def _seconds(opening: Opening, left: Sequence[int], data: ImageData, pace: Pace, threads: int) -> float:
     """Wall time: all blocks' work over the threads, or the longest cohort's, whose epochs follow each other."""
     evaluated = sum(len(split) for role, split in data.splits().items() if role != "train")
-    epoch = pace.order + pace.train * len(data.train) + pace.evaluate * evaluated
-    start = pace.evaluate * (len(data.train) + evaluated)
+    order = pace.order / pace.images
     total = longest = 0.0
     for (_, members), epochs in zip(opening.cohorts, left, strict=True):
+        images = len(training_images(data.train, members))
+        epoch = (order + pace.train) * images + pace.evaluate * evaluated
+        start = pace.evaluate * (images + evaluated)
         blocks = -(-len(members) // opening.path.lanes)
         begins = int(epochs == opening.run.epochs + 1)
         one = (epochs - begins) * epoch + begins * start

@@ -21,7 +21,7 @@ from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
 from zoo_datasets.training.launch import EpochReport
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
-from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
+from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe, training_images
 
 # Steps between two looks at whether the user wants to stop: a tenth to half a second of small networks; a large
 # one is looked after at each step. Fixed, because the sums of the metrics are rounded at these places.
@@ -70,7 +70,8 @@ class CohortTrainer:
         ]
         recipes = [block_recipe(job.layers, job.zoo, members[part]) for part in self._slices]
         self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
-        self._settings = [MemberSettings.of(members[part]) for part in self._slices]
+        self._images = training_images(job.data.train, members)
+        self._settings = [MemberSettings.of(members[part], len(self._images)) for part in self._slices]
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
         """Train to the job's last epoch; `report` is called after each epoch that was written.
@@ -114,7 +115,7 @@ class CohortTrainer:
 
         def measure(index: int) -> dict[str, Tally]:
             self._check_stop()
-            return {"train": self._blocks[index].evaluate(self._job.data.train)} | self._evaluate(index)
+            return {"train": self._blocks[index].evaluate(self._images)} | self._evaluate(index)
 
         return self._write(0, list(self._job.workers.map(measure, range(len(self._blocks)))))
 
@@ -128,7 +129,7 @@ class CohortTrainer:
         """All steps of one epoch of one block; the metrics are running averages over the epoch."""
         self._check_stop()
         job, block = self._job, self._blocks[index]
-        images = len(job.data.train.labels)
+        images = len(self._images)
         stream = job.epochs_before + epoch
         order = block.order(stream, images)
         steps = -(-images // block.recipe.batch_size)
@@ -143,9 +144,7 @@ class CohortTrainer:
                 self._settings[index].at(job.zoo.scheduler, before + step, job.last_epoch * steps)
                 for step in range(first, min(first + at_once, steps))
             ]
-            part = block.train(
-                job.data.train, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight
-            )
+            part = block.train(self._images, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight)
             tally = part if tally is None else tally + part
         assert tally is not None
         return tally

@@ -34,6 +34,10 @@ class Split(TensorsRepr):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int) -> Split:
+        """The first so many of them."""
+        return Split(self.images[:count], self.labels[:count])
+
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the relative names and the contents of all files below `folder`, hidden ones left out.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -231,4 +231,4 @@ def figures_of(run: Run) -> tuple[str, ...]:
 
 def _model_of(zoo: ZooSpec, member: Member) -> Model:
     own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
-    return Model(model_id=member.model_id, columns=asdict(member.hyperparameters) | own)
+    return Model(model_id=member.model_id, columns=member.hyperparameters.to_dict() | own)

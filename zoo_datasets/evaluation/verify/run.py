@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -268,5 +267,5 @@ def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
         weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
-            rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
+            rows.append(common | member.hyperparameters.to_dict() | state.figures | {"weights": vector})
     return rows
