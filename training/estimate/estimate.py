@@ -51,7 +51,7 @@ class TrainingEstimate:
     """The plan of a training and its estimated cost.
 
     Attributes:
-        states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
+        states: models × kept epochs of the finished run, by default all; `states_left` are to be trained.
         pace: as measured on this machine; None if nothing is left to train.
         seconds: estimated wall time on `threads` threads of this machine, without writing.
         size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
@@ -86,7 +86,11 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
     threads = threads or cores()
     run, lanes = opening.run, opening.path.lanes
     left = [_epochs_left(cohort, run.epochs) for cohort, _ in opening.cohorts]
-    states_left = sum(len(members) * epochs for (_, members), epochs in zip(opening.cohorts, left, strict=True))
+    kept = run.kept_epochs
+    states_left = sum(
+        len(members) * sum(epoch > run.epochs - epochs for epoch in kept)
+        for (_, members), epochs in zip(opening.cohorts, left, strict=True)
+    )
     pace = None
     seconds = 0.0
     if states_left:
@@ -106,7 +110,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         groups=_groups([members for _, members in opening.cohorts], lanes),
         path=opening.path.name,
         lanes=lanes,
-        states=run.models * (run.epochs + 1),
+        states=run.models * len(kept),
         states_left=states_left,
         threads=threads,
         pace=pace,
@@ -164,11 +168,12 @@ def _seconds(opening: Opening, left: Sequence[int], data: ImageData, pace: Pace,
     total = longest = 0.0
     for (_, members), epochs in zip(opening.cohorts, left, strict=True):
         images = len(training_images(data.train, members))
-        epoch = (order + pace.train) * images + pace.evaluate * evaluated
+        train = (order + pace.train) * images
         start = pace.evaluate * (images + evaluated)
         blocks = -(-len(members) // opening.path.lanes)
         begins = int(epochs == opening.run.epochs + 1)
-        one = (epochs - begins) * epoch + begins * start
+        measured = sum(epoch > opening.run.epochs - epochs for epoch in opening.run.kept_epochs if epoch)
+        one = (epochs - begins) * train + measured * pace.evaluate * evaluated + begins * start
         total += blocks * one
         longest = max(longest, -(-blocks // threads) * one)
     return max(total / threads, longest)
@@ -191,9 +196,9 @@ def run_size(opening: Opening) -> int:
         if recipe.variational:
             names[LOG_SIGMA2] = (run.manifest.layout.size,)
         state = (*recipe.state, *beside)
-        size += (run.epochs + 1) * _tensors_size(count, names.items(), {})
+        size += len(run.kept_epochs) * _tensors_size(count, names.items(), {})
         size += _tensors_size(count, [(name, (parameters,)) for name in state], {"epoch": str(run.epochs)})
-        size += _metrics_size(count, run.epochs)
+        size += _metrics_size(count, len(run.kept_epochs))
         size += len(_json([member.to_dict() for member in members]))
     return size
 
@@ -215,14 +220,14 @@ def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], me
 
 
 @cache
-def _metrics_size(count: int, epochs: int) -> int:
+def _metrics_size(count: int, states: int) -> int:
     """Bytes of metrics.parquet, measured by writing one in memory."""
     generator = torch.Generator().manual_seed(0)
     members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
-    rows = count * (epochs + 1)
+    rows = count * states
     columns: dict[str, object] = {
-        "model_id": members * (epochs + 1),
-        "epoch": [epoch for epoch in range(epochs + 1) for _ in members],
+        "model_id": members * states,
+        "epoch": [epoch for epoch in range(states) for _ in members],
         "diverged": [False] * rows,
     }
     for field in METRICS_SCHEMA:

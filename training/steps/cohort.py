@@ -15,7 +15,7 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.runs.cohort import RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.cohort import ACTING, RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
 from zoo_datasets.training.launch import EpochReport
@@ -74,7 +74,7 @@ class CohortTrainer:
         self._settings = [MemberSettings.of(members[part], len(self._images)) for part in self._slices]
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
-        """Train to the job's last epoch; `report` is called after each epoch that was written.
+        """Train to the job's last epoch; `report` is called after each epoch whose states are kept.
 
         Raises:
             Stopped: if the stop event was set; finished epochs are on disk.
@@ -85,9 +85,14 @@ class CohortTrainer:
             done = self._restore()
             if done is None:
                 done = 0
-                report(self._begin())
+                begun = self._begin()
+                if begun is not None:
+                    report(begun)
             for epoch in range(done + 1, self._job.last_epoch + 1):
-                report(self._train(epoch))
+                if self._cohort.keeps(epoch):
+                    report(self._train(epoch))
+                else:
+                    self._pass(epoch)
 
     def _restore(self) -> int | None:
         resume = self._cohort.read_resume()
@@ -95,7 +100,7 @@ class CohortTrainer:
             return None
         epoch, state = resume
         if epoch < self._job.last_epoch:
-            weights = self._cohort.weights(epoch)
+            weights = state.pop(ACTING) if ACTING in state else self._cohort.weights(epoch)
             for block, part in zip(self._blocks, self._slices, strict=True):
                 own = {name: tensor[part] for name, tensor in state.items()}
                 block.load(weights[part], own)
@@ -107,11 +112,15 @@ class CohortTrainer:
             raise RunError(f"{self._cohort.path} is at epoch {epoch}, beyond the {self._job.last_epoch} asked for")
         return epoch
 
-    def _begin(self) -> EpochReport:
-        """Epoch 0: measured on all splits before any step."""
+    def _begin(self) -> EpochReport | None:
+        """Epoch 0: measured on all splits before any step, where it is kept."""
         weights, state = self._job.start(self._job.zoo, self._job.layers, self._members)
         for block, part in zip(self._blocks, self._slices, strict=True):
             block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
+
+        if not self._cohort.keeps(0):
+            self._write_resume(0)
+            return None
 
         def measure(index: int) -> dict[str, Tally]:
             self._check_stop()
@@ -124,6 +133,17 @@ class CohortTrainer:
             return {"train": self._train_block(index, epoch)} | self._evaluate(index)
 
         return self._write(epoch, list(self._job.workers.map(train, range(len(self._blocks)))))
+
+    def _pass(self, epoch: int) -> None:
+        """Train an epoch whose states are not kept: nothing is measured, and training can go on from it."""
+        list(self._job.workers.map(lambda index: self._train_block(index, epoch), range(len(self._blocks))))
+        self._write_resume(epoch)
+
+    def _write_resume(self, epoch: int) -> None:
+        self._check_stop()
+        stored = [block.store() for block in self._blocks]
+        state = {name: torch.cat([block_state[name] for _, block_state in stored]) for name in stored[0][1]}
+        self._cohort.write_resume(epoch, state | {ACTING: torch.cat([weights for weights, _ in stored])})
 
     def _train_block(self, index: int, epoch: int) -> Tally:
         """All steps of one epoch of one block; the metrics are running averages over the epoch."""

@@ -49,8 +49,7 @@ def _column(members: Sequence[Member], name: str, absent: float) -> Tensor | Non
 
 def training_images(split: Split, members: Sequence[Member]) -> Split:
     """Those of the training images that members of one share are trained on: the first ones, at least one."""
-    share = members[0].hyperparameters.train_fraction
-    return split if share is None else split.first(max(int(share * len(split)), 1))
+    return split.share(members[0].hyperparameters.train_fraction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,11 @@ class Split(TensorsRepr):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> Split:
-        """The first so many of them."""
+    def share(self, fraction: float | None) -> Split:
+        """The first of them, so large a part, at least one; None: all."""
+        if fraction is None:
+            return self
+        count = max(int(fraction * len(self)), 1)
         return Split(self.images[:count], self.labels[:count])
 
 

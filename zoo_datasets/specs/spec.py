@@ -163,7 +163,7 @@ class HyperParameters:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values; further ones that are not set are left out."""
-        values = {name: getattr(self, name) for name in _POINT_FIELDS}
+        values = {name: getattr(self, name) for name in POINT_FIELDS}
         return values | {name: value for name in FURTHER_AXES if (value := getattr(self, name)) is not None}
 
     def further(self) -> dict[str, Any]:
@@ -171,7 +171,8 @@ class HyperParameters:
         return {name: value for name in FURTHER_AXES if (value := getattr(self, name)) is not None}
 
 
-_POINT_FIELDS = tuple(entry.name for entry in dataclasses.fields(HyperParameters) if entry.name not in FURTHER_AXES)
+# The fields that all zoos have.
+POINT_FIELDS = tuple(entry.name for entry in dataclasses.fields(HyperParameters) if entry.name not in FURTHER_AXES)
 
 # What each further hyperparameter may be, and how a message says so.
 _FURTHER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -394,16 +395,15 @@ class ZooSpec:
         """Number of members: grid points times seeds."""
         return self.points * self.seeds
 
-    @property
-    def state_epochs(self) -> tuple[int, ...]:
-        """The epochs whose states are kept, ascending; 0 is initialisation."""
-        every = range(self.epochs + 1)
+    def kept_epochs(self, last: int | None = None) -> tuple[int, ...]:
+        """The epochs whose states are kept, ascending, to the last one or an earlier one; 0 is initialisation."""
+        every = range((self.epochs if last is None else last) + 1)
         return tuple(every if self.checkpoints is None else (epoch for epoch in self.checkpoints if epoch in every))
 
     @property
     def states(self) -> int:
         """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included."""
-        return self.models * len(self.state_epochs)
+        return self.models * len(self.kept_epochs())
 
     def grid(self) -> list[HyperParameters]:
         """The grid points, the last axis varying fastest; or those that are drawn."""
