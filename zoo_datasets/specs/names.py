@@ -41,11 +41,17 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
 
 
 def check_own(zoo: ZooSpec) -> None:
-    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers.
+    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers;
+    and that standard deviations of a grid are for initialisations that take one.
 
     Raises:
         SpecError: naming the field, or the layer.
     """
+    if zoo.init_std and zoo.random_points is None:
+        takes_std = importlib.import_module("zoo_datasets.stacked.initialise").takes_std
+        others = [init for init in zoo.init if not takes_std(init)]
+        if others:
+            raise SpecError(f"init_std: {', '.join(others)} takes none; leave it out, or leave out {', '.join(others)}")
     if zoo.pixels is not None:
         table = importlib.import_module("zoo_datasets.images.table").IMAGES
         if zoo.images in {spec.name for spec in table}:

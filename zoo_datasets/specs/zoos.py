@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.names import check_own, names_of, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Pixels, Scope, SparsifierName, ZooSpec
+from zoo_datasets.specs.spec import (
+    FURTHER_AXES,
+    GRID_FIELDS,
+    OWN_ARCHITECTURE,
+    Drawn,
+    Pixels,
+    Scope,
+    SparsifierName,
+    ZooSpec,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -139,6 +148,10 @@ def twin_of(
         amount=amount,
         scope=scope,
         scheduler=None,
+        decay_epochs=(),
+        decay_factor=(),
+        warmup_epochs=(),
+        checkpoints=None,
         doi=None,
         published=False,
     )
@@ -196,8 +209,12 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
     value = _with_own_images(_with_own_architecture(value, origin), origin)
-    lists = (*GRID_FIELDS, "augmentation")
-    prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
+    value = _with_random_points(value, origin)
+    lists = (*GRID_FIELDS, *FURTHER_AXES, "augmentation", "checkpoints")
+    prepared = {
+        key: [item] if key in lists and not (item is None or isinstance(item, (list, Drawn))) else item
+        for key, item in value.items()
+    }
     try:
         zoo = _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
@@ -248,6 +265,32 @@ def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
         raise SpecError(f"{origin}: images: {problem}; expected a name of the table, or {', '.join(known)}")
     pixels = {name: item for name, item in own.items() if name != "name"}
     return value | {"images": own["name"], "pixels": pixels}
+
+
+def _with_random_points(value: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The fields of a zoo, those of its axes that are ranges read, and `points` under its full name."""
+    if "points" in value:
+        if "random_points" in value:
+            raise SpecError(f"{origin}: points and random_points are the same; give one of them")
+        value = {"random_points" if key == "points" else key: item for key, item in value.items()}
+    return {
+        key: _drawn(key, item, origin) if key in (*GRID_FIELDS, *FURTHER_AXES) and isinstance(item, dict) else item
+        for key, item in value.items()
+    }
+
+
+def _drawn(axis: str, value: dict[Any, Any], origin: str) -> Drawn:
+    kind, ends = next(iter(value.items()), (None, None))
+    numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if len(value) != 1 or kind not in ("uniform", "log_uniform") or not numbers:
+        raise SpecError(
+            f"{origin}: {axis}: expected a value, a list of them, or a range as {{log_uniform: [0.001, 0.1]}} or "
+            f"{{uniform: [0, 0.5]}}, found {brief(value)}"
+        )
+    try:
+        return Drawn(kind, float(ends[0]), float(ends[1]))
+    except ValueError as error:
+        raise SpecError(f"{origin}: {axis}: {error}") from None
 
 
 @functools.cache

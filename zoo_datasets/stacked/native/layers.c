@@ -33,7 +33,7 @@ typedef int8_t vb __attribute__((vector_size(LANES)));
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 enum { TANH, RELU, SIGMOID, GELU };
-enum { GRADIENTS_ONLY, ADAM, SGD };
+enum { GRADIENTS_ONLY, ADAM, SGD, ADAMW, SGD_NESTEROV, RMSPROP };
 enum { ACCUMULATORS = 32, DROPOUT = 2 };
 
 typedef struct {
