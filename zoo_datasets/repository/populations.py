@@ -345,11 +345,11 @@ def markdown_rows() -> Iterator[str]:
         licence = "not stated" if one.credit.licence == UNKNOWN_LICENCE else one.credit.licence
         paper = "–" if one.credit.paper is None else f"{one.credit.paper.authors}, *{one.credit.paper.title}*"
         fetched = "" if one.url else " ¹"
-        yield (
-            f"| `{one.name}`{fetched} | {_number(one.models)} | {_number(one.states)} | {one.size or '–'} | {licence} | "
-            f"{paper} | "
-            f"{one.verified} | {one.unverified} |"
-        )
+        cells = (
+            f"`{one.name}`{fetched}", _number(one.models), _number(one.states), one.size or "–", licence, paper,
+            one.verified, one.unverified,
+        )  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
 
 
 def _number(value: int | None) -> str:
