@@ -12,8 +12,10 @@ from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.hub import is_hub
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
+from zoo_datasets.builders.containers.unpacked import unpacked
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.small_cnn import FILES, SmallCnnSource, is_small_cnn
 from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
@@ -37,6 +39,8 @@ class SourceKind:
     Attributes:
         name: for messages, with a description of its form.
         endings: of single files, other than archives, that are such a source; a remote one is fetched as a whole.
+        unpacks: names of files that are unpacked into the cache where one of them is among the first of a compressed
+            tar archive.
         further: whether it has columns that no other zoo has, on which `where` of `Reading.state_dicts` may be.
     """
 
@@ -44,6 +48,7 @@ class SourceKind:
     recognise: Callable[[Place], bool]
     open: Callable[[Place, Reading], Source]
     endings: tuple[str, ...] = ()
+    unpacks: tuple[str, ...] = ()
     further: bool = False
 
 
@@ -51,6 +56,13 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
     SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=is_run, open=RunSource.open),
     SourceKind(
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
+    ),
+    SourceKind(
+        name="Small CNN Zoo (weights.npy, metrics.csv.gz and layout.csv in a folder or an archive)",
+        recognise=is_small_cnn,
+        open=SmallCnnSource.open,
+        unpacks=FILES,
+        further=True,
     ),
     SourceKind(
         name="CNN Wild Park (cnn_wild_park.zip, or what it holds)",
@@ -89,7 +101,9 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
     if isinstance(place, Path) and place.is_file() and is_archive(place):
-        place = open_container(place)
+        names = tuple(name for kind in SOURCE_KINDS for name in kind.unpacks)
+        with _readable(place):
+            place = unpacked(place, names, fetched) or open_container(place)
     with _readable(place):
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
@@ -105,7 +119,7 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
 
 def _with_splits(source: Source, reading: Reading) -> Source:
     """A source with the splits that a file tells; state dicts know their files and tell them by themselves."""
-    if reading.splits is None or isinstance(source, StateDictSource):
+    if reading.splits is None or source.tells_splits:
         return source
     return SplitSource(source, reading.splits)
 

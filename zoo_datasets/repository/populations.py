@@ -345,11 +345,8 @@ def markdown_rows() -> Iterator[str]:
         licence = "not stated" if one.credit.licence == UNKNOWN_LICENCE else one.credit.licence
         paper = "–" if one.credit.paper is None else f"{one.credit.paper.authors}, *{one.credit.paper.title}*"
         fetched = "" if one.url else " ¹"
-        yield (
-            f"| `{one.name}`{fetched} | {_number(one.models)} | {_number(one.states)} | {one.size or '–'} | {licence} | "
-            f"{paper} | "
-            f"{one.verified} | {one.unverified} |"
-        )
+        counts = f"{_number(one.models)} | {_number(one.states)} | {one.size or '–'}"
+        yield f"| `{one.name}`{fetched} | {counts} | {licence} | {paper} | {one.verified} | {one.unverified} |"
 
 
 def _number(value: int | None) -> str:
