@@ -40,10 +40,12 @@ def unpacked(path: Path, names: Sequence[str], fetched: Fetched | None = None) -
         SourceError: if it is broken or a bomb, or two of its files have one of the names.
         StorageError: if the cache cannot be written.
     """
-    opener = opener_of(path)
+    try:
+        opener, status = opener_of(path), path.stat()
+    except OSError as error:
+        raise SourceError(f"{path} could not be read: {error.strerror or error}; make it readable") from error
     if opener is None:
         return None
-    status = path.stat()
     key = digest_of(["unpacked", str(path.resolve()), status.st_size, status.st_mtime_ns])[:32]
     folder = cache_folder() / "unpacked" / key / stem(path)
     try:

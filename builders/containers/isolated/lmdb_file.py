@@ -24,6 +24,7 @@ class LmdbFile:
 
     Args:
         process: one for LMDB, which many files may share; one of its own unless given.
+        sizes: of values that are known to be there, so that keys are not listed.
 
     Attributes:
         sizes: bytes of each value, by key (as latin-1), in the order of the file.
@@ -33,11 +34,11 @@ class LmdbFile:
         SourceError: if lmdb is not installed.
     """
 
-    def __init__(self, path: Path, process: Isolated | None = None) -> None:
+    def __init__(self, path: Path, process: Isolated | None = None, sizes: Mapping[str, int] | None = None) -> None:
         self._path = path
         self._process = process or Isolated("lmdb")
         self._map_bytes = _map_bytes(path)
-        self.sizes: Mapping[str, int] = self._listed()
+        self.sizes: Mapping[str, int] = self._listed() if sizes is None else sizes
 
     def _listed(self) -> dict[str, int]:
         sizes: dict[str, int] = {}

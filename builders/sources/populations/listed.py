@@ -68,13 +68,16 @@ class ListedSource(Source):
     """States of a listing, selected before weights are read. Its only block holds its models by layout, then by id.
 
     A kind of population writes `read_rows`.
+
+    Args:
+        stamp: of the files; changes when they do.
     """
 
-    def __init__(self, name: str, listing: Listing, reading: Reading, files: str) -> None:
+    def __init__(self, name: str, listing: Listing, reading: Reading, stamp: str) -> None:
         self.name = name
         self._reading = reading
         self._listing = listing
-        self._files = files
+        self._stamp = stamp
         # Which row of the listing each row of the table is.
         self._numbers = np.arange(len(listing.table))
         self._table = listing.table
@@ -156,7 +159,7 @@ class ListedSource(Source):
         return self._left_out
 
     def fingerprint(self) -> str:
-        return digest_of([self._files, self.source_id])
+        return digest_of([self._stamp, self.source_id])
 
     @cached_property
     def _models(self) -> dict[str, Model]:

@@ -33,7 +33,7 @@ from zoo_datasets.builders.checkpoints.torch_file import (
     state_tensors,
     structure_of,
 )
-from zoo_datasets.builders.containers.archives import is_archive, open_container
+from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Notes
@@ -306,7 +306,7 @@ def is_wild_park(place: Place) -> bool:
     """Whether a place holds the CNN Wild Park: its archive, a folder with the archive in it, or what was unpacked."""
     if isinstance(place, Path):
         if not place.is_dir():
-            return place.is_file() and is_archive(place) and is_wild_park(open_container(place))
+            return False
         if (place / _ARCHIVE).is_file():
             return True
         if (
