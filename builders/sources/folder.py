@@ -50,6 +50,7 @@ class StateDictSource(Source):
     """Files of state dicts in a container. Its only block holds its models by layout, then by id."""
 
     kind = "state dicts"
+    tells_splits = True
 
     def __init__(self, container: Container, reading: Reading) -> None:
         assert reading.name is not None

@@ -37,7 +37,6 @@ class Population:
         url: of the file that `zoo build NAME` fetches; empty where only a person can download it.
         verified: what was compared with what, of files in its format.
         unverified: what could not be.
-        facts: what the files do not tell and a manifest records: pixels, figures, recipe.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Population:
     url: str = ""
     verified: str
     unverified: str
-    facts: Mapping[str, Any] | None = None
 
     @property
     def location(self) -> str:
@@ -191,8 +189,8 @@ NINO = _published(
 )
 
 # What the files of the Small CNN Zoo do not say and its authors' code does.
+SMALL_CNN_PIXELS: Mapping[str, Any] = {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]}  # x / 255 · 2 − 1
 SMALL_CNN_FACTS: Mapping[str, Any] = {
-    "pixels": {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]},  # x / 255 · 2 − 1
     "train_figures": "evaluation",
     "remarks": [
         "pixels are x / 255 · 2 − 1, colours the mean of the channels, as the authors' code has it",
@@ -225,7 +223,6 @@ def _small_cnn_zoo(name: str, file: str, images: str, rows: int) -> Population:
         verified="weights in torch's orientation against an independent reading"
         + ("; every test accuracy and loss of trained networks in this format, recomputed" if trained else ""),
         unverified=f"{_OUT_OF_REACH}; grey as the mean of the channels is the authors' code's",
-        facts=SMALL_CNN_FACTS,
     )
 
 
@@ -345,11 +342,8 @@ def markdown_rows() -> Iterator[str]:
         licence = "not stated" if one.credit.licence == UNKNOWN_LICENCE else one.credit.licence
         paper = "–" if one.credit.paper is None else f"{one.credit.paper.authors}, *{one.credit.paper.title}*"
         fetched = "" if one.url else " ¹"
-        cells = (
-            f"`{one.name}`{fetched}", _number(one.models), _number(one.states), one.size or "–", licence, paper,
-            one.verified, one.unverified,
-        )  # fmt: skip
-        yield f"| {' | '.join(cells)} |"
+        counts = f"{_number(one.models)} | {_number(one.states)} | {one.size or '–'}"
+        yield f"| `{one.name}`{fetched} | {counts} | {licence} | {paper} | {one.verified} | {one.unverified} |"
 
 
 def _number(value: int | None) -> str:
