@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
     from zoo_datasets.loading.ragged import by_layout as by_layout
+    from zoo_datasets.loading.rendering import render as render
     from zoo_datasets.loading.repositories.citing import cite as cite
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
     from zoo_datasets.loading.tasks import join_twins as join_twins
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.tasks import trajectories as trajectories
     from zoo_datasets.networks.architectures import get_architecture as get_architecture
     from zoo_datasets.networks.architectures import layout_of as layout_of
+    from zoo_datasets.networks.fields import Convention as Convention
     from zoo_datasets.networks.layout import WeightLayout as WeightLayout
     from zoo_datasets.networks.module import build_module as build_module
     from zoo_datasets.runs.run import Run as Run
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from zoo_datasets.training import train_zoo as train_zoo
 
 _HOMES = {
+    "Convention": "networks.fields",
     "HyperParameters": "specs.spec",
     "ImageSpec": "specs.spec",
     "Limits": "specs.spec",
@@ -82,6 +85,7 @@ _HOMES = {
     "push_repository": "hub.push",
     "read_zoo": "specs.zoos",
     "reconstruction": "loading.tasks",
+    "render": "loading.rendering",
     "remove_zoo": "hub.remove",
     "sequence_prediction": "loading.tasks",
     "statistics": "evaluation.features.statistics",

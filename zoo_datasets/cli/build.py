@@ -269,22 +269,29 @@ def print_result(console: Console, out: Path, result: BuildResult) -> None:
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
-    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo of that name lies."""
+    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo, or the population of
+    others, of that name lies."""
     from zoo_datasets.builders.containers.hub import is_hub
     from zoo_datasets.builders.sources.raw.published import find_original
     from zoo_datasets.errors import SourceError, UnknownNameError
+    from zoo_datasets.repository.populations import POPULATIONS
     from zoo_datasets.specs.spec import NAME
     from zoo_datasets.storage.remote import is_url
 
     path = Path(source)
     if is_url(source) or is_hub(source):
         return source, name
-    if path.exists() or path.suffix or not NAME.fullmatch(source):
+    if path.exists() or not NAME.fullmatch(source):
+        return path, name
+    if source in POPULATIONS:
+        return POPULATIONS[source].location, name or source
+    if path.suffix:
         return path, name
     try:
         return find_original(source).location, name or source
     except UnknownNameError as error:
-        raise SourceError(f"{source} does not exist, and {error}") from error
+        known = UnknownNameError("zoo or population", source, {*error.names, *POPULATIONS}, error.remedy)
+        raise SourceError(f"{source} does not exist, and {known}") from error
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:

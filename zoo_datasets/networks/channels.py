@@ -20,7 +20,7 @@ class ChannelGroup:
     Attributes:
         name: the first layer that makes them.
         channels: of the widest stream among them; others run over the first of them.
-        functions: what each number of them passes through, as of `Stream`.
+        functions, frequencies: what each number of them passes through, as of `Stream`.
         pooled: whether they are max-pooled, which a change of sign does not survive.
         bounds: numbers of channels, ascending; an order keeps the channels before each of them before it.
     """
@@ -31,6 +31,7 @@ class ChannelGroup:
     functions: tuple[str, ...]
     pooled: bool
     bounds: tuple[int, ...] = ()
+    frequencies: tuple[float, ...] = ()
 
     def widths(self) -> list[int]:
         """How many channels lie between bounds, in order; their sum is `channels`."""
@@ -60,6 +61,7 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
             tuple(group.functions),
             group.pooled,
             tuple(sorted(group.bounds - {group.width})),
+            tuple(group.frequencies),
         )
         for group in groups
     )

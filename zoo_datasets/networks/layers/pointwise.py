@@ -99,6 +99,7 @@ class Sine(Weightless):
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
         """The same stream: each channel stays in its place."""
         stream.root().functions.append(SINE)
+        stream.root().frequencies.append(self.omega)
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:

@@ -41,6 +41,7 @@ class Stream:
         bounds: of a root, the numbers of channels of all streams that are part of it: the order of so many first ones
             is one of their own.
         functions: what each number of them passes through: names of activations, `MEMBERS`, `SINE`, `SHIFT`.
+        frequencies: ω of each sine among these.
         pooled: whether they are max-pooled, which a change of sign does not survive.
         fixed: whether they must keep their order, as the network's inputs and outputs must.
         joined: the stream that this one became part of, as its channels have one order.
@@ -51,6 +52,7 @@ class Stream:
     channels: int
     uses: list[Use] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
+    frequencies: list[float] = field(default_factory=list)
     pooled: bool = False
     fixed: bool = False
     joined: Stream | None = None
@@ -120,6 +122,7 @@ class ChannelWalk:
         if root is not other:
             root.uses += other.uses
             root.functions += other.functions
+            root.frequencies += other.frequencies
             root.pooled |= other.pooled
             root.fixed |= other.fixed
             root.bounds |= {*other.bounds, root.width, other.width}
