@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +28,8 @@ from zoo_datasets.builders.state_dicts.reader import Part, StateFile, StateReade
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.layout import TensorKind, WeightLayout
-from zoo_datasets.repository.credit import Credit, Paper
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.populations import TRANSFORMERS
 from zoo_datasets.repository.row import COLUMNS, MAX_FURTHER, Column, further_column, further_problem
 from zoo_datasets.specs.spec import MAX_EPOCH
 from zoo_datasets.text import counted
@@ -38,29 +39,17 @@ _FILE, _EPOCH = "ckpt_file", "ckpt_epoch"
 _NAME = re.compile(r"(?P<run>[^/_]+)_(?P<state>[^/]+)_\d+\.pt")
 _ENDING, _EMBEDDING = ".pt", "embedding.pt"
 _FIXED = frozenset({"embedding.pos_embedding"})
+_REMARKS = (
+    "Rows are tensors: no kind of layer computes attention here, so to_module wants a factory.",
+    "embedding.pos_embedding is fixed and is a buffer; normalisations have no weights, and there are no residual sums.",
+    "l2_regularize is the authors' coefficient as their table has it.",
+)
 _MAX_TABLE = 1 << 28
 # Columns of theirs that are standard ones under another name.
 _RENAMED: Final = {"test_top1_accuracy": "test_acc", "test_accuracy": "test_acc", "w_init_std": "init_std"}
 _STANDARD = {column.name: column.type for column in COLUMNS if column.type is not None}
 _OWN = ("zoo", "model_id", "epoch", "images", "parent_id", "source_split")
 _TYPES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
-CREDIT = Credit(
-    origin="published",
-    authors="Viet-Hoang Tran, Thieu N. Vo, An Nguyen The, Tho Tran Huu, Minh-Khoi Nguyen-Nhat, Thanh Tran, "
-    "Duy-Tung Pham and Tan Minh Nguyen",
-    licence="mit",
-    paper=Paper(
-        authors="Tran et al. (ICLR 2025)",
-        title="Equivariant Neural Functional Networks for Transformers",
-        bibtex="""@inproceedings{tran2025equivariant,
-  title={Equivariant Neural Functional Networks for Transformers},
-  author={Tran, Viet-Hoang and Vo, Thieu N. and Nguyen The, An and Tran Huu, Tho and Nguyen-Nhat, Minh-Khoi and
-          Tran, Thanh and Pham, Duy-Tung and Nguyen, Tan Minh},
-  booktitle={International Conference on Learning Representations},
-  year={2025}
-}""",
-    ),
-)
 
 
 def is_transformer_zoo(place: Place) -> bool:
@@ -85,7 +74,7 @@ class TransformerZooSource(ListedSource):
     """The states that a table names, in a folder or an archive."""
 
     kind = "Small Transformer Zoo"
-    credit = CREDIT
+    credit = TRANSFORMERS
 
     def __init__(self, container: Container, reading: Reading) -> None:
         tables = [path for path in container.entries if _METADATA.fullmatch(path) and _names_files(container, path)]
@@ -123,13 +112,14 @@ class TransformerZooSource(ListedSource):
         signatures = [signature_of(kind) for kind in alike]
         self._fillings: dict[str, Filling] = {}
         hashes: dict[Any, str] = {}
-        for signature, kind, path in zip(signatures, alike, paths, strict=True):
+        for signature, file_kinds, path in zip(signatures, alike, paths, strict=True):
             if signature not in hashes:
-                filling = _with_fixed(filling_of([kind], path, cast=False))
+                filling = _with_fixed(filling_of([file_kinds], path, cast=False))
                 hashes[signature] = filling.record.hash
                 self._fillings[filling.record.hash] = filling
         self._state_files = [
-            StateFile(path, (Part(path, kind[0]),), kind) for path, kind in zip(paths, alike, strict=True)
+            StateFile(path, (Part(path, file_kinds[0]),), file_kinds)
+            for path, file_kinds in zip(paths, alike, strict=True)
         ]
         columns, further = self._columns(rows, [hashes[signature] for signature in signatures])
         return Listing(
@@ -138,7 +128,7 @@ class TransformerZooSource(ListedSource):
             further=further,
             left_out=self._left_out,
             notes=self._notes,
-            described={"folder": self._container.name, "table": table, "fixed": sorted(_FIXED)},
+            described={"folder": self._container.name, "table": table, "remarks": list(_REMARKS)},
         )
 
     def _rows(self, table: str) -> Iterator[dict[str, str]]:
@@ -177,11 +167,9 @@ class TransformerZooSource(ListedSource):
         self._leave_out(row, reason)
         return False
 
-    @property
+    @cached_property
     def _entries(self) -> frozenset[str]:
-        if not hasattr(self, "_known_entries"):
-            self._known_entries = frozenset(self._container.entries)
-        return self._known_entries
+        return frozenset(self._container.entries)
 
     def _leave_out(self, row: Mapping[str, str], reason: str) -> None:
         epoch = int(row[_EPOCH]) if _is_epoch(row[_EPOCH]) else 0
