@@ -188,6 +188,23 @@ NINO = _published(
     ),
 )
 
+TRANSFORMERS = _published(
+    "Viet-Hoang Tran, Thieu N. Vo, An Nguyen The, Tho Tran Huu, Minh-Khoi Nguyen-Nhat, Thanh Tran, Duy-Tung Pham and "
+    "Tan Minh Nguyen",
+    Paper(
+        authors="Tran et al.",
+        title="Equivariant Neural Functional Networks for Transformers",
+        bibtex="""@inproceedings{tran2025equivariant,
+  title     = {Equivariant Neural Functional Networks for Transformers},
+  author    = {Tran, Viet-Hoang and Vo, Thieu N. and Nguyen The, An and Tran Huu, Tho and Nguyen-Nhat, Minh-Khoi and
+               Tran, Thanh and Pham, Duy-Tung and Nguyen, Tan Minh},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025}
+}""",
+    ),
+    "mit",
+)
+
 # What the files of the Small CNN Zoo do not say and its authors' code does.
 SMALL_CNN_PIXELS: Mapping[str, Any] = {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]}  # x / 255 · 2 − 1
 SMALL_CNN_FACTS: Mapping[str, Any] = {
