@@ -188,7 +188,8 @@ class _Round(nn.Module):
         """Mean, minimum, maximum and deviation of the messages to each node, [B, N, 4 d]; 0 where none arrive."""
         parts = []
         for _, edges in self.nodes.groups:
-            taken = message.index_select(1, edges.flatten().to(message.device)).unflatten(1, tuple(edges.shape))
+            taken = message.index_select(1, edges.flatten().to(message.device))
+            taken = taken.view(len(message), *edges.shape, -1)
             mean = taken.mean(dim=2)
             variance = (taken.square().mean(dim=2) - mean.square()).clamp(min=1e-5)
             parts.append(torch.cat([mean, taken.amin(dim=2), taken.amax(dim=2), variance.sqrt()], dim=2))

@@ -105,9 +105,10 @@ class TargetForm:
     def decoded(self, outputs: Tensor) -> Values:
         """Numbers float64 [N] on the target's scale, of outputs [N]; names of classes [N], of [N, classes]."""
         if self.kind == "class":
-            return np.array(self.classes)[outputs.argmax(dim=1).cpu().numpy()]
+            names: Values = np.array(self.classes)[outputs.argmax(dim=1).cpu().numpy()]
+            return names
         numbers = outputs.double().cpu().numpy() * self.deviation + self.mean
-        return np.clip(np.nan_to_num(numbers, nan=self.mean), self.low, self.high)
+        return np.asarray(np.clip(np.nan_to_num(numbers, nan=self.mean), self.low, self.high))
 
 
 @dataclass

@@ -63,7 +63,7 @@ class ScaleGmn(Model):
         self.place = nn.Embedding(self.nodes.embeddings, width)
         self.activation = nn.Embedding(max(len(space.activations), 1), width)
         nn.init.normal_(self.activation.weight, 1.0, 0.1)
-        hidden = self.nodes.places[self.nodes.hidden].unique()
+        hidden = torch.unique(self.nodes.places[self.nodes.hidden])
         with torch.no_grad():
             self.place.weight[hidden] = 1 + 0.1 * self.place.weight[hidden]
         self.rounds = nn.ModuleList(

@@ -66,8 +66,8 @@ class Transformer(Model):
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = mlp(width, config.hidden, outputs)
-        for table in self.positions:
-            nn.init.normal_(table.weight, std=0.02)
+        for parameter in self.positions.parameters():
+            nn.init.normal_(parameter, std=0.02)
 
     def prepare(self, weights: Tensor) -> None:
         """Take mean and deviation of each tensor."""
