@@ -117,14 +117,25 @@ def draw_boxes(axes: Axes, groups: Sequence[NDArray[np.float64]], shift: float, 
 
 
 def draw_quantiles(
-    axes: Axes, quantiles: Sequence[Sequence[float]], shift: float = 0.0, colour: str = FILL, label: str | None = None
+    axes: Axes,
+    quantiles: Sequence[Sequence[float]],
+    shift: float = 0.0,
+    colour: str = FILL,
+    label: str | None = None,
+    places: Sequence[int] | None = None,
 ) -> None:
-    """A box plot at 0, 1, … + `shift` of each five ascending values: whisker, quartile, median, quartile, whisker."""
+    """A box plot of each five ascending values: whisker, quartile, median, quartile, whisker.
+
+    Args:
+        shift: of all boxes from their places.
+        label: in a legend.
+        places: where the boxes stand; None means 0, 1, ….
+    """
     keys = ("whislo", "q1", "med", "q3", "whishi")
     stats = [dict(zip(keys, five, strict=True)) for five in quantiles]
     thin = {"linewidth": 0.8, "color": INK}
     drawn = axes.bxp(
-        stats, positions=[place + shift for place in range(len(stats))], showfliers=False, patch_artist=True,
+        stats, positions=[place + shift for place in places or range(len(stats))], showfliers=False, patch_artist=True,
         widths=1.5 * abs(shift) or 0.6, boxprops={"facecolor": colour, "edgecolor": INK, "linewidth": 0.8},
         medianprops={"color": INK, "linewidth": 1.4}, whiskerprops=thin, capprops=thin, manage_ticks=False,
     )  # fmt: skip

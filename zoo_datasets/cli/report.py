@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
 from zoo_datasets.errors import RepositoryError
 
@@ -27,9 +28,9 @@ def report(
     repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
     name: Annotated[str, typer.Argument(help="The config to report on.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    png: Annotated[Path | None, typer.Option(help="A folder for the plots as PNG.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="A folder for the plots as SVG.")] = None,
-    pdf: Annotated[Path | None, typer.Option(help="A folder for the plots as PDF.")] = None,
+    png: Png = None,
+    svg: Svg = None,
+    pdf: Pdf = None,
     images: Annotated[
         Path | None, typer.Option(help="A folder with the images, for agreement and representations.")
     ] = None,
@@ -78,9 +79,6 @@ def report(
         content["notes"] += notes
         show("page")
         write_report(content, out)
-        wanted = [(form, folder) for form, folder in (("png", png), ("svg", svg), ("pdf", pdf)) if folder is not None]
-        files = {form: write_plots(content, folder, form) for form, folder in wanted}
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")
-    for form, folder in wanted:
-        say(console, f"{folder}: {len(files[form])} plots as {form.upper()}")
+    write_pictures(console, png, svg, pdf, lambda folder, form: write_plots(content, folder, form))

@@ -30,16 +30,10 @@ from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
 from zoo_datasets.plotting import title_of
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
-from zoo_datasets.repository.row import NAMES, WEIGHTS
+from zoo_datasets.repository.row import WEIGHTS
 from zoo_datasets.repository.where import conditions_in
 from zoo_datasets.symmetries import canonicalize
 
-FIGURES = {
-    "test_acc": "test accuracy",
-    "ggap": "generalisation gap (train − test accuracy)",
-    "test_loss": "test loss",
-    "sparsity": "sparsity (share of prunable weights that are zero)",
-}
 MAP_COLUMNS = (
     "test_acc", "ggap", "sparsity", "activation", "init", "optimizer", "dropout", "lr", "weight_decay", "seed", "split",
 )  # fmt: skip
@@ -91,7 +85,7 @@ def gather(
     """
     extent = extent or Extent()
     step("figures of all models")
-    table = _metadata(repo, name)
+    table = population.read_figures(repo, name)
     last = population.at_epoch(table)
     epochs = sorted(set(last["epoch"].to_pylist()))
     step("weights of the last epoch")
@@ -122,16 +116,6 @@ def gather(
         step("sparsity")
         content["sparse"] = _sparse(repo, final, weights, manifest, images, extent.pairs)
     return content
-
-
-def _metadata(repo: str | Path, name: str) -> pa.Table:
-    """All columns but the weights, of all splits, with the split as a column."""
-    loaded = cast(DatasetDict, load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS]))
-    tables = []
-    for split, part in loaded.items():
-        table = cast(pa.Table, part.with_format("arrow")[:])
-        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
-    return pa.concat_tables(tables)
 
 
 def _last_rows(rows: Dataset, last: pa.Table, limit: int) -> Dataset:
@@ -166,7 +150,7 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
         box = population.box(last[column])
         if box is not None:
             text = f"{box.median:.3f} ({box.low:.3f} to {box.high:.3f})"
-            facts.append([f"{FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
+            facts.append([f"{population.FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
     facts.append(["best model by validation", _best(table)])
     return facts
 
@@ -183,7 +167,7 @@ def _best(table: pa.Table) -> str:
 def _epochs(table: pa.Table) -> dict[str, Any]:
     """Boxes of each figure over epochs; figures that no row records are left out."""
     figures = {}
-    for column, label in FIGURES.items():
+    for column, label in population.FIGURES.items():
         boxes = population.over_epochs(table, column)
         if boxes:
             figures[column] = {"label": label, "boxes": {str(epoch): asdict(box) for epoch, box in boxes.items()}}
