@@ -19,7 +19,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.rows import columns_of, names_of, plain, row_of
-from zoo_datasets.networks.architectures import ARCHITECTURES
+from zoo_datasets.networks.architectures import is_architecture
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
 from zoo_datasets.networks.layers.chain import flat_layers
@@ -204,7 +204,7 @@ def _layers_of(row: Mapping[str, Any]) -> tuple[Layer, ...]:
         return layers_from_json(parse_json(record.layers))
     if all(row.get(name) is not None for name in KIND_COLUMNS):
         network = _network_of(row)
-        if network.architecture in ARCHITECTURES and network.layout == record.layout:
+        if is_architecture(network.architecture) and network.layout == record.layout:
             return network.layers
     raise SpecError(
         "what computes with this row's weights is not recorded: pass factory=, a function that makes the module of a "
