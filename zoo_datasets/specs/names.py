@@ -58,7 +58,7 @@ def check_own(zoo: ZooSpec) -> None:
             raise SpecError(f"images: {zoo.images} is a name of the table; give images of your own another one")
     if zoo.layers is None:
         return
-    if zoo.architecture in importlib.import_module("zoo_datasets.networks.architectures").ARCHITECTURES:
+    if importlib.import_module("zoo_datasets.networks.architectures").is_architecture(zoo.architecture):
         raise SpecError(f"architecture: {zoo.architecture} is a name of the table; give these layers another one")
     importlib.import_module("zoo_datasets.networks.outlines").check_outline(zoo.layers)
 

@@ -47,6 +47,8 @@ MAX_SIDE = 4096  # pixels of an image
 # Digits of a number that is drawn: the same on every machine, whatever the last bit of its logarithm.
 _DRAWN_DIGITS = 6
 _DRAWS_A_POINT = 1000  # before a point that differs from the others is given up
+# Of the name of an architecture of other sizes than the table's, `resnet18_w8`.
+_SIZES = re.compile(r"(?:_w[1-9]\d{0,4})?(?:_d[1-9]\d?)?$")
 # Names folders and configs of repositories.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -405,11 +407,11 @@ class ZooSpec:
         """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included."""
         return self.models * len(self.kept_epochs())
 
-    def grid(self) -> list[HyperParameters]:
-        """The grid points, the last axis varying fastest; or those that are drawn."""
+    def grid(self, most: int | None = None) -> list[HyperParameters]:
+        """The grid points, the last axis varying fastest; or those that are drawn, the first `most` of them."""
         with_momentum = _optimizers_with_momentum()
         if self.random_points is not None:
-            return self._drawn_points(with_momentum)
+            return self._drawn_points(min(self.random_points, most or self.random_points), with_momentum)
         axes = [getattr(self, axis) for axis in self.axes]
         return [self._point(dict(zip(self.axes, values, strict=True)), with_momentum) for values in
                 itertools.product(*axes)]  # fmt: skip
@@ -429,11 +431,10 @@ class ZooSpec:
             **numbers,
         )
 
-    def _drawn_points(self, with_momentum: Collection[str]) -> list[HyperParameters]:
+    def _drawn_points(self, count: int, with_momentum: Collection[str]) -> list[HyperParameters]:
         """Points that differ from each other, hashed like seeds, so that they follow from the spec alone."""
         points: dict[HyperParameters, None] = {}
-        assert self.random_points is not None
-        for number in range(self.random_points):
+        for number in range(count):
             for attempt in range(_DRAWS_A_POINT):
                 values = {axis: self._drawn_value(axis, number, attempt) for axis in self.axes}
                 point = self._point(values, with_momentum)
@@ -441,7 +442,7 @@ class ZooSpec:
                     points[point] = None
                     break
             else:
-                raise ValueError(f"points: {self.random_points:,} that differ cannot be drawn of these values")
+                raise ValueError(f"points: {count:,} that differ cannot be drawn of these values")
         return list(points)
 
     def _drawn_value(self, axis: str, number: int, attempt: int) -> Any:
@@ -510,8 +511,13 @@ def members_of(zoo: ZooSpec, limits: Limits | None = None, models: int | None = 
     """
     if models is not None and not 1 <= models <= zoo.models:
         raise ValueError(f"zoo {zoo.name!r} has {zoo.models:,} members; {models:,} were asked for")
-    pairs = [(point, seed) for point, seeds in zip(zoo.grid(), _seeds(zoo), strict=True) for seed in seeds]
-    pairs.sort(key=lambda pair: digest_of(["order", zoo.name, pair[0].to_dict(), pair[1]]))
+    points = zoo.grid(models)
+    by_point = list(zip(points, _seeds(zoo, points), strict=True))
+    if zoo.random_points is None:
+        pairs = [(point, seed) for point, seeds in by_point for seed in seeds]
+        pairs.sort(key=lambda pair: digest_of(["order", zoo.name, pair[0].to_dict(), pair[1]]))
+    else:  # drawn points are spread already, and few of many need not all be drawn
+        pairs = [(point, seeds[number]) for number in range(zoo.seeds) for point, seeds in by_point]
     return [
         Member(model_id=model_id_of(zoo, point, seed, limits or Limits()), seed=seed, hyperparameters=point)
         for point, seed in pairs[:models]
@@ -524,14 +530,14 @@ def _optimizers_with_momentum() -> set[str]:
     return {name for name, kind in table.items() if kind.momentum}
 
 
-def _seeds(zoo: ZooSpec) -> list[list[int]]:
+def _seeds(zoo: ZooSpec, points: Sequence[HyperParameters]) -> list[list[int]]:
     """Seeds of each grid point. Random ones are hashed, not drawn from a library's generator, whose
     stream may change with its version; no two members of a zoo share one."""
     if zoo.seed_kind == "range":
-        return [list(range(1, zoo.seeds + 1)) for _ in range(zoo.points)]
+        return [list(range(1, zoo.seeds + 1)) for _ in points]
     taken: set[int] = set()
     drawn: list[list[int]] = []
-    for point in zoo.grid():
+    for point in points:
         own: list[int] = []
         for attempt in itertools.count():
             if len(own) == zoo.seeds:
@@ -580,6 +586,11 @@ def twin_id_of(zoo: ZooSpec, parent_id: str, epoch: int, whole: bool) -> str:
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def base_of(architecture: str) -> str:
+    """The name of an architecture without its sizes: `resnet18` of `resnet18_w8`."""
+    return _SIZES.sub("", architecture, count=1)
 
 
 def digest_of(value: Any) -> str:
