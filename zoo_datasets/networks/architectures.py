@@ -130,10 +130,15 @@ def _siren(in_channels: int, classes: int) -> tuple[Layer, ...]:
     return siren_layers((in_channels, 32, 32, classes), shift=0.5)
 
 
-def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
+def resnet18_layers(
+    width: int = 64, shortcut_name: str = "downsample", dropout: bool = False
+) -> Callable[[int, int], tuple[Layer, ...]]:
     """torchvision's ResNet-18 with a 3 × 3 stride-1 first convolution and no max-pool (CIFAR stem).
 
-    `width` is the number of channels of the first stage; the published zoos have 64.
+    Args:
+        width: the number of channels of the first stage; the published zoos have 64.
+        shortcut_name: of the modules beside a block.
+        dropout: whether there is one before the last layer.
     """
 
     def block(name: str, inside: int, outside: int, stride: int) -> tuple[Layer, ...]:
@@ -145,8 +150,8 @@ def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
         shortcut: tuple[Layer, ...] = ()
         if stride != 1 or inside != outside:
             shortcut = (
-                Conv(f"{name}.downsample.0", inside, outside, 1, stride, bias=False),
-                BatchNorm(f"{name}.downsample.1", outside),
+                Conv(f"{name}.{shortcut_name}.0", inside, outside, 1, stride, bias=False),
+                BatchNorm(f"{name}.{shortcut_name}.1", outside),
             )
         return (Residual(body, shortcut), Activate())
 
@@ -159,7 +164,8 @@ def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
             blocks += block(f"layer{stage + 1}.0", inside, outside, 1 if stage == 0 else 2)
             blocks += block(f"layer{stage + 1}.1", outside, outside, 1)
             inside = outside
-        return (*stem, *blocks, GlobalAveragePool(), Linear("fc", inside, classes))
+        drop = (Dropout(),) if dropout else ()
+        return (*stem, *blocks, GlobalAveragePool(), *drop, Linear("fc", inside, classes))
 
     return layers
 
@@ -174,6 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("mlp", 28, _mlp),
         Architecture("siren", None, _siren, task="field"),
         Architecture("resnet18", None, resnet18_layers(), raw_type="Resnet18"),
+        Architecture("resnet18_slim", None, resnet18_layers(32, "shortcut", True), raw_type="ResNet18Slim"),
     )
 }
 
