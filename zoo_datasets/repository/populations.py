@@ -258,6 +258,10 @@ def _inrs(name: str, title: str, images: str, models: int, credit: Credit, page:
 
 
 _DROPBOX = "https://www.dropbox.com/sh/56pakaxe58z29mq/AABtWNkRYroLYe_cE3c90DXVa"
+_DROPBOX_MNIST = (
+    "https://www.dropbox.com/scl/fo/2akm78f7ot4o52o1mrtun/ADLLU8zOj73tswlhhCR_yF8/mnist-inrs.zip"
+    "?rlkey=4oj9ao6om06tgmfabyctzu2n2&dl=1"
+)
 _DRIVE = "https://drive.google.com/drive/folders/15CdOTPWHqDcS4SwbIdm100rXkTYZPcC5"
 _ARENA_AT = "https://doi.org/10.5281/zenodo.10392793"
 
@@ -291,6 +295,7 @@ _TABLE: tuple[Population, ...] = (
     _inrs(
         "dws_mnist_inrs", "INRs of DWSNets, MNIST", "mnist", 70_000, DWSNETS, _DROPBOX,
         verified="weights against an independent reading; PSNR of fitted networks in this format, recomputed",
+        url=_DROPBOX_MNIST,
     ),
     _inrs("dws_fashion_mnist_inrs", "INRs of DWSNets, Fashion-MNIST", "fashion_mnist", 70_000, DWSNETS, _DROPBOX),
     _inrs("nfn_mnist_inrs", "INRs of NFN, MNIST", "mnist", 70_000, NFN, _DRIVE),
