@@ -6,11 +6,14 @@ import zipfile
 
 import pytest
 import torch
+from file_server import serving_files
+from typer.testing import CliRunner
 from wild_files import CONFIGS, checkpoint, config_of, park
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading, StateDictOptions, build_repository
 from zoo_datasets.builders.sources.table import open_source
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import SourceError, UnknownNameError
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.where import parse_where
@@ -110,6 +113,23 @@ def test_selections_are_made_before_weights_are_read(archive, tmp_path, monkeypa
         open_source(path, Reading(state_dicts=StateDictOptions(where="n_layer == 2")))
     with pytest.raises(SourceError, match="no state of it fits the selection"):
         open_source(path, Reading(where=parse_where("test_acc > 2")))
+
+
+def test_of_an_archive_afar_no_more_is_fetched_than_the_selection(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    path, _ = archive
+    (tmp_path / "served").mkdir()
+    path.rename(tmp_path / "served" / path.name)
+    with serving_files(tmp_path / "served") as served:
+        source = open_source(f"{served.url}/{path.name}", Reading(models=1))
+        assert (source.models, source.states) == (1, 2)
+        monkeypatch.setenv("ZOO_POPULATIONS", served.url)
+        (tmp_path / "served" / "records" / "12797219" / "files").mkdir(parents=True)
+        (tmp_path / "served" / path.name).rename(tmp_path / "served" / "records" / "12797219" / "files" / path.name)
+        runner = CliRunner()
+        done = runner.invoke(app, ["build", "cnn_wild_park", "--out", str(tmp_path / "zoos"), "--models", "2"])
+    assert done.exit_code == 0, done.output
+    assert len(rows_of(tmp_path / "zoos")) == 4
 
 
 def test_what_is_not_of_the_park_is_left_out_and_counted(archive, tmp_path):

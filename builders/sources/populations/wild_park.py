@@ -339,7 +339,7 @@ class WildParkSource(ListedSource):
 
     def __init__(self, container: Container, reading: Reading, splits: Path | None = None) -> None:
         self._container = container
-        self._paths = sorted(_paths(container))
+        self._paths = self._wanted(sorted(_paths(container)), reading)
         container.prepare(self._paths, MAX_CHECKPOINT)
         listing = self._listed(splits)
         super().__init__(reading.name or "cnn_wild_park", listing, reading, container.fingerprint())
@@ -357,6 +357,19 @@ class WildParkSource(ListedSource):
         elif place.beside is not None and (place.beside / SPLITS_FILE).is_file():
             splits = place.beside / SPLITS_FILE
         return cls(place, reading, None if reading.splits is not None else splits)
+
+    def _wanted(self, paths: list[str], reading: Reading) -> list[str]:
+        """The files of the models that a number of them leaves, where no condition chooses among all."""
+        if reading.models is None or reading.where is not None or reading.state_dicts.where is not None:
+            return paths
+        models = [self._model_of(path) for path in paths]
+        chosen = {*sorted({*models})[: reading.models]}
+        return [path for path, model in zip(paths, models, strict=True) if model in chosen]
+
+    def _model_of(self, path: str) -> str:
+        place = _PATH.fullmatch(f"{self._container.name}/{path}")
+        assert place is not None
+        return f"{place['zoo']}/{place['trial']}"
 
     def _listed(self, splits: Path | None) -> Listing:
         """Every file by what it says beside its tensors."""
@@ -397,10 +410,8 @@ class WildParkSource(ListedSource):
 
     def _row(self, path: str, state: _State) -> dict[str, Any]:
         config = json.loads(state.config)
-        place = _PATH.fullmatch(f"{self._container.name}/{path}")
-        assert place is not None
+        model_id = self._model_of(path)
         lists = ("channels", "kernel_size", "stride", "padding", "residual")
-        model_id = f"{place['zoo']}/{place['trial']}"
         return {
             "model_id": model_id,
             "epoch": state.epoch,
