@@ -144,9 +144,11 @@ def read_splits(
 
 
 def _ids_of_open(repo: str | Path, name: str, revision: str | None) -> tuple[str, ...]:
-    """What tells the networks and groups of open rows; nothing of others."""
+    """What tells the networks and groups of open rows, their own columns among it; nothing of others."""
     manifest = Location.of(repo, revision).resolved()[0].zoo_manifest(name)
-    return () if manifest is None or manifest.open is None else (GROUP, LAYOUT)
+    if manifest is None or manifest.open is None:
+        return ()
+    return (GROUP, LAYOUT, *(column.name for column in manifest.open.further))
 
 
 def check_apart(first: SampleRows, second: SampleRows) -> None:
