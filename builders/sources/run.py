@@ -62,9 +62,7 @@ class RunSource(Source):
             if self._reading.keep_log_sigma2:
                 raise SourceError(f"{run.path}: log_sigma2 is kept of zoos without further hyperparameters only")
             columns = further_columns(manifest.zoo)
-            self.open_columns = OpenColumns(
-                records=self._rows.records, further=columns, weights=float(manifest.layout.size)
-            )
+            self.open_columns = OpenColumns(records=self._rows.records, further=columns, weights=self._rows.mean_size)
         else:
             self.network = manifest.network
         self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()

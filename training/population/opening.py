@@ -158,15 +158,17 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
     if changed:
         _check_writable(out)
     run = Run(out, manifest)
-    plan = plan_cohorts(members, manifest.growth, cohort_size(manifest.layout.size))
+    plan = plan_cohorts(members, manifest.growth, lambda member: cohort_size(manifest.network_of(member).layout.size))
     cohorts = [(run.cohort(index), part) for index, part in enumerate(plan)]
     return Opening(run=run, new=new, changed=changed, population=population, cohorts=cohorts, path=engine)
 
 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     """The properties of a zoo that decide which engine paths can be used."""
+    first, *others = (NetworkKind.of_zoo(zoo, data, network).layers for network in zoo.networks())
     return Workload(
-        layers=NetworkKind.of_zoo(zoo, data).layers,
+        layers=first,
+        others=tuple(others),
         in_shape=(data.channels, data.size, data.size),
         activations=zoo.activation,
         optimizers=zoo.optimizer,
@@ -190,7 +192,8 @@ def _check_writable(out: Path) -> None:
 def _manifest(population: Population, data: ImageData, size: Growth) -> RunManifest:
     zoo, limits = population.zoo, population.limits
     limited = data.limited(limits)
-    network = NetworkKind.of_zoo(zoo, data)
+    networks = [NetworkKind.of_zoo(zoo, data, network) for network in zoo.networks()]
+    own = {network.architecture: record[LAYERS] for network in networks if LAYERS in (record := network.record())}
     return RunManifest(
         zoo=zoo,
         growth=(size,),
@@ -205,11 +208,11 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             test=len(limited.test.labels),
             pixels=data.pixels,
         ),
-        layout=network.layout,
+        layout=networks[0].layout,
         engine="",
         versions={"zoo_datasets": __version__, "torch": torch.__version__},
         parents=population.parents,
-        layers=network.record().get(LAYERS),
+        layers=(own or None) if zoo.is_sized else own.get(zoo.architecture),
     )
 
 
@@ -226,9 +229,12 @@ def _checked_members(zoo: ZooSpec, limits: Limits, models: int | None) -> list[M
 
 
 def _check_size(zoo: ZooSpec, data: ImageData) -> None:
-    size = zoo.input_size if zoo.layers is not None else get_architecture(zoo.architecture).input_size
-    if size is not None and size != data.size:
-        raise SpecError(f"{zoo.architecture} takes {size} × {size} images, found {data.size} × {data.size}")
+    for network in zoo.networks():
+        name = zoo.architecture_of(network)
+        of_table = zoo.outline_of(network) is None
+        size = get_architecture(name).input_size if of_table else zoo.input_size
+        if size is not None and size != data.size:
+            raise SpecError(f"{name} takes {size} × {size} images, found {data.size} × {data.size}")
 
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:

@@ -56,18 +56,33 @@ class Cohort:
     """The folder of one cohort: members that train as one stack.
 
     Args:
+        layout: of the weights, or what tells it of the first member.
         checkpoints: the epochs whose states are kept; None: all.
 
     Attributes:
         unchecked: names of the files read so far that carry no checksum.
     """
 
-    def __init__(self, path: Path, layout: WeightLayout, checkpoints: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: WeightLayout | Callable[[Member], WeightLayout],
+        checkpoints: Collection[int] | None = None,
+    ) -> None:
         self.path = path
-        self.layout = layout
+        self._layout = layout
         self._checkpoints = None if checkpoints is None else frozenset(checkpoints)
         self.unchecked: set[str] = set()
         self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
+
+    @cached_property
+    def layout(self) -> WeightLayout:
+        """Of the weights of its members.
+
+        Raises:
+            RunError: if it depends on members that cannot be read.
+        """
+        return self._layout if isinstance(self._layout, WeightLayout) else self._layout(self.members[0])
 
     @cached_property
     def members(self) -> list[Member]:

@@ -12,11 +12,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.documents import MAX_COUNT, brief, problems_of
-from zoo_datasets.errors import RunError
+from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Pixels, ZooSpec
+from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Member, NetworkChoice, Pixels, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 
@@ -105,7 +105,8 @@ class RunManifest:
     """The content of zoo.json.
 
     Attributes:
-        layers: of an architecture of one's own, as JSON values of `zoo_datasets.networks.layers.documents`.
+        layers: of an architecture of one's own, as JSON values of `zoo_datasets.networks.layers.documents`; of zoos
+            with several networks a mapping of these by the networks' names.
     """
 
     zoo: ZooSpec
@@ -119,9 +120,33 @@ class RunManifest:
     layers: Any = None
 
     @cached_property
+    def networks(self) -> Mapping[NetworkChoice, NetworkKind]:
+        """The kinds of network that members are, from the zoo and its images."""
+        own = self.layers
+        if self.zoo.is_sized and not isinstance(own or {}, dict):
+            raise SpecError(f"layers: expected those of each network by its name, found {brief(own)}")
+        kinds = {}
+        for choice in self.zoo.networks():
+            name = self.zoo.architecture_of(choice)
+            layers = (own or {}).get(name) if self.zoo.is_sized else own
+            kinds[choice] = NetworkKind.recorded(name, self.images.channels, self.images.classes, layers)
+        return kinds
+
+    @property
     def network(self) -> NetworkKind:
-        """The kind of network that all members are, from the zoo and its images."""
-        return NetworkKind.recorded(self.zoo.architecture, self.images.channels, self.images.classes, self.layers)
+        """The kind of network that all members are; of several, the first one, whose layout is recorded."""
+        return next(iter(self.networks.values()))
+
+    def network_of(self, member: Member) -> NetworkKind:
+        """The kind of network that a member is.
+
+        Raises:
+            RunError: if its zoo has none of its sizes.
+        """
+        kind = self.networks.get(member.hyperparameters.network)
+        if kind is None:
+            raise RunError(f"model {member.model_id:.64} is of a network that the zoo does not have")
+        return kind
 
     def to_dict(self) -> dict[str, Any]:
         """The content of zoo.json as dictionaries, lists, strings and numbers."""
@@ -166,7 +191,7 @@ class RunManifest:
             layout = WeightLayout.from_list(value["layout"])
             manifest = cls(zoo=zoo, layout=layout, layers=value.get("layers"), **parts)
             if manifest.layers is not None:
-                _ = manifest.network  # read now, so that what is wrong is told with the file's name
+                _ = manifest.networks  # read now, so that what is wrong is told with the file's name
             return manifest
         except ValidationError as error:
             raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.records import NetworkRecord, remember
 from zoo_datasets.repository.row import (
@@ -172,6 +173,8 @@ def check_readable(where: Condition, unknown: Collection[str], source: str) -> N
 
 # What each further hyperparameter is, as a repository says it.
 _FURTHER_DOCS = {
+    "width": "width of the network, as its architecture takes it",
+    "depth": "depth of the network, as its architecture takes it",
     "init_std": "standard deviation, or gain, of the initialisation",
     "b_init": "what biases start at",
     "train_fraction": "share of the training images that the model is trained on, the first ones",
@@ -181,7 +184,7 @@ _FURTHER_DOCS = {
     "decay_epochs": "epochs after which the learning rate falls again",
     "decay_factor": "what the learning rate is multiplied by then",
 }
-_INTEGERS = ("decay_epochs",)
+_INTEGERS = ("decay_epochs", "width", "depth")
 
 
 def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
@@ -189,13 +192,14 @@ def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
     return tuple(
         further_column(axis, "int64" if axis in _INTEGERS else "float64", _FURTHER_DOCS[axis])
         for axis in FURTHER_AXES
-        if getattr(zoo, axis)
+        if getattr(zoo, axis) and axis in _FURTHER_DOCS
     )
 
 
 def is_open(run: Run) -> bool:
     """Whether rows of a run are open ones, as they are where its zoo has further axes; else they are classic."""
-    return bool(further_columns(run.manifest.zoo))
+    zoo = run.manifest.zoo
+    return zoo.is_sized or bool(further_columns(zoo))
 
 
 class RunRows:
@@ -209,7 +213,8 @@ class RunRows:
         self._run = run
         zoo = run.manifest.zoo
         schema = OpenRows(further=further_columns(zoo)).light_schema() if is_open(run) else meta_schema()
-        self._rows = NarrowRows(schema, config or zoo.name, run.manifest.network.columns())
+        constants = {} if zoo.is_sized else run.manifest.network.columns()
+        self._rows = NarrowRows(schema, config or zoo.name, constants)
 
     @cached_property
     def models(self) -> dict[str, Model]:
@@ -219,12 +224,20 @@ class RunRows:
     @cached_property
     def records(self) -> dict[str, NetworkRecord]:
         """The networks of open rows, by hash, which this process knows from now on."""
-        return remember([self._record])
+        return remember(self._records.values())
 
     @cached_property
-    def _record(self) -> NetworkRecord:
-        network = self._run.manifest.network
-        return NetworkRecord(network.layout, json.dumps(layers_to_json(network.layers)))
+    def _records(self) -> dict[NetworkKind, NetworkRecord]:
+        return {
+            network: NetworkRecord(network.layout, json.dumps(layers_to_json(network.layers)))
+            for network in self._run.manifest.networks.values()
+        }
+
+    @property
+    def mean_size(self) -> float:
+        """The mean of D over its models."""
+        sizes = [self.records[model.layouts[0]].layout.size for model in self.models.values()]
+        return sum(sizes) / len(sizes)
 
     def _model_of(self, member: Member) -> Model:
         zoo = self._run.manifest.zoo
@@ -232,8 +245,9 @@ class RunRows:
         columns = member.hyperparameters.to_dict() | own
         if not is_open(self._run):
             return Model(model_id=member.model_id, columns=columns)
-        columns |= {"task": "classification"} | self._run.manifest.network.columns()
-        return Model(model_id=member.model_id, columns=columns, layouts=(self._record.hash,))
+        network = self._run.manifest.network_of(member)
+        columns |= {"task": "classification"} | network.columns()
+        return Model(model_id=member.model_id, columns=columns, layouts=(self._records[network].hash,))
 
     def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
         """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.

@@ -127,7 +127,9 @@ class Run:
         return self._cohort(self.path / f"cohort-{index:04d}")
 
     def _cohort(self, path: Path) -> Cohort:
-        return Cohort(path, self.manifest.layout, self.manifest.zoo.checkpoints)
+        zoo, network_of = self.manifest.zoo, self.manifest.network_of
+        layout = (lambda member: network_of(member).layout) if zoo.is_sized else self.manifest.layout
+        return Cohort(path, layout, zoo.checkpoints)
 
     def cohorts(self) -> list[Cohort]:
         """All cohorts that were begun, in order."""

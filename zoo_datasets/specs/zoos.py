@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -273,6 +274,8 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
+    if _are_several(own):
+        return _with_several(value, own, origin)
     if isinstance(own, list):
         own = {"layers": own}
     if not isinstance(own, dict):
@@ -283,6 +286,23 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
         raise SpecError(f"{origin}: architecture: {problem}; expected a name, a list of layers, or name and layers")
     parts = {name: own[name] for name in OWN_ARCHITECTURE if name in own}
     return value | {"architecture": own.get("name", value.get("name"))} | parts
+
+
+def _are_several(own: Any) -> bool:
+    """Whether a list is one of architectures, and not of layers: names of the table, or mappings of name and layers."""
+    if not isinstance(own, list) or not own:
+        return False
+    is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
+    return all(is_architecture(one) or (isinstance(one, dict) and "layers" in one and "name" in one) for one in own)
+
+
+def _with_several(value: dict[str, Any], several: list[Any], origin: str) -> dict[str, Any]:
+    for one in several:
+        if isinstance(one, dict) and (unknown := sorted(map(str, one.keys() - {"name", "layers"}))):
+            raise SpecError(f"{origin}: architecture: unknown field {brief(unknown[0])}; expected name and layers")
+    names = [one["name"] if isinstance(one, dict) else one for one in several]
+    own = [one for one in several if isinstance(one, dict)]
+    return value | {"architecture": names[0], "variant": names} | ({"layers": own} if own else {})
 
 
 def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:

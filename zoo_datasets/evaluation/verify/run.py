@@ -18,11 +18,12 @@ from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_fi
 from zoo_datasets.evaluation.verify.findings import Findings, Verification
 from zoo_datasets.evaluation.verify.recipes import differs_from_start
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import ranges
+from zoo_datasets.specs.spec import NetworkChoice, ranges
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
 
@@ -113,7 +114,11 @@ def _close(run: Run, cohorts: Sequence[Cohort], states: int, findings: Findings)
     without = f"; {unchecked} carry none, as earlier versions wrote them" if unchecked else ""
     findings.checked("checksums", f"of {len(files) + 1} files, {size:,} bytes{without}")
     findings.checked("epochs", f"{states:,} of {run.models * len(run.kept_epochs):,} states are trained")
-    findings.checked("schema", f"shapes and dtypes of a layout of {run.manifest.layout.size:,} weights")
+    sizes = sorted({network.layout.size for network in run.manifest.networks.values()})
+    shown = (
+        f"a layout of {sizes[0]:,} weights" if len(sizes) == 1 else f"layouts of {sizes[0]:,} to {sizes[-1]:,} weights"
+    )
+    findings.checked("schema", f"shapes and dtypes of {shown}")
     findings.checked("weights", "all finite where the metrics do not say diverged")
     if run.manifest.zoo.sparsifier is None:
         findings.checked("start", "weights of epoch 0 are those of seed and init")
@@ -163,7 +168,7 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
             continue
         figures = [] if rows is None else rows.to_pylist()
         findings.differ("weights", list(_wrong_weights(cohort, weights, noise, figures)))
-        findings.differ("metrics", list(_wrong_rows(run, weights, figures)))
+        findings.differ("metrics", list(_wrong_rows(run, cohort.layout, weights, figures)))
         if epoch == 0 and run.manifest.zoo.sparsifier is None:
             findings.differ("start", list(_wrong_start(run, cohort, weights)))
         if before is not None:
@@ -187,12 +192,13 @@ def _wrong_weights(
 
 def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
     """Models whose weights of epoch 0 are not those of their seed and init."""
-    count = max(_DRAWN // run.manifest.layout.size, 1)
+    count = max(_DRAWN // cohort.layout.size, 1)
     members = cohort.members[:count]
     seeds, inits = [member.seed for member in members], [member.hyperparameters.init for member in members]
     points = [member.hyperparameters for member in members]
     stds, biases = [point.init_std for point in points], [point.b_init for point in points]
-    for place in differs_from_start(run.manifest.network, seeds, inits, weights[:count], stds, biases):
+    network = run.manifest.network_of(members[0])
+    for place in differs_from_start(network, seeds, inits, weights[:count], stds, biases):
         drawn_by = f"seed {seeds[place]} and init {inits[place]}"
         yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
 
@@ -206,11 +212,11 @@ def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor, start:
         yield f"models {ids[first]} and {ids[second]} each continue the weights of the other at epoch {epoch}"
 
 
-def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _wrong_rows(run: Run, layout: WeightLayout, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
     images, zoo = run.manifest.images, run.manifest.zoo
     splits = [name for name, count in (("train", images.train), ("val", images.val), ("test", images.test)) if count]
     names = [f"{split}_{what}" for split in splits for what in ("loss", "acc")]
-    shares = None if zoo.sparsifier is None else sparsity(weights, run.manifest.layout).tolist()
+    shares = None if zoo.sparsifier is None else sparsity(weights, layout).tolist()
     for position, row in enumerate(figures):
         where = f"model {row['model_id']} at epoch {row['epoch']}"
         missing = [name for name in names if row[name] is None]
@@ -249,7 +255,8 @@ def _is_recorded(state: _State) -> bool:
 
 def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
     """Recompute the sampled states, as many at a time as fit in memory; returns their number."""
-    size = max(STACK_BYTES // (4 * run.manifest.layout.size), 1)
+    largest = max(network.layout.size for network in run.manifest.networks.values())
+    size = max(STACK_BYTES // (4 * largest), 1)
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
     for fraction, states in _pieces(ordered, size):
         seen = dataclasses.replace(images, train=images.train.share(fraction))
@@ -265,24 +272,25 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
 
 
 def _pieces(states: Sequence[_State], size: int) -> Iterator[tuple[float | None, Sequence[_State]]]:
-    """The states, so many at a time of models that are trained on the same share of the images."""
+    """The states, so many at a time of models of one network that are trained on the same share of the images."""
 
-    def fraction_of(state: _State) -> float | None:
-        return state.cohort.members[state.position].hyperparameters.train_fraction
+    def kind_of(state: _State) -> tuple[float | None, NetworkChoice]:
+        point = state.cohort.members[state.position].hyperparameters
+        return point.train_fraction, point.network
 
-    for fraction, group in groupby(states, key=fraction_of):
+    for (fraction, _), group in groupby(states, key=kind_of):
         together = list(group)
         yield from ((fraction, together[first : first + size]) for first in range(0, len(together), size))
 
 
 def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
     """Rows with weights, of states in the order of cohorts and epochs."""
-    common = run.manifest.network.columns()
     rows: list[dict[str, Any]] = []
     for (_, epoch), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch)):
         together = list(group)
         weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
+            common = run.manifest.network_of(member).columns()
             rows.append(common | member.hyperparameters.to_dict() | state.figures | {"weights": vector})
     return rows
