@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zoo_datasets.evaluation.report.fields import contact_sheet
 from zoo_datasets.plotting import draw_quantiles, name_places, new_figure, to_png
 from zoo_datasets.storage.files import write_bytes
 from zoo_datasets.storage.folders import check_output
@@ -32,7 +33,11 @@ def write_plots(content: Mapping[str, Any], folder: Path) -> list[Path]:
         figures["trajectories"] = trajectories(content)
     for name, figure in figures.items():
         write_bytes(folder / f"{name}.png", to_png(figure, _DPI))
-    return [folder / f"{name}.png" for name in figures]
+    names = list(figures)
+    if content.get("sheet"):
+        write_bytes(folder / "signals.png", contact_sheet(content["sheet"]))
+        names.append("signals")
+    return [folder / f"{name}.png" for name in names]
 
 
 def over_epochs(content: Mapping[str, Any], column: str) -> Figure:
