@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import RepositoryError, SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What needs neither a network nor a folder.
 _EMBEDDED = "digits"
@@ -47,15 +50,24 @@ def report(
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import Extent, gather
-    from zoo_datasets.evaluation.report.page import write_report
-    from zoo_datasets.evaluation.report.plots import write_plots
+    from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
+    from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import read_manifest
-    from zoo_datasets.terminal import Terminal, say, working
+    from zoo_datasets.terminal import Terminal, working
 
     manifest = read_manifest(repo, name)
     if manifest is None:
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
+    extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
+    if is_fields(manifest):
+        if benchmark is not None:
+            raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
+        with working(console, "figures of all models") as show:
+            signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
+            content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
+        _write(console, content, out, png)
+        return
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
         data = None
@@ -74,10 +86,17 @@ def report(
             if benchmark is not None:
                 raise
             notes.append(f"No benchmark: {error}")
-        extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
         content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
         content["notes"] += notes
-        show("page")
+    _write(console, content, out, png)
+
+
+def _write(console: Console, content: dict[str, Any], out: Path, png: Path | None) -> None:
+    from zoo_datasets.evaluation.report.page import write_report
+    from zoo_datasets.evaluation.report.plots import write_plots
+    from zoo_datasets.terminal import say, working
+
+    with working(console, "page"):
         write_report(content, out)
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")

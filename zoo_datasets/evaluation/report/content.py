@@ -174,7 +174,9 @@ def _epochs(table: pa.Table) -> dict[str, Any]:
     return figures
 
 
-def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[str, Any]:
+def _map(
+    final: Dataset, weights: Tensor, table: pa.Table, method: str, coloured: Sequence[str] = MAP_COLUMNS
+) -> dict[str, Any]:
     """Weights of the last epoch in the plane, with columns to colour them by."""
     if method == "umap":
         places = torch.from_numpy(fit_umap(weights.numpy(), 2)(weights.numpy()))
@@ -183,7 +185,7 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
         places, shares = _plane(weights)
         labels = [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)]
     split_of = dict(zip(table["model_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in MAP_COLUMNS if name != "split"}
+    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in coloured if name != "split"}
     columns["split"] = [split_of[model] for model in final["model_id"][:]]
     return {
         "x": _rounded(places[:, 0]),

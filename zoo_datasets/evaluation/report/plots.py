@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zoo_datasets.evaluation.report.fields import contact_sheet
 from zoo_datasets.plotting import (
     COLOURS,
     cover,
@@ -31,8 +32,13 @@ _LONGEST_NAME = 24  # of hyperparameters' values, which stand below boxes
 
 
 def write_plots(content: Mapping[str, Any], folder: Path, form: str = "png") -> list[Path]:
-    """Write each plot for which the content of a report has data as png, svg or pdf; returns the files."""
-    return write_figures(dict(_figures(content)), folder, form)
+    """Write each plot for which the content of a report has data as png, svg or pdf, the signals of fields as png;
+    returns the files."""
+    files = write_figures(dict(_figures(content)), folder, form)
+    if content.get("sheet"):
+        files.append(folder / "signals.png")
+        write_bytes(files[-1], contact_sheet(content["sheet"]))
+    return files
 
 
 def write_figures(figures: Mapping[str, Figure], folder: Path, form: str) -> list[Path]:

@@ -189,6 +189,20 @@ function showFacts() {
   for (const note of content.notes) main.append(make("p", { class: "note" }, note));
 }
 
+function showSheet() {
+  if (!content.sheet || !content.sheet.pictures.length) return;
+  const { pictures, of } = content.sheet;
+  const beside = pictures.some(({ original }) => original) ? " To the right of each is the image that it was fitted to." : "";
+  const part = section("Signals", `What ${pictures.length} of ${of} networks draw.${beside}`);
+  const sheet = make("div", { class: "sheet" });
+  part.append(sheet);
+  for (const { image, original, caption } of pictures) {
+    const figure = make("figure", { title: caption }, make("img", { src: image, alt: caption }));
+    if (original) figure.append(make("img", { src: original, alt: `original of ${caption}` }));
+    sheet.append(figure);
+  }
+}
+
 function showEpochs() {
   const columns = Object.entries(content.epochs);
   if (!columns.length) return;
@@ -317,7 +331,8 @@ function histogram(parent, { label, counts, edges, box }, unit = "pairs") {
 }
 function showAlike() {
   if (!content.alike.length) return;
-  const part = section("How alike models are", "All pairs of some of the models, at their last epoch.");
+  const part = content.sheet ? section("Figures, and how alike networks are", "Of pairs: all of some of the networks.")
+    : section("How alike models are", "All pairs of some of the models, at their last epoch.");
   part.append(summary(content.alike.map(({ label, box }) => [label, box])));
   const grid = make("div", { class: "grid" });
   part.append(grid);
@@ -349,7 +364,7 @@ function showLeftOut() {
   if (more) part.append(make("p", { class: "note" }, `and ${more} more, in manifest.json`));
 }
 
-for (const show of [showFacts, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBenchmark, showLeftOut]) show();
+for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBenchmark, showLeftOut]) show();
 // A chart that was drawn before its neighbours stood beside it, or in another window, has another width now.
 const refit = () => drawings.filter(({ box, width }) => box.clientWidth !== width).forEach(({ redraw }) => redraw());
 new ResizeObserver(refit).observe(main);
