@@ -59,6 +59,7 @@ def report(
     if manifest is None:
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
+    pictures = {"png": png, "svg": svg, "pdf": pdf}
     extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
     if is_fields(manifest):
         if benchmark is not None:
@@ -66,7 +67,7 @@ def report(
         with working(console, "figures of all models") as show:
             signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
             content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
-        _write(console, content, out, png)
+        _write(console, content, out, pictures)
         return
     with working(console, "images") as show:
         about = str(manifest.zoo.get("images"))
@@ -88,10 +89,10 @@ def report(
             notes.append(f"No benchmark: {error}")
         content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
         content["notes"] += notes
-    _write(console, content, out, png)
+    _write(console, content, out, pictures)
 
 
-def _write(console: Console, content: dict[str, Any], out: Path, png: Path | None) -> None:
+def _write(console: Console, content: dict[str, Any], out: Path, pictures: dict[str, Path | None]) -> None:
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.plots import write_plots
     from zoo_datasets.terminal import say, working
@@ -100,4 +101,4 @@ def _write(console: Console, content: dict[str, Any], out: Path, png: Path | Non
         write_report(content, out)
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")
-    write_pictures(console, png, svg, pdf, lambda folder, form: write_plots(content, folder, form))
+    write_pictures(console, **pictures, write=lambda folder, form: write_plots(content, folder, form))
