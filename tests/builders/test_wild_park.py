@@ -100,6 +100,25 @@ def test_it_is_recognised_in_every_form_and_split_by_the_file_beside_it(archive,
     assert "Kofinas" in manifest.source["credit"]["authors"]
 
 
+def test_splits_that_are_told_count_and_others_beside_it_are_no_obstacle(archive, tmp_path):
+    path, _ = archive
+    (tmp_path / "cnn_park_splits.json").write_text('{"train": {"path": ["elsewhere/other/checkpoint.pt"]}}')
+    source = open_source(path)
+    assert any("is not used" in line for line in source.notes({}).lines())
+    told = tmp_path / "mine.json"
+    told.write_text('{"mine": {"path": ["NN_tune_trainable_00001/checkpoint_000010/checkpoint.pt"]}}')
+    source = open_source(path, Reading(splits=told))
+    (piece,) = [
+        piece
+        for piece in source.read(source.blocks()[0].at(10))
+        if piece.models[0].model_id == "cifar10_zooV2/NN_tune_trainable_00001"
+    ]
+    assert piece.figures["source_split"].to_pylist() == ["mine"]
+    told.write_text('{"mine": {"path": ["elsewhere/other/checkpoint.pt"]}}')
+    with pytest.raises(SourceError, match="none of its 1 entries"):
+        open_source(path, Reading(splits=told))
+
+
 def test_selections_are_made_before_weights_are_read(archive, tmp_path, monkeypatch):
     path, _ = archive
     source = open_source(path, Reading(epochs=frozenset({20}), where=parse_where("test_acc > 0.15"), models=2))

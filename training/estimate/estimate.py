@@ -20,6 +20,7 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
+from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.stacked.block import MASK, TRAINED
 from zoo_datasets.storage.cores import cores
@@ -93,6 +94,11 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         len(members) * sum(epoch > run.epochs - epochs for epoch in kept)
         for (_, members), epochs in zip(opening.cohorts, left, strict=True)
     )
+    within = [len(members) * _steps_within(run, members) for _, members in opening.cohorts]
+    states_left += sum(
+        len(members) * _steps_within(run, members, run.epochs - epochs)
+        for (_, members), epochs in zip(opening.cohorts, left, strict=True)
+    )
     paces: dict[NetworkKind, Pace] = {}
     for network in run.manifest.networks.values() if states_left else ():
         members = _typical_block(opening, left, network)
@@ -111,7 +117,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         groups=_groups(opening),
         path=opening.path.name,
         lanes=opening.path.lanes_of(run.manifest.network.layers),
-        states=run.models * len(kept),
+        states=run.models * len(kept) + sum(within),
         states_left=states_left,
         threads=threads,
         pace=next(iter(paces.values()), None),
@@ -190,10 +196,16 @@ def _seconds(
         blocks = -(-len(members) // opening.path.lanes_of(network.layers))
         begins = int(epochs == opening.run.epochs + 1)
         measured = sum(epoch > opening.run.epochs - epochs for epoch in opening.run.kept_epochs if epoch)
+        measured += _steps_within(opening.run, members, opening.run.epochs - epochs)
         one = (epochs - begins) * train + measured * pace.evaluate * evaluated + begins * start
         total += blocks * one
         longest = max(longest, -(-blocks // threads) * one)
     return max(total / threads, longest)
+
+
+def _steps_within(run: Run, members: Sequence[Member], after: int = -1) -> int:
+    """The number of states within the epochs after one, of each of these members."""
+    return sum(len(run.manifest.steps_within(members[0], epoch)) for epoch in run.kept_epochs if epoch > after)
 
 
 def run_size(opening: Opening) -> int:
@@ -212,7 +224,9 @@ def run_size(opening: Opening) -> int:
         if recipe.variational:
             names[LOG_SIGMA2] = (layout.size,)
         state = (*recipe.state, *beside)
-        size += len(run.kept_epochs) * _tensors_size(count, names.items(), {})
+        within = _steps_within(run, members)
+        size += (len(run.kept_epochs) + within) * _tensors_size(count, names.items(), {})
+        size += _metrics_size(count, within) if within else 0
         size += _tensors_size(count, [(name, (layout.parameters,)) for name in state], {"epoch": str(run.epochs)})
         size += _metrics_size(count, len(run.kept_epochs))
         size += len(_json([member.to_dict() for member in members]))

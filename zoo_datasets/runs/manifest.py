@@ -148,6 +148,24 @@ class RunManifest:
             raise RunError(f"model {member.model_id:.64} is of a network that the zoo does not have")
         return kind
 
+    def steps_within(self, member: Member, epoch: int) -> range:
+        """The steps within an epoch after which states of a member are kept, counted from the start of the training;
+        the epoch's last one is none of them."""
+        every = self.zoo.every_steps
+        if every is None or epoch < 1 or not self.zoo.keeps(epoch):
+            return range(0)
+        steps = self.steps_an_epoch(member)
+        first = (epoch - 1) * steps
+        return range(first // every * every + every, first + steps, every)
+
+    def steps_an_epoch(self, member: Member) -> int:
+        """Optimizer steps of an epoch of a member."""
+        point = member.hyperparameters
+        images = self.images.train
+        if point.train_fraction is not None:
+            images = max(int(point.train_fraction * images), 1)
+        return -(-images // point.batch_size)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of zoo.json as dictionaries, lists, strings and numbers."""
         parents = {} if self.parents is None else {"parents": dataclasses.asdict(self.parents)}

@@ -197,9 +197,10 @@ def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
 
 
 def is_open(run: Run) -> bool:
-    """Whether rows of a run are open ones, as they are where its zoo has further axes; else they are classic."""
+    """Whether rows of a run are open ones, as they are where its zoo has further axes, or states within epochs; else
+    they are classic."""
     zoo = run.manifest.zoo
-    return zoo.is_sized or bool(further_columns(zoo))
+    return zoo.is_sized or zoo.every_steps is not None or bool(further_columns(zoo))
 
 
 class RunRows:

@@ -8,6 +8,8 @@
         epoch-0000.safetensors       every tensor stacked over the members: [K, …]; of twins by variational dropout
                                      the weights that act, and `log_sigma2` [K, D], −∞ where a weight has no noise
         metrics.parquet              one row a member and finished epoch
+        step-00000012.safetensors    of zoos with `every_steps`: the tensors after a step within an epoch, counted from
+        steps.parquet                the start of the training, and the figures of these states
         resume.safetensors           state of training after the last finished epoch; where a zoo keeps some epochs
                                      only (`checkpoints`), and not this one, with its weights as `acting` [K, D]
 
@@ -129,7 +131,8 @@ class Run:
     def _cohort(self, path: Path) -> Cohort:
         zoo, network_of = self.manifest.zoo, self.manifest.network_of
         layout = (lambda member: network_of(member).layout) if zoo.is_sized else self.manifest.layout
-        return Cohort(path, layout, zoo.checkpoints)
+        steps = self.manifest.steps_within if zoo.every_steps else None
+        return Cohort(path, layout, zoo.checkpoints, steps)
 
     def cohorts(self) -> list[Cohort]:
         """All cohorts that were begun, in order."""

@@ -39,7 +39,7 @@ FURTHER_AXES = (
 OWN_ARCHITECTURE = ("layers", "input_size")
 OWN_FIELDS = (*OWN_ARCHITECTURE, "pixels")
 # Fields of a zoo that are written only where they are set.
-OPTIONAL_FIELDS = (*OWN_FIELDS, *FURTHER_AXES, "random_points", "checkpoints")
+OPTIONAL_FIELDS = (*OWN_FIELDS, *FURTHER_AXES, "random_points", "checkpoints", "every_steps")
 SEED_LIMIT = 1_000_000
 MAX_EPOCH = 1_000_000
 MAX_MODELS = 500_000
@@ -275,6 +275,8 @@ class ZooSpec:
         random_points: number of points that are drawn at random, each axis by itself, instead of their product; only
             then may axes of numbers be ranges (`Drawn`). They follow from `entropy`.
         checkpoints: the epochs whose states are kept, the last one among them; None means all.
+        every_steps: of the epochs that are kept, states after every so many optimizer steps of the training are kept
+            too; None means none.
         seeds: number of seeds for each grid point.
         seed_kind: `range` gives every point the seeds 1..seeds; `random` draws distinct seeds from
             [0, 1,000,000) with `entropy`.
@@ -323,6 +325,7 @@ class ZooSpec:
     decay_factor: tuple[float, ...] | Drawn = ()
     random_points: int | None = None
     checkpoints: tuple[int, ...] | None = None
+    every_steps: int | None = None
     parent: str | None = None
     sparsifier: SparsifierName | None = None
     amount: float | None = None
@@ -404,13 +407,15 @@ class ZooSpec:
         ]  # fmt: skip
 
     def _state_checks(self) -> list[tuple[str, bool, str]]:
-        kept = self.checkpoints
+        kept, every = self.checkpoints, self.every_steps
+        checks = [("every_steps", every is not None and every < 1, f"expected at least 1, found {every}")]
         if kept is None:
-            return []
+            return checks
         ascending = all(before < after for before, after in itertools.pairwise(kept))
         fine = bool(kept) and ascending and kept[0] >= 0
         near = [epoch for epoch in kept if epoch > 0]
         return [
+            *checks,
             ("checkpoints", not fine, f"expected ascending epochs, 0 or more, found {list(kept)}"),
             ("epochs", fine and self.epochs not in kept,
              f"{self.epochs} is none of the checkpoints, after which nothing would be kept; expected one of {near}"),
@@ -454,6 +459,10 @@ class ZooSpec:
         outlines = {entry["name"]: entry["layers"] for entry in self.layers}
         return outlines.get(network.variant)
 
+    def keeps(self, epoch: int) -> bool:
+        """Whether the states of an epoch are kept."""
+        return self.checkpoints is None or epoch in self.checkpoints
+
     def kept_epochs(self, last: int | None = None) -> tuple[int, ...]:
         """The epochs whose states are kept, ascending, to the last one or an earlier one; 0 is initialisation."""
         every = range((self.epochs if last is None else last) + 1)
@@ -461,7 +470,8 @@ class ZooSpec:
 
     @property
     def states(self) -> int:
-        """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included."""
+        """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included. Those after
+        steps within epochs, whose number depends on the images, are not counted."""
         return self.models * len(self.kept_epochs())
 
     def grid(self, most: int | None = None) -> list[HyperParameters]:

@@ -185,6 +185,7 @@ def twin_of(
         decay_factor=(),
         warmup_epochs=(),
         checkpoints=None,
+        every_steps=None,
         doi=None,
         published=False,
     )

@@ -94,7 +94,7 @@ def gather_fields(
     if PSNR in table.column_names:
         recorded = torch.tensor([value for value in last[PSNR].to_pylist() if value is not None], dtype=torch.float64)
         if (histogram := _histogram("PSNR in dB, as recorded", recorded)) is not None:
-            content["alike"].insert(0, histogram)
+            content["alike"].insert(0, histogram | {"unit": "networks"})
     return content
 
 

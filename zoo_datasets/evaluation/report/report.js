@@ -336,7 +336,7 @@ function showAlike() {
   part.append(summary(content.alike.map(({ label, box }) => [label, box])));
   const grid = make("div", { class: "grid" });
   part.append(grid);
-  for (const entry of content.alike) histogram(grid, entry);
+  for (const entry of content.alike) histogram(grid, entry, entry.unit);
 }
 
 function showBetween() {

@@ -20,7 +20,7 @@ from zoo_datasets.evaluation.verify.recipes import differs_from_start
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
-from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
+from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import NetworkChoice, ranges
@@ -47,6 +47,11 @@ class _State:
     @property
     def epoch(self) -> int:
         return int(self.figures["epoch"])
+
+    @property
+    def step(self) -> int | None:
+        """The step within its epoch; None after it."""
+        return self.figures.get("step")
 
 
 def verify_run(
@@ -175,6 +180,31 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
             findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights, start)))
         before, start = weights, epoch == 0
         yield from (_State(cohort, position, row) for position, row in enumerate(figures))
+        yield from _check_steps(run, cohort, epoch, findings)
+
+
+def _check_steps(run: Run, cohort: Cohort, epoch: int, findings: Findings) -> Iterator[_State]:
+    """The states within an epoch."""
+    if not cohort.steps_within(epoch):
+        return
+    try:
+        metrics = cohort.step_metrics()
+    except RunError as error:
+        findings.differs("checksums" if isinstance(error, DamagedError) else "metrics", str(error))
+        return
+    for step in cohort.steps_within(epoch):
+        try:
+            rows, weights = cohort.step_figures(metrics, step), cohort.weights(epoch, step=step)
+        except RunError as error:
+            findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
+            continue
+        figures = [] if rows is None else rows.to_pylist()
+        if not figures:
+            findings.differs("epochs", f"{cohort.path}: {STEPS} has no figures of step {step}")
+            continue
+        findings.differ("weights", list(_wrong_weights(cohort, weights, None, figures)))
+        findings.differ("metrics", list(_wrong_rows(run, cohort.layout, weights, figures)))
+        yield from (_State(cohort, position, row) for position, row in enumerate(figures))
 
 
 def _wrong_weights(
@@ -257,7 +287,7 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
     """Recompute the sampled states, as many at a time as fit in memory; returns their number."""
     largest = max(network.layout.size for network in run.manifest.networks.values())
     size = max(STACK_BYTES // (4 * largest), 1)
-    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
+    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.step or 0, state.position))
     for fraction, states in _pieces(ordered, size):
         seen = dataclasses.replace(images, train=images.train.share(fraction))
         try:
@@ -286,9 +316,9 @@ def _pieces(states: Sequence[_State], size: int) -> Iterator[tuple[float | None,
 def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
     """Rows with weights, of states in the order of cohorts and epochs."""
     rows: list[dict[str, Any]] = []
-    for (_, epoch), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch)):
+    for (_, epoch, step), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch, state.step)):
         together = list(group)
-        weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
+        weights = together[0].cohort.weights(epoch, [state.position for state in together], step).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
             common = run.manifest.network_of(member).columns()
