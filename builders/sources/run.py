@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
@@ -24,7 +25,7 @@ from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
-from zoo_datasets.runs.rows import Model, RunRows, figures_of, further_columns, is_open
+from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
 
@@ -276,6 +277,7 @@ class _Reader:
             rows = self._rows_at(epoch, step)
             weights = None if rows is None else self._cohort.weights(epoch, some, step)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
+            labels = self._labels(epoch, some) if rows is not None and self._run.manifest.is_field else torch.empty(0)
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
             reason = str(error).replace(f"{self._run.path}/", "")
@@ -289,7 +291,9 @@ class _Reader:
             rows = rows.take(pa.array(some, pa.int64()))
         figures = {name: rows.column(name).combine_chunks() for name in figures_of(self._run)}
         manifest = self._run.manifest
-        if manifest.zoo.every_steps is not None:
+        if manifest.is_field:
+            figures |= {PSNR: psnr_of(figures["train_loss"]), LABEL: pa.array(labels.tolist(), pa.int64())}
+        if manifest.zoo.every_steps is not None or manifest.is_field:
             so_far = epoch * manifest.steps_an_epoch(self._cohort.members[0]) if step is None else step
             figures["step"] = pa.array([so_far] * len(models), pa.int64())
         yield States(
@@ -301,6 +305,10 @@ class _Reader:
             extras={name: values if some is None else values[some] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
+
+    def _labels(self, epoch: int, some: Sequence[int] | None) -> Tensor:
+        labels = self._cohort.labels(epoch)
+        return labels if some is None else labels[some]
 
     def _extra(self, name: str, epoch: int) -> Tensor:
         values = self._cohort.log_sigma2(epoch)

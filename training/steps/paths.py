@@ -12,6 +12,7 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.native.compiler import SWITCH, instruction_sets
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, NativeBlock, TorchBlock, lanes_of
+from zoo_datasets.stacked.field import FieldBlock
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import subsamples
 
@@ -27,6 +28,7 @@ class Workload:
         in_shape: of the images, [C, H, W].
         activations, optimizers: those of all members of the zoo, trained now or later.
         augmentation: of the training images.
+        field: whether members are fields, each fitted to a signal of its own.
     """
 
     layers: tuple[Layer, ...]
@@ -36,6 +38,7 @@ class Workload:
     optimizers: tuple[str, ...] = ()
     augmentation: tuple[str, ...] = ()
     device: str = "cpu"
+    field: bool = False
 
     @property
     def networks(self) -> tuple[tuple[Layer, ...], ...]:
@@ -70,6 +73,8 @@ def _kernels_lack(work: Workload) -> str | None:
     """Why the native kernels support no such workload on any machine; None if they do."""
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
+    if work.field:
+        return "the native kernels compute no fields"
     unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
     reasons = (native.supports(layers, work.in_shape) for layers in work.networks)
     return unknown or next((reason for reason in reasons if reason is not None), None)
@@ -89,7 +94,7 @@ def _torch_path(work: Workload) -> EnginePath:
     name = "torch" if work.device == "cpu" else f"torch-{work.device.split(':')[0]}"
     if work.device == "cpu" and any(map(subsamples, work.networks)):
         name = "torch-subsampled"
-    return EnginePath(name, lanes_of, partial(TorchBlock, device=work.device))
+    return EnginePath(name, lanes_of, partial(FieldBlock if work.field else TorchBlock, device=work.device))
 
 
 # In the order in which `auto` tries them.
