@@ -188,6 +188,23 @@ NINO = _published(
     ),
 )
 
+TRANSFORMERS = _published(
+    "Viet-Hoang Tran, Thieu N. Vo, An Nguyen The, Tho Tran Huu, Minh-Khoi Nguyen-Nhat, Thanh Tran, Duy-Tung Pham and "
+    "Tan Minh Nguyen",
+    Paper(
+        authors="Tran et al.",
+        title="Equivariant Neural Functional Networks for Transformers",
+        bibtex="""@inproceedings{tran2025equivariant,
+  title     = {Equivariant Neural Functional Networks for Transformers},
+  author    = {Tran, Viet-Hoang and Vo, Thieu N. and Nguyen The, An and Tran Huu, Tho and Nguyen-Nhat, Minh-Khoi and
+               Tran, Thanh and Pham, Duy-Tung and Nguyen, Tan Minh},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025}
+}""",
+    ),
+    "mit",
+)
+
 # What the files of the Small CNN Zoo do not say and its authors' code does.
 SMALL_CNN_PIXELS: Mapping[str, Any] = {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]}  # x / 255 · 2 − 1
 SMALL_CNN_FACTS: Mapping[str, Any] = {
@@ -238,6 +255,10 @@ def _inrs(name: str, title: str, images: str, models: int, credit: Credit, page:
 
 
 _DROPBOX = "https://www.dropbox.com/sh/56pakaxe58z29mq/AABtWNkRYroLYe_cE3c90DXVa"
+_DROPBOX_MNIST = (
+    "https://www.dropbox.com/scl/fo/2akm78f7ot4o52o1mrtun/ADLLU8zOj73tswlhhCR_yF8/mnist-inrs.zip"
+    "?rlkey=4oj9ao6om06tgmfabyctzu2n2&dl=1"
+)
 _DRIVE = "https://drive.google.com/drive/folders/15CdOTPWHqDcS4SwbIdm100rXkTYZPcC5"
 _ARENA_AT = "https://doi.org/10.5281/zenodo.10392793"
 
@@ -271,6 +292,7 @@ _TABLE: tuple[Population, ...] = (
     _inrs(
         "dws_mnist_inrs", "INRs of DWSNets, MNIST", "mnist", 70_000, DWSNETS, _DROPBOX,
         verified="weights against an independent reading; PSNR of fitted networks in this format, recomputed",
+        url=_DROPBOX_MNIST,
     ),
     _inrs("dws_fashion_mnist_inrs", "INRs of DWSNets, Fashion-MNIST", "fashion_mnist", 70_000, DWSNETS, _DROPBOX),
     _inrs("nfn_mnist_inrs", "INRs of NFN, MNIST", "mnist", 70_000, NFN, _DRIVE),
@@ -286,7 +308,7 @@ _TABLE: tuple[Population, ...] = (
         "arena_shapenet_inrs", "Neural Field Arena, ShapeNet", "shapenet", 34_800, ARENA, _ARENA_AT, parameters=None
     ),
     _inrs(
-        "arena_micro_imagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
+        "arena_microimagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
         parameters=None,
     ),
     Population(

@@ -33,8 +33,8 @@ from zoo_datasets.errors import CheckpointError, DocumentError, LayoutError, Sou
 from zoo_datasets.networks.fields import FIELD, SIREN
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.credit import Credit, Paper
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.populations import ARENA
 from zoo_datasets.repository.row import LAYOUT, further_problem
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.text import counted
@@ -44,12 +44,12 @@ _FILE = re.compile(r"(?P<prefix>.*)nefs_(?P<start>\d{1,9})-(?P<end>\d{1,9})\.hdf
 _PARAMS, _CONFIG, _LABELS = "params", "param_config", "labels"
 _MOST_TENSORS, _MOST_FILES, _HELD = 4096, 100_000, 2
 _BLOCK_BYTES = 32_000_000
-_IMAGES = {"mnist": "mnist", "cifar10": "cifar10", "shapenet": "shapenet", "microimagenet": "microimagenet"}
+_IMAGES = {"mnist": "mnist", "cifar10": "cifar10", "shapenet": "shapenet", "microimagenet": "micro_imagenet"}
 # Of these many come first for training, and up to the second number for validation.
 _CUTS = {
     "mnist": (55_000, 60_000),
     "cifar10": (45_000, 50_000),
-    "microimagenet": (45_000, 50_000),
+    "micro_imagenet": (45_000, 50_000),
     "shapenet": (27_840, 31_320),
 }
 _OWN = {
@@ -61,22 +61,6 @@ _OWN = {
     "grid": "string",
     "nef": "string",
 }
-CREDIT = Credit(
-    origin="published",
-    authors="Samuele Papa, Riccardo Valperga, David Knigge, Miltiadis Kofinas, Phillip Lippe, Jan-Jakob Sonke and "
-    "Efstratios Gavves",
-    paper=Paper(
-        authors="Papa et al. (CVPR 2024)",
-        title="How to Train Neural Field Representations: A Comprehensive Study and Benchmark",
-        bibtex="""@inproceedings{papa2024train,
-  title     = {How to Train Neural Field Representations: A Comprehensive Study and Benchmark},
-  author    = {Papa, Samuele and Valperga, Riccardo and Knigge, David and Kofinas, Miltiadis and Lippe, Phillip
-               and Sonke, Jan-Jakob and Gavves, Efstratios},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2024}
-}""",
-    ),
-)
 
 
 def is_arena(place: Place) -> bool:
@@ -115,7 +99,7 @@ class ArenaSource(ListedSource):
     """The networks of some files of fit-a-nef on this machine."""
 
     kind = "Neural Field Arena"
-    credit = CREDIT
+    credit = ARENA
 
     def __init__(self, place: Path, reading: Reading) -> None:
         self._process = Isolated("hdf5")
@@ -207,10 +191,13 @@ class ArenaSource(ListedSource):
         )
 
     def _name(self) -> str:
-        """Of the config: the signals and the kind of network, where they are one."""
-        folders = {nefs.path.resolve().parent for nefs in self._nefs}
-        parts = [re.sub(r"[^a-z0-9]+", "", part.lower()) for part in next(iter(folders)).parts[-2:]] if folders else []
-        return "_".join(["arena", *(parts if len(folders) == 1 else ())])
+        """Of the config: the signals, and the kind of network where it is no SIREN."""
+        names = []
+        for column in ("images", "nef"):
+            values = {value for nefs in self._nefs for value in nefs.columns[column]}
+            one = values.pop() if len(values) == 1 else None
+            names += [] if one in (None, "SIREN") else [re.sub(r"[^a-z0-9_]+", "", one.lower())]
+        return "_".join(["arena", *names[:1], "inrs", *names[1:]])
 
     def read_rows(self, numbers: Sequence[int], record: NetworkRecord) -> tuple[NDArray[np.float32], dict[int, str]]:
         """See `ListedSource.read_rows`."""

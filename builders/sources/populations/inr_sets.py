@@ -11,39 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo_datasets.networks.fields import Convention
-from zoo_datasets.repository.credit import Credit, Paper
-
-DWSNETS = Paper(
-    authors="Navon et al.",
-    title="Equivariant Architectures for Learning in Deep Weight Spaces",
-    bibtex="""@inproceedings{navon2023equivariant,
-  title     = {Equivariant Architectures for Learning in Deep Weight Spaces},
-  author    = {Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and Maron, Haggai},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2023}
-}""",
-)
-NFN = Paper(
-    authors="Zhou et al.",
-    title="Permutation Equivariant Neural Functionals",
-    bibtex="""@inproceedings{zhou2023permutation,
-  title     = {Permutation Equivariant Neural Functionals},
-  author    = {Zhou, Allan and Yang, Kaien and Burns, Kaylee and Cardace, Adriano and Jiang, Yiding and Sokota, Samuel
-               and Kolter, J. Zico and Finn, Chelsea},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2023}
-}""",
-)
-IMPLICIT_ZOO = Paper(
-    authors="Ma et al.",
-    title="Implicit-Zoo: A Large-Scale Dataset of Neural Implicit Functions for 2D Images and 3D Scenes",
-    bibtex="""@inproceedings{ma2024implicitzoo,
-  title     = {Implicit-Zoo: A Large-Scale Dataset of Neural Implicit Functions for 2D Images and 3D Scenes},
-  author    = {Ma, Qi and Paudel, Danda Pani and Konukoglu, Ender and Van Gool, Luc},
-  booktitle = {Advances in Neural Information Processing Systems, Datasets and Benchmarks Track},
-  year      = {2024}
-}""",
-)
+from zoo_datasets.repository.credit import Credit
+from zoo_datasets.repository.populations import DWSNETS, IMPLICIT_ZOO, NFN
 
 _IMAGES = {
     "mnist": "mnist",
@@ -163,11 +132,6 @@ def _implicit(match: re.Match[str], named: str | None) -> Fields:
 _SINES = {"omega": 30.0, "omega_hidden": 30.0}
 _DWS = Convention(**_SINES, output_offset=0.5, grid="xy[-1,1]")
 _DWS_CODE = "nn/inr.py and make_coordinates of experiments/utils.py of AvivNavon/DWSNets"
-_DWS_CREDIT = Credit(
-    origin="published",
-    authors="Aviv Navon, Aviv Shamsian, Idan Achituve, Ethan Fetaya, Gal Chechik and Haggai Maron",
-    paper=DWSNETS,
-)
 _NUMBER = r"\d{1,9}"
 
 INR_SETS: tuple[InrSet, ...] = (
@@ -182,7 +146,7 @@ INR_SETS: tuple[InrSet, ...] = (
         read=_dws_mnist,
         convention=_DWS,
         code=_DWS_CODE,
-        credit=_DWS_CREDIT,
+        credit=DWSNETS,
         figures=re.compile(r"(?:^|/)psnr\.json$"),
     ),
     InrSet(
@@ -194,7 +158,7 @@ INR_SETS: tuple[InrSet, ...] = (
         read=_dws_fashion,
         convention=_DWS,
         code=_DWS_CODE,
-        credit=_DWS_CREDIT,
+        credit=DWSNETS,
         figures=re.compile(r"(?:^|/)psnr\.json$"),
         splits="splits.json",
         called=re.compile(r"(?:fmnist|fashion[-_]?mnist)[-_]?inrs?", re.IGNORECASE),
@@ -209,12 +173,7 @@ INR_SETS: tuple[InrSet, ...] = (
         read=_nfn,
         convention=Convention(**_SINES, output_offset=0.0, grid="yx[-1,1]", signal_mean=(0.5,), signal_std=(0.5,)),
         code="experiments/siren_utils.py and data_utils.py of AllanYangZhou/nfn",
-        credit=Credit(
-            origin="published",
-            authors="Allan Zhou, Kaien Yang, Kaylee Burns, Adriano Cardace, Yiding Jiang, Samuel Sokota, "
-            "J. Zico Kolter and Chelsea Finn",
-            paper=NFN,
-        ),
+        credit=NFN,
     ),
     InrSet(
         name="implicit_zoo",
@@ -232,11 +191,7 @@ INR_SETS: tuple[InrSet, ...] = (
             signal_std=(0.229, 0.224, 0.225),
         ),
         code="src/model_zoo/siren.py and experiments/cifar_generate_configs/main.yaml of qimaqi/Implicit-Zoo",
-        credit=Credit(
-            origin="published",
-            authors="Qi Ma, Danda Pani Paudel, Ender Konukoglu and Luc Van Gool",
-            paper=IMPLICIT_ZOO,
-        ),
+        credit=IMPLICIT_ZOO,
         figures=re.compile(rf"(?:^|/){_NUMBER}_{_NUMBER}\.json$"),
         figures_by="index",
     ),
