@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -43,6 +43,10 @@ def benchmark(
             help="Keep models, or models of one seed or one value of a column, in one split; or take the authors' own.",
         ),
     ] = "model",
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="standard|paper", help="As the model zoo paper's code does it, or with better probes."),
+    ] = "standard",
     class_rows: Annotated[
         int | None,
         typer.Option(min=2, help="Logistic regression learns from N training rows.", show_default="all"),
@@ -89,6 +93,7 @@ def benchmark(
         **zoos,
         features=tuple(_listed(features)),
         targets=DEFAULT_TARGETS if targets is None else tuple(_listed(targets)),
+        protocol=cast(Any, protocol),  # checked there
         class_rows=class_rows,
         fit_rows=fit_rows,
         iterations=iterations,
@@ -153,7 +158,8 @@ def print_record(record: Record, console: Console) -> None:
     """A table of the results, with what stands below it."""
     from rich.table import Table
 
-    table = Table(title=_title(record.rows, "models"))
+    by = "the paper's protocol; " if record.settings.protocol == "paper" else ""
+    table = Table(title=f"{by}{_title(record.rows, 'models')}")
     for title in ("test zoo", "target", "feature", "probe", "R²", "Kendall's τ", "accuracy", "baseline"):
         table.add_column(title, no_wrap=title != "test zoo", justify="left" if title != "baseline" else "right")
     for result in record.results:

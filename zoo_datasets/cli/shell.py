@@ -84,7 +84,7 @@ def run_command(command: Callable[..., None]) -> NoReturn:
 
 
 def zoo_names(incomplete: str) -> list[str]:
-    """Names of zoos and their twins that begin so, for completion in a shell."""
+    """Names of published zoos and their twins that begin so, for completion in a shell."""
     from zoo_datasets.specs.zoos import list_zoos, twins_of
 
     names = (spec.name for zoo in list_zoos() for spec in (zoo, *twins_of(zoo)))

@@ -138,9 +138,15 @@ def _empty(data: Data, settings: Settings) -> Record:
         rows=tuple(counts_of(rows) for rows in parts),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([asdict(settings), [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]]),
+        identity=digest_of([_identity(settings), [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]]),
         results=(),
     )
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    """The settings as hashed; records of versions without protocols keep theirs."""
+    value = asdict(settings)
+    return value if settings.protocol != "standard" else {k: v for k, v in value.items() if k != "protocol"}
 
 
 def counts_of(rows: SampleRows) -> dict[str, Any]:
