@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from zoo_datasets.specs.zoos import read_zoo_file
 from zoo_datasets.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,18 @@ def test_the_navigation_names_pages_that_exist():
     assert set(pages_in(site["nav"])) <= set(pages)
     assert site["strict"] is True
     assert site["theme"]["font"] is False
+
+
+def test_the_readme_is_of_one_screen_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 80
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(targets) > 20
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_the_zoo_of_the_picture_can_be_trained():
+    assert read_zoo_file(ROOT / "examples/digits_grid.yaml").zoo.models == 960
 
 
 def test_everything_public_is_in_the_reference():
