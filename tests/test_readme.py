@@ -90,7 +90,7 @@ def test_all_snippets_and_commands_of_the_pages_run_in_order(tmp_path):
             "PYTHONPATH": str(ROOT / "tests"),
         }  # fmt: skip
         walk = subprocess.run([sys.executable, ROOT / "tests" / "readme_walk.py"], cwd=tmp_path / "work",
-                              env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
+                              env=environment, capture_output=True, text=True, timeout=1200)  # fmt: skip
     print(walk.stdout)
     assert walk.returncode == 0, f"{walk.stdout[-3000:]}\n{walk.stderr[-3000:]}"
     for command in ("zoo train", "zoo push", "zoo download", "zoo report", ">>> module = zd.to_module(zoo[0])"):
