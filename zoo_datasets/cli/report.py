@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
 from zoo_datasets.errors import RepositoryError
 
@@ -27,7 +28,9 @@ def report(
     repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
     name: Annotated[str, typer.Argument(help="The config to report on.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    png: Annotated[Path | None, typer.Option(help="A folder for PNGs of the main plots.")] = None,
+    png: Png = None,
+    svg: Svg = None,
+    pdf: Pdf = None,
     images: Annotated[
         Path | None, typer.Option(help="A folder with the images, for agreement and representations.")
     ] = None,
@@ -76,8 +79,6 @@ def report(
         content["notes"] += notes
         show("page")
         write_report(content, out)
-        files = [] if png is None else write_plots(content, png)
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")
-    if files:
-        say(console, f"{png}: {len(files)} PNGs")
+    write_pictures(console, png, svg, pdf, lambda folder, form: write_plots(content, folder, form))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_datasets.documents import brief
-from zoo_datasets.errors import SpecError
+from zoo_datasets.errors import LayerError, SpecError
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.layers.documents import (
     LayerCount,
@@ -143,6 +143,7 @@ class _Completion:
         self._given = frozenset(_names_in(outline))
         self._numbers: Counter[str] = Counter()
         self._modules = ModuleBuild(nn.Module(), 0.0)
+        self._remembered: dict[str, Tensor] = {}
 
     def chain(
         self, outline: Any, x: Tensor | None, where: str, depth: int = 1
@@ -201,8 +202,9 @@ class _Completion:
             if layer.sublayers() is None:
                 layer.build(self._modules)
             modules = self._modules.root.eval()
-            return layer.forward(x, ModulePass(modules.get_submodule, torch.tanh, itertools.repeat(nn.Identity())))
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            identities = itertools.repeat(nn.Identity())
+            return layer.forward(x, ModulePass(modules.get_submodule, torch.tanh, identities, self._remembered))
+        except (LayerError, RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             what = "images" if x.ndim == 4 else "vectors"
             raise SpecError(
                 f"{where} ({kind_name(type(layer))}) does not fit the {what} {list(x.shape[1:])} that reach it: "

@@ -1,8 +1,7 @@
 """The fast path: a block of members trained by kernels that the system's C compiler makes at run time.
 
 The kernels (`native.c` and the files that it names) hold members in the innermost dimension, one member a
-vector lane, so a block has as many members as a vector register has floats. They know networks without
-normalisation and residuals.
+vector lane, so a block has as many members as a vector register has floats. `codegen.py` says which layers they know.
 `NativeBlock` has the interface of `TorchBlock`; calls run one thread and release Python's lock.
 """
 
@@ -23,12 +22,11 @@ from zoo_datasets.native.compiler import Compiler, compile_library, find_compile
 from zoo_datasets.networks.layers import Layer, Linear, build_layout
 from zoo_datasets.networks.variational import LOG_SIGMA2, acting, noise_bounds
 from zoo_datasets.stacked.block import MASK, TRAINED, BlockRecipe, Tally
-from zoo_datasets.stacked.native.codegen import defines, stages, variational_defines
+from zoo_datasets.stacked.native.codegen import ACTIVATION_NUMBERS, defines, stages, variational_defines
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 
 # Numbers of native.c.
-ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
 OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2, "adamw": 3, "sgd_nesterov": 4, "rmsprop": 5}
 _GRADIENTS_ONLY: Final = 0
 _SOURCES: Final = ("layers.c", "math.c", "native.c")

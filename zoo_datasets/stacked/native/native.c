@@ -14,7 +14,7 @@
 typedef struct {
   v *output[DEPTH], *slope[DEPTH], *gradient[DEPTH]; /* slope: derivative of the output by the value pooled */
   int8_t *choice[DEPTH];
-  v *input, *strip, *gradients;
+  v *input, *scratch, *gradients;
 } Workspace;
 
 typedef struct {
@@ -55,7 +55,7 @@ static int64_t lay_out(char *start, Workspace *space) {
     space->gradient[i] = (v *)carve(&at, n * sizeof(v));
     space->choice[i] = (int8_t *)carve(&at, n * LANES);
   }
-  space->strip = (v *)carve(&at, (int64_t)sizeof(v) * STRIP);
+  space->scratch = (v *)carve(&at, (int64_t)sizeof(v) * (STRIP + 2 * PADDED));
   space->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
   return at - start;
 }
@@ -84,7 +84,12 @@ NOINLINE void activate(int kind, v *y, v *d, int n) {
     case TANH: activate_with(TANH, y, d, n); break;
     case RELU: activate_with(RELU, y, d, n); break;
     case SIGMOID: activate_with(SIGMOID, y, d, n); break;
-    default: activate_with(GELU, y, d, n);
+    case GELU: activate_with(GELU, y, d, n); break;
+    case SILU: activate_with(SILU, y, d, n); break;
+    case LEAKY_RELU: activate_with(LEAKY_RELU, y, d, n); break;
+    case ELU: activate_with(ELU, y, d, n); break;
+    case SELU: activate_with(SELU, y, d, n); break;
+    default: activate_with(NONE, y, d, n);
   }
 }
 
@@ -110,19 +115,21 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
 
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->activate) activate(job->activation, y, d, units(s));
+  if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
 }
 
+/* What stage `i` gives, or the images. */
+INLINE const v *output_of(const Workspace *w, int i) { return i == IMAGES ? w->input : w->output[i]; }
+INLINE v *gradient_of(const Workspace *w, int i) { return i == IMAGES ? 0 : w->gradient[i]; }
+
 static void forward_sample(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample) {
-  const v *x = w->input;
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
-    LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i]);
+    LAYERS[i].forward(job->parameters, output_of(w, s->source), w->output[i], w->choice[i], w->scratch);
     finish(job, s, w->output[i], w->slope[i], training, step, sample);
-    x = w->output[i];
   }
 }
 
@@ -166,8 +173,8 @@ static void backward_sample(const Job *job, const Workspace *w) {
     v *g = w->gradient[i];
     if (s->activate || s->dropout >= 0)
       for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
-    LAYERS[i].backward(job->parameters, w->gradients, i ? w->output[i - 1] : w->input, g, w->choice[i],
-                       i ? w->gradient[i - 1] : 0, w->strip);
+    LAYERS[i].backward(job->parameters, w->gradients, output_of(w, s->source), g, w->choice[i],
+                       gradient_of(w, s->source), w->scratch);
   }
 }
 
