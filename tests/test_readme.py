@@ -1,4 +1,4 @@
-"""What the README shows runs, and the paths that the documents name are there."""
+"""What README and documentation show runs, and the paths that the documents name are there."""
 
 import importlib
 import importlib.util
@@ -65,10 +65,8 @@ def module_of(file):
 
 
 def test_the_zoos_of_ones_own_are_zoos(tmp_path):
-    (section,) = re.findall(
-        r"^## A zoo of your own\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)):
+    text = (ROOT / "docs/own.md").read_text()
+    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[:2]):
         (tmp_path / f"{number}.yaml").write_text(block)
     table, own = (read_zoo_file(tmp_path / f"{number}.yaml") for number in range(2))
     assert (table.zoo.models, table.images, own.zoo.models) == (240, None, 20)
@@ -78,7 +76,7 @@ def test_the_zoos_of_ones_own_are_zoos(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_snippets_and_commands_of_the_readme_run_in_order(tmp_path):
+def test_all_snippets_and_commands_of_the_pages_run_in_order(tmp_path):
     for folder in ("work", "served"):
         (tmp_path / folder).mkdir()
     make_zoo(tmp_path / "served" / SEED_ZOO, models=8)

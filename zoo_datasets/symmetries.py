@@ -96,6 +96,16 @@ def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
     Raises:
         LayoutError: if the weights have another shape.
     """
+    return _reordered(weights, _channel_map_for(weights, layers), canonical_orders(weights, layers))
+
+
+def canonical_orders(weights: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+    """The orders that `canonicalize` puts channels in: for each group of `permutations` an int64 [B, channels], whose
+    entry i is the channel that comes to place i.
+
+    Raises:
+        LayoutError: if the weights have another shape.
+    """
     plan = _channel_map_for(weights, layers)
     sums = [torch.zeros(len(weights), g.channels, dtype=torch.float64, device=weights.device) for g in plan.groups]
     for tensor in plan.tensors:
@@ -104,11 +114,34 @@ def canonicalize(weights: Tensor, layers: Sequence[Layer]) -> Tensor:
             sums[tensor.outputs][:, : tensor.shape[0]] += squares.sum(dim=2)
         if tensor.inputs >= 0:
             sums[tensor.inputs][:, : tensor.shape[1]] += squares.sum(dim=1)
-    orders = [
+    return [
         _within_bounds(total.argsort(dim=1, descending=True, stable=True), group)
         for total, group in zip(sums, plan.groups, strict=True)
     ]
-    return _reordered(weights, plan, orders)
+
+
+def reorder_channels(weights: Tensor, layers: Sequence[Layer], orders: Sequence[Tensor]) -> Tensor:
+    """The weights with channels in given orders; the function of every row is the same.
+
+    Args:
+        weights: [B, D].
+        orders: for each group of `permutations` the order of its channels in each row, as `canonical_orders` returns.
+
+    Returns:
+        A new tensor [B, D].
+
+    Raises:
+        LayoutError: if the weights or orders have another shape, or an order is none of the channels of its group.
+    """
+    plan = _channel_map_for(weights, layers)
+    expected = [[len(weights), group.channels] for group in plan.groups]
+    if [list(order.shape) for order in orders] != expected:
+        raise LayoutError(f"orders have shapes {[list(order.shape) for order in orders]}, expected {expected}")
+    for order, group in zip(orders, plan.groups, strict=True):
+        every = torch.arange(group.channels, device=order.device)
+        if not (order.sort(dim=1).values == every).all() or not torch.equal(_within_bounds(order, group), order):
+            raise LayoutError(f"{group.name}: expected each of its {group.channels} channels once, within its bounds")
+    return _reordered(weights, plan, list(orders))
 
 
 def flip_signs(

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
 from zoo_datasets.builders.shards.notes import Note, Notes
-from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States
+from zoo_datasets.builders.sources.base import OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.cohort import METRICS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
-from zoo_datasets.runs.rows import Model, RunRows, figures_of
+from zoo_datasets.runs.rows import Model, RunRows, figures_of, further_columns, is_open
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
 
@@ -47,8 +46,6 @@ def is_run(place: Place) -> bool:
 class RunSource(Source):
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
 
-    network: NetworkKind
-
     kind = "run"
     credit = TRAINED
 
@@ -61,7 +58,15 @@ class RunSource(Source):
             raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
-        self.network = manifest.network
+        if is_open(run):
+            if self._reading.keep_log_sigma2:
+                raise SourceError(f"{run.path}: log_sigma2 is kept of zoos without further hyperparameters only")
+            columns = further_columns(manifest.zoo)
+            self.open_columns = OpenColumns(
+                records=self._rows.records, further=columns, weights=float(manifest.layout.size)
+            )
+        else:
+            self.network = manifest.network
         self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.models = len(self._chosen)
         self.states = sum(map(len, self._chosen.values()))
@@ -137,11 +142,14 @@ class RunSource(Source):
         older: list[Model] = []
         reached = -1
         for size, new in zip(self.run.manifest.growth, by_step, strict=True):
-            blocks.append(StateBlock(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
-            blocks.append(StateBlock(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
+            blocks.append(StateBlock(models=tuple(new), epochs=self._kept(-1, size.epochs)))
+            blocks.append(StateBlock(models=tuple(older), epochs=self._kept(reached, size.epochs)))
             older += new
             reached = size.epochs
         return [part for block in blocks if (part := self._part(block)).models and part.epochs]
+
+    def _kept(self, after: int, last: int) -> tuple[int, ...]:
+        return tuple(epoch for epoch in self.run.kept_epochs if after < epoch <= last)
 
     def _part(self, block: StateBlock) -> StateBlock:
         """The selected models and epochs of a block; `read` skips single states."""
@@ -170,8 +178,7 @@ class RunSource(Source):
     def _chosen(self) -> dict[str, frozenset[int]]:
         """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
-        epochs = range(self.run.epochs + 1)
-        asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
+        asked = [epoch for epoch in self.run.kept_epochs if reading.epochs is None or epoch in reading.epochs]
         if reading.where is None:
             wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
@@ -258,6 +265,7 @@ class _Reader:
         yield States(
             epochs=[epoch] * len(models),
             models=models,
+            layout=models[0].layouts[0] if models[0].layouts else None,
             weights=weights,
             figures={name: rows.column(name).combine_chunks() for name in figures_of(self._run)},
             extras={name: values if some is None else values[some] for name, values in extras.items()},

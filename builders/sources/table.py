@@ -20,6 +20,7 @@ from zoo_datasets.builders.sources.populations.gpt import GptSource, is_gpt
 from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
 from zoo_datasets.builders.sources.populations.nino import NinoSource, is_nino
 from zoo_datasets.builders.sources.populations.small_cnn import FILES, SmallCnnSource, is_small_cnn
+from zoo_datasets.builders.sources.populations.transformer_zoo import TransformerZooSource, is_transformer_zoo
 from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
@@ -85,6 +86,12 @@ SOURCE_KINDS: tuple[SourceKind, ...] = (
         name="CNN Wild Park (cnn_wild_park.zip, or what it holds)",
         recognise=is_wild_park,
         open=WildParkSource.open,
+        options=_WHERE,
+    ),
+    SourceKind(
+        name="Small Transformer Zoo (a folder or archive with metadata/….csv)",
+        recognise=is_transformer_zoo,
+        open=TransformerZooSource.open,
         options=_WHERE,
     ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),

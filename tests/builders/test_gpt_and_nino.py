@@ -68,7 +68,7 @@ def test_runs_of_the_mlp_are_networks_with_figures(tmp_path):
         assert row["train_loss"] == pytest.approx(2 - place / 8)
         assert (row["images"], row["optimizer"], row["momentum"], row["seed"]) == ("mnist", "sgd", 0.9, 1)
     manifest = read_manifest(tmp_path / "zoos", "gpt_mnist")
-    assert "epoch × 468 + iteration" in manifest.source["step"]
+    assert "epoch × 468 + iteration" in manifest.source["remarks"][0]
     assert "Peebles" in manifest.source["credit"]["authors"]
 
 

@@ -26,19 +26,20 @@ from zoo_datasets.storage.files import TEMPORARY_SUFFIX
 from zoo_datasets.terminal import Terminal, say
 from zoo_datasets.text import json_text
 from zoo_datasets.training.estimate.pace import Pace, measure_pace
+from zoo_datasets.training.population.cohorts import GroupKey, group_key
 from zoo_datasets.training.population.opening import Opening, existing
-from zoo_datasets.training.steps.recipes import block_recipe
-
-GroupKey = tuple[str, str, int]
+from zoo_datasets.training.steps.recipes import block_recipe, training_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortGroup:
-    """The cohorts of one activation, optimizer and batch size; `fill` is the share of lanes with a member."""
+    """The cohorts of one activation, optimizer, batch size and share of the training images; `fill` is the share of
+    lanes with a member."""
 
     activation: str
     optimizer: str
     batch_size: int
+    train_fraction: float
     cohorts: int
     members: int
     blocks: int
@@ -50,7 +51,7 @@ class TrainingEstimate:
     """The plan of a training and its estimated cost.
 
     Attributes:
-        states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
+        states: models × kept epochs of the finished run, by default all; `states_left` are to be trained.
         pace: as measured on this machine; None if nothing is left to train.
         seconds: estimated wall time on `threads` threads of this machine, without writing.
         size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
@@ -85,7 +86,11 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
     threads = threads or cores()
     run, lanes = opening.run, opening.path.lanes
     left = [_epochs_left(cohort, run.epochs) for cohort, _ in opening.cohorts]
-    states_left = sum(len(members) * epochs for (_, members), epochs in zip(opening.cohorts, left, strict=True))
+    kept = run.kept_epochs
+    states_left = sum(
+        len(members) * sum(epoch > run.epochs - epochs for epoch in kept)
+        for (_, members), epochs in zip(opening.cohorts, left, strict=True)
+    )
     pace = None
     seconds = 0.0
     if states_left:
@@ -105,7 +110,7 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         groups=_groups([members for _, members in opening.cohorts], lanes),
         path=opening.path.name,
         lanes=lanes,
-        states=run.models * (run.epochs + 1),
+        states=run.models * len(kept),
         states_left=states_left,
         threads=threads,
         pace=pace,
@@ -123,8 +128,7 @@ def _epochs_left(cohort: Cohort, last: int) -> int:
 
 
 def _key(members: Sequence[Member]) -> GroupKey:
-    point = members[0].hyperparameters
-    return point.activation, point.optimizer, point.batch_size
+    return group_key(members[0])
 
 
 def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup]:
@@ -132,12 +136,13 @@ def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup
     for key, parts in itertools.groupby(sorted(cohorts, key=_key), _key):
         sizes = [len(members) for members in parts]
         blocks = sum(-(-size // lanes) for size in sizes)
-        activation, optimizer, batch_size = key
+        activation, optimizer, batch_size, train_fraction = key
         groups.append(
             CohortGroup(
                 activation=activation,
                 optimizer=optimizer,
                 batch_size=batch_size,
+                train_fraction=train_fraction,
                 cohorts=len(sizes),
                 members=sum(sizes),
                 blocks=blocks,
@@ -159,13 +164,16 @@ def _typical_block(cohorts: Sequence[Sequence[Member]], left: Sequence[int], lan
 def _seconds(opening: Opening, left: Sequence[int], data: ImageData, pace: Pace, threads: int) -> float:
     """Wall time: all blocks' work over the threads, or the longest cohort's, whose epochs follow each other."""
     evaluated = sum(len(split) for role, split in data.splits().items() if role != "train")
-    epoch = pace.order + pace.train * len(data.train) + pace.evaluate * evaluated
-    start = pace.evaluate * (len(data.train) + evaluated)
+    order = pace.order / pace.images
     total = longest = 0.0
     for (_, members), epochs in zip(opening.cohorts, left, strict=True):
+        images = len(training_images(data.train, members))
+        train = (order + pace.train) * images
+        start = pace.evaluate * (images + evaluated)
         blocks = -(-len(members) // opening.path.lanes)
         begins = int(epochs == opening.run.epochs + 1)
-        one = (epochs - begins) * epoch + begins * start
+        measured = sum(epoch > opening.run.epochs - epochs for epoch in opening.run.kept_epochs if epoch)
+        one = (epochs - begins) * train + measured * pace.evaluate * evaluated + begins * start
         total += blocks * one
         longest = max(longest, -(-blocks // threads) * one)
     return max(total / threads, longest)
@@ -188,9 +196,9 @@ def run_size(opening: Opening) -> int:
         if recipe.variational:
             names[LOG_SIGMA2] = (run.manifest.layout.size,)
         state = (*recipe.state, *beside)
-        size += (run.epochs + 1) * _tensors_size(count, names.items(), {})
+        size += len(run.kept_epochs) * _tensors_size(count, names.items(), {})
         size += _tensors_size(count, [(name, (parameters,)) for name in state], {"epoch": str(run.epochs)})
-        size += _metrics_size(count, run.epochs)
+        size += _metrics_size(count, len(run.kept_epochs))
         size += len(_json([member.to_dict() for member in members]))
     return size
 
@@ -212,14 +220,14 @@ def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], me
 
 
 @cache
-def _metrics_size(count: int, epochs: int) -> int:
+def _metrics_size(count: int, states: int) -> int:
     """Bytes of metrics.parquet, measured by writing one in memory."""
     generator = torch.Generator().manual_seed(0)
     members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
-    rows = count * (epochs + 1)
+    rows = count * states
     columns: dict[str, object] = {
-        "model_id": members * (epochs + 1),
-        "epoch": [epoch for epoch in range(epochs + 1) for _ in members],
+        "model_id": members * states,
+        "epoch": [epoch for epoch in range(states) for _ in members],
         "diverged": [False] * rows,
     }
     for field in METRICS_SCHEMA:

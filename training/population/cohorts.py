@@ -18,18 +18,28 @@ def cohort_size(weights: int) -> int:
     return COHORT_SIZE if weights <= _LARGE else 1
 
 
+# What members that train as one share, so that a step of one is a step of all.
+GroupKey = tuple[str, str, int, float]
+
+
+def group_key(member: Member) -> GroupKey:
+    """Activation, optimizer, batch size, and the share of the training images."""
+    point = member.hyperparameters
+    share = 1.0 if point.train_fraction is None else point.train_fraction
+    return point.activation, point.optimizer, point.batch_size, share
+
+
 def plan_cohorts(members: Sequence[Member], growth: Sequence[Growth], size: int) -> list[list[Member]]:
-    """Cut members into cohorts of the same activation, optimizer and batch size.
+    """Cut members into cohorts of the same `group_key`.
 
     Each step of growth has cohorts of its own, so that what was trained before keeps its place.
     """
     cohorts: list[list[Member]] = []
     planned = 0
     for step in growth:
-        groups: dict[tuple[str, str, int], list[Member]] = {}
+        groups: dict[GroupKey, list[Member]] = {}
         for member in members[planned : step.models]:
-            point = member.hyperparameters
-            groups.setdefault((point.activation, point.optimizer, point.batch_size), []).append(member)
+            groups.setdefault(group_key(member), []).append(member)
         for _, group in sorted(groups.items()):
             cohorts += [group[start : start + size] for start in range(0, len(group), size)]
         planned = step.models

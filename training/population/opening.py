@@ -42,7 +42,9 @@ class Start(Protocol):
 def initial_weights(zoo: ZooSpec, layers: tuple[Layer, ...], members: Sequence[Member]) -> tuple[Tensor, State]:
     """The start of dense members: drawn by their seeds."""
     seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
-    return initialise(layers, seeds, [member.hyperparameters.init for member in members]), {}
+    points = [member.hyperparameters for member in members]
+    stds, biases = [point.init_std for point in points], [point.b_init for point in points]
+    return initialise(layers, seeds, [point.init for point in points], stds, biases), {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,10 @@ def check_run(
         StorageError: if `out` is not writable.
     """
     limits = limits or Limits()
-    zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
+    try:
+        zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
     members = _checked_members(zoo, limits, models)
     return open_run(Population(zoo=zoo, members=members, limits=limits), out, data, launch)
 

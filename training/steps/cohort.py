@@ -15,13 +15,13 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.runs.cohort import RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.cohort import ACTING, RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
 from zoo_datasets.training.launch import EpochReport
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
-from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
+from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe, training_images
 
 # Steps between two looks at whether the user wants to stop: a tenth to half a second of small networks; a large
 # one is looked after at each step. Fixed, because the sums of the metrics are rounded at these places.
@@ -70,10 +70,11 @@ class CohortTrainer:
         ]
         recipes = [block_recipe(job.layers, job.zoo, members[part]) for part in self._slices]
         self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
-        self._settings = [MemberSettings.of(members[part]) for part in self._slices]
+        self._images = training_images(job.data.train, members)
+        self._settings = [MemberSettings.of(members[part], len(self._images)) for part in self._slices]
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
-        """Train to the job's last epoch; `report` is called after each epoch that was written.
+        """Train to the job's last epoch; `report` is called after each epoch whose states are kept.
 
         Raises:
             Stopped: if the stop event was set; finished epochs are on disk.
@@ -84,9 +85,14 @@ class CohortTrainer:
             done = self._restore()
             if done is None:
                 done = 0
-                report(self._begin())
+                begun = self._begin()
+                if begun is not None:
+                    report(begun)
             for epoch in range(done + 1, self._job.last_epoch + 1):
-                report(self._train(epoch))
+                if self._cohort.keeps(epoch):
+                    report(self._train(epoch))
+                else:
+                    self._pass(epoch)
 
     def _restore(self) -> int | None:
         resume = self._cohort.read_resume()
@@ -94,7 +100,7 @@ class CohortTrainer:
             return None
         epoch, state = resume
         if epoch < self._job.last_epoch:
-            weights = self._cohort.weights(epoch)
+            weights = state.pop(ACTING) if ACTING in state else self._cohort.weights(epoch)
             for block, part in zip(self._blocks, self._slices, strict=True):
                 own = {name: tensor[part] for name, tensor in state.items()}
                 block.load(weights[part], own)
@@ -106,15 +112,19 @@ class CohortTrainer:
             raise RunError(f"{self._cohort.path} is at epoch {epoch}, beyond the {self._job.last_epoch} asked for")
         return epoch
 
-    def _begin(self) -> EpochReport:
-        """Epoch 0: measured on all splits before any step."""
+    def _begin(self) -> EpochReport | None:
+        """Epoch 0: measured on all splits before any step, where it is kept."""
         weights, state = self._job.start(self._job.zoo, self._job.layers, self._members)
         for block, part in zip(self._blocks, self._slices, strict=True):
             block.load(weights[part], {name: tensor[part] for name, tensor in state.items()})
 
+        if not self._cohort.keeps(0):
+            self._write_resume(0)
+            return None
+
         def measure(index: int) -> dict[str, Tally]:
             self._check_stop()
-            return {"train": self._blocks[index].evaluate(self._job.data.train)} | self._evaluate(index)
+            return {"train": self._blocks[index].evaluate(self._images)} | self._evaluate(index)
 
         return self._write(0, list(self._job.workers.map(measure, range(len(self._blocks)))))
 
@@ -124,11 +134,22 @@ class CohortTrainer:
 
         return self._write(epoch, list(self._job.workers.map(train, range(len(self._blocks)))))
 
+    def _pass(self, epoch: int) -> None:
+        """Train an epoch whose states are not kept: nothing is measured, and training can go on from it."""
+        list(self._job.workers.map(lambda index: self._train_block(index, epoch), range(len(self._blocks))))
+        self._write_resume(epoch)
+
+    def _write_resume(self, epoch: int) -> None:
+        self._check_stop()
+        stored = [block.store() for block in self._blocks]
+        state = {name: torch.cat([block_state[name] for _, block_state in stored]) for name in stored[0][1]}
+        self._cohort.write_resume(epoch, state | {ACTING: torch.cat([weights for weights, _ in stored])})
+
     def _train_block(self, index: int, epoch: int) -> Tally:
         """All steps of one epoch of one block; the metrics are running averages over the epoch."""
         self._check_stop()
         job, block = self._job, self._blocks[index]
-        images = len(job.data.train.labels)
+        images = len(self._images)
         stream = job.epochs_before + epoch
         order = block.order(stream, images)
         steps = -(-images // block.recipe.batch_size)
@@ -143,9 +164,7 @@ class CohortTrainer:
                 self._settings[index].at(job.zoo.scheduler, before + step, job.last_epoch * steps)
                 for step in range(first, min(first + at_once, steps))
             ]
-            part = block.train(
-                job.data.train, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight
-            )
+            part = block.train(self._images, order, epoch=stream, first_step=first, settings=settings, kl_weight=weight)
             tally = part if tally is None else tally + part
         assert tally is not None
         return tally

@@ -75,9 +75,9 @@ class TrainingProgress:
     def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
         """Count what is to be trained and what is on disk already."""
         for cohort, members in cohorts:
-            self._total += len(members) * (run.epochs + 1)
+            self._total += len(members) * len(run.kept_epochs)
             try:
-                self._count(cohort, len(members))
+                self._count(run, cohort, len(members))
             except RunError:
                 continue  # who trains it says what is the matter
         self._resumed = self._done
@@ -94,12 +94,13 @@ class TrainingProgress:
             say(self._console, f"note: {UNCHECKED}")
         self._redraw()
 
-    def _count(self, cohort: Cohort, members: int) -> None:
+    def _count(self, run: Run, cohort: Cohort, members: int) -> None:
         """Count what a cohort has on disk and goes on from."""
         last = cohort.resume_epoch()
         if last is not None:
-            self._done += (last + 1) * members
-            rows = cohort.figures(last)
+            kept = [epoch for epoch in run.kept_epochs if epoch <= last]
+            self._done += len(kept) * members
+            rows = cohort.figures(max(kept, default=0))
             self._remember(cohort.path.name, [] if rows is None else rows.to_pylist())
         elif (setback := cohort.setback()) is not None:
             self.setbacks.append(f"{cohort.path.name}: {setback}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import Manifest
-    from zoo_datasets.specs.spec import Limits, ZooSpec
+    from zoo_datasets.specs.spec import Limits, Pixels, ZooSpec
 
 _SHOWN = 5
 
@@ -109,6 +109,9 @@ def _verify_config(
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
+        elif manifest.pixels is not None and "architecture" in manifest.zoo:
+            pixels = manifest.pixels
+            data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
         elif records_psnr(manifest):
             signals = _signals(console, manifest, images)
     with progress_bar(console, "verifying", "shards") as advance:
@@ -141,13 +144,14 @@ def _load(
     folder: Path | None,
     fingerprint: str | None,
     owner: Path,
+    pixels: Pixels | None = None,
 ) -> ImageData:
     from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.terminal import working
 
     name = zoo.get("images") if isinstance(zoo, Mapping) else zoo.images
     with working(console, f"images: {folder or name}"):
-        return recorded_images(zoo, architecture, folder, fingerprint, owner)
+        return recorded_images(zoo, architecture, folder, fingerprint, owner, pixels)
 
 
 def _only_config(repo: Path) -> str:

@@ -19,7 +19,7 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.rows import columns_of, names_of, plain, row_of
-from zoo_datasets.networks.architectures import ARCHITECTURES
+from zoo_datasets.networks.architectures import is_architecture
 from zoo_datasets.networks.fields import CONVENTION_COLUMNS, FIELD, SIREN, Convention, field_layers
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer, build_layout
@@ -224,7 +224,7 @@ def layers_of(row: Mapping[str, Any], convention: Any = None) -> tuple[Layer, ..
     is_siren = row.get("architecture") == SIREN
     if is_siren and not Convention.of_row(row).missing:
         return field_layers(record.layout, _complete(row, None))
-    if all(row.get(name) is not None for name in KIND_COLUMNS) and row["architecture"] in ARCHITECTURES:
+    if all(row.get(name) is not None for name in KIND_COLUMNS) and is_architecture(row["architecture"]):
         network = _network_of(row)
         if network.layout == record.layout:
             return network.layers

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, is_architecture
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
@@ -96,7 +96,7 @@ class NetworkKind:
         if layers is None:
             return cls(architecture, in_channels, classes)
         own = layers_from_json(layers)
-        if architecture in ARCHITECTURES:
+        if is_architecture(architecture):
             if own != get_architecture(architecture).layers(in_channels, classes):
                 raise SpecError(f"its layers are not those of {architecture}; expected another name for its network")
             return cls(architecture, in_channels, classes)
@@ -148,7 +148,7 @@ class NetworkKind:
             return set()
 
     def _of_table(self) -> tuple[Layer, ...]:
-        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
+        if isinstance(self.architecture, str) and not is_architecture(self.architecture):
             remedy = "That of a zoo of your own is known once load_zoo has opened its repository"
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES, remedy)
         return get_architecture(self.architecture).layers(self.in_channels, self.classes)

@@ -37,7 +37,6 @@ class Population:
         url: of the file that `zoo build NAME` fetches; empty where only a person can download it.
         verified: what was compared with what, of files in its format.
         unverified: what could not be.
-        facts: what the files do not tell and a manifest records: pixels, figures, recipe.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Population:
     url: str = ""
     verified: str
     unverified: str
-    facts: Mapping[str, Any] | None = None
 
     @property
     def location(self) -> str:
@@ -190,9 +188,26 @@ NINO = _published(
     ),
 )
 
+TRANSFORMERS = _published(
+    "Viet-Hoang Tran, Thieu N. Vo, An Nguyen The, Tho Tran Huu, Minh-Khoi Nguyen-Nhat, Thanh Tran, Duy-Tung Pham and "
+    "Tan Minh Nguyen",
+    Paper(
+        authors="Tran et al.",
+        title="Equivariant Neural Functional Networks for Transformers",
+        bibtex="""@inproceedings{tran2025equivariant,
+  title     = {Equivariant Neural Functional Networks for Transformers},
+  author    = {Tran, Viet-Hoang and Vo, Thieu N. and Nguyen The, An and Tran Huu, Tho and Nguyen-Nhat, Minh-Khoi and
+               Tran, Thanh and Pham, Duy-Tung and Nguyen, Tan Minh},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025}
+}""",
+    ),
+    "mit",
+)
+
 # What the files of the Small CNN Zoo do not say and its authors' code does.
+SMALL_CNN_PIXELS: Mapping[str, Any] = {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]}  # x / 255 · 2 − 1
 SMALL_CNN_FACTS: Mapping[str, Any] = {
-    "pixels": {"mode": "L", "grey": "mean", "mean": [0.5], "std": [0.5]},  # x / 255 · 2 − 1
     "train_figures": "evaluation",
     "remarks": [
         "pixels are x / 255 · 2 − 1, colours the mean of the channels, as the authors' code has it",
@@ -225,7 +240,6 @@ def _small_cnn_zoo(name: str, file: str, images: str, rows: int) -> Population:
         verified="weights in torch's orientation against an independent reading"
         + ("; every test accuracy and loss of trained networks in this format, recomputed" if trained else ""),
         unverified=f"{_OUT_OF_REACH}; grey as the mean of the channels is the authors' code's",
-        facts=SMALL_CNN_FACTS,
     )
 
 

@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 MEMBERS = "members.json"
 METRICS = "metrics.parquet"
 RESUME = "resume.safetensors"
+ACTING = "acting"
 SPARSITY = "sparsity"
 
 METRICS_SCHEMA = pa.schema(
@@ -54,13 +55,17 @@ _MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 class Cohort:
     """The folder of one cohort: members that train as one stack.
 
+    Args:
+        checkpoints: the epochs whose states are kept; None: all.
+
     Attributes:
         unchecked: names of the files read so far that carry no checksum.
     """
 
-    def __init__(self, path: Path, layout: WeightLayout) -> None:
+    def __init__(self, path: Path, layout: WeightLayout, checkpoints: Collection[int] | None = None) -> None:
         self.path = path
         self.layout = layout
+        self._checkpoints = None if checkpoints is None else frozenset(checkpoints)
         self.unchecked: set[str] = set()
         self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
 
@@ -137,8 +142,16 @@ class Cohort:
                     "again"
                 )
 
+    def keeps(self, epoch: int) -> bool:
+        """Whether the states of an epoch are kept."""
+        return self._checkpoints is None or epoch in self._checkpoints
+
+    def _kept_before(self, epoch: int) -> set[int]:
+        """The epochs before one whose states are kept."""
+        return {earlier for earlier in range(epoch) if self.keeps(earlier)}
+
     def epochs(self) -> list[int]:
-        """The finished epochs, ascending."""
+        """The finished epochs whose states are kept, ascending."""
         return sorted(set(self.metrics()["epoch"].to_pylist()))
 
     def metrics(self) -> pa.Table:
@@ -198,7 +211,7 @@ class Cohort:
         names = [file.stem.removeprefix("epoch-") for file in self.path.glob("epoch-*.safetensors")]
         written = [int(name) for name in names if name.isascii() and name.isdecimal() and int(name) <= MAX_EPOCH]
         # The last one may have been interrupted before its figures were written.
-        before = set(range(max(written, default=0))).difference(self.epochs())
+        before = self._kept_before(max(written, default=0)).difference(self.epochs())
         return sorted(before.union(self.lost_figures()))
 
     def lost_figures(self) -> list[int]:
@@ -212,7 +225,7 @@ class Cohort:
             return []
         rows = np.bincount(self.metrics()["epoch"].to_numpy(), minlength=last + 1)
         lost: list[int] = np.flatnonzero(rows[: last + 1] != len(self.members)).tolist()
-        return lost
+        return [epoch for epoch in lost if self.keeps(epoch)]
 
     def epoch_file(self, epoch: int) -> Path:
         """Where the tensors of an epoch lie."""
@@ -277,7 +290,7 @@ class Cohort:
         """
         earlier = self.metrics()
         earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
-        lost = sorted(set(range(epoch)).difference(earlier["epoch"].to_pylist()))
+        lost = sorted(self._kept_before(epoch).difference(earlier["epoch"].to_pylist()))
         if lost:
             raise RunError(
                 f"{self.path / METRICS} has no figures of epochs {ranges(lost)} any more; nothing was written over it. "
@@ -294,7 +307,8 @@ class Cohort:
         write_checked(self.path / METRICS, sink.getvalue().to_pybytes())
 
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Write the optimizer state after `epoch`, which finishes the epoch."""
+        """Write the optimizer state after `epoch`, which finishes the epoch; with `ACTING`, the weights [K, D], where
+        those of the epoch are not kept."""
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_checked(self.path / RESUME, save(tensors, metadata=self._record(epoch)))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, is_wide, meta_schema, split_of
+from zoo_datasets.networks.layers.documents import layers_to_json
+from zoo_datasets.networks.records import NetworkRecord, remember
+from zoo_datasets.repository.row import (
+    EXTRAS,
+    FIGURES,
+    NAMES,
+    WEIGHTS,
+    Column,
+    OpenRows,
+    further_column,
+    is_wide,
+    meta_schema,
+    split_of,
+)
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.specs.spec import FURTHER_AXES, Member, ZooSpec
 
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
@@ -156,6 +170,34 @@ def check_readable(where: Condition, unknown: Collection[str], source: str) -> N
         )
 
 
+# What each further hyperparameter is, as a repository says it.
+_FURTHER_DOCS = {
+    "init_std": "standard deviation, or gain, of the initialisation",
+    "b_init": "what biases start at",
+    "train_fraction": "share of the training images that the model is trained on, the first ones",
+    "clip_norm": "norm that gradients are scaled down to",
+    "label_smoothing": "share of the labels that is spread over all classes",
+    "warmup_epochs": "epochs over which the learning rate rises linearly",
+    "decay_epochs": "epochs after which the learning rate falls again",
+    "decay_factor": "what the learning rate is multiplied by then",
+}
+_INTEGERS = ("decay_epochs",)
+
+
+def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
+    """The further columns that rows of a zoo have: none where it has no further axes."""
+    return tuple(
+        further_column(axis, "int64" if axis in _INTEGERS else "float64", _FURTHER_DOCS[axis])
+        for axis in FURTHER_AXES
+        if getattr(zoo, axis)
+    )
+
+
+def is_open(run: Run) -> bool:
+    """Whether rows of a run are open ones, as they are where its zoo has further axes; else they are classic."""
+    return bool(further_columns(run.manifest.zoo))
+
+
 class RunRows:
     """The rows that are, or will be, built of a run, without their weights.
 
@@ -165,12 +207,33 @@ class RunRows:
 
     def __init__(self, run: Run, config: str | None = None) -> None:
         self._run = run
-        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network.columns())
+        zoo = run.manifest.zoo
+        schema = OpenRows(further=further_columns(zoo)).light_schema() if is_open(run) else meta_schema()
+        self._rows = NarrowRows(schema, config or zoo.name, run.manifest.network.columns())
 
     @cached_property
     def models(self) -> dict[str, Model]:
         """All members by their ids, in the order of the zoo."""
-        return {member.model_id: _model_of(self._run.manifest.zoo, member) for member in self._run.members}
+        return {member.model_id: self._model_of(member) for member in self._run.members}
+
+    @cached_property
+    def records(self) -> dict[str, NetworkRecord]:
+        """The networks of open rows, by hash, which this process knows from now on."""
+        return remember([self._record])
+
+    @cached_property
+    def _record(self) -> NetworkRecord:
+        network = self._run.manifest.network
+        return NetworkRecord(network.layout, json.dumps(layers_to_json(network.layers)))
+
+    def _model_of(self, member: Member) -> Model:
+        zoo = self._run.manifest.zoo
+        own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
+        columns = member.hyperparameters.to_dict() | own
+        if not is_open(self._run):
+            return Model(model_id=member.model_id, columns=columns)
+        columns |= {"task": "classification"} | self._run.manifest.network.columns()
+        return Model(model_id=member.model_id, columns=columns, layouts=(self._record.hash,))
 
     def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
         """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
@@ -212,7 +275,7 @@ class RunRows:
                 tables.append(cohort.metrics())
                 missing = frozenset(cohort.without_figures())
             except RunError:
-                missing = frozenset(range(self._run.epochs + 1))
+                missing = frozenset(self._run.kept_epochs)
             lost |= {member.model_id: missing for member in cohort.members if missing}
         return tables, lost
 
@@ -227,8 +290,3 @@ class RunRows:
 def figures_of(run: Run) -> tuple[str, ...]:
     """The columns of rows that a run's metrics tell."""
     return FIGURES if run.manifest.parents is None else (*FIGURES, SPARSITY)
-
-
-def _model_of(zoo: ZooSpec, member: Member) -> Model:
-    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
-    return Model(model_id=member.model_id, columns=asdict(member.hyperparameters) | own)

@@ -41,18 +41,24 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
 
 
 def check_own(zoo: ZooSpec) -> None:
-    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers.
+    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers;
+    and that standard deviations of a grid are for initialisations that take one.
 
     Raises:
         SpecError: naming the field, or the layer.
     """
+    if zoo.init_std and zoo.random_points is None:
+        takes_std = importlib.import_module("zoo_datasets.stacked.initialise").takes_std
+        others = [init for init in zoo.init if not takes_std(init)]
+        if others:
+            raise SpecError(f"init_std: {', '.join(others)} takes none; leave it out, or leave out {', '.join(others)}")
     if zoo.pixels is not None:
         table = importlib.import_module("zoo_datasets.images.table").IMAGES
         if zoo.images in {spec.name for spec in table}:
             raise SpecError(f"images: {zoo.images} is a name of the table; give images of your own another one")
     if zoo.layers is None:
         return
-    if zoo.architecture in importlib.import_module("zoo_datasets.networks.architectures").ARCHITECTURES:
+    if importlib.import_module("zoo_datasets.networks.architectures").is_architecture(zoo.architecture):
         raise SpecError(f"architecture: {zoo.architecture} is a name of the table; give these layers another one")
     importlib.import_module("zoo_datasets.networks.outlines").check_outline(zoo.layers)
 

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.names import check_own, names_of, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Pixels, Scope, SparsifierName, ZooSpec
+from zoo_datasets.specs.spec import (
+    FURTHER_AXES,
+    GRID_FIELDS,
+    OWN_ARCHITECTURE,
+    Drawn,
+    Pixels,
+    Scope,
+    SparsifierName,
+    ZooSpec,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -106,6 +115,38 @@ _DENSE: tuple[ZooSpec, ...] = (
     ),
 )  # fmt: skip
 
+_SMALL_CNN: dict[str, Any] = {
+    "architecture": "small_cnn", "epochs": 86, "checkpoints": (0, 1, 2, 3, 20, 40, 60, 80, 86),
+    "activation": ("relu", "tanh"), "optimizer": ("adam", "sgd", "rmsprop"), "momentum": 0.0, "batch_size": 512,
+    "init": ("glorot_normal", "he_normal", "normal", "truncated_normal", "orthogonal"),
+    "init_std": Drawn("log_uniform", 1e-3, 0.5), "b_init": (0.0,), "dropout": Drawn("uniform", 0.0, 0.7),
+    "lr": Drawn("log_uniform", 5e-4, 5e-2), "weight_decay": Drawn("log_uniform", 2e-8, 2e-2),
+    "train_fraction": (0.1, 0.25, 0.5, 1.0), "random_points": 30_000, "seeds": 1, "seed_kind": "random",
+}  # fmt: skip
+# Random searches as published (Unterthiner et al. 2020), of as many members; and small populations of later papers'
+# networks. The weight decay is twice the published factor of the squared weights, and here falls on biases too.
+_FURTHER: tuple[ZooSpec, ...] = (
+    *(
+        ZooSpec(name=f"{images}_small_cnn", images=images, entropy=entropy, **_SMALL_CNN)
+        for entropy, images in enumerate(("mnist", "fashion_mnist", "cifar10", "svhn"), 1)
+    ),
+    # As the runs of G.pt (Peebles et al. 2022).
+    ZooSpec(
+        name="mnist_mlp", images="mnist", architecture="mlp", epochs=25,
+        activation=("relu",), init=("kaiming_uniform",), optimizer=("sgd_nesterov",), lr=(0.1,), weight_decay=(5e-4,),
+        batch_size=128, scheduler="cosine", seeds=1000,
+    ),
+    *(
+        ZooSpec(
+            name=f"cifar10_resnet18_w{width}", images="cifar10", architecture=f"resnet18_w{width}", epochs=50,
+            activation=("relu",), init=("kaiming_uniform",), optimizer=("sgd",), lr=(0.05,), weight_decay=(5e-4,),
+            batch_size=256, scheduler="onecycle", augmentation=("crop", "flip"), seeds=1000,
+        )
+        for width in (4, 8)
+    ),
+)  # fmt: skip
+_DENSE = (*_DENSE, *_FURTHER)
+
 # The table: dense zoos by name; that of a twin follows from its parent's.
 ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in _DENSE}
 if len(ZOOS) != len(_DENSE):
@@ -139,6 +180,10 @@ def twin_of(
         amount=amount,
         scope=scope,
         scheduler=None,
+        decay_epochs=(),
+        decay_factor=(),
+        warmup_epochs=(),
+        checkpoints=None,
         doi=None,
         published=False,
     )
@@ -196,14 +241,18 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
     value = _with_own_images(_with_own_architecture(value, origin), origin)
-    lists = (*GRID_FIELDS, "augmentation")
-    prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
+    value = _with_random_points(value, origin)
+    lists = (*GRID_FIELDS, *FURTHER_AXES, "augmentation", "checkpoints")
+    prepared = {
+        key: [item] if key in lists and not (item is None or isinstance(item, (list, Drawn))) else item
+        for key, item in value.items()
+    }
     try:
         zoo = _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
-        raise SpecError(
-            f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
-        ) from error
+        # Ranges are read before, so that what pydantic says of a value that is none is of no use.
+        problems = [_explain(problem) for problem in error.errors() if Drawn.__name__ not in problem["loc"]]
+        raise SpecError(f"{origin}: {'; '.join(problems[:_PROBLEMS])}") from error
     unknown = itertools.islice(unknown_names(zoo), _PROBLEMS)
     problems = [
         f"{place}: expected one of {', '.join(map(repr, names_of(place.split('.')[0])))}, found {brief(name)}"
@@ -248,6 +297,32 @@ def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
         raise SpecError(f"{origin}: images: {problem}; expected a name of the table, or {', '.join(known)}")
     pixels = {name: item for name, item in own.items() if name != "name"}
     return value | {"images": own["name"], "pixels": pixels}
+
+
+def _with_random_points(value: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The fields of a zoo, those of its axes that are ranges read, and `points` under its full name."""
+    if "points" in value:
+        if "random_points" in value:
+            raise SpecError(f"{origin}: points and random_points are the same; give one of them")
+        value = {"random_points" if key == "points" else key: item for key, item in value.items()}
+    return {
+        key: _drawn(key, item, origin) if key in (*GRID_FIELDS, *FURTHER_AXES) and isinstance(item, dict) else item
+        for key, item in value.items()
+    }
+
+
+def _drawn(axis: str, value: dict[Any, Any], origin: str) -> Drawn:
+    kind, ends = next(iter(value.items()), (None, None))
+    numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if len(value) != 1 or kind not in ("uniform", "log_uniform") or not numbers:
+        raise SpecError(
+            f"{origin}: {axis}: expected a value, a list of them, or a range as {{log_uniform: [0.001, 0.1]}} or "
+            f"{{uniform: [0, 0.5]}}, found {brief(value)}"
+        )
+    try:
+        return Drawn(kind, float(ends[0]), float(ends[1]))
+    except ValueError as error:
+        raise SpecError(f"{origin}: {axis}: {error}") from None
 
 
 @functools.cache
@@ -301,7 +376,8 @@ def read_zoo_file(path: StrPath, tell: Callable[[str], None] | None = None) -> Z
 
 
 def _explain(problem: Any) -> str:
-    field = ".".join(str(part)[:40] for part in problem["loc"]) or "the zoo"
+    parts = (str(part)[:40] for part in problem["loc"])
+    field = ".".join(part for part in parts if not part.startswith("tuple[")) or "the zoo"
     if problem["type"] == "missing":
         return f"{field}: missing"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -13,6 +13,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits; the time limit of who started the process remains
+    resource = None  # type: ignore[assignment]
+
 FRAME = struct.Struct("<cQ")
 _LONGEST_ERROR = 300
 _MAX_DATASETS, _MAX_DEPTH = 10_000, 16
@@ -24,22 +29,27 @@ _UNIT = 1024
 Answer = Callable[[Mapping[str, Any]], Any]
 
 
-def limit(memory: int, seconds: int, map_bytes: int) -> None:
-    """Bound what the process may take from now on: bytes of memory, bytes of a file mapped, seconds of computing."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limits; the time limit of who started the process remains
+def limit(memory: int, map_bytes: int) -> None:
+    """Bound what the process may take for a file: bytes of memory, bytes of the file mapped."""
+    if resource is None:
         return
     for kind, room in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_AS, memory + map_bytes)):
-        _lower(resource, kind, _mapped() + room)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource, resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds + 1)
-    _lower(resource, resource.RLIMIT_NOFILE, _FILES)
+        _limit(kind, _mapped() + room)
+    _limit(resource.RLIMIT_NOFILE, _FILES)
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):  # it writes no file
-        _lower(resource, kind, 0)
+        _limit(kind, 0)
 
 
-def _lower(resource: Any, kind: int, value: int) -> None:
+def limit_computing(seconds: int) -> None:
+    """Bound the seconds of computing from now on."""
+    if resource is None:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds + 1)
+
+
+def _limit(kind: int, value: int) -> None:
+    assert resource is not None
     hard = resource.getrlimit(kind)[1]
     try:
         resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
@@ -178,11 +188,12 @@ OPENERS: Mapping[str, Callable[[str], Any]] = {"hdf5": Hdf5, "lmdb": Lmdb}
 
 def answer(request: Mapping[str, Any], held: Any) -> tuple[Any, Any]:
     """What to say to a request, and the file that is open after it."""
+    limit_computing(request["seconds"])
     if request["op"] != "open":
         return held.answers[request["op"]](request), held
     if held is not None:
         held.close()
-    limit(request["memory"], request["seconds"], request["map_bytes"])
+    limit(request["memory"], request["map_bytes"])
     return {}, OPENERS[request["kind"]](request["path"])
 
 

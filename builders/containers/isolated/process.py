@@ -88,7 +88,6 @@ class Isolated:
                 "kind": self._kind,
                 "path": str(path.absolute()),
                 "memory": self._memory,
-                "seconds": self._seconds,
                 "map_bytes": map_bytes,
             }
         )
@@ -135,7 +134,7 @@ class Isolated:
             timer.daemon = True
             timer.start()
             try:
-                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.write(json.dumps({**request, "seconds": self._seconds}).encode() + b"\n")
                 process.stdin.flush()
                 letter, size = FRAME.unpack(_exactly(process.stdout, FRAME.size))
                 if size > max(most, 1 << 12):

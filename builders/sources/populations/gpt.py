@@ -22,7 +22,7 @@ from zoo_datasets.builders.containers.isolated.process import Isolated
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
-from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, further, table_of
+from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
 from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.networks.architectures import get_architecture
@@ -30,8 +30,9 @@ from zoo_datasets.networks.layers import Activate, Conv, GlobalAveragePool, Laye
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE, WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.credit import Credit, Paper
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.populations import GPT
+from zoo_datasets.repository.row import further_column
 from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
 from zoo_datasets.text import counted
 
@@ -43,20 +44,9 @@ _TEST_RUNS = 500  # the last ones, in the order of their names
 _FIGURES: Final = {"train_loss": "avg_train_loss", "test_loss": "avg_test_loss"}
 _ERRORS: Final = {"train_acc": "avg_train_err", "test_acc": "avg_test_err"}
 _RETURN = "train_ret"
-_FURTHER = further(iteration="int64", train_ret="float64")
-CREDIT = Credit(
-    origin="published",
-    authors="William Peebles, Ilija Radosavovic, Tim Brooks, Alexei A. Efros and Jitendra Malik",
-    paper=Paper(
-        authors="Peebles et al. (2022)",
-        title="Learning to Learn with Generative Models of Neural Network Checkpoints",
-        bibtex="""@article{peebles2022learning,
-  title={Learning to Learn with Generative Models of Neural Network Checkpoints},
-  author={Peebles, William and Radosavovic, Ilija and Brooks, Tim and Efros, Alexei A. and Malik, Jitendra},
-  journal={arXiv preprint arXiv:2209.12892},
-  year={2022}
-}""",
-    ),
+_FURTHER = (
+    further_column("iteration", "int64", "as the name of the checkpoint has it"),
+    further_column(_RETURN, "float64", "return of the policy while it was trained, of Cartpole"),
 )
 _RECIPE: Final = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128}
 
@@ -168,7 +158,7 @@ class GptSource(ListedSource):
     """
 
     kind = "G.pt"
-    credit = CREDIT
+    credit = GPT
 
     def __init__(self, folder: Path, reading: Reading) -> None:
         self._process = Isolated("lmdb")
@@ -192,7 +182,7 @@ class GptSource(ListedSource):
         ]
         if reading.epochs is not None:
             self._left_out = [one for one in self._left_out if reading.epochs.intersection(one.epochs)]
-        self._listed_states = states
+        self._states = states
         tests = {run for run, _ in runs[-_TEST_RUNS:]} if len(runs) > _TEST_RUNS else set()
         listing = self._listing_of(states, tests, folder.resolve().name)
         stamps = [(path.name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns)
@@ -320,10 +310,14 @@ class GptSource(ListedSource):
         records = {state.task.record.hash: state.task.record for state in states}
         described = {
             "folder": name,
-            "step": derived,
-            "figures": "accuracies are 1 − error / 100; those of training are of one batch, before its step",
-            "recipe": "SGD with Nesterov momentum, learning rate by a cosine of the epoch, as the published code says",
-            "test": f"the last {_TEST_RUNS} runs by name" if tests else "not told of so few runs",
+            "remarks": [
+                f"step is {derived}",
+                "accuracies are 1 − error / 100; figures of training are of one batch, before its step",
+                "SGD with Nesterov momentum, learning rate by a cosine of the epoch, as the published code says",
+                f"source_split is test for the last {_TEST_RUNS} runs by name"
+                if tests
+                else f"source_split is not told, as there are no more than {_TEST_RUNS} runs",
+            ],
         }
         return Listing(
             table=table, records=records, further=_FURTHER, left_out=self._left_out, notes=self._notes,
@@ -331,16 +325,16 @@ class GptSource(ListedSource):
         )  # fmt: skip
 
     def label(self, number: int) -> str:
-        return self._listed_states[number].key
+        return self._states[number].key
 
     def read_rows(self, numbers: Sequence[int], record: NetworkRecord) -> tuple[NDArray[np.float32], dict[int, str]]:
         weights = np.empty((len(numbers), record.layout.size), np.float32)
         reasons: dict[int, str] = {}
         by_folder: dict[Path, list[int]] = {}
         for position, number in enumerate(numbers):
-            by_folder.setdefault(self._listed_states[number].folder, []).append(position)
+            by_folder.setdefault(self._states[number].folder, []).append(position)
         for folder, positions in by_folder.items():
-            keys = [self._listed_states[numbers[position]].key for position in positions]
+            keys = [self._states[numbers[position]].key for position in positions]
             try:
                 file = LmdbFile(folder / DATA, self._process, dict.fromkeys(keys, 4 * record.layout.size))
                 for position, value in zip(positions, file.values(keys), strict=True):

@@ -76,12 +76,12 @@ class ListedSource(Source):
     def __init__(self, name: str, listing: Listing, reading: Reading, stamp: str) -> None:
         self.name = name
         self._reading = reading
-        self._listing = listing
+        self._listed_states = listing
         self._stamp = stamp
         # Which row of the listing each row of the table is.
         self._numbers = np.arange(len(listing.table))
         self._table = listing.table
-        self._left_out = listing.left_out
+        self._refused = listing.left_out
         remember(listing.records.values())
         self._select()
         used = set(pc.unique(self._table[LAYOUT]).to_pylist())
@@ -93,8 +93,8 @@ class ListedSource(Source):
             further=tuple(column for column in listing.further if column.name in names),
             weights=sum(sizes) / max(len(sizes), 1),
         )
-        self.models = len({*self._models, *(entry.model for entry in self._left_out)})
-        self.states = len(self._table) + sum(len(entry.epochs) for entry in self._left_out)
+        self.models = len({*self._models, *(entry.model for entry in self._refused)})
+        self.states = len(self._table) + sum(len(entry.epochs) for entry in self._refused)
 
     @abstractmethod
     def read_rows(self, numbers: Sequence[int], record: NetworkRecord) -> tuple[NDArray[np.float32], dict[int, str]]:
@@ -103,7 +103,7 @@ class ListedSource(Source):
 
     def label(self, number: int) -> str:
         """What to call a row of the listing in a list of what was left out."""
-        return str(self._listing.table["model_id"][number].as_py())
+        return str(self._listed_states.table["model_id"][number].as_py())
 
     def _select(self) -> None:
         """Keep what the user selected.
@@ -115,16 +115,16 @@ class ListedSource(Source):
         if reading.epochs is not None:
             wanted = pa.array(sorted(reading.epochs), pa.int64())
             self._keep(pc.is_in(self._table["epoch"].cast(pa.int64()), value_set=wanted).to_numpy().nonzero()[0])
-            self._left_out = [entry for entry in self._left_out if reading.epochs.intersection(entry.epochs)]
+            self._refused = [entry for entry in self._refused if reading.epochs.intersection(entry.epochs)]
         where = reading.where
         if reading.state_dicts.where is not None:
-            where = parse_where(reading.state_dicts.where, {one.name: one.type for one in self._listing.further})
+            where = parse_where(reading.state_dicts.where, {one.name: one.type for one in self._listed_states.further})
         if where is not None:
             self._keep(where.kept(self._narrow()))
         if reading.models is not None:
             ids = sorted(pc.unique(self._table["model_id"]).to_pylist())[: reading.models]
             self._keep(pc.is_in(self._table["model_id"], value_set=pa.array(ids, pa.string())).to_numpy().nonzero()[0])
-        if not len(self._table) and not self._left_out:
+        if not len(self._table) and not self._refused:
             raise SourceError(f"{self.name}: no state of it fits the selection")
 
     def _keep(self, rows: NDArray[np.int64]) -> None:
@@ -133,7 +133,7 @@ class ListedSource(Source):
 
     def _narrow(self) -> pa.Table:
         """The rows as they will be stored, without weights."""
-        columns = OpenColumns(records=self._listing.records, further=self._listing.further)
+        columns = OpenColumns(records=self._listed_states.records, further=self._listed_states.further)
         rows = NarrowRows(columns.rows.light_schema(), self._reading.name or self.name)
         ids = self._table["model_id"].to_pylist()
         models = {model_id: Model(model_id=model_id, columns={}) for model_id in ids}
@@ -150,13 +150,13 @@ class ListedSource(Source):
         selection = self._reading.selection()
         if self._reading.state_dicts.where is not None:
             selection["where"] = self._reading.state_dicts.where
-        return {**self._listing.described, "selection": selection, **self._listing.notes.describe()}
+        return {**self._listed_states.described, "selection": selection, **self._listed_states.notes.describe()}
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        return self._listing.notes
+        return self._listed_states.notes
 
     def refused(self) -> Sequence[LeftOut]:
-        return self._left_out
+        return self._refused
 
     def fingerprint(self) -> str:
         return digest_of([self._stamp, self.source_id])
@@ -217,14 +217,14 @@ class ListedSource(Source):
             yield from self._read_piece(held)
 
     def _most(self, place: int) -> int:
-        return max(SMALL_PIECE_BYTES // max(4 * self._listing.records[self._layouts[place]].layout.size, 1), 1)
+        return max(SMALL_PIECE_BYTES // max(4 * self._listed_states.records[self._layouts[place]].layout.size, 1), 1)
 
     def _read_piece(self, places: Sequence[int]) -> Iterator[States | LeftOut]:
         layout = self._layouts[places[0]]
         numbers = self._numbers[list(places)].tolist()
         rows = self._table.take(pa.array(places, pa.int64()))
         epochs = rows["epoch"].to_pylist()
-        weights, reasons = self.read_rows(numbers, self._listing.records[layout])
+        weights, reasons = self.read_rows(numbers, self._listed_states.records[layout])
         for position, reason in sorted(reasons.items()):
             yield LeftOut(model=self.label(numbers[position]), epochs=(epochs[position],), reason=reason)
         good = [position for position in range(len(places)) if position not in reasons]

@@ -21,36 +21,24 @@ from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
-from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, further
+from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
 from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.networks.layers import Activate, Conv, GlobalAveragePool, Layer, Linear, build_layout
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import TensorKind, WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.credit import Credit, Paper
+from zoo_datasets.repository.populations import NINO
+from zoo_datasets.repository.row import further_column
 
 ENDING, _METRICS = ".dat", "_metrics.dat"
 _MAX_FILE = 1 << 44
 _ITEM = 2  # bytes of float16
 _STATES = "states"
 _MAX_STATES = 1 << 32
-_FURTHER = further(trajectory="int64", state="int64")
-CREDIT = Credit(
-    origin="published",
-    authors="Boris Knyazev, Abhinav Moudgil, Guillaume Lajoie, Eugene Belilovsky and Simon Lacoste-Julien",
-    licence="mit",
-    paper=Paper(
-        authors="Knyazev et al. (ICLR 2025)",
-        title="Accelerating Training with Neuron Interaction and Nowcasting Networks",
-        bibtex="""@inproceedings{knyazev2025accelerating,
-  title={Accelerating Training with Neuron Interaction and Nowcasting Networks},
-  author={Knyazev, Boris and Moudgil, Abhinav and Lajoie, Guillaume and Belilovsky, Eugene and
-          Lacoste-Julien, Simon},
-  booktitle={International Conference on Learning Representations},
-  year={2025}
-}""",
-    ),
+_FURTHER = (
+    further_column("trajectory", "int64", "number of the trajectory in the files"),
+    further_column("state", "int64", "number of the state in its trajectory"),
 )
 
 
@@ -153,7 +141,7 @@ class NinoSource(ListedSource):
     """The trajectories of one task in a folder or an archive, read in place."""
 
     kind = "NiNo"
-    credit = CREDIT
+    credit = NINO
 
     def __init__(self, container: Container, task: _Task, files: Sequence[str], reading: Reading) -> None:
         self._container = container
@@ -214,11 +202,14 @@ class NinoSource(ListedSource):
         columns |= self._figures(trajectory * self._states + state)
         described = {
             "folder": self._container.name,
-            "step": f"{self._task.every} × the number of the state; epochs are not told and are 0",
-            "order": f"trajectory by trajectory, {self._states:,} states each",
-            "weights": "float16 as they are; the tensors are named and shaped as in the published code"
-            if self._record.layers is not None
-            else "float16 as they are; all parameters as one tensor, in the order of named_parameters()",
+            "remarks": [
+                f"step is {self._task.every} × the number of the state; epochs are not told and are 0",
+                f"the file has no header: it is taken trajectory by trajectory, {self._states:,} states each",
+                "weights are the stored float16 numbers; the tensors are named and shaped as in the published code"
+                if self._record.layers is not None
+                else "weights are the stored float16 numbers, all parameters as one tensor in the order of "
+                "named_parameters()",
+            ],
         }
         return Listing(
             table=pa.table(columns), records={self._record.hash: self._record}, further=_FURTHER, notes=self._notes,

@@ -45,7 +45,7 @@ from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS
+from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
 from zoo_datasets.repository.row import FURTHER_TYPES, further_column, further_problem
 from zoo_datasets.specs.spec import MAX_EPOCH, NAME, digest_of
 from zoo_datasets.storage.files import sha256_of
@@ -565,7 +565,8 @@ class SmallCnnSource(ListedSource):
         return self._listing.notes.joined(own)
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
-        return {**super().describe(tallies), **self.notes(tallies).describe()}
+        images = {"name": self._images, "pixels": dict(SMALL_CNN_PIXELS)}
+        return {**super().describe(tallies), "images": images, **self.notes(tallies).describe()}
 
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, and how many of them are not finite."""

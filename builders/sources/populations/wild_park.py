@@ -38,7 +38,7 @@ from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.builders.sources.base import Reading
-from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, further, table_of
+from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
 from zoo_datasets.builders.sources.populations.omegaconf import plain, vocabulary
 from zoo_datasets.builders.sources.splits import Named, assign, read_splits
 from zoo_datasets.documents import brief, problems_of
@@ -57,8 +57,9 @@ from zoo_datasets.networks.layers import (
 from zoo_datasets.networks.layers.documents import check_network, layers_to_json
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.credit import Credit, Paper
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.populations import WILD_PARK
+from zoo_datasets.repository.row import further_column
 from zoo_datasets.specs.spec import MAX_EPOCH
 
 _VOCABULARY = vocabulary(Name("create_random_cnns", "CNNConfig"))
@@ -73,27 +74,23 @@ _LOOKED_INTO = 3  # files that decide whether it is this population
 _FIGURES: Final = {
     f"{split}_{figure}": f"{split}/{figure}" for split in ("train", "val", "test") for figure in ("loss", "acc")
 }
-_FURTHER = further(
-    n_layers="int64", channels="string", kernel_size="string", stride="string", padding="string", residual="string",
-    activations="string", residual_sums="int64", path="string",
-)  # fmt: skip
-CREDIT = Credit(
-    origin="published",
-    authors="Miltiadis Kofinas, Boris Knyazev, Yan Zhang, Yunlu Chen, Gertjan J. Burghouts, Efstratios Gavves, "
-    "Cees G. M. Snoek and David W. Zhang",
-    paper=Paper(
-        authors="Kofinas et al. (ICLR 2024)",
-        title="Graph Neural Networks for Learning Equivariant Representations of Neural Networks",
-        bibtex="""@inproceedings{kofinas2024graph,
-  title={Graph Neural Networks for Learning Equivariant Representations of Neural Networks},
-  author={Kofinas, Miltiadis and Knyazev, Boris and Zhang, Yan and Chen, Yunlu and Burghouts, Gertjan J. and
-          Gavves, Efstratios and Snoek, Cees G. M. and Zhang, David W.},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}""",
-    ),
+_FURTHER = (
+    further_column("n_layers", "int64", "convolutions"),
+    further_column("channels", "string", "JSON: of the images, then of each convolution"),
+    further_column("kernel_size", "string", "JSON: of each convolution"),
+    further_column("stride", "string", "JSON: of each convolution"),
+    further_column("padding", "string", "JSON: of each convolution"),
+    further_column("residual", "string", "JSON: the layer whose output is added before the activation; -1 is none"),
+    further_column("activations", "string", "JSON: of each convolution"),
+    further_column("residual_sums", "int64", "layers to which another one's output is added"),
+    further_column("path", "string", "of the file in the archive"),
 )
-RECIPE = "AdamW, learning rate 0.001, no weight decay, batches of 512, 200 epochs, as the published code says"
+_REMARKS = (
+    "Each network is the one that its settings describe, with its residual sums: loaders that leave these out "
+    "compute other functions.",
+    "Figures are those that the training saved with each state; the recipe (AdamW, learning rate 0.001, no weight "
+    "decay, batches of 512, 200 epochs) is that of the published code.",
+)
 
 _Width = Annotated[int, Field(ge=1, le=1 << 12)]
 _Widths = Annotated[list[_Width], Field(max_length=64)]
@@ -338,7 +335,7 @@ class WildParkSource(ListedSource):
     """The checkpoints of the CNN Wild Park in a folder or an archive, read in place."""
 
     kind = "CNN Wild Park"
-    credit = CREDIT
+    credit = WILD_PARK
 
     def __init__(self, container: Container, reading: Reading, splits: Path | None = None) -> None:
         self._container = container
@@ -383,7 +380,7 @@ class WildParkSource(ListedSource):
             self._states.append(dataclasses.replace(state, record=record, tensors=tensors))
             rows.append(self._row(path, state))
         notes = Notes()
-        described: dict[str, Any] = {"folder": self._container.name, "recipe": RECIPE}
+        described: dict[str, Any] = {"folder": self._container.name, "remarks": list(_REMARKS)}
         if splits is not None:
             named = [Named(index=number, path=row["path"], names=(row["model_id"],)) for number, row in enumerate(rows)]
             assignment = assign(splits, read_splits(splits), named)

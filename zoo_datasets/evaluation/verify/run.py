@@ -112,7 +112,7 @@ def _close(run: Run, cohorts: Sequence[Cohort], states: int, findings: Findings)
     size = sum(file.stat().st_size for file in files)
     without = f"; {unchecked} carry none, as earlier versions wrote them" if unchecked else ""
     findings.checked("checksums", f"of {len(files) + 1} files, {size:,} bytes{without}")
-    findings.checked("epochs", f"{states:,} of {run.models * (run.epochs + 1):,} states are trained")
+    findings.checked("epochs", f"{states:,} of {run.models * len(run.kept_epochs):,} states are trained")
     findings.checked("schema", f"shapes and dtypes of a layout of {run.manifest.layout.size:,} weights")
     findings.checked("weights", "all finite where the metrics do not say diverged")
     if run.manifest.zoo.sparsifier is None:
@@ -143,7 +143,10 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
         if lost:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has no figures of epochs {ranges(lost)}")
     before: Tensor | None = None
+    start = False
     for epoch in cohort.epochs():
+        if not cohort.keeps(epoch):
+            findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, which the run does not keep")
         if epoch > run.epochs:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, the run ends at {run.epochs}")
         if not cohort.epoch_file(epoch).is_file():
@@ -164,8 +167,8 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
         if epoch == 0 and run.manifest.zoo.sparsifier is None:
             findings.differ("start", list(_wrong_start(run, cohort, weights)))
         if before is not None:
-            findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights)))
-        before = weights
+            findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights, start)))
+        before, start = weights, epoch == 0
         yield from (_State(cohort, position, row) for position, row in enumerate(figures))
 
 
@@ -187,16 +190,18 @@ def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
     count = max(_DRAWN // run.manifest.layout.size, 1)
     members = cohort.members[:count]
     seeds, inits = [member.seed for member in members], [member.hyperparameters.init for member in members]
-    for place in differs_from_start(run.manifest.network, seeds, inits, weights[:count]):
+    points = [member.hyperparameters for member in members]
+    stds, biases = [point.init_std for point in points], [point.b_init for point in points]
+    for place in differs_from_start(run.manifest.network, seeds, inits, weights[:count], stds, biases):
         drawn_by = f"seed {seeds[place]} and init {inits[place]}"
         yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
 
 
-def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor) -> Iterator[str]:
-    """Pairs of models of a cohort that continue each other's weights."""
+def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor, start: bool) -> Iterator[str]:
+    """Pairs of models of a cohort that continue each other's weights, `before` being those of epoch 0 at the start."""
     finite = (torch.isfinite(before).all(dim=1) & torch.isfinite(after).all(dim=1)).nonzero().flatten()
     ids = [cohort.members[place].model_id for place in finite.tolist()]
-    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy(), start=epoch == 1).pairs
+    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy(), start=start).pairs
     for first, second in pairs:
         yield f"models {ids[first]} and {ids[second]} each continue the weights of the other at epoch {epoch}"
 
@@ -246,10 +251,10 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
     """Recompute the sampled states, as many at a time as fit in memory; returns their number."""
     size = max(STACK_BYTES // (4 * run.manifest.layout.size), 1)
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
-    for first in range(0, len(ordered), size):
-        states = ordered[first : first + size]
+    for fraction, states in _pieces(ordered, size):
+        seen = dataclasses.replace(images, train=images.train.share(fraction))
         try:
-            for position, problems in wrong_figures(_rows(run, states), images, start=True):
+            for position, problems in wrong_figures(_rows(run, states), seen, start=True):
                 state = states[position]
                 findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
         except (ZooError, RuntimeError, ValueError) as error:
@@ -257,6 +262,17 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
             findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
     findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
     return len(ordered)
+
+
+def _pieces(states: Sequence[_State], size: int) -> Iterator[tuple[float | None, Sequence[_State]]]:
+    """The states, so many at a time of models that are trained on the same share of the images."""
+
+    def fraction_of(state: _State) -> float | None:
+        return state.cohort.members[state.position].hyperparameters.train_fraction
+
+    for fraction, group in groupby(states, key=fraction_of):
+        together = list(group)
+        yield from ((fraction, together[first : first + size]) for first in range(0, len(together), size))
 
 
 def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
@@ -268,5 +284,5 @@ def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
         weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
-            rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
+            rows.append(common | member.hyperparameters.to_dict() | state.figures | {"weights": vector})
     return rows

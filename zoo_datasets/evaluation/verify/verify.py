@@ -33,7 +33,7 @@ from zoo_datasets.repository.manifest import (
     meta_path,
     read_manifest,
 )
-from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, NAMES, WEIGHTS, weights_matrix
+from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, LAYOUT, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
 
@@ -63,7 +63,8 @@ def verify_repository(
     their parents if these are in the repository. What cannot be checked is in `Verification.unchecked`. With
     images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
     epochs and models, come out again from the weights alone; of those that do not, whether they are the figures of the
-    model's state before or after. Of fields with signals: the PSNR of `sample` rows comes out again within 0.01 dB.
+    model's state before or after; of a population of others, where its manifest tells what became of the images. Of
+    fields with signals: the PSNR of `sample` rows comes out again within 0.01 dB.
 
     Args:
         images: the whole dataset; limits are applied here.
@@ -102,14 +103,14 @@ def verify_repository(
         check_parents(repo, manifest, recipe, rows, findings)
     recomputed = 0
     limited = None
-    if images is not None and manifest.open is None:
+    if images is not None and (manifest.open is None or manifest.pixels is not None):
         limited = _check_images(manifest, images, limits or Limits(), findings)
     if signals is not None and manifest.open is not None:
         recomputed = check_fields(repo, manifest, rows, signals, sample, findings)
     elif records_psnr(manifest):
         findings.unchecked(f"{PSNR}, as there are no images")
     else:
-        _say_unchecked(rows, recipe, limited is not None, sample, findings)
+        _say_unchecked(manifest, rows, recipe, limited is not None, sample, findings)
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, recipe.is_trained, findings)
         applied = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
@@ -249,7 +250,12 @@ def _close_recipes(recipe: Recipe, findings: Findings) -> None:
 
 
 def _say_unchecked(
-    rows: Sequence[CheckedRow], recipe: Recipe, has_images: bool, sample: int | None, findings: Findings
+    manifest: Manifest,
+    rows: Sequence[CheckedRow],
+    recipe: Recipe,
+    has_images: bool,
+    sample: int | None,
+    findings: Findings,
 ) -> None:
     """Name the figures that are not compared with anything."""
     recorded = sum(row.recorded for row in rows)
@@ -258,6 +264,9 @@ def _say_unchecked(
         return
     if sample is not None and sample < recorded:
         findings.unchecked(f"validation and test figures of {recorded - sample:,} rows outside the sample")
+    if manifest.source.get("train_figures") == "evaluation":
+        findings.unchecked("train_loss and train_acc, whose training images nothing tells")
+        return
     later = " after epoch 0" if recipe.is_trained else ""
     findings.unchecked(f"train_loss and train_acc{later}, which are averages over the training itself")
 
@@ -402,7 +411,7 @@ def _right_with(repo: Path, pairs: Sequence[tuple[CheckedRow, CheckedRow]], imag
 def _values_of(repo: Path, row: CheckedRow) -> dict[str, Any]:
     """A row by column, with the weights as float32 [D] and no other column as wide."""
     with pq.ParquetFile(repo / row.shard.path) as file:
-        names = [name for name in file.schema_arrow.names if name in NAMES]
+        names = [name for name in file.schema_arrow.names if name in (*NAMES, LAYOUT)]
         table = file.read_row_group(row.row_group, columns=names).take([row.index])
     values: dict[str, Any] = table.drop_columns([WEIGHTS]).to_pylist()[0]
     return values | {WEIGHTS: weights_matrix(table)[0]}

@@ -1,8 +1,7 @@
 """The fast path: a block of members trained by kernels that the system's C compiler makes at run time.
 
 The kernels (`native.c` and the files that it names) hold members in the innermost dimension, one member a
-vector lane, so a block has as many members as a vector register has floats. They know networks without
-normalisation and residuals.
+vector lane, so a block has as many members as a vector register has floats. `codegen.py` says which layers they know.
 `NativeBlock` has the interface of `TorchBlock`; calls run one thread and release Python's lock.
 """
 
@@ -23,13 +22,12 @@ from zoo_datasets.native.compiler import Compiler, compile_library, find_compile
 from zoo_datasets.networks.layers import Layer, Linear, build_layout
 from zoo_datasets.networks.variational import LOG_SIGMA2, acting, noise_bounds
 from zoo_datasets.stacked.block import MASK, TRAINED, BlockRecipe, Tally
-from zoo_datasets.stacked.native.codegen import defines, stages, variational_defines
+from zoo_datasets.stacked.native.codegen import ACTIVATION_NUMBERS, defines, stages, variational_defines
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 
 # Numbers of native.c.
-ACTIVATION_NUMBERS: Final = {"tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3}
-OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
+OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2, "adamw": 3, "sgd_nesterov": 4, "rmsprop": 5}
 _GRADIENTS_ONLY: Final = 0
 _SOURCES: Final = ("layers.c", "math.c", "native.c")
 _VARIATIONAL: Final = "variational.c"
@@ -51,6 +49,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("epoch", "activation", "optimizer", "dropout")),
         *((name, ctypes.c_void_p) for name in ("mask", "log_sigma2", "log_sigma2_first", "log_sigma2_second")),
         ("kl_weight", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("clip", "smoothing")),
     ]
 
 
@@ -222,6 +221,8 @@ class NativeBlock:
             "scale": (1.0 / (1.0 - rates)).to(torch.float32),
             "workspace": torch.empty(size, dtype=torch.uint8),
         }
+        if recipe.label_smoothing is not None:
+            arrays["smoothing"] = recipe.label_smoothing[self._lanes].to(torch.float32)
         return {name: _aligned(array) for name, array in arrays.items()}
 
     def _noisy_rows(self, recipe: BlockRecipe) -> Tensor:
@@ -290,6 +291,8 @@ class NativeBlock:
         }
         if MASK in self._state:
             arrays["mask"] = self._state[MASK]
+        if self.recipe.clip_norm is not None:
+            arrays["clip"] = self.recipe.clip_norm[self._lanes].to(torch.float32)
         if self.recipe.variational:
             arrays |= {
                 "log_sigma2_first": self._state[f"{LOG_SIGMA2}.{own[0]}"],

@@ -1,43 +1,81 @@
 """From a list of layers to the constants that the native kernels are compiled with.
 
-A network becomes a chain of stages: a convolution or linear layer, with the pooling, the activation and
-the dropout that follow it. A linear layer is a convolution of a 1 × 1 image.
+A network becomes stages in the order in which they are computed: a convolution or linear layer with the max-pooling
+behind it, another pooling, a normalisation or a sum of two branches, each with the activation and the dropout that
+follow it. A linear layer is a convolution of a 1 × 1 image; so is an identity, which carries an activation or a dropout
+that nothing else can, an average of one pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final, Literal
 
 from zoo_datasets.errors import NativeError
-from zoo_datasets.networks.layers import Activate, Conv, Dropout, Flatten, Layer, Linear, MaxPool
+from zoo_datasets.networks.layers import (
+    Activate,
+    AveragePool,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    LayerTensor,
+    Linear,
+    MaxPool,
+)
 from zoo_datasets.networks.layers.affine import CONV_BOUND, LINEAR_BOUND
 from zoo_datasets.networks.layers.passes import EPSILON
 from zoo_datasets.networks.variational import K1, K2, K3
 
+# Numbers of math.c; a stage has 0 for no activation, 1 for the member's, 2 and more for one of its own.
+ACTIVATION_NUMBERS: Final = {
+    "tanh": 0, "relu": 1, "sigmoid": 2, "gelu": 3, "silu": 4, "leaky_relu": 5, "elu": 6, "selu": 7, "none": 8,
+}  # fmt: skip
+_MEMBERS_ACTIVATION, _FIRST_OWN = 1, 2
+IMAGES: Final = -1
 # The gradient before pooling of this many vectors is made at a time: half of a first-level cache.
 _STRIP_VECTORS = 384
+# A pixel's place in its window is a signed byte.
+_LARGEST_WINDOW = 11
+
+Shape = tuple[int, int, int]
+Kind = Literal["CONV", "AVERAGE", "MAXIMUM", "NORM", "SUM"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """The fields of `Stage` in layers.c."""
 
+    kind: Kind
+    source: int
     inputs: int
     height: int
     width: int
     outputs: int
-    kernel: int
     rows: int
     columns: int
-    pool: int
-    activate: int
-    dropout: int
-    weight: int
-    bias: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    pool: int = 1
+    window_rows: int = 1
+    window_columns: int = 1
+    activate: int = 0
+    dropout: int = -1
+    weight: int = 0
+    bias: int = 0
+    biased: int = 0
+    noise: int = -1
+    other: int = IMAGES
+    adds: int = 0
+    adds_other: int = 0
 
     @property
-    def output_shape(self) -> tuple[int, int, int]:
+    def output_shape(self) -> Shape:
         """Channels, height and width of what the stage gives."""
         return self.outputs, self.rows // self.pool, self.columns // self.pool
 
@@ -55,89 +93,178 @@ class RegisterBlocks:
     strip_rows: int
 
 
-@dataclass(slots=True)
-class _Chain:
-    """What is known while walking along the layers."""
-
-    shape: tuple[int, int, int]
-    dropouts: int = 0
-    parameters: int = 0
-
-
-def stages(layers: Sequence[Layer], in_shape: tuple[int, int, int]) -> list[Stage]:
-    """The chain of stages of a network for images [C, H, W].
+def stages(layers: Sequence[Layer], in_shape: Shape) -> list[Stage]:
+    """The stages of a network for images [C, H, W].
 
     Raises:
         NativeError: if a layer, or the order of the layers, is none that the kernels know.
     """
-    remaining = list(layers)
-    chain = _Chain(in_shape)
-    stages: list[Stage] = []
-    while remaining:
-        layer = remaining.pop(0)
-        if type(layer) is Flatten:
-            channels, height, width = chain.shape
-            chain.shape = (channels * height * width, 1, 1)
-            continue
-        # Exactly these kinds: one that derives from them may have other rules.
-        if type(layer) not in (Conv, Linear):
-            raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
-        assert isinstance(layer, Conv | Linear)
-        stages.append(_stage(layer, remaining, chain))
-        chain.shape = stages[-1].output_shape
-    if not stages or chain.shape[1:] != (1, 1) or stages[-1].activate or stages[-1].dropout >= 0:
+    walk = _Walk(_offsets(layers), in_shape)
+    walk.follow(layers)
+    if not any(stage.kind == "CONV" for stage in walk.stages) or walk.shape[1:] != (1, 1):
         raise NativeError("the native kernels need a network that ends in a linear layer")
-    return stages
+    return _with_adds(walk.stages)
 
 
-def _stage(layer: Conv | Linear, remaining: list[Layer], chain: _Chain) -> Stage:
-    channels, height, width = chain.shape
-    if isinstance(layer, Conv):
-        if layer.stride != 1 or layer.padding != 0 or not layer.bias:
-            raise NativeError(f"{layer.name}: the native kernels know stride 1, no padding, and a bias")
-        inputs, outputs, kernel = layer.in_channels, layer.out_channels, layer.kernel
-    else:
-        inputs, outputs, kernel = layer.in_features, layer.out_features, 1
-        if (height, width) != (1, 1):
-            raise NativeError(f"{layer.name}: a linear layer must follow Flatten")
-    if inputs != channels:
-        raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {chain.shape}")
-    rows, columns, pool = height - kernel + 1, width - kernel + 1, 1
-    if remaining and type(remaining[0]) is MaxPool:
-        pool = remaining[0].kernel
-        if pool != 2:
-            raise NativeError(f"the native kernels pool by 2, not by {pool}")
-        remaining.pop(0)
-        rows, columns = rows // 2 * 2, columns // 2 * 2
-    if rows < 1 or columns < 1:
-        raise NativeError(f"{layer.name}: nothing is left of an input of {height} × {width}")
-    activate, dropout = 0, -1
-    if remaining and isinstance(following := remaining[0], Activate) and type(following) is Activate:
-        if following.activation is not None:
-            raise NativeError(f"the native kernels know the member's activation, not {following.activation} of a layer")
-        remaining.pop(0)
-        activate = 1
-    if remaining and type(remaining[0]) is Dropout:
-        remaining.pop(0)
-        dropout = chain.dropouts
-        chain.dropouts += 1
-    weight = chain.parameters
-    bias = weight + outputs * inputs * kernel * kernel
-    chain.parameters = bias + outputs
-    return Stage(
-        inputs=inputs, height=height, width=width, outputs=outputs, kernel=kernel, rows=rows, columns=columns,
-        pool=pool, activate=activate, dropout=dropout, weight=weight, bias=bias,
-    )  # fmt: skip
+def parameters_of(layers: Sequence[Layer]) -> int:
+    """How many numbers of a network are trained."""
+    return sum(math.prod(tensor.shape) for tensor in _trained(layers))
+
+
+def _trained(layers: Sequence[Layer]) -> list[LayerTensor]:
+    tensors = [tensor for layer in _known(layers) for tensor in layer.tensors()]
+    return [tensor for tensor in tensors if tensor.kind == "parameter"]
+
+
+def _offsets(layers: Sequence[Layer]) -> dict[str, int]:
+    """Where each trained tensor begins among all of them."""
+    offsets, offset = {}, 0
+    for tensor in _trained(layers):
+        offsets[tensor.name] = offset
+        offset += math.prod(tensor.shape)
+    return offsets
+
+
+def _known(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, which are all of kinds that the kernels know."""
+    for layer in layers:
+        # Exactly these kinds: one that derives from them may have other rules.
+        if type(layer) not in _KNOWN:
+            raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
+    return list(layers)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What is known while walking along the layers.
+
+    Attributes:
+        offsets: of what is trained, by name.
+        shape: of what the last layer gave.
+        at: the stage that gave it.
+    """
+
+    offsets: Mapping[str, int]
+    shape: Shape
+    at: int = IMAGES
+    dropouts: int = 0
+    weighted: int = 0
+    stages: list[Stage] = field(default_factory=list)
+
+    def follow(self, layers: Sequence[Layer]) -> None:
+        """Add the stages of some layers."""
+        remaining = list(layers)
+        while remaining:
+            layer = remaining.pop(0)
+            if isinstance(layer, Flatten):
+                self.shape = (math.prod(self.shape), 1, 1)
+                continue
+            if isinstance(layer, Conv | Linear):
+                stage = _pooled(self._affine(layer), remaining)
+            elif isinstance(layer, AveragePool | MaxPool):
+                stage = self._window(layer.kernel, layer.kernel, "MAXIMUM" if isinstance(layer, MaxPool) else "AVERAGE")
+            elif isinstance(layer, GlobalAveragePool):
+                stage = self._window(*self.shape[1:], "AVERAGE")
+            else:
+                remaining.insert(0, layer)
+                stage = self._window(1, 1, "AVERAGE")  # the identity, for an activation or a dropout alone
+            self._add(self._finished(stage, remaining))
+
+    def _add(self, stage: Stage) -> None:
+        self.at, self.shape = len(self.stages), stage.output_shape
+        self.stages.append(stage)
+
+    def _affine(self, layer: Conv | Linear) -> Stage:
+        channels, height, width = self.shape
+        kernel, stride, padding, biased = 1, 1, 0, True
+        if isinstance(layer, Conv):
+            inputs, outputs = layer.in_channels, layer.out_channels
+            kernel, stride, padding, biased = layer.kernel, layer.stride, layer.padding, layer.bias
+        else:
+            inputs, outputs = layer.in_features, layer.out_features
+            if (height, width) != (1, 1):
+                raise NativeError(f"{layer.name}: a linear layer must follow Flatten")
+        if inputs != channels:
+            raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {self.shape}")
+        height, width = height + 2 * padding, width + 2 * padding
+        if min(height, width) < kernel:
+            raise NativeError(f"{layer.name}: nothing is left of an input of {height} × {width}")
+        weight = self.offsets[f"{layer.name}.weight"]
+        self.weighted += 1
+        return Stage(
+            kind="CONV", source=self.at, inputs=inputs, height=height, width=width, outputs=outputs, kernel=kernel,
+            stride=stride, padding=padding, rows=(height - kernel) // stride + 1,
+            columns=(width - kernel) // stride + 1, weight=weight, bias=weight + outputs * inputs * kernel * kernel,
+            biased=int(biased), noise=self.weighted - 1,
+        )  # fmt: skip
+
+    def _window(self, rows: int, columns: int, kind: Kind) -> Stage:
+        channels, height, width = self.shape
+        if height < rows or width < columns:
+            raise NativeError(f"nothing is left of an input of {height} × {width} that is pooled by {rows}")
+        if kind == "MAXIMUM" and rows > _LARGEST_WINDOW:
+            raise NativeError(f"the native kernels pool by up to {_LARGEST_WINDOW}, not by {rows}")
+        return Stage(
+            kind=kind, source=self.at, inputs=channels, height=height, width=width, outputs=channels,
+            rows=height // rows, columns=width // columns, window_rows=rows, window_columns=columns,
+        )  # fmt: skip
+
+    def _finished(self, stage: Stage, remaining: list[Layer]) -> Stage:
+        """The stage with the activation and the dropout that follow it."""
+        if remaining and isinstance(layer := remaining[0], Activate):
+            remaining.pop(0)
+            number = _FIRST_OWN + ACTIVATION_NUMBERS.get(layer.activation or "", -1)
+            if layer.activation is None:
+                number = _MEMBERS_ACTIVATION
+            elif layer.activation not in ACTIVATION_NUMBERS:
+                raise NativeError(
+                    f"the native kernels know the activations {', '.join(ACTIVATION_NUMBERS)}, not {layer.activation}"
+                )
+            stage = replace(stage, activate=number)
+        if remaining and isinstance(remaining[0], Dropout):
+            remaining.pop(0)
+            stage = replace(stage, dropout=self.dropouts)
+            self.dropouts += 1
+        return stage
+
+
+_KNOWN: Final = (Conv, Linear, AveragePool, MaxPool, GlobalAveragePool, Activate, Dropout, Flatten)
+
+
+def _pooled(stage: Stage, remaining: list[Layer]) -> Stage:
+    """The stage with the max-pooling by 2 that follows it, where one does."""
+    follows = bool(remaining) and isinstance(pool := remaining[0], MaxPool) and pool.kernel == 2
+    if not follows or min(stage.rows, stage.columns) < 2:
+        return stage
+    remaining.pop(0)
+    return replace(stage, pool=2, rows=stage.rows // 2 * 2, columns=stage.columns // 2 * 2)
+
+
+def _with_adds(chain: Sequence[Stage]) -> list[Stage]:
+    """The stages, which know whether a later one has already set the gradient of what they read."""
+    known: set[int] = set()
+    done = []
+    for stage in reversed(chain):
+        adds, known = stage.source in known, known | {stage.source}
+        adds_other, known = stage.other in known, known | {stage.other}
+        done.append(replace(stage, adds=int(adds), adds_other=int(adds_other)))
+    return done[::-1]
 
 
 def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
     """Block sizes of a stage for a machine with so many vector registers (measured on AVX-512 and AVX2)."""
+    if stage.kind != "CONV":
+        return RegisterBlocks(**dict.fromkeys(RegisterBlocks.__slots__, 1))
     accumulators = registers * 3 // 4  # the rest hold operands
     columns = min(stage.columns, 4 if registers >= 32 else 2)
     outputs = min(stage.outputs, max(1, registers // 2 // (stage.pool * columns)))
     weight_outputs = _even(stage.outputs, accumulators // stage.kernel)
     inputs = min(stage.inputs, 2 if stage.columns > 1 else accumulators // 2)
     input_columns = _even(stage.columns, accumulators // inputs - stage.kernel + 1)
+    if stage.pool == 1 and (stage.stride > 1 or stage.padding):
+        # Not for the others: where blocks of the gradient of the input end decides how it is rounded.
+        outputs, columns = _forward_blocks(stage, registers)
+        inputs, input_columns = _input_blocks(stage, registers)
     if stage.pool == 1:
         strip_outputs, strip_rows = stage.outputs, stage.rows
     else:
@@ -147,6 +274,52 @@ def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
         forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs, input_inputs=inputs,
         input_columns=input_columns, strip_outputs=strip_outputs, strip_rows=strip_rows,
     )  # fmt: skip
+
+
+def _forward_blocks(stage: Stage, registers: int) -> tuple[int, int]:
+    """Outputs and columns of the forward pass that take the fewest cycles: two sums or two loads in one, and four until
+    a sum is there to be added to."""
+
+    def cycles(outputs: int, columns: int) -> float:
+        return max(outputs * columns, outputs + columns, 8) / 2
+
+    return _cheapest(
+        (stage.outputs, stage.columns), cycles, lambda outputs, columns: outputs * columns + columns < registers - 1
+    )
+
+
+def _input_blocks(stage: Stage, registers: int) -> tuple[int, int]:
+    """Inputs and columns of the gradient of the input, likewise; sums are also loaded and stored for each row."""
+    kernel, stride = stage.kernel, stage.stride
+    steps = stage.outputs * kernel / stride
+
+    def sums(inputs: int, columns: int) -> int:
+        return inputs * ((columns - 1) * stride + kernel)
+
+    def cycles(inputs: int, columns: int) -> float:
+        step = max(inputs * columns * kernel, inputs * kernel + columns, 8 * -(-kernel // stride)) / 2
+        return steps * step + 1.5 * sums(inputs, columns)
+
+    return _cheapest(
+        (stage.inputs, stage.columns), cycles, lambda inputs, columns: sums(inputs, columns) + kernel < registers
+    )
+
+
+def _cheapest(
+    sizes: tuple[int, int], cycles: Callable[[int, int], float], fits: Callable[[int, int], bool]
+) -> tuple[int, int]:
+    """The blocks into which two sizes are cut at the least cost, smaller ones at their ends included; (1, 1) if none
+    fits."""
+
+    def total(block: tuple[int, int]) -> float:
+        cuts = [
+            [(part, size // part), *([(size % part, 1)] if size % part else [])]
+            for size, part in zip(sizes, block, strict=True)
+        ]
+        return sum(many * more * cycles(one, other) for one, many in cuts[0] for other, more in cuts[1])
+
+    pairs = itertools.product(*(range(1, min(size, 32) + 1) for size in sizes))
+    return min((pair for pair in pairs if fits(*pair)), key=total, default=(1, 1))
 
 
 def _even(size: int, largest: int) -> int:
@@ -168,10 +341,11 @@ def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int,
          if stage.pool > 1),
         default=0,
     )  # fmt: skip
+    padded = max((stage.inputs * stage.height * stage.width for stage in chain if stage.padding), default=0)
     channels, height, width = in_shape
     sizes = {
         "LANES": lanes, "CHANNELS": channels, "PIXELS": height * width, "CLASSES": chain[-1].outputs,
-        "PARAMETERS": chain[-1].bias + chain[-1].outputs, "STRIP": strip,
+        "PARAMETERS": parameters_of(layers), "STRIP": strip, "PADDED": padded,
     }  # fmt: skip
     lines = [f"#define {name} {value}" for name, value in sizes.items()]
     return "\n".join([*lines, _table("STAGES", "stage", chain, registers), "", ""])

@@ -22,6 +22,23 @@ INLINE v exp_v(v x) {
   return p * (v)((half + 127) << 23) * (v)((n - half + 127) << 23);
 }
 
+/* e^x - 1 for x below 0, exact near 0 too: the same reduction, and 1 subtracted from the power of two. */
+INLINE v expm1_v(v x) {
+  x = choose(x < -30.f, splat(-30.f), x);
+  v shifted = x * 1.44269504f + 12582912.f, whole = shifted - 12582912.f, r = x;
+  r = whole * -0.693145752f + r;
+  r = whole * -1.42860677e-6f + r;
+  v p = splat(1.98756912e-4f);
+  p = p * r + 1.39819994e-3f;
+  p = p * r + 8.33345205e-3f;
+  p = p * r + 4.16657962e-2f;
+  p = p * r + 1.66666657e-1f;
+  p = p * r + 0.5f;
+  p = p * r * r + r;
+  v power = (v)(((vi)shifted - 0x4B400000 + 127) << 23);
+  return p * power + (power - 1.f);
+}
+
 INLINE v clamp(v x, float bound) {
   x = choose(x > bound, splat(bound), x);
   return choose(x < -bound, splat(-bound), x);
@@ -96,11 +113,35 @@ INLINE void activation(const int kind, v x, v *y, v *d) {
       *y = 1.f / (1.f + exp_v(-x));
       *d = *y * (1.f - *y);
       break;
-    default: { /* GELU */
+    case GELU: {
       v gauss = exp_v(x * x * -0.5f), cdf = normal_cdf_v(x, gauss);
       *y = x * cdf;
       *d = cdf + x * gauss * 0.39894228f;
+      break;
     }
+    case SILU: {
+      v sigmoid = 1.f / (1.f + exp_v(-x));
+      *y = x * sigmoid;
+      *d = sigmoid * (x * (1.f - sigmoid) + 1.f);
+      break;
+    }
+    case LEAKY_RELU:
+      *d = choose(x > 0.f, splat(1.f), splat(0.01f));
+      *y = x * *d;
+      break;
+    case ELU:
+      *y = choose(x > 0.f, x, expm1_v(x));
+      *d = choose(x > 0.f, splat(1.f), *y + 1.f);
+      break;
+    case SELU: {
+      v below = expm1_v(x);
+      *y = choose(x > 0.f, x, below * 1.67326324f) * 1.05070098f;
+      *d = choose(x > 0.f, splat(1.05070098f), (below + 1.f) * 1.75809934f);
+      break;
+    }
+    default: /* NONE */
+      *y = x;
+      *d = splat(1.f);
   }
 }
 

@@ -14,11 +14,11 @@
 typedef struct {
   v *output[DEPTH], *slope[DEPTH], *gradient[DEPTH]; /* slope: derivative of the output by the value pooled */
   int8_t *choice[DEPTH];
-  v *input, *strip, *gradients;
+  v *input, *scratch, *gradients;
 } Workspace;
 
 typedef struct {
-  v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or the one buffer of others in `first` */
   char *workspace;                               /* workspace_size() bytes */
   const uint8_t *images;                         /* [N, CHANNELS, PIXELS] */
   const int64_t *labels;                         /* [N] */
@@ -35,6 +35,8 @@ typedef struct {
   const v *mask;                                 /* [PARAMETERS], or null: weights whose mask is 0 are held */
   v *log_sigma2, *log_sigma2_first, *log_sigma2_second; /* [PARAMETERS], of variational.c */
   double kl_weight;                              /* the divergence's share of the loss */
+  const float *clip;                             /* [LANES], or null: the norm that gradients are scaled down to */
+  const float *smoothing;                        /* [LANES], or null: the share of the labels that is spread */
 } Job;
 
 static char *carve(char **at, int64_t bytes) {
@@ -53,7 +55,7 @@ static int64_t lay_out(char *start, Workspace *space) {
     space->gradient[i] = (v *)carve(&at, n * sizeof(v));
     space->choice[i] = (int8_t *)carve(&at, n * LANES);
   }
-  space->strip = (v *)carve(&at, (int64_t)sizeof(v) * STRIP);
+  space->scratch = (v *)carve(&at, (int64_t)sizeof(v) * (STRIP + 2 * PADDED));
   space->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
   return at - start;
 }
@@ -82,7 +84,12 @@ NOINLINE void activate(int kind, v *y, v *d, int n) {
     case TANH: activate_with(TANH, y, d, n); break;
     case RELU: activate_with(RELU, y, d, n); break;
     case SIGMOID: activate_with(SIGMOID, y, d, n); break;
-    default: activate_with(GELU, y, d, n);
+    case GELU: activate_with(GELU, y, d, n); break;
+    case SILU: activate_with(SILU, y, d, n); break;
+    case LEAKY_RELU: activate_with(LEAKY_RELU, y, d, n); break;
+    case ELU: activate_with(ELU, y, d, n); break;
+    case SELU: activate_with(SELU, y, d, n); break;
+    default: activate_with(NONE, y, d, n);
   }
 }
 
@@ -108,19 +115,21 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
 
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->activate) activate(job->activation, y, d, units(s));
+  if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
 }
 
+/* What stage `i` gives, or the images. */
+INLINE const v *output_of(const Workspace *w, int i) { return i == IMAGES ? w->input : w->output[i]; }
+INLINE v *gradient_of(const Workspace *w, int i) { return i == IMAGES ? 0 : w->gradient[i]; }
+
 static void forward_sample(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample) {
-  const v *x = w->input;
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
-    LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i]);
+    LAYERS[i].forward(job->parameters, output_of(w, s->source), w->output[i], w->choice[i], w->scratch);
     finish(job, s, w->output[i], w->slope[i], training, step, sample);
-    x = w->output[i];
   }
 }
 
@@ -144,6 +153,14 @@ static void cross_entropy(const Job *job, const v *logits, vi labels, v *gradien
     job->correct[l] += index[l] == labels[l];
   }
   const float share = 1.f / images;
+  if (job->smoothing) {
+    const v smoothing = *(const v *)job->smoothing, spread = smoothing / (float)CLASSES;
+    for (int c = 0; c < CLASSES; c++) {
+      v target = (v)((vi)(1.f - smoothing) & (vi)(labels == c)) + spread;
+      gradient[c] = (gradient[c] / sum - target) * share;
+    }
+    return;
+  }
   for (int c = 0; c < CLASSES; c++) {
     v target = (v)((vi)splat(1.f) & (vi)(labels == c));
     gradient[c] = (gradient[c] / sum - target) * share;
@@ -156,29 +173,34 @@ static void backward_sample(const Job *job, const Workspace *w) {
     v *g = w->gradient[i];
     if (s->activate || s->dropout >= 0)
       for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
-    LAYERS[i].backward(job->parameters, w->gradients, i ? w->output[i - 1] : w->input, g, w->choice[i],
-                       i ? w->gradient[i - 1] : 0, w->strip);
+    LAYERS[i].backward(job->parameters, w->gradients, output_of(w, s->source), g, w->choice[i],
+                       gradient_of(w, s->source), w->scratch);
   }
 }
 
-/* ---- optimizers: torch.optim.Adam (L2 weight decay) and torch.optim.SGD ------------------------------- */
+/* ---- optimizers: torch.optim.Adam, AdamW, SGD (nesterov) and RMSprop ---------------------------------- */
 
 typedef struct {
-  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or the one buffer of others in `first` */
   const v *gradients;
 } Group;
 
-static void adam(const Job *job, Group group, int64_t i) {
+/* The decay of weights is added to the gradients, or decoupled, beside the step. */
+INLINE void adam_with(const int decoupled, const Job *job, Group group, int64_t i) {
   const int64_t count = job->steps_before + i + 1;
   const double *lr = job->lr + i * LANES;
   const float first_weight = (float)(1 - 0.9), second_weight = (float)(1 - 0.999);
   const float scale = (float)(1 / sqrt(1 - pow(0.999, (double)count)));
   const v decay = ((const v *)job->weight_decay)[i];
-  v step = splat(0.f);
-  for (int l = 0; l < LANES; l++) step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
+  v step = splat(0.f), keep = splat(1.f);
+  for (int l = 0; l < LANES; l++) {
+    step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
+    if (decoupled) keep[l] = (float)(1 - lr[l] * decay[l]);
+  }
   for (int k = 0; k < PARAMETERS; k++) {
     v p = group.parameters[k], m = group.first[k], u = group.second[k];
-    v g = group.gradients[k] + decay * p;
+    if (decoupled) p *= keep;
+    v g = decoupled ? group.gradients[k] : group.gradients[k] + decay * p;
     m += (g - m) * first_weight;
     u = u * 0.999f + g * g * second_weight;
     group.parameters[k] = p - step * m / (sqrt_v(u) * scale + 1e-8f);
@@ -187,24 +209,72 @@ static void adam(const Job *job, Group group, int64_t i) {
   }
 }
 
-static void sgd(const Job *job, Group group, int64_t i) {
-  const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i];
+INLINE v rates(const Job *job, int64_t i) {
   const double *lr = job->lr + i * LANES;
   v step = splat(0.f);
   for (int l = 0; l < LANES; l++) step[l] = (float)lr[l];
+  return step;
+}
+
+INLINE void sgd_with(const int nesterov, const Job *job, Group group, int64_t i) {
+  const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i], step = rates(job, i);
   for (int k = 0; k < PARAMETERS; k++) {
-    v p = group.parameters[k];
-    v buffer = group.first[k] * keep + (group.gradients[k] + decay * p);
-    group.parameters[k] = p - step * buffer;
+    v p = group.parameters[k], g = group.gradients[k] + decay * p;
+    v buffer = group.first[k] * keep + g;
+    group.parameters[k] = p - step * (nesterov ? g + keep * buffer : buffer);
     group.first[k] = buffer;
+  }
+}
+
+NOINLINE void adam(const Job *job, Group group, int64_t i) { adam_with(0, job, group, i); }
+NOINLINE void adamw(const Job *job, Group group, int64_t i) { adam_with(1, job, group, i); }
+NOINLINE void sgd(const Job *job, Group group, int64_t i) { sgd_with(0, job, group, i); }
+NOINLINE void sgd_nesterov(const Job *job, Group group, int64_t i) { sgd_with(1, job, group, i); }
+
+NOINLINE void rmsprop(const Job *job, Group group, int64_t i) {
+  const v decay = ((const v *)job->weight_decay)[i], step = rates(job, i);
+  for (int k = 0; k < PARAMETERS; k++) {
+    v p = group.parameters[k], g = group.gradients[k] + decay * p;
+    v square = group.first[k] * 0.99f + g * g * (float)(1 - 0.99);
+    group.parameters[k] = p - step * g / (sqrt_v(square) + 1e-8f);
+    group.first[k] = square;
   }
 }
 
 /* One step; with GRADIENTS_ONLY the gradients are copied to `first`. */
 static void optimize(const Job *job, Group group, int64_t i) {
-  if (job->optimizer == ADAM) adam(job, group, i);
-  else if (job->optimizer == SGD) sgd(job, group, i);
-  else memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
+  switch (job->optimizer) {
+    case ADAM: adam(job, group, i); break;
+    case SGD: sgd(job, group, i); break;
+    case ADAMW: adamw(job, group, i); break;
+    case SGD_NESTEROV: sgd_nesterov(job, group, i); break;
+    case RMSPROP: rmsprop(job, group, i); break;
+    default: memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
+  }
+}
+
+/* Adds the squares of the gradients of each lane; floats of a part at a time, so that small ones are not lost. */
+static void add_squares(const v *gradients, double *sum) {
+  for (int start = 0; start < PARAMETERS; start += 256) {
+    v part = {0};
+    for (int k = start; k < MIN(start + 256, PARAMETERS); k++) part += gradients[k] * gradients[k];
+    for (int l = 0; l < LANES; l++) sum[l] += part[l];
+  }
+}
+
+/* torch.nn.utils.clip_grad_norm_ of each lane, over one or two groups of gradients; `second` may be null. */
+static void clip_gradients(const Job *job, v *first, v *second) {
+  double sum[LANES] = {0};
+  v scale = splat(1.f);
+  add_squares(first, sum);
+  if (second) add_squares(second, sum);
+  for (int l = 0; l < LANES; l++) {
+    const double share = job->clip[l] / (sqrt(sum[l]) + 1e-6);
+    if (!(share >= 1)) scale[l] = (float)share; /* NaN stays NaN */
+  }
+  for (int k = 0; k < PARAMETERS; k++) first[k] *= scale;
+  if (second)
+    for (int k = 0; k < PARAMETERS; k++) second[k] *= scale;
 }
 
 /* ---- entry points ------------------------------------------------------------------------------------- */
@@ -234,6 +304,7 @@ void zoo_train(const Job *job) {
     /* A held weight is zero, and so is its decay: without a gradient it stays. */
     if (job->mask)
       for (int k = 0; k < PARAMETERS; k++) w.gradients[k] *= job->mask[k];
+    if (job->clip) clip_gradients(job, w.gradients, 0);
     optimize(job, (Group){job->parameters, job->first, job->second, w.gradients}, i);
   }
 }

@@ -5,9 +5,11 @@
  * convolution, so its kernels serve both, and both gradients. Defined before: FLAT_STAGES(S), the stages without their pooling.
  */
 
-#define DEFINE_FLAT(name, ...)                    \
-  static const Stage name = {__VA_ARGS__};        \
-  NOINLINE void name##_forward(const v *p, const v *x, v *y, int8_t *choice) { forward(&name, p, x, y, choice); }
+#define DEFINE_FLAT(name, ...)                                                                                        \
+  static const Stage name = {__VA_ARGS__};                                                                            \
+  NOINLINE void name##_forward(const v *p, const v *x, v *y, int8_t *choice, v *scratch) {                            \
+    stage_forward(&name, p, x, y, choice, scratch);                                                                   \
+  }
 FLAT_STAGES(DEFINE_FLAT)
 
 #define LIST_FLAT(name, ...) {&name, name##_forward, 0},
@@ -22,11 +24,16 @@ typedef struct {
   v *variances, *gradients, *log_sigma2_gradients;      /* [PARAMETERS]: alpha w^2, its gradient, that of log sigma^2 */
 } Noisy;
 
-INLINE int inputs(const Stage *s) { return s->inputs * s->height * s->width; }
-INLINE int outputs(const Stage *s) { return s->outputs * (s->height - s->kernel + 1) * (s->width - s->kernel + 1); }
+INLINE int inputs(const Stage *s) { return s->inputs * (s->height - 2 * s->padding) * (s->width - 2 * s->padding); }
+INLINE int noisy_rows(const Stage *s) { return (s->height - s->kernel) / s->stride + 1; }
+INLINE int noisy_columns(const Stage *s) { return (s->width - s->kernel) / s->stride + 1; }
+INLINE int outputs(const Stage *s) { return s->outputs * noisy_rows(s) * noisy_columns(s); }
 INLINE int is_linear(const Stage *s) { return s->height == 1 && s->width == 1 && s->kernel == 1; }
-/* Weights, and the biases of convolutions, which lie behind them. */
-INLINE int noisy_end(const Stage *s) { return is_linear(s) ? s->bias : s->bias + s->outputs; }
+/* Weights, and the biases of convolutions, which lie behind them; of other stages there is nothing. */
+INLINE int noisy_end(const Stage *s) {
+  if (s->noise < 0) return s->weight;
+  return is_linear(s) || !s->biased ? s->bias : s->bias + s->outputs;
+}
 INLINE float bound(const Stage *s) { return is_linear(s) ? LINEAR_BOUND : CONV_BOUND; }
 
 /* Blocks of four words for a layer's outputs; streams.py says why a sample has a multiple of 16 numbers. */
@@ -105,7 +112,7 @@ NOINLINE void draw(const Job *job, int layer, uint32_t step, int64_t sample, int
 /* Draws the outputs of a stage and pools them: value, where it came from, and its derivative by the variance. */
 NOINLINE void perturb(const Stage *s, const Noisy *n, v *restrict y, int8_t *restrict choice, v *restrict ratio) {
   const int R = s->pool, rows = s->rows / R, columns = s->columns / R;
-  const int height = s->height - s->kernel + 1, width = s->width - s->kernel + 1;
+  const int height = noisy_rows(s), width = noisy_columns(s);
   for (int o = 0; o < s->outputs; o++)
     for (int r = 0; r < rows; r++)
       for (int t = 0; t < columns; t++) {
@@ -134,29 +141,32 @@ NOINLINE void perturb(const Stage *s, const Noisy *n, v *restrict y, int8_t *res
 }
 
 static void forward_noisy(const Job *job, const Workspace *w, const Noisy *n, uint32_t step, int64_t sample) {
-  const v *x = w->input;
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
-    for (int k = 0; k < inputs(s); k++) n->squares[i][k] = x[k] * x[k];
-    FLAT[i].forward(job->parameters, x, n->mean, 0);
-    FLAT[i].forward(n->variances, n->squares[i], n->variance, 0);
-    draw(job, i, step, sample, outputs(s), n->noise);
-    perturb(s, n, w->output[i], w->choice[i], n->ratio[i]);
+    const v *x = output_of(w, s->source);
+    if (s->noise < 0) LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i], w->scratch);
+    else {
+      for (int k = 0; k < inputs(s); k++) n->squares[i][k] = x[k] * x[k];
+      FLAT[i].forward(job->parameters, x, n->mean, 0, w->scratch);
+      FLAT[i].forward(n->variances, n->squares[i], n->variance, 0, w->scratch);
+      draw(job, s->noise, step, sample, outputs(s), n->noise);
+      perturb(s, n, w->output[i], w->choice[i], n->ratio[i]);
+    }
     finish(job, s, w->output[i], w->slope[i], 1, step, sample);
-    x = w->output[i];
   }
 }
 
 static void backward_noisy(const Job *job, const Workspace *w, const Noisy *n) {
   for (int i = DEPTH - 1; i >= 0; i--) {
     const Stage *s = LAYERS[i].stage;
-    v *g = w->gradient[i], *gx = i ? w->gradient[i - 1] : 0;
-    const v *x = i ? w->output[i - 1] : w->input;
+    v *g = w->gradient[i], *gx = gradient_of(w, s->source);
+    const v *x = output_of(w, s->source);
     if (s->activate || s->dropout >= 0)
       for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
+    LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->scratch);
+    if (s->noise < 0) continue;
     for (int u = 0; u < units(s); u++) n->by_variance[u] = g[u] * n->ratio[i][u];
-    LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->strip);
-    LAYERS[i].backward(n->variances, n->gradients, n->squares[i], n->by_variance, w->choice[i], n->by_square, w->strip);
+    LAYERS[i].backward(n->variances, n->gradients, n->squares[i], n->by_variance, w->choice[i], n->by_square, w->scratch);
     if (gx)
       for (int k = 0; k < inputs(s); k++) gx[k] += x[k] * n->by_square[k] * 2.f;
   }
@@ -188,6 +198,7 @@ void zoo_train_noisy(const Job *job) {
       backward_noisy(job, &w, &n);
     }
     gather_gradients(job, &n, w.gradients);
+    if (job->clip) clip_gradients(job, w.gradients, n.log_sigma2_gradients);
     const Group weights = {job->parameters, job->first, job->second, w.gradients};
     const Group noise = {job->log_sigma2, job->log_sigma2_first, job->log_sigma2_second, n.log_sigma2_gradients};
     if (job->optimizer == GRADIENTS_ONLY) memcpy(job->second, n.log_sigma2_gradients, sizeof(v) * PARAMETERS);
