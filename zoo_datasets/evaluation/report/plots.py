@@ -89,6 +89,8 @@ def signals(content: Mapping[str, Any]) -> Figure:
     """What networks draw, side by side."""
     pixels = sheet_pixels(content["sheet"])
     figure, (axes,) = _figure(content)
+    width, _ = figure.get_size_inches()
+    figure.set_size_inches(width, width * pixels.shape[0] / pixels.shape[1] + 0.4)  # and the title
     axes.imshow(pixels, interpolation="nearest")
     axes.set_axis_off()
     return figure
