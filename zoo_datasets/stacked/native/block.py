@@ -29,7 +29,7 @@ from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 # Numbers of native.c.
 OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2, "adamw": 3, "sgd_nesterov": 4, "rmsprop": 5}
 _GRADIENTS_ONLY: Final = 0
-_SOURCES: Final = ("layers.c", "math.c", "native.c")
+_SOURCES: Final = ("layers.c", "math.c", "norm.c", "native.c")
 _VARIATIONAL: Final = "variational.c"
 _ALIGNMENT: Final = 64
 _REVISIONS: Final = {"portable": "portable-2"}
@@ -41,7 +41,7 @@ class _Job(ctypes.Structure):
     """`Job` of native.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("parameters", "first", "second", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("parameters", "first", "second", "workspace", "buffers")),
         *((name, ctypes.c_void_p) for name in ("images", "labels", "normalised", "order")),
         *((name, ctypes.c_int64) for name in ("length", "batch_size", "first_step", "steps", "steps_before")),
         *((name, ctypes.c_void_p) for name in ("lr", "momentum", "weight_decay", "keys", "threshold", "scale")),
@@ -200,7 +200,10 @@ class NativeBlock:
         # The last member fills the lanes that are left over; its copies are dropped again in `store`.
         self._lanes = torch.arange(self.lanes).clamp(max=self._members - 1)
         self._fixed = self._fixed_arrays(recipe, data)
+        layout = build_layout(recipe.layers)
+        self._trained = torch.cat([torch.full((spec.size,), spec.kind == "parameter") for spec in layout.tensors])
         self._weights = _aligned(torch.zeros(self._parameters, self.lanes))
+        self._running = _aligned(torch.zeros(layout.size - self._parameters, self.lanes))
         self._state: State = {}
 
     def _fixed_arrays(self, recipe: BlockRecipe, data: ImageData) -> dict[str, Tensor]:
@@ -211,31 +214,43 @@ class NativeBlock:
         keys = torch.stack((seeds & 0xFFFFFFFF, (seeds >> 32) & 0xFFFFFFFF))
         channels = self.in_shape[0]
         bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
-        size = self._kernels.zoo_workspace_size()
-        if recipe.variational:
-            size += self._kernels.zoo_noise_size()
         arrays = {
             "normalised": data.normalise(bytes_).view(256, channels).T.contiguous(),
             "keys": _as_words(keys),
             "threshold": _as_words(dropout_thresholds(rates)),
             "scale": (1.0 / (1.0 - rates)).to(torch.float32),
-            "workspace": torch.empty(size, dtype=torch.uint8),
+            "workspace": self._workspace(recipe.batch_size),
         }
         if recipe.label_smoothing is not None:
             arrays["smoothing"] = recipe.label_smoothing[self._lanes].to(torch.float32)
         return {name: _aligned(array) for name, array in arrays.items()}
 
+    def _workspace(self, images: int) -> Tensor:
+        """Memory for the kernels to train on a batch of so many images."""
+        size = self._kernels.zoo_workspace_size(ctypes.c_int64(images))
+        if self.recipe.variational:
+            size += self._kernels.zoo_noise_size(ctypes.c_int64(images))
+        return torch.empty(size, dtype=torch.uint8)
+
     def _noisy_rows(self, recipe: BlockRecipe) -> Tensor:
         """Which parameters have noise: bool [P, 1]."""
         bounds = noise_bounds(recipe.layers)
         tensors = build_layout(recipe.layers).tensors
-        return torch.cat([torch.full((spec.size, 1), spec.name in bounds) for spec in tensors])
+        return torch.cat(
+            [torch.full((spec.size, 1), spec.name in bounds) for spec in tensors if spec.kind == "parameter"]
+        )
 
     def load(self, weights: Tensor, state: State | None = None) -> None:
-        """Take over weights [K, P] and the state, each [K, P]; without the optimizer's, it is that before any step."""
+        """Take over weights [K, D] and the state, each [K, P]; without the optimizer's, it is that before any step."""
+        for name, tensor in (state or {}).items():
+            if tensor.shape != (self._members, self._parameters):
+                raise ValueError(f"{name} {list(tensor.shape)}, expected [{self._members}, {self._parameters}]")
         self._state = {name: self._inside(tensor) for name, tensor in (state or {}).items()}
         trained = self._state.pop(TRAINED, None)
-        self._weights = self._inside(weights) if trained is None else trained
+        if weights.shape != (self._members, len(self._trained)):
+            raise ValueError(f"weights {list(weights.shape)}, expected [{self._members}, {len(self._trained)}]")
+        self._running = self._inside(weights[:, ~self._trained])
+        self._weights = self._inside(weights[:, self._trained]) if trained is None else trained
         if not self._state.keys() & set(self.recipe.state):
             self._state |= {name: _aligned(torch.zeros_like(self._weights)) for name in self.recipe.state}
         if self.recipe.variational:
@@ -243,11 +258,14 @@ class NativeBlock:
             self._state[LOG_SIGMA2] = _aligned(torch.where(self._noisy, self._state[LOG_SIGMA2], 0.0))
 
     def store(self) -> tuple[Tensor, State]:
-        """Weights [K, P], those that act, and the state [K, P]."""
+        """Weights [K, D], those that act, and the state [K, P]."""
         state = self._state
         if self.recipe.variational:
             state = state | {TRAINED: self._weights, LOG_SIGMA2: self._log_sigma2()}
-        return self._outside(self._acting()), {name: self._outside(tensor) for name, tensor in state.items()}
+        weights = torch.empty(self._members, len(self._trained))
+        weights[:, self._trained] = self._outside(self._acting())
+        weights[:, ~self._trained] = self._outside(self._running)
+        return weights, {name: self._outside(tensor) for name, tensor in state.items()}
 
     def _log_sigma2(self) -> Tensor:
         return torch.where(self._noisy, self._state[LOG_SIGMA2], -torch.inf)
@@ -335,6 +353,9 @@ class NativeBlock:
         order = used.to(torch.int32)[self._lanes].contiguous()
         numbers = {"length": order.shape[1], **numbers}
         arrays = arrays | {"order": order, "parameters": self._weights}
+        batch = int(numbers.get("batch_size", self.recipe.batch_size))
+        if batch > self.recipe.batch_size:
+            arrays["workspace"] = self._workspace(batch)
         entry = self._kernels.zoo_train
         if self.recipe.variational:
             entry, arrays = self._kernels.zoo_train_noisy, arrays | {"log_sigma2": self._state[LOG_SIGMA2]}
@@ -350,6 +371,7 @@ class NativeBlock:
             )
         arrays = {
             **self._fixed,
+            "buffers": self._running,
             **arrays,
             "images": split.images.contiguous(),
             "labels": split.labels.to(torch.int64).contiguous(),
@@ -377,8 +399,6 @@ class NativeBlock:
 
     def _inside(self, members: Tensor) -> Tensor:
         """[K, P] to the kernels' [P, lanes]."""
-        if members.shape != (self._members, self._parameters):
-            raise ValueError(f"a tensor {list(members.shape)}, expected [{self._members}, {self._parameters}]")
         return _aligned(members.to(torch.float32)[self._lanes].T.contiguous())
 
     def _outside(self, tensor: Tensor) -> Tensor:

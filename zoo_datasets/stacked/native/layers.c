@@ -4,6 +4,8 @@
  *   LANES                 members in a block, which is the number of floats in a vector register
  *   CHANNELS, PIXELS      of an image
  *   CLASSES, PARAMETERS   of the network; parameters lie in the order of the weight layout
+ *   BUFFERS, NORMS        of the network: numbers of its running statistics, and how many normalisations it has
+ *   SLOTS                 for gradients of stages; those whose times do not overlap share one
  *   STRIP                 vectors of the scratch area for gradients before pooling
  *   PADDED                … of those for an input with its padding, and for its gradient
  *   STAGES(S)             S(name, fields of Stage …) for each stage: a convolution or linear layer with the max-pooling
@@ -33,7 +35,7 @@ typedef int8_t vb __attribute__((vector_size(LANES)));
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-enum { CONV, AVERAGE, MAXIMUM };
+enum { CONV, AVERAGE, MAXIMUM, NORM, SUM };
 enum { TANH, RELU, SIGMOID, GELU, SILU, LEAKY_RELU, ELU, SELU, NONE };
 enum { GRADIENTS_ONLY, ADAM, SGD, ADAMW, SGD_NESTEROV, RMSPROP };
 enum { ACCUMULATORS = 32, DROPOUT = 2, IMAGES = -1, MEMBERS = 1, FIRST_OWN = 2 };
@@ -50,6 +52,8 @@ typedef struct {
   int dropout;                                     /* number of the dropout layer that follows, or -1 */
   int weight, bias, biased;                        /* offsets in the parameters, and whether there is a bias */
   int noise;                                       /* number among the layers that have noise, or -1 */
+  int mean, variance;                              /* offsets in the running statistics */
+  int slot;                                        /* for the gradient of what the stage gives */
   int forward_outputs, forward_columns;            /* block of accumulators of the forward pass */
   int weight_outputs;                              /* … of the gradient of the weights */
   int input_inputs, input_columns;                 /* … of the gradient of the input */
@@ -327,13 +331,13 @@ INLINE void pooled_backward(const Stage *s, const v *g, const int8_t *choice, v 
 INLINE void stage_forward(const Stage *s, const v *p, const v *x, v *y, int8_t *choice, v *scratch) {
   if (s->kind == CONV) forward(s, p, x, y, choice, scratch);
   else if (s->kind == AVERAGE) average_forward(s, x, y);
-  else maximum_forward(s, x, y, choice);
+  else if (s->kind == MAXIMUM) maximum_forward(s, x, y, choice);
 }
 
 INLINE void stage_backward(const Stage *s, const v *p, v *gp, const v *x, const v *g, const int8_t *choice, v *gx,
                            v *scratch) {
   if (s->kind == CONV) backward(s, p, gp, x, g, choice, gx, scratch);
-  else if (gx) pooled_backward(s, g, choice, gx);
+  else if (gx && (s->kind == AVERAGE || s->kind == MAXIMUM)) pooled_backward(s, g, choice, gx);
 }
 
 typedef struct {
