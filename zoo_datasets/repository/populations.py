@@ -308,7 +308,7 @@ _TABLE: tuple[Population, ...] = (
         "arena_shapenet_inrs", "Neural Field Arena, ShapeNet", "shapenet", 34_800, ARENA, _ARENA_AT, parameters=None
     ),
     _inrs(
-        "arena_micro_imagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
+        "arena_microimagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
         parameters=None,
     ),
     Population(

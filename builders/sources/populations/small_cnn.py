@@ -13,6 +13,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -574,14 +575,26 @@ class SmallCnnSource(ListedSource):
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, a row group or several small epochs in a piece; see `Source.read`."""
         places = self._grid[[self._number_of[model.model_id] for model in block.models]]
-        columns = [self._epochs.index(epoch) for epoch in block.epochs]
         most = rows_of_a_group(4 * len(self._orientation.places))
-        for column in columns:
-            here = places[:, column]
-            here = here[here >= 0]
-            for start in range(0, len(here), most):
-                for item in self._read_piece(here[start : start + most].tolist()):
-                    yield _counted(item) if isinstance(item, States) else item
+        pieces = [
+            here[start : start + most].tolist()
+            for here in (places[:, self._epochs.index(epoch)] for epoch in block.epochs)
+            for here in [here[here >= 0]]
+            for start in range(0, len(here), most)
+        ]
+        # The next piece is read while this one is written.
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._counted, piece) for piece in pieces[:1]]
+            for following in [*pieces[1:], None]:
+                items = ahead.pop().result() if ahead else []
+                if following is not None:
+                    ahead.append(reader.submit(self._counted, following))
+                while items:
+                    yield items.pop(0)
+
+    def _counted(self, places: Sequence[int]) -> list[States | LeftOut]:
+        """Some rows, with the number of those that are not finite."""
+        return [_with_tally(item) if isinstance(item, States) else item for item in self._read_piece(places)]
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -630,7 +643,7 @@ class SmallCnnSource(ListedSource):
         return self._listing.table[_ROW].to_numpy()
 
 
-def _counted(states: States) -> States:
+def _with_tally(states: States) -> States:
     """States with the number of those that are not finite."""
     if math.isfinite(states.weights.sum().item()):  # a finite sum has finite terms
         return states
