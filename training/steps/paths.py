@@ -14,6 +14,7 @@ from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, NativeBlock, TorchBlock, lanes_of
 from zoo_datasets.stacked.field import FieldBlock
 from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.field import NativeFieldBlock, points_shape
 from zoo_datasets.stacked.network import subsamples
 
 
@@ -73,21 +74,25 @@ def _kernels_lack(work: Workload) -> str | None:
     """Why the native kernels support no such workload on any machine; None if they do."""
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
-    if work.field:
-        return "the native kernels compute no fields"
     unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
-    reasons = (native.supports(layers, work.in_shape) for layers in work.networks)
+    reasons = (native.supports(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
     return unknown or next((reason for reason in reasons if reason is not None), None)
 
 
+def _shape_of(work: Workload, layers: Sequence[Layer]) -> tuple[int, int, int]:
+    return points_shape(layers, work.in_shape[-1]) if work.field else work.in_shape
+
+
 def _native_obstacle(work: Workload) -> str | None:
-    reasons = (native.available(layers, work.in_shape) for layers in work.networks)
+    reasons = (native.available(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
     return _kernels_lack(work) or next((reason for reason in reasons if reason is not None), None)
 
 
 def _native_path(work: Workload) -> EnginePath:
     # Other vector instructions round otherwise: a path of its own.
-    return EnginePath(native.path_name(), lambda layers: native.lanes(), NativeBlock)
+    return EnginePath(
+        native.path_name(), lambda layers: native.lanes(), NativeFieldBlock if work.field else NativeBlock
+    )
 
 
 def _torch_path(work: Workload) -> EnginePath:

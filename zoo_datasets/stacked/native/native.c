@@ -41,6 +41,8 @@ typedef struct {
   double kl_weight;                              /* the divergence's share of the loss */
   const float *clip;                             /* [LANES], or null: the norm that gradients are scaled down to */
   const float *smoothing;                        /* [LANES], or null: the share of the labels that is spread */
+  const float *points;                           /* of fields: [length, CHANNELS, PIXELS] */
+  const v *targets;                              /* … [length, CLASSES, PIXELS] */
 } Job;
 
 static char *carve(char **at, int64_t bytes) {
@@ -49,7 +51,7 @@ static char *carve(char **at, int64_t bytes) {
   return start;
 }
 
-INLINE int activates(const Stage *s) { return s->activate || s->dropout >= 0; }
+INLINE int activates(const Stage *s) { return s->activate || s->dropout >= 0 || s->sine != 0.f; }
 
 /* What each sample has of its own; a network without normalisation needs it once. */
 static void lay_out_sample(char **at, Workspace *space) {
@@ -136,6 +138,33 @@ NOINLINE void activate(int kind, v *y, v *d, int n) {
   }
 }
 
+NOINLINE void near_sines(const float omega, v *y, v *d, int n) {
+  for (int i = 0; i < n; i++) {
+    v sine, cosine;
+    sine_v(y[i] * omega, &sine, &cosine);
+    y[i] = sine;
+    d[i] = cosine * omega;
+  }
+}
+
+/* y becomes sin(omega y), d its derivative by y; lanes beyond the bound take the C library's functions. */
+NOINLINE void sines(const float omega, v *y, v *d, int n) {
+  vi beyond = {0};
+  for (int i = 0; i < n; i++) beyond |= (vi)((v)((vi)(y[i] * omega) & 0x7FFFFFFF) > SINE_BOUND);
+  int any = 0;
+  for (int l = 0; l < LANES; l++) any |= beyond[l];
+  if (!any) {
+    near_sines(omega, y, d, n);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    const v x = y[i] * omega;
+    near_sines(omega, y + i, d + i, 1);
+    for (int l = 0; l < LANES; l++)
+      if (fabsf(x[l]) > SINE_BOUND) y[i][l] = sinf(x[l]), d[i][l] = cosf(x[l]) * omega;
+  }
+}
+
 /* Element `sample * n + unit` of the stream of this dropout layer decides about a unit. */
 NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample, v *y, v *d, int n) {
   const vu *threshold = (const vu *)job->threshold;
@@ -158,10 +187,13 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
 
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
+  if (s->sine != 0.f) sines(s->sine, y, d, units(s));
+  else if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
+  if (s->shift != 0.f)
+    for (int u = 0; u < units(s); u++) y[u] += s->shift;
 }
 
 /* What stage `i` gives, or the images. */
