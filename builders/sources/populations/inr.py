@@ -216,6 +216,7 @@ class InrSource(StateDictSource):
         inr_set = inr_set_of(place)
         if inr_set is None:
             raise SourceError(f"{place if isinstance(place, Path) else place.name} holds no published set of INRs")
+        beside: Path | None
         if isinstance(place, Path):
             container, beside = open_container(place, reading.num_proc), place.resolve().parent
         else:

@@ -640,7 +640,8 @@ class SmallCnnSource(ListedSource):
     @cached_property
     def _rows(self) -> NDArray[np.int64]:
         """By the number of a row of the listing, that of the array."""
-        return self._listing.table[_ROW].to_numpy()
+        rows: NDArray[np.int64] = self._listing.table[_ROW].to_numpy()
+        return rows
 
 
 def _with_tally(states: States) -> States:
