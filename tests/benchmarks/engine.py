@@ -1,8 +1,11 @@
-"""Speed of the engine beside the plain loop: one nn.Module with torch.optim, same batch size, one thread each.
+"""Speed of the engine beside the plain loop: one nn.Module with torch.optim, same batch size, one thread each; and as a
+share of what torch's product of two matrices of 512 × 512 reaches on the same core, counting multiplications and
+additions of convolutions and linear layers only.
 
-    python tests/benchmarks/engine.py [--seconds 0.3] [--members 64] [--json build/bench/engine.json] [--strict]
+    python tests/benchmarks/engine.py [--seconds 0.3] [--members 64] [--networks cnn_s,mlp]
+        [--json build/bench/engine.json] [--strict]
 
-Every measurement alternates between the two and takes the best round of each, so that other work on the
+Every measurement alternates between the three and takes the best round of each, so that other work on the
 machine hurts both alike. The images are random pixels; the arithmetic does not depend on them.
 """
 
@@ -32,39 +35,78 @@ from plain import variational
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.native.compiler import find_compiler
-from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.layers import ACTIVATIONS, build_layout
+from zoo_datasets.networks.architectures import get_architecture, resnet18_layers
+from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.module import Network
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, lanes_of
 from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.codegen import IMAGES as THE_IMAGES
+from zoo_datasets.stacked.native.codegen import stages
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 
-BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
-NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}
-# Samples per second on one core, as a multiple of the plain loop's.
-SPARSIFY_TARGET, KL_WEIGHT = 8.0, 0.01
-TRAIN_TARGETS = {"cnn_s": 12.0, "cnn_l": 4.0}
-EVALUATION_TARGET, TORCH_TARGET, CORES_TARGET = 6.0, 1.8, 1.8
+EVALUATION_BATCH, IMAGES, ROUNDS, MATRIX = 100, 2000, 5, 512
+ACTIVATIONS = ("gelu", "relu", "sigmoid", "tanh")  # of the published zoos
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Net:
+    """A network of the table, and what its training has to reach.
+
+    Attributes:
+        share: of the rate of matrix products; 0 where there is no target.
+        ratio: to the plain loop; likewise.
+    """
+
+    images: str
+    batch: int
+    size: int
+    share: float = 0.0
+    ratio: float = 0.0
+    width: int | None = None
+
+
+NETWORKS = {
+    "cnn_s": Net(images="mnist", batch=10, size=28, share=0.5),
+    "cnn_l": Net(images="cifar10", batch=10, size=32, share=0.5),
+}
+FURTHER = {
+    "small_cnn": Net(images="mnist", batch=32, size=28, share=0.4),
+    "small_cnn 32": Net(images="cifar10", batch=32, size=32, share=0.4),
+    "mlp": Net(images="mnist", batch=32, size=28, ratio=12.0),
+    "resnet 4": Net(images="mnist", batch=32, size=28, share=0.3, width=4),
+    "resnet 8": Net(images="mnist", batch=32, size=28, share=0.3, width=8),
+}
+ALL = NETWORKS | FURTHER
+KL_WEIGHT = 0.01
+SPARSIFY_SHARE, EVALUATION_SHARE, TORCH_TARGET, CORES_TARGET = 0.3, 0.4, 1.8, 1.8
 
 Rate = Callable[[float], float]  # seconds to measure for → samples per second
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One line of the table: rates in samples per second, all members together."""
+    """One line of the table: rates in samples per second, all members together.
+
+    Attributes:
+        share: of the rate of matrix products; None where it was not measured.
+        target, share_target: the least ratio and share; 0 where there is none.
+    """
 
     what: str
     network: str
     settings: str
     baseline: float
     engine: float
-    target: float
+    target: float = 0.0
+    share: float | None = None
+    share_target: float = 0.0
     ratio: float = field(init=False)
     met: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", self.engine / self.baseline)
-        object.__setattr__(self, "met", self.engine / self.baseline >= self.target)
+        met = self.engine / self.baseline >= self.target and (self.share or 0.0) >= self.share_target
+        object.__setattr__(self, "met", met)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +126,41 @@ class Case:
 
 
 def images_of(network: str) -> ImageData:
-    spec, size = get_image_spec(NETWORKS[network]), get_architecture(network).input_size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (IMAGES, spec.channels, size, size), generator=generator).to(torch.uint8)
+    net = ALL[network]
+    spec, generator = get_image_spec(net.images), torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, spec.channels, net.size, net.size), generator=generator).to(torch.uint8)
     split = Split(pixels, torch.arange(IMAGES) % spec.classes)
-    return ImageData(spec=spec, size=size, fingerprint="benchmark", train=split, val=split, test=split)
+    return ImageData(spec=spec, size=net.size, fingerprint="benchmark", train=split, val=split, test=split)
+
+
+def layers_of(network: str) -> tuple[Layer, ...]:
+    net = ALL[network]
+    channels = get_image_spec(net.images).channels
+    if net.width is not None:
+        return resnet18_layers(net.width)(channels, 10)
+    return get_architecture(network.split()[0]).layers(channels, 10)
+
+
+def operations(network: str, *, training: bool) -> int:
+    """Multiplications and additions of a sample; those of the gradient of images are not needed."""
+    net, total = ALL[network], 0
+    for stage in stages(layers_of(network), (get_image_spec(net.images).channels, net.size, net.size)):
+        if stage.kind == "CONV":
+            passes = (2 if stage.source == THE_IMAGES else 3) if training else 1
+            total += 2 * passes * stage.outputs * stage.inputs * stage.kernel**2 * stage.rows * stage.columns
+    return total
+
+
+def matmul(seconds: float) -> float:
+    """Operations per second of torch's matrix products."""
+    first, second = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
+    out = torch.empty(MATRIX, MATRIX)
+
+    def multiply() -> int:
+        torch.mm(first, second, out=out)
+        return 2 * MATRIX**3
+
+    return rate_of(multiply, seconds)
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:
@@ -103,8 +175,8 @@ def rate_of(work: Callable[[], int], seconds: float) -> float:
 
 def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     """Training and evaluating one module, its images already normalised in memory."""
-    channels = data.train.images.shape[1]
-    module = Network(get_architecture(case.network).layers(channels, 10), case.activation, case.dropout)
+    batch_size = ALL[case.network].batch
+    module = Network(layers_of(case.network), case.activation, case.dropout)
     noisy = variational(module) if case.variational else []
     optimizer = (
         torch.optim.Adam(module.parameters(), 1e-4)
@@ -113,7 +185,7 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     )
     images, labels = data.normalise(data.train.images), data.train.labels
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
-    batches = itertools.cycle(order.split(BATCH))
+    batches = itertools.cycle(order.split(batch_size))
     parts = itertools.cycle(range(0, IMAGES, EVALUATION_BATCH))
 
     def step() -> int:
@@ -124,7 +196,7 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
             loss = loss + KL_WEIGHT * layer.divergence()
         loss.backward()
         optimizer.step()
-        return BATCH
+        return len(index)
 
     @torch.no_grad()
     def evaluate() -> int:
@@ -149,16 +221,17 @@ class Population:
     """Members in blocks, as the trainer steps them: a range of steps of each block in turn, or in threads."""
 
     def __init__(self, case: Case, data: ImageData, members: int, path: str, threads: int = 1) -> None:
-        layers = get_architecture(case.network).layers(data.train.images.shape[1], 10)
+        layers, self._batch = layers_of(case.network), ALL[case.network].batch
         lanes, make = (native.lanes(), native.NativeBlock) if path == "native" else (lanes_of(layers), TorchBlock)
         self._data, self._threads = data, threads
-        self._steps = STEPS_AT_ONCE if path == "native" else 2
+        long = path == "torch" or ALL[case.network].width is not None  # many steps would take longer than a round
+        self._steps = 2 if long else min(STEPS_AT_ONCE, IMAGES // self._batch)
         size, generator = build_layout(layers).size, torch.Generator().manual_seed(0)
         self._blocks: list[MemberBlock] = []
         for seeds in torch.arange(members).split(lanes):
             rates = torch.full((len(seeds),), case.dropout, dtype=torch.float64)
             recipe = BlockRecipe(
-                layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=BATCH,
+                layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=self._batch,
                 augmentation=(), seeds=seeds, dropout=rates, variational=case.variational,
             )  # fmt: skip
             state = {"log_sigma2": torch.full((len(seeds), size), -10.0)} if case.variational else None
@@ -188,7 +261,9 @@ class Population:
 
     def _train(self, number: int) -> int:
         block = self._blocks[number]
-        self._at[number] = (self._at[number] + self._steps) % (IMAGES // BATCH)
+        if self._at[number] + 2 * self._steps > IMAGES // self._batch:
+            self._at[number] = -self._steps
+        self._at[number] += self._steps
         members = len(block.recipe.seeds)
         settings = [
             StepSettings(
@@ -219,50 +294,53 @@ def best(rates: list[Rate], seconds: float) -> list[float]:
     return [max(column) for column in zip(*rounds, strict=True)]
 
 
+def measured(what: str, case: Case, members: int, seconds: float, *, training: bool = True, **targets: float) -> Result:
+    """The native path beside the plain loop and matrix products."""
+    data = images_of(case.network)
+    population = Population(case, data, members, "native")
+    plain = plain_loop(case, data)[not training]
+    engine_rate = population.training if training else population.evaluation
+    baseline, engine, products = best([plain, engine_rate, matmul], seconds)
+    return Result(
+        what=what, network=case.network, settings=case.settings, baseline=baseline, engine=engine,
+        share=engine * operations(case.network, training=training) / products, **targets,
+    )  # fmt: skip
+
+
 def training_results(members: int, seconds: float) -> Iterator[Result]:
-    grid = itertools.product(NETWORKS, sorted(ACTIVATIONS), ("adam", "sgd"), (0.0, 0.5))
-    for network, activation, optimizer, dropout in grid:
+    for network, activation, optimizer, dropout in itertools.product(
+        NETWORKS, ACTIVATIONS, ("adam", "sgd"), (0.0, 0.5)
+    ):
         case = Case(network=network, activation=activation, optimizer=optimizer, dropout=dropout)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
-        target = TRAIN_TARGETS[network]
-        yield Result(
-            what="train, 1 thread",
-            network=network,
-            settings=case.settings,
-            baseline=baseline,
-            engine=engine,
-            target=target,
-        )
+        # Dropout draws a number for each unit, which is no matrix product.
+        share = NETWORKS[network].share if not dropout else NETWORKS[network].share / 2
+        yield measured("train, 1 thread", case, members, seconds, share_target=share)
+
+
+def further_results(members: int, seconds: float) -> Iterator[Result]:
+    for network, net in FURTHER.items():
+        for activation in ("relu",) if net.width is not None else ("relu", "tanh"):
+            case = Case(network=network, activation=activation)
+            yield measured(
+                f"train, batch {net.batch}", case, native.lanes(), seconds, target=net.ratio, share_target=net.share
+            )
 
 
 def sparsify_results(members: int, seconds: float) -> Iterator[Result]:
     for network, optimizer in itertools.product(NETWORKS, ("adam", "sgd")):
         case = Case(network=network, optimizer=optimizer, variational=True)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
-        yield Result(
-            what="sparsify, 1 thread", network=network, settings=case.settings, baseline=baseline, engine=engine,
-            target=SPARSIFY_TARGET if network == "cnn_s" else TRAIN_TARGETS[network],
-        )  # fmt: skip
+        # Means and variances are each a pass of their own, which is counted once.
+        yield measured("sparsify, 1 thread", case, members, seconds, share_target=SPARSIFY_SHARE / 2)
 
 
 def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
-    for network, activation in itertools.product(NETWORKS, sorted(ACTIVATIONS)):
+    for network, activation in itertools.product(NETWORKS, ACTIVATIONS):
         case = Case(network=network, activation=activation)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[1], population.evaluation], seconds)
-        yield Result(
-            what="evaluate, 1 thread", network=network, settings=case.activation, baseline=baseline, engine=engine,
-            target=EVALUATION_TARGET,
-        )  # fmt: skip
+        yield measured("evaluate, 1 thread", case, members, seconds, training=False, share_target=EVALUATION_SHARE)
 
 
 def torch_results(members: int, seconds: float) -> Iterator[Result]:
-    for optimizer, dropout in (("adam", 0.0), ("sgd", 0.0), ("adam", 0.5)):
+    for optimizer, dropout in (("adam", 0.0), ("sgd", 0.0), ("adam", 0.5)) if "cnn_s" in NETWORKS else ():
         case = Case(network="cnn_s", optimizer=optimizer, dropout=dropout)
         data = images_of("cnn_s")
         population = Population(case, data, members, "torch")
@@ -328,12 +406,14 @@ def table_of(results: list[Result]) -> Table:
     table = Table(title="samples per second")
     for column in ("what", "network", "settings"):
         table.add_column(column)
-    for column in ("baseline", "engine", "ratio", "target", ""):
+    for column in ("baseline", "engine", "ratio", "of matmul", "target", ""):
         table.add_column(column, justify="right")
     for result in results:
         table.add_row(
             result.what, result.network, result.settings, f"{result.baseline:,.0f}", f"{result.engine:,.0f}",
-            f"{result.ratio:.1f} ×", f"{result.target:g} ×", "" if result.met else "below target",
+            f"{result.ratio:.1f} ×", "" if result.share is None else f"{result.share:.0%}",
+            f"{result.target:g} ×" if result.target else f"{result.share_target:.0%}",
+            "" if result.met else "below target",
         )  # fmt: skip
     return table
 
@@ -343,15 +423,19 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=64, help="members trained as one population")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round; each is measured 5 times")
     parser.add_argument("--json", type=Path, default=Path("build/bench/engine.json"), help="where the numbers go")
+    parser.add_argument("--networks", default="", help="names of networks with commas between; only these are measured")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for name in set(ALL) - set(arguments.networks.split(",")) if arguments.networks else ():
+        NETWORKS.pop(name, None)
+        FURTHER.pop(name, None)
     console = Console(width=None if sys.stdout.isatty() else 120)
     facts = machine()
     console.print(facts)
     parts = [torch_results]
     if facts["lanes"] is not None:
-        parts = [training_results, sparsify_results, evaluation_results, torch_results, cores_results]
+        parts = [training_results, further_results, sparsify_results, evaluation_results, torch_results, cores_results]
     results: list[Result] = []
     for part in parts:
         for result in part(arguments.members, arguments.seconds):
