@@ -81,7 +81,7 @@ def test_time_follows_the_work(tmp_path):
         )
         left = [epochs + 1] * len(opening.cohorts)
         pace = pace_module.Pace(members=16, images=1, order=0.0, train=1.0, evaluate=0.0)
-        assert _seconds(opening, left, data, pace, threads) == factor * 2 * 200
+        assert _seconds(opening, left, data, {opening.run.manifest.network: pace}, threads) == factor * 2 * 200
 
 
 def test_a_slow_network_is_not_trained_for_long(tmp_path):

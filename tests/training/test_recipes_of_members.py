@@ -13,7 +13,6 @@ from zoo_datasets.images.split import Split
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import members_of
 from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
 from zoo_datasets.stacked import TorchBlock, initialise
@@ -234,45 +233,6 @@ def test_a_share_of_the_images_is_the_first_ones_and_a_cohort_of_its_own(tmp_pat
         steps = 2 * -(-len(seen.train) // 10)
         expected = alone(zoo, cohort.members[0], seen, steps)
         torch.testing.assert_close(cohort.weights(2)[0], expected, atol=1e-4, rtol=0)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_run_keeps_the_given_epochs_and_goes_on_from_any(tmp_path, monkeypatch):
-    data = plain.tiny_images(train=20)
-    zoo = zoo_of(checkpoints=[0, 1, 4], epochs=4)
-    every = train_zoo(zoo_of(epochs=4), tmp_path / "every", data)
-    run = train_zoo(zoo, tmp_path / "run", data)
-    (cohort,), (whole,) = run.cohorts(), every.cohorts()
-    assert cohort.epochs() == [0, 1, 4]
-    assert sorted(path.name for path in cohort.path.glob("epoch-*")) == [
-        f"epoch-000{epoch}.safetensors" for epoch in (0, 1, 4)
-    ]
-    for epoch in (0, 1, 4):
-        assert torch.equal(cohort.weights(epoch), whole.weights(epoch))
-        assert cohort.figures(epoch).equals(whole.figures(epoch))
-    assert zoo.states == 3 * zoo.models
-    # Interrupted after an epoch that is not kept.
-    from zoo_datasets.training.steps import cohort as steps
-
-    passed = steps.CohortTrainer._pass
-
-    def interrupted(self, epoch):
-        passed(self, epoch)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(steps.CohortTrainer, "_pass", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train_zoo(zoo, tmp_path / "again", data)
-    monkeypatch.undo()
-    assert Run.open(tmp_path / "again").cohorts()[0].resume_epoch() == 2
-    train_zoo(zoo, tmp_path / "again", data)
-    assert contents(tmp_path / "again") == contents(tmp_path / "run")
-    with pytest.raises(SpecError, match="epochs: 3 is none of the checkpoints.*expected one of .1, 4"):
-        train_zoo(zoo, tmp_path / "third", data, epochs=3)
 
 
 def test_the_small_cnn_zoo_is_a_random_search_as_published():

@@ -8,6 +8,8 @@
         epoch-0000.safetensors       every tensor stacked over the members: [K, …]; of twins by variational dropout
                                      the weights that act, and `log_sigma2` [K, D], −∞ where a weight has no noise
         metrics.parquet              one row a member and finished epoch
+        step-00000012.safetensors    of zoos with `every_steps`: the tensors after a step within an epoch, counted from
+        steps.parquet                the start of the training, and the figures of these states
         resume.safetensors           state of training after the last finished epoch; where a zoo keeps some epochs
                                      only (`checkpoints`), and not this one, with its weights as `acting` [K, D]
 
@@ -127,7 +129,10 @@ class Run:
         return self._cohort(self.path / f"cohort-{index:04d}")
 
     def _cohort(self, path: Path) -> Cohort:
-        return Cohort(path, self.manifest.layout, self.manifest.zoo.checkpoints)
+        zoo, network_of = self.manifest.zoo, self.manifest.network_of
+        layout = (lambda member: network_of(member).layout) if zoo.is_sized else self.manifest.layout
+        steps = self.manifest.steps_within if zoo.every_steps else None
+        return Cohort(path, layout, zoo.checkpoints, steps)
 
     def cohorts(self) -> list[Cohort]:
         """All cohorts that were begun, in order."""

@@ -30,15 +30,16 @@ Grey = Literal["luma", "mean"]
 
 GRID_FIELDS = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 # Axes that a zoo may have besides. A zoo, a member or a run that has none of them is written as if there were none.
+NETWORK_AXES = ("variant", "width", "depth")
 FURTHER_AXES = (
-    "init_std", "b_init", "train_fraction", "clip_norm", "label_smoothing", "warmup_epochs", "decay_epochs",
-    "decay_factor",
+    *NETWORK_AXES, "init_std", "b_init", "train_fraction", "clip_norm", "label_smoothing", "warmup_epochs",
+    "decay_epochs", "decay_factor",
 )  # fmt: skip
 # What only zoos of one's own have; others are written as if there were no such fields.
 OWN_ARCHITECTURE = ("layers", "input_size")
 OWN_FIELDS = (*OWN_ARCHITECTURE, "pixels")
 # Fields of a zoo that are written only where they are set.
-OPTIONAL_FIELDS = (*OWN_FIELDS, *FURTHER_AXES, "random_points", "checkpoints")
+OPTIONAL_FIELDS = (*OWN_FIELDS, *FURTHER_AXES, "random_points", "checkpoints", "every_steps")
 SEED_LIMIT = 1_000_000
 MAX_EPOCH = 1_000_000
 MAX_MODELS = 500_000
@@ -47,6 +48,7 @@ MAX_SIDE = 4096  # pixels of an image
 # Digits of a number that is drawn: the same on every machine, whatever the last bit of its logarithm.
 _DRAWN_DIGITS = 6
 _DRAWS_A_POINT = 1000  # before a point that differs from the others is given up
+MAX_SIZES = (99_999, 99)  # width and depth
 # Of the name of an architecture of other sizes than the table's, `resnet18_w8`.
 _SIZES = re.compile(r"(?:_w[1-9]\d{0,4})?(?:_d[1-9]\d?)?$")
 # Names folders and configs of repositories.
@@ -129,14 +131,31 @@ class Pixels:
             raise ValueError(f"images.size: expected 1 to {MAX_SIDE:,}, found {self.size}")
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkChoice:
+    """One of the networks of a zoo: of an architecture, of sizes; None where the zoo has one."""
+
+    variant: str | None = None
+    width: int | None = None
+    depth: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The sizes as the name of the network ends: `_w8`."""
+        sizes = (("w", self.width), ("d", self.depth))
+        return "".join(f"_{letter}{size}" for letter, size in sizes if size is not None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HyperParameters:
     """All that varies between the members of a zoo, besides the seed.
 
-    `momentum` is None of optimizers that have none, as Adam. The further ones, from `init_std` on, are None where the
+    `momentum` is None of optimizers that have none, as Adam. The further ones, from `variant` on, are None where the
     zoo has no such axis.
 
     Attributes:
+        variant: the architecture, of a zoo that has several.
+        width, depth: sizes of the network, which its architecture says the meaning of.
         init_std: standard deviation of initialisations that take one, the gain of orthogonal ones.
         b_init: what biases start at; 0.01 where it is None.
         train_fraction: share of the training images, the first ones, that the member is trained on.
@@ -154,6 +173,9 @@ class HyperParameters:
     weight_decay: float
     momentum: float | None
     batch_size: int
+    variant: str | None = None
+    width: int | None = None
+    depth: int | None = None
     init_std: float | None = None
     b_init: float | None = None
     train_fraction: float | None = None
@@ -162,6 +184,11 @@ class HyperParameters:
     warmup_epochs: float | None = None
     decay_epochs: int | None = None
     decay_factor: float | None = None
+
+    @property
+    def network(self) -> NetworkChoice:
+        """Which of the networks of its zoo it is of."""
+        return NetworkChoice(self.variant, self.width, self.depth)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values; further ones that are not set are left out."""
@@ -177,7 +204,10 @@ class HyperParameters:
 POINT_FIELDS = tuple(entry.name for entry in dataclasses.fields(HyperParameters) if entry.name not in FURTHER_AXES)
 
 # What each further hyperparameter may be, and how a message says so.
-_FURTHER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+_FURTHER_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "variant": (lambda value: bool(NAME.fullmatch(value)), "a name"),
+    "width": (lambda value: 1 <= value <= MAX_SIZES[0], f"1 to {MAX_SIZES[0]:,}"),
+    "depth": (lambda value: 1 <= value <= MAX_SIZES[1], f"1 to {MAX_SIZES[1]}"),
     "init_std": (lambda value: 0 < value < float("inf"), "above 0"),
     "b_init": (lambda value: abs(value) < float("inf"), "a number"),
     "train_fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
@@ -238,10 +268,15 @@ class ZooSpec:
     Attributes:
         activation … weight_decay: the values of each grid axis; the grid is their product.
         momentum: for members whose optimizer has one, as sgd; OneCycle cycles it between 0.85 and 0.95 instead.
+        variant: names of architectures, where the zoo has several; `architecture` is the first of them. Those of one's
+            own stand in `layers`, which then is a list of `{name, layers}`.
+        width, depth: sizes of the networks; names then end in them, as `small_cnn_w32`.
         init_std … decay_factor: further axes, of which a zoo may have any; `HyperParameters` says what they are.
         random_points: number of points that are drawn at random, each axis by itself, instead of their product; only
             then may axes of numbers be ranges (`Drawn`). They follow from `entropy`.
         checkpoints: the epochs whose states are kept, the last one among them; None means all.
+        every_steps: of the epochs that are kept, states after every so many optimizer steps of the training are kept
+            too; None means none.
         seeds: number of seeds for each grid point.
         seed_kind: `range` gives every point the seeds 1..seeds; `random` draws distinct seeds from
             [0, 1,000,000) with `entropy`.
@@ -277,6 +312,9 @@ class ZooSpec:
     layers: tuple[Any, ...] | None = dataclasses.field(default=None, hash=False)
     input_size: int | None = None
     pixels: Pixels | None = None
+    variant: tuple[str, ...] = ()
+    width: tuple[int, ...] = ()
+    depth: tuple[int, ...] = ()
     init_std: tuple[float, ...] | Drawn = ()
     b_init: tuple[float, ...] | Drawn = ()
     train_fraction: tuple[float, ...] | Drawn = ()
@@ -287,6 +325,7 @@ class ZooSpec:
     decay_factor: tuple[float, ...] | Drawn = ()
     random_points: int | None = None
     checkpoints: tuple[int, ...] | None = None
+    every_steps: int | None = None
     parent: str | None = None
     sparsifier: SparsifierName | None = None
     amount: float | None = None
@@ -368,13 +407,15 @@ class ZooSpec:
         ]  # fmt: skip
 
     def _state_checks(self) -> list[tuple[str, bool, str]]:
-        kept = self.checkpoints
+        kept, every = self.checkpoints, self.every_steps
+        checks = [("every_steps", every is not None and every < 1, f"expected at least 1, found {every}")]
         if kept is None:
-            return []
+            return checks
         ascending = all(before < after for before, after in itertools.pairwise(kept))
         fine = bool(kept) and ascending and kept[0] >= 0
         near = [epoch for epoch in kept if epoch > 0]
         return [
+            *checks,
             ("checkpoints", not fine, f"expected ascending epochs, 0 or more, found {list(kept)}"),
             ("epochs", fine and self.epochs not in kept,
              f"{self.epochs} is none of the checkpoints, after which nothing would be kept; expected one of {near}"),
@@ -397,6 +438,31 @@ class ZooSpec:
         """Number of members: grid points times seeds."""
         return self.points * self.seeds
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether it has an axis of networks."""
+        return any(getattr(self, axis) for axis in NETWORK_AXES)
+
+    def networks(self) -> list[NetworkChoice]:
+        """The networks of its members; one where it has no such axis."""
+        axes = [getattr(self, axis) or (None,) for axis in NETWORK_AXES]
+        return [NetworkChoice(*values) for values in itertools.product(*axes)]
+
+    def architecture_of(self, network: NetworkChoice) -> str:
+        """The name of one of its networks."""
+        return f"{network.variant or self.architecture}{network.suffix}"
+
+    def outline_of(self, network: NetworkChoice) -> Sequence[Any] | None:
+        """The outline of one of its networks; None where it is of the table."""
+        if self.layers is None or not self.variant:
+            return self.layers
+        outlines = {entry["name"]: entry["layers"] for entry in self.layers}
+        return outlines.get(network.variant)
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the states of an epoch are kept."""
+        return self.checkpoints is None or epoch in self.checkpoints
+
     def kept_epochs(self, last: int | None = None) -> tuple[int, ...]:
         """The epochs whose states are kept, ascending, to the last one or an earlier one; 0 is initialisation."""
         every = range((self.epochs if last is None else last) + 1)
@@ -404,7 +470,8 @@ class ZooSpec:
 
     @property
     def states(self) -> int:
-        """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included."""
+        """Number of checkpoints: members times the epochs that are kept, by default all, epoch 0 included. Those after
+        steps within epochs, whose number depends on the images, are not counted."""
         return self.models * len(self.kept_epochs())
 
     def grid(self, most: int | None = None) -> list[HyperParameters]:
@@ -417,7 +484,10 @@ class ZooSpec:
                 itertools.product(*axes)]  # fmt: skip
 
     def _point(self, values: Mapping[str, Any], with_momentum: Collection[str]) -> HyperParameters:
-        numbers = {axis: float(values[axis]) for axis in FURTHER_AXES if axis in values and axis != "decay_epochs"}
+        whole = ("decay_epochs", *NETWORK_AXES)
+        numbers: dict[str, Any] = {
+            axis: float(values[axis]) for axis in FURTHER_AXES if axis in values and axis not in whole
+        }
         return HyperParameters(
             activation=values["activation"],
             init=values["init"],
@@ -427,7 +497,7 @@ class ZooSpec:
             weight_decay=float(values["weight_decay"]),
             momentum=float(self.momentum) if values["optimizer"] in with_momentum else None,
             batch_size=self.batch_size,
-            decay_epochs=values.get("decay_epochs"),
+            **{axis: values.get(axis) for axis in whole},
             **numbers,
         )
 

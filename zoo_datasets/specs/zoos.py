@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -145,7 +146,26 @@ _FURTHER: tuple[ZooSpec, ...] = (
         for width in (4, 8)
     ),
 )  # fmt: skip
-_DENSE = (*_DENSE, *_FURTHER)
+# A network of sines for each image, as DWSNets (Navon et al. 2023) fit theirs: model i to image i − 1, the training
+# images first. An epoch is 100 steps over the whole image.
+_FIELDS: tuple[ZooSpec, ...] = tuple(
+    ZooSpec(
+        name=f"{images}_siren",
+        images=images,
+        architecture="siren",
+        epochs=10,
+        checkpoints=(0, 1, 2, 5, 10),
+        activation=("none",),
+        init=("siren",),
+        optimizer=("adam",),
+        lr=(5e-4,),
+        weight_decay=(0.0,),
+        batch_size=784,
+        seeds=70_000,
+    )
+    for images in ("mnist", "fashion_mnist")
+)
+_DENSE = (*_DENSE, *_FURTHER, *_FIELDS)
 
 # The table: dense zoos by name; that of a twin follows from its parent's.
 ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in _DENSE}
@@ -184,6 +204,7 @@ def twin_of(
         decay_factor=(),
         warmup_epochs=(),
         checkpoints=None,
+        every_steps=None,
         doi=None,
         published=False,
     )
@@ -273,6 +294,8 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
+    if isinstance(own, list) and _are_several(own):
+        return _with_several(value, own, origin)
     if isinstance(own, list):
         own = {"layers": own}
     if not isinstance(own, dict):
@@ -283,6 +306,23 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
         raise SpecError(f"{origin}: architecture: {problem}; expected a name, a list of layers, or name and layers")
     parts = {name: own[name] for name in OWN_ARCHITECTURE if name in own}
     return value | {"architecture": own.get("name", value.get("name"))} | parts
+
+
+def _are_several(own: list[Any]) -> bool:
+    """Whether a list is one of architectures, and not of layers: names of the table, or mappings of name and layers."""
+    is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
+    return bool(own) and all(
+        is_architecture(one) or (isinstance(one, dict) and "layers" in one and "name" in one) for one in own
+    )
+
+
+def _with_several(value: dict[str, Any], several: list[Any], origin: str) -> dict[str, Any]:
+    for one in several:
+        if isinstance(one, dict) and (unknown := sorted(map(str, one.keys() - {"name", "layers"}))):
+            raise SpecError(f"{origin}: architecture: unknown field {brief(unknown[0])}; expected name and layers")
+    names = [one["name"] if isinstance(one, dict) else one for one in several]
+    own = [one for one in several if isinstance(one, dict)]
+    return value | {"architecture": names[0], "variant": names} | ({"layers": own} if own else {})
 
 
 def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -311,16 +351,25 @@ def _with_random_points(value: dict[str, Any], origin: str) -> dict[str, Any]:
     }
 
 
+def _number(value: Any) -> float | None:
+    """A number, which YAML 1.1 reads as a text where it is 1e-3; None of what is none."""
+    try:
+        return float(value) if type(value) in (int, float, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def _drawn(axis: str, value: dict[Any, Any], origin: str) -> Drawn:
-    kind, ends = next(iter(value.items()), (None, None))
-    numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-    if len(value) != 1 or kind not in ("uniform", "log_uniform") or not numbers:
+    kind, given = next(iter(value.items()), (None, None))
+    ends = [_number(end) for end in given] if isinstance(given, (list, tuple)) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    if len(value) != 1 or kind not in ("uniform", "log_uniform") or low is None or high is None:
         raise SpecError(
             f"{origin}: {axis}: expected a value, a list of them, or a range as {{log_uniform: [0.001, 0.1]}} or "
             f"{{uniform: [0, 0.5]}}, found {brief(value)}"
         )
     try:
-        return Drawn(kind, float(ends[0]), float(ends[1]))
+        return Drawn(kind, low, high)
     except ValueError as error:
         raise SpecError(f"{origin}: {axis}: {error}") from None
 

@@ -23,6 +23,7 @@ from zoo_datasets.evaluation.features.base import fences
 from zoo_datasets.evaluation.features.umap import fit_umap
 from zoo_datasets.evaluation.population import Box
 from zoo_datasets.evaluation.predictions import predictions, representations
+from zoo_datasets.evaluation.report.lines import between
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
@@ -79,7 +80,7 @@ def gather(
     """The content of a report.
 
     Args:
-        images: for agreement and representations; None leaves these out.
+        images: for agreement, representations and the losses between models; None leaves these out.
         record: a benchmark to show.
         step: called with what is done next.
     """
@@ -105,13 +106,18 @@ def gather(
         "notes": [],
     }
     if images is None:
-        content["notes"].append("No images were given: agreement and representations were not computed.")
+        content["notes"].append(
+            "No images were given: agreement, representations and losses between models were not computed."
+        )
     step("map")
     content["map"] = _map(final, weights, table, extent.method)
     step("trajectories")
     content["trajectories"] = _trajectories(repo, name, final, table, extent.trajectories)
     step("pairs of models")
     content["alike"] = _alike(final, weights, images, extent.pairs)
+    if images is not None:
+        step("lines between models")
+        content["between"] = between(final, weights, images)
     if manifest.zoo.get("sparsifier"):
         step("sparsity")
         content["sparse"] = _sparse(repo, final, weights, manifest, images, extent.pairs)

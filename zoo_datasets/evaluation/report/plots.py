@@ -64,6 +64,8 @@ def _figures(content: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
         )
     if content.get("sheet"):
         yield "signals", signals(content)
+    if content.get("between"):
+        yield "losses_between_models", between(content)
     if content.get("sparse"):
         yield "sparsity_of_layers", layers(content)
 
@@ -141,6 +143,20 @@ def histogram(content: Mapping[str, Any], entry: Mapping[str, Any]) -> Figure:
     draw_histogram(axes, entry["counts"], entry["edges"])
     cover(axes, 0, max(entry["counts"]))
     axes.set(xlabel=entry["label"], ylabel=entry.get("unit", "pairs of models"))
+    return figure
+
+
+def between(content: Mapping[str, Any]) -> Figure:
+    """The loss on the line between two models, as they are and aligned; medians of pairs."""
+    entry = content["between"]
+    figure, (axes,) = _figure(content)
+    for (name, losses), colour in zip(entry["lines"].items(), COLOURS, strict=False):
+        axes.plot(entry["share"], losses, color=colour, label=f"{name}, barrier {entry['barriers'][name]:.2f}")
+    every = [loss for losses in entry["lines"].values() for loss in losses]
+    cover(axes, 0, 1, x=True)
+    cover(axes, min(every), max(every))
+    axes.set(xlabel="way from one model to the other", ylabel=f"test loss, median of {entry['pairs']} pairs")
+    axes.legend(fontsize="small", frameon=False)
     return figure
 
 

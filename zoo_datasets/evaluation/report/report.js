@@ -339,6 +339,26 @@ function showAlike() {
   for (const entry of content.alike) histogram(grid, entry, entry.unit);
 }
 
+function showBetween() {
+  const found = content.between;
+  if (!found) return;
+  const part = section("Between models", `The loss on ${found.images} test images on the straight line from one model to `
+    + `another, medians of ${found.pairs} pairs with ${found.activation}: as they are, and with the channels of one put in `
+    + "the order that fits the other. The barrier is the highest loss on the way less the mean of both ends.");
+  const lines = Object.entries(found.lines);
+  chart(part, "loss between models", (plot) => {
+    axes(plot, [0, 1], extent(lines.flatMap(([, losses]) => losses)), { x: "way from one model to the other", y: "loss" });
+    const points = [];
+    lines.forEach(([name, losses], at) => {
+      const path = losses.map((loss, step) => [plot.x(found.share[step]), plot.y(loss)]);
+      plot.svg.append(draw("polyline", { points: path.map((p) => p.join()).join(" "), fill: "none", stroke: COLOURS[at], "stroke-width": 2 }));
+      path.forEach(([x, y], step) => points.push({ x, y, lines: [name, `loss ${told(losses[step])}`] }));
+    });
+    hover(plot, points);
+  });
+  part.append(table(["", "median barrier"], Object.entries(found.barriers).map(([name, value]) => [name, told(value)])));
+}
+
 function showBenchmark() {
   const record = content.benchmark;
   if (!record) return;
@@ -364,7 +384,7 @@ function showLeftOut() {
   if (more) part.append(make("p", { class: "note" }, `and ${more} more, in manifest.json`));
 }
 
-for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBenchmark, showLeftOut]) show();
+for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBetween, showBenchmark, showLeftOut]) show();
 // A chart that was drawn before its neighbours stood beside it, or in another window, has another width now.
 const refit = () => drawings.filter(({ box, width }) => box.clientWidth !== width).forEach(({ redraw }) => redraw());
 new ResizeObserver(refit).observe(main);
