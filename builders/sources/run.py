@@ -23,6 +23,7 @@ from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
@@ -59,6 +60,9 @@ class RunSource(Source):
             raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
+        own = self._reading.state_dicts.where
+        further = {column.name: column.type for column in further_columns(manifest.zoo)}
+        self._where = self._reading.where if own is None else parse_where(own, further)
         if is_open(run):
             if self._reading.keep_log_sigma2:
                 raise SourceError(f"{run.path}: log_sigma2 is kept of zoos without further hyperparameters only")
@@ -110,7 +114,7 @@ class RunSource(Source):
         """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
         manifest = self.run.manifest
         recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
-        where = [] if self._reading.where is None else [self._reading.where.text]
+        where = [] if self._where is None else [self._where.text]
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
@@ -179,10 +183,10 @@ class RunSource(Source):
         """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
         asked = [epoch for epoch in self.run.kept_epochs if reading.epochs is None or epoch in reading.epochs]
-        if reading.where is None:
+        if self._where is None:
             wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            wanted = self._rows.matching(reading.where, asked)
+            wanted = self._rows.matching(self._where, asked)
         wanted = dict(itertools.islice(wanted.items(), reading.models))
         if not wanted:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"

@@ -14,7 +14,8 @@ import zoo_datasets as zd
 from zoo_datasets.builders import Reading, StateDictOptions, build_repository
 from zoo_datasets.builders.sources.table import open_source
 from zoo_datasets.cli.app import app
-from zoo_datasets.errors import SourceError, UnknownNameError
+from zoo_datasets.errors import SourceError, SpecError, UnknownNameError
+from zoo_datasets.evaluation.benchmark.run import Settings, read_data
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.symmetries import permute
@@ -57,6 +58,13 @@ def test_rows_are_the_networks_that_the_text_describes(archive, tmp_path):
     network = networks["cifar10_zooV2/NN_tune_trainable_00000", 10]
     without, network.config = network(images), {**network.config, "residual": [-1] * 4}
     assert not torch.allclose(network(images), without)
+
+
+def test_features_of_several_layouts_are_refused_on_one_line(archive, tmp_path):
+    path, _ = archive
+    build_repository(path, tmp_path / "zoos")
+    with pytest.raises(SpecError, match="networks of several layouts.*zoo select"):
+        read_data(tmp_path / "zoos", Settings(train="cnn_wild_park", tests=("cnn_wild_park",)))
 
 
 @torch.no_grad()

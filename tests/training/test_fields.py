@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import zoo_datasets as zd
+from zoo_datasets.builders import Reading, StateDictOptions
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.images.prepare import ImageData
@@ -112,7 +113,9 @@ def test_rows_tell_signal_label_psnr_and_convention(data, run, tmp_path, monkeyp
         )
         torch.testing.assert_close(zd.render(row, SIDE)[0, 0], drawn.view(SIDE, SIDE), rtol=0, atol=1e-5)
     best = max(row["psnr"] for row in rows)
-    zd.build_repository(run.path, tmp_path / "some", reading=zd.builders.Reading(where=f"psnr >= {best - 1e-6}"))
+    zd.build_repository(
+        run.path, tmp_path / "some", reading=Reading(state_dicts=StateDictOptions(where=f"psnr >= {best - 1e-6}"))
+    )
     kept = [row for part in zd.load_zoo(tmp_path / "some", "mnist_siren").values() for row in part]
     assert [row["psnr"] for row in kept] == [best]
 

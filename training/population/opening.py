@@ -244,7 +244,7 @@ def _check_fields(population: Population, data: ImageData) -> None:
     """See that each member has a signal, and nothing is asked for that only classifiers have."""
     zoo = population.zoo
     others = {
-        "dropout": any(zoo.dropout), "augmentation": zoo.augmentation, "label_smoothing": zoo.label_smoothing,
+        "dropout": zoo.dropout != (0.0,), "augmentation": zoo.augmentation, "label_smoothing": zoo.label_smoothing,
         "train_fraction": zoo.train_fraction, "every_steps": zoo.every_steps, "sparsifier": zoo.sparsifier,
     }  # fmt: skip
     if wrong := [name for name, value in others.items() if value]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
 from zoo_datasets.errors import RepositoryError, SpecError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # What needs neither a network nor a folder.
 _EMBEDDED = "digits"
@@ -51,54 +48,46 @@ def report(
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import Extent, gather
     from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
+    from zoo_datasets.evaluation.report.page import write_report
+    from zoo_datasets.evaluation.report.plots import write_plots
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import read_manifest
-    from zoo_datasets.terminal import Terminal, working
+    from zoo_datasets.terminal import Terminal, say, working
 
     manifest = read_manifest(repo, name)
     if manifest is None:
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
-    pictures = {"png": png, "svg": svg, "pdf": pdf}
+    fields = is_fields(manifest)
+    if fields and benchmark is not None:
+        raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
     extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
-    if is_fields(manifest):
-        if benchmark is not None:
-            raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
-        with working(console, "figures of all models") as show:
+    with working(console, "images") as show:
+        if fields:
             signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
             content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
-        _write(console, content, out, pictures)
-        return
-    with working(console, "images") as show:
-        about = str(manifest.zoo.get("images"))
-        data = None
-        if images or about == _EMBEDDED:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
-            network = manifest.one_network("a report")
-            data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
-        notes, record = [], None
-        try:
-            if benchmark is not None:
-                record = read_record(benchmark)
-            else:
-                show("benchmark of statistics")
-                record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
-        except RepositoryError as error:
-            if benchmark is not None:
-                raise
-            notes.append(f"No benchmark: {error}")
-        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
-        content["notes"] += notes
-    _write(console, content, out, pictures)
-
-
-def _write(console: Console, content: dict[str, Any], out: Path, pictures: dict[str, Path | None]) -> None:
-    from zoo_datasets.evaluation.report.page import write_report
-    from zoo_datasets.evaluation.report.plots import write_plots
-    from zoo_datasets.terminal import say, working
-
-    with working(console, "page"):
+        else:
+            about = str(manifest.zoo.get("images"))
+            data = None
+            if images or about == _EMBEDDED:
+                fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
+                network = manifest.one_network("a report")
+                data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
+            notes, record = [], None
+            try:
+                if benchmark is not None:
+                    record = read_record(benchmark)
+                else:
+                    show("benchmark of statistics")
+                    record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
+            except RepositoryError as error:
+                if benchmark is not None:
+                    raise
+                notes.append(f"No benchmark: {error}")
+            content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
+            content["notes"] += notes
+        show("page")
         write_report(content, out)
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")
-    write_pictures(console, **pictures, write=lambda folder, form: write_plots(content, folder, form))
+    write_pictures(console, png, svg, pdf, lambda folder, form: write_plots(content, folder, form))

@@ -46,7 +46,7 @@ class Signals:
 
         scratch = Path(tempfile.mkdtemp(prefix="zoo-images-"))
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        return opened_source(self.spec, self._source, scratch)
+        return {str(role): part for role, part in opened_source(self.spec, self._source, scratch).items()}
 
     def place(self, split: str, index: int) -> tuple[str, int] | None:
         """The part, `train` or `test`, and the number in it of an image; None where there is none.

@@ -485,7 +485,9 @@ class ZooSpec:
 
     def _point(self, values: Mapping[str, Any], with_momentum: Collection[str]) -> HyperParameters:
         whole = ("decay_epochs", *NETWORK_AXES)
-        numbers = {axis: float(values[axis]) for axis in FURTHER_AXES if axis in values and axis not in whole}
+        numbers: dict[str, Any] = {
+            axis: float(values[axis]) for axis in FURTHER_AXES if axis in values and axis not in whole
+        }
         return HyperParameters(
             activation=values["activation"],
             init=values["init"],

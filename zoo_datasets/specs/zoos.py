@@ -294,7 +294,7 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
-    if _are_several(own):
+    if isinstance(own, list) and _are_several(own):
         return _with_several(value, own, origin)
     if isinstance(own, list):
         own = {"layers": own}
@@ -308,12 +308,12 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     return value | {"architecture": own.get("name", value.get("name"))} | parts
 
 
-def _are_several(own: Any) -> bool:
+def _are_several(own: list[Any]) -> bool:
     """Whether a list is one of architectures, and not of layers: names of the table, or mappings of name and layers."""
-    if not isinstance(own, list) or not own:
-        return False
     is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
-    return all(is_architecture(one) or (isinstance(one, dict) and "layers" in one and "name" in one) for one in own)
+    return bool(own) and all(
+        is_architecture(one) or (isinstance(one, dict) and "layers" in one and "name" in one) for one in own
+    )
 
 
 def _with_several(value: dict[str, Any], several: list[Any], origin: str) -> dict[str, Any]:
@@ -351,16 +351,25 @@ def _with_random_points(value: dict[str, Any], origin: str) -> dict[str, Any]:
     }
 
 
+def _number(value: Any) -> float | None:
+    """A number, which YAML 1.1 reads as a text where it is 1e-3; None of what is none."""
+    try:
+        return float(value) if type(value) in (int, float, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def _drawn(axis: str, value: dict[Any, Any], origin: str) -> Drawn:
-    kind, ends = next(iter(value.items()), (None, None))
-    numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-    if len(value) != 1 or kind not in ("uniform", "log_uniform") or not numbers:
+    kind, given = next(iter(value.items()), (None, None))
+    ends = [_number(end) for end in given] if isinstance(given, (list, tuple)) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    if len(value) != 1 or kind not in ("uniform", "log_uniform") or low is None or high is None:
         raise SpecError(
             f"{origin}: {axis}: expected a value, a list of them, or a range as {{log_uniform: [0.001, 0.1]}} or "
             f"{{uniform: [0, 0.5]}}, found {brief(value)}"
         )
     try:
-        return Drawn(kind, float(ends[0]), float(ends[1]))
+        return Drawn(kind, low, high)
     except ValueError as error:
         raise SpecError(f"{origin}: {axis}: {error}") from None
 

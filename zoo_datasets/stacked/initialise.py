@@ -85,7 +85,8 @@ def _draw_orthogonal(seeds: Tensor, shape: tuple[int, ...], substream: int) -> T
     drawn = _draw_normal(seeds, rows * columns, substream, columns).view(len(seeds), rows, columns)
     q, r = torch.linalg.qr(drawn if rows >= columns else drawn.transpose(1, 2))
     q = q * torch.sign(torch.diagonal(r, dim1=1, dim2=2))[:, None, :]
-    return (q if rows >= columns else q.transpose(1, 2)).flatten(1)
+    matrix: Tensor = q if rows >= columns else q.transpose(1, 2)
+    return matrix.flatten(1)
 
 
 def _draw_siren(layers: Sequence[Layer], seeds: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 ADAM_BETAS = (0.9, 0.999)
@@ -78,7 +79,7 @@ def clip(gradients: Tensor, norms: Tensor) -> Tensor:
 
     Without end the norm is that of a member whose gradients are not clipped.
     """
-    scale = (norms / (gradients.norm(dim=1) + CLIP_EPS)).clamp(max=1.0)
+    scale = (norms / (torch.linalg.vector_norm(gradients, dim=1) + CLIP_EPS)).clamp(max=1.0)
     return gradients * scale[:, None]
 
 

@@ -323,8 +323,9 @@ def _nef(path: Path) -> dict[str, Any]:
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return float(value) if usable else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        return None
+    return float(value)
 
 
 def _attributes(file: Hdf5File, rows: int) -> dict[str, Sequence[Any]]:

@@ -221,8 +221,18 @@ def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None
 
 
 def reader_width(reader: ZooReader) -> int:
-    """Length D of the weight vectors that a reader gives."""
-    return int(reader.zoo.data.schema.field(WEIGHTS).type.list_size)
+    """Length D of the weight vectors that a reader gives.
+
+    Raises:
+        SpecError: if they have several lengths.
+    """
+    kind = reader.zoo.data.schema.field(WEIGHTS).type
+    if not pa.types.is_fixed_size_list(kind):
+        raise SpecError(
+            "the weights of these rows have several lengths, as they are networks of several layouts, and features are "
+            "of one; write the rows of one layout into a config of their own by zoo select"
+        )
+    return int(kind.list_size)
 
 
 def types_of(rows: SampleRows) -> dict[str, pa.DataType]:

@@ -213,8 +213,8 @@ def _uri(picture: Tensor) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def contact_sheet(sheet: dict[str, Any], columns: int = 12) -> bytes:
-    """The pictures of a sheet side by side, as one PNG."""
+def sheet_pixels(sheet: dict[str, Any], columns: int = 12) -> NDArray[np.uint8]:
+    """The pictures of a sheet side by side: uint8 [rows, columns, 3]."""
     pictures = [entry["image"].partition(",")[2] for entry in sheet["pictures"]]
     side, gap = sheet["side"], 4
     rows = -(-len(pictures) // columns)
@@ -223,9 +223,7 @@ def contact_sheet(sheet: dict[str, Any], columns: int = 12) -> bytes:
         row, column = divmod(place, columns)
         with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
             whole.paste(picture, (gap + column * (side + gap), gap + row * (side + gap)))
-    file = io.BytesIO()
-    whole.save(file, "PNG")
-    return file.getvalue()
+    return np.asarray(whole)
 
 
 def _alike(rows: Dataset, weights: Tensor, limit: int) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zoo_datasets.evaluation.report.fields import contact_sheet
+from zoo_datasets.evaluation.report.fields import sheet_pixels
 from zoo_datasets.plotting import (
     COLOURS,
     cover,
@@ -32,13 +32,8 @@ _LONGEST_NAME = 24  # of hyperparameters' values, which stand below boxes
 
 
 def write_plots(content: Mapping[str, Any], folder: Path, form: str = "png") -> list[Path]:
-    """Write each plot for which the content of a report has data as png, svg or pdf, the signals of fields as png;
-    returns the files."""
-    files = write_figures(dict(_figures(content)), folder, form)
-    if content.get("sheet"):
-        files.append(folder / "signals.png")
-        write_bytes(files[-1], contact_sheet(content["sheet"]))
-    return files
+    """Write each plot for which the content of a report has data as png, svg or pdf; returns the files."""
+    return write_figures(dict(_figures(content)), folder, form)
 
 
 def write_figures(figures: Mapping[str, Figure], folder: Path, form: str) -> list[Path]:
@@ -67,6 +62,8 @@ def _figures(content: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
             re.sub(r"[^a-z0-9]+", "_", entry["label"].partition(" (")[0].lower()).strip("_"),
             histogram(content, entry),
         )
+    if content.get("sheet"):
+        yield "signals", signals(content)
     if content.get("between"):
         yield "losses_between_models", between(content)
     if content.get("sparse"):
@@ -87,6 +84,17 @@ def overview(content: Mapping[str, Any]) -> Figure:
     figure, panels = _figure(content, len(draw), shared=False)
     for axes, paint in zip(panels, draw, strict=True):
         paint(axes)
+    return figure
+
+
+def signals(content: Mapping[str, Any]) -> Figure:
+    """What networks draw, side by side."""
+    pixels = sheet_pixels(content["sheet"])
+    figure, (axes,) = _figure(content)
+    width, _ = figure.get_size_inches()
+    figure.set_size_inches(width, width * pixels.shape[0] / pixels.shape[1] + 0.4)  # and the title
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set_axis_off()
     return figure
 
 
@@ -130,11 +138,11 @@ def trajectories(content: Mapping[str, Any]) -> Figure:
 
 
 def histogram(content: Mapping[str, Any], entry: Mapping[str, Any]) -> Figure:
-    """How alike pairs of models are, by one measure."""
+    """How alike pairs of models are, by one measure; or how a figure is distributed over them."""
     figure, (axes,) = _figure(content)
     draw_histogram(axes, entry["counts"], entry["edges"])
     cover(axes, 0, max(entry["counts"]))
-    axes.set(xlabel=entry["label"], ylabel="pairs of models")
+    axes.set(xlabel=entry["label"], ylabel=entry.get("unit", "pairs of models"))
     return figure
 
 

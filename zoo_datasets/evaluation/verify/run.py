@@ -326,11 +326,11 @@ def _recompute_fields(run: Run, sample: Sequence[_State], images: ImageData, fin
             message = " ".join(str(error).split())[:200]
             findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
             continue
-        for state, error, label, own in zip(states, errors, labels, expected, strict=True):
+        for state, again, label, own in zip(states, errors, labels, expected, strict=True):
             recorded = state.figures["train_loss"]
             where = f"model {state.model_id} at epoch {state.epoch}"
-            if not same_loss(recorded, error):
-                findings.differs("figures", f"{where}: train_loss is {recorded:.6f}, recomputed {error:.6f}")
+            if not same_loss(recorded, again):
+                findings.differs("figures", f"{where}: train_loss is {recorded:.6f}, recomputed {again:.6f}")
             if label != own:
                 findings.differs("figures", f"{where}: its label is {label}, that of its signal {own}")
     findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
