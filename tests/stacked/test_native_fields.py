@@ -146,7 +146,8 @@ def test_sines_keep_their_bound():
     with np.errstate(invalid="ignore"):
         sine, cosine = np.sin(x.astype(np.float64)), np.cos(x.astype(np.float64))
     finite = np.isfinite(x)
-    assert np.isnan(y[~finite]).all() and np.isnan(d[~finite]).all()
+    assert np.isnan(y[~finite]).all()
+    assert np.isnan(d[~finite]).all()
     assert max(np.abs(y - sine)[finite].max(), np.abs(d - cosine)[finite].max()) < 1.5e-7
 
 
