@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.native.compiler import find_compiler
 from zoo_datasets.networks.architectures import get_architecture, resnet18_layers
+from zoo_datasets.networks.fields import grid_points
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, lanes_of
+from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, initialise, lanes_of
+from zoo_datasets.stacked.field import GRID
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.native.codegen import IMAGES as THE_IMAGES
 from zoo_datasets.stacked.native.codegen import stages
+from zoo_datasets.stacked.native.field import NativeFieldBlock
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 
 EVALUATION_BATCH, IMAGES, ROUNDS, MATRIX = 100, 2000, 5, 512
@@ -76,6 +80,7 @@ FURTHER = {
     "resnet 4": Net(images="mnist", batch=32, size=28, share=0.3, width=4),
     "resnet 8": Net(images="mnist", batch=32, size=28, share=0.3, width=8),
 }
+SIREN, FIELD_SHARE = "siren", 0.25
 ALL = NETWORKS | FURTHER
 KL_WEIGHT = 0.01
 SPARSIFY_SHARE, EVALUATION_SHARE, TORCH_TARGET, CORES_TARGET = 0.3, 0.4, 1.8, 1.8
@@ -333,6 +338,43 @@ def sparsify_results(members: int, seconds: float) -> Iterator[Result]:
         yield measured("sparsify, 1 thread", case, members, seconds, share_target=SPARSIFY_SHARE / 2)
 
 
+def field_results(members: int, seconds: float) -> Iterator[Result]:
+    """Networks of sines fitted to images of 28 × 28: points per second."""
+    layers, data = get_architecture(SIREN).layers(2, 1), images_of("cnn_s")
+    points, widths = data.size**2, [2, 32, 32, 1]
+    products = [inputs * outputs for inputs, outputs in itertools.pairwise(widths)]
+    each = 2 * (3 * sum(products) - products[0])  # forward and both gradients; coordinates need none
+    seeds = torch.arange(1, native.lanes() + 1)
+    recipe = BlockRecipe(
+        layers=layers, activation="none", optimizer="adam", batch_size=1, augmentation=(), seeds=seeds,
+        dropout=torch.zeros(len(seeds), dtype=torch.float64),
+    )  # fmt: skip
+    block = NativeFieldBlock(recipe, data)
+    block.load(initialise(layers, seeds, ["siren"] * len(seeds)))
+    one = torch.ones(len(seeds), dtype=torch.float64)
+    steps = [StepSettings(lr=5e-4 * one, momentum=0 * one, weight_decay=0 * one, count=step) for step in range(4)]
+    order = torch.zeros(len(seeds), len(steps), dtype=torch.int64)
+    module, places = Network(layers, "none"), grid_points(GRID, data.size).float()
+    target = data.train.images[0].flatten()[:, None] / 255.0
+    optimizer = torch.optim.Adam(module.parameters(), 5e-4)
+
+    def fit() -> int:
+        block.train(data.train, order, epoch=1, first_step=0, settings=steps)
+        return points * len(seeds) * len(steps)
+
+    def step() -> int:
+        optimizer.zero_grad()
+        functional.mse_loss(module(places), target).backward()
+        optimizer.step()
+        return points
+
+    baseline, engine, rate = best([partial(rate_of, step), partial(rate_of, fit), matmul], seconds)
+    yield Result(
+        what="fit, 1 thread", network=SIREN, settings=f"{points} points, adam", baseline=baseline, engine=engine,
+        share=engine * each / rate, share_target=FIELD_SHARE,
+    )  # fmt: skip
+
+
 def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
     for network, activation in itertools.product(NETWORKS, ACTIVATIONS):
         case = Case(network=network, activation=activation)
@@ -436,6 +478,8 @@ def main() -> int:
     parts = [torch_results]
     if facts["lanes"] is not None:
         parts = [training_results, further_results, sparsify_results, evaluation_results, torch_results, cores_results]
+        if not arguments.networks or SIREN in arguments.networks.split(","):
+            parts.insert(2, field_results)
     results: list[Result] = []
     for part in parts:
         for result in part(arguments.members, arguments.seconds):
