@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/index.md", "docs/load.md", "docs/tasks.md", "docs/explore.md",
     "docs/train.md", "docs/own.md", "docs/twins.md", "docs/machines.md", "docs/get.md", "docs/import.md",
-    "docs/write.md", "docs/publish.md",
+    "docs/write.md", "docs/hub.md", "docs/publish.md",
 )  # fmt: skip
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -59,10 +59,12 @@ SUBSTITUTIONS = (
     ("--limit-val 1000 --limit-test 1000", "--files-only", "random weights, whose figures cannot come out again"),
     ("https://host/", f"{os.environ.get('ZOO_ZENODO', '')}/", "a server of this machine"),
     ("org/model-zoos", "somebody/model-zoos", "an account of the hub of the tests"),
+    ("my-org", "somebody", "an account of the hub of the tests"),
     ("hf:org/adapters@main", "adapters", "a folder as of the Hub"),
     ("s3://bucket/", "memory://", "without a bucket"),
 )
 LEFT_OUT = {
+    "hf auth login": "HF_TOKEN is set",
     "make test": "it runs this",
     "python examples/push_to_a_local_hub.py": "it takes a minute; the commands beside it run against a hub too",
 }
@@ -162,12 +164,18 @@ def given_networks() -> None:
         Path(f"adapters/task{number}/adapter_config.json").write_text('{"r": 4}')
 
 
+def given_folder_of_repositories() -> None:
+    """The repository in a folder of such."""
+    shutil.copytree("model-zoos", "zoos/model-zoos")
+
+
 GIVEN: dict[str, Callable[[], None]] = {
     "docs/load.md": given_for_training,
     "docs/explore.md": given_for_benchmarks,
     "docs/train.md": given_for_running,
     "docs/get.md": given_for_raw_zoos,
     "docs/import.md": given_networks,
+    "docs/hub.md": given_folder_of_repositories,
 }
 
 

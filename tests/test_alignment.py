@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from datasets import Dataset
 from plain import tiny_images, tiny_zoo
 
 import zoo_datasets as zd
 from zoo_datasets.errors import LayoutError, SpecError, UnknownNameError
+from zoo_datasets.evaluation.report.lines import between
 from zoo_datasets.networks.architectures import get_architecture, resnet18_layers, siren_layers
 from zoo_datasets.networks.layers import Activate, Flatten, Linear, build_layout
 from zoo_datasets.networks.module import Network
@@ -84,13 +86,18 @@ def test_trained_networks_have_a_lower_barrier_once_they_are_matched(tmp_path):
         "none": zd.loss_barrier(a, b, layers, activation, data),
         "weights": zd.loss_barrier(a, zd.align(a, b, layers), layers, activation, data),
     }
-    for between in barriers.values():
-        torch.testing.assert_close(between.losses[:, 0], barriers["none"].losses[:, 0])
-        assert between.losses.shape == (3, 25)
-        assert torch.equal(between.barrier, between.losses.max(dim=1).values - between.losses[:, [0, -1]].mean(dim=1))
+    for line in barriers.values():
+        torch.testing.assert_close(line.losses[:, 0], barriers["none"].losses[:, 0])
+        assert line.losses.shape == (3, 25)
+        assert torch.equal(line.barrier, line.losses.max(dim=1).values - line.losses[:, [0, -1]].mean(dim=1))
     assert barriers["weights"].barrier.mean() < barriers["none"].barrier.mean()
     copy = permute(a, layers)
     assert zd.loss_barrier(a, zd.align(a, copy, layers), layers, activation, data, points=5).barrier.abs().max() < 1e-6
+    columns = {"architecture": zoo.architecture, "in_channels": 1, "classes": 10, "activation": activation}
+    shown = between(Dataset.from_list([columns] * 6), weights, data)
+    assert (shown["pairs"], shown["images"], len(shown["share"])) == (3, 200, 25)
+    assert shown["barriers"]["aligned"] < shown["barriers"]["as they are"]
+    assert between(Dataset.from_list([columns]), weights[:1], data) is None
 
 
 def test_what_cannot_be_aligned_is_refused():

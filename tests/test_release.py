@@ -1,15 +1,19 @@
 """Version, citation, changelog, workflows and the site's pages agree with the package."""
 
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
 import yaml
 
+import zoo_datasets
+from zoo_datasets.specs.zoos import read_zoo_file
 from zoo_datasets.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -67,12 +71,32 @@ def test_the_navigation_names_pages_that_exist():
     assert site["theme"]["font"] is False
 
 
-def test_everything_public_is_in_the_reference():
-    import zoo_datasets
+def test_the_readme_is_of_one_screen_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 80
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(targets) > 20
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
 
+
+def test_the_zoo_of_the_picture_can_be_trained():
+    assert read_zoo_file(ROOT / "examples/digits_grid.yaml").zoo.models == 960
+
+
+def test_pages_and_names_that_no_list_has_are_in_the_site():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/site/hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    nav = [{"What is there": ["published.md"]}, {"About": ["glossary.md"]}]
+    config = types.SimpleNamespace(nav=nav, docs_dir=str(ROOT / "docs"))
+    hooks.on_config(config)
+    pages = sorted(page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md"))
+    assert sorted(pages_in(nav)) == pages
     text = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
-    documented = set(re.findall(r"^::: zoo_datasets\.(\w+)$", text, re.MULTILINE))
-    assert documented >= set(zoo_datasets.__all__) - {"__version__"}
+    text += hooks.on_page_markdown((ROOT / "docs/api/further.md").read_text(), config=config)
+    assert set(re.findall(r"^::: zoo_datasets\.(\w+)$", text, re.MULTILINE)) >= {*zoo_datasets.__all__} - {
+        "__version__"
+    }
 
 
 def test_the_check_of_the_site_sees_requests(tmp_path):

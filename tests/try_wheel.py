@@ -45,14 +45,14 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-def try_file(python: str, file: Path, version: str, *, constrained: bool) -> str:
+def try_file(python: str, file: Path, version: str) -> str:
     """Install a file into a new environment, train with it, and load what it made."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run(python, "-m", "venv", "venv", cwd=folder)
         own = folder / "venv/bin/python"
-        pins = ["--constraint", ROOT / "constraints.txt"] if constrained else []
-        run(own, "-m", "pip", "install", "--quiet", *pins, file.resolve(), cwd=folder)
+        pins = ROOT / "constraints.txt"
+        run(own, "-m", "pip", "install", "--quiet", "--constraint", pins, file.resolve(), cwd=folder)
         run(folder / "venv/bin/zoo", "quickstart", "--out", "tried", cwd=folder)
         return run(own, "-c", _USE, version, cwd=folder).strip()
 
@@ -77,11 +77,9 @@ def main() -> None:
             if arguments.python:
                 raise SystemExit(1)
             continue
-        # The pins are those of the first; other Pythons take what pip finds for them.
-        constrained = wanted == PYTHONS[0]
         for file in (wheel, sdist) if wanted == PYTHONS[0] else (wheel,):
             print(
-                f"Python {wanted}: {file.name}: {try_file(python, file, version[1], constrained=constrained)}",
+                f"Python {wanted}: {file.name}: {try_file(python, file, version[1])}",
                 flush=True,
             )
 

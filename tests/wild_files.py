@@ -7,6 +7,7 @@ import zipfile
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -121,7 +122,7 @@ def checkpoint(config, epoch, settings_of=None, **options):
             "optimizer": {"state": {}, "param_groups": [{"lr": 0.001, "weight_decay": 0.0, "params": [0]}]},
             "config": settings(classes, settings_of or config, **options),
             "iteration": epoch,
-            "last_result": {"test/acc": 0.01 * epoch, "test/loss": 2.0 / epoch},
+            "last_result": {"test/acc": np.float64(0.01 * epoch), "test/loss": 2.0 / epoch},
         }
         torch.save(content, file)
     return file.getvalue(), network

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
@@ -22,9 +23,10 @@ from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
-from zoo_datasets.runs.rows import Model, RunRows, figures_of, further_columns, is_open
+from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
 
@@ -58,6 +60,9 @@ class RunSource(Source):
             raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
+        own = self._reading.state_dicts.where
+        further = {column.name: column.type for column in further_columns(manifest.zoo)}
+        self._where = self._reading.where if own is None else parse_where(own, further)
         if is_open(run):
             if self._reading.keep_log_sigma2:
                 raise SourceError(f"{run.path}: log_sigma2 is kept of zoos without further hyperparameters only")
@@ -109,7 +114,7 @@ class RunSource(Source):
         """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
         manifest = self.run.manifest
         recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
-        where = [] if self._reading.where is None else [self._reading.where.text]
+        where = [] if self._where is None else [self._where.text]
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
@@ -178,10 +183,10 @@ class RunSource(Source):
         """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
         asked = [epoch for epoch in self.run.kept_epochs if reading.epochs is None or epoch in reading.epochs]
-        if reading.where is None:
+        if self._where is None:
             wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            wanted = self._rows.matching(reading.where, asked)
+            wanted = self._rows.matching(self._where, asked)
         wanted = dict(itertools.islice(wanted.items(), reading.models))
         if not wanted:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
@@ -276,6 +281,7 @@ class _Reader:
             rows = self._rows_at(epoch, step)
             weights = None if rows is None else self._cohort.weights(epoch, some, step)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
+            labels = self._labels(epoch, some) if rows is not None and self._run.manifest.is_field else torch.empty(0)
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
             reason = str(error).replace(f"{self._run.path}/", "")
@@ -289,7 +295,9 @@ class _Reader:
             rows = rows.take(pa.array(some, pa.int64()))
         figures = {name: rows.column(name).combine_chunks() for name in figures_of(self._run)}
         manifest = self._run.manifest
-        if manifest.zoo.every_steps is not None:
+        if manifest.is_field:
+            figures |= {PSNR: psnr_of(figures["train_loss"]), LABEL: pa.array(labels.tolist(), pa.int64())}
+        if manifest.zoo.every_steps is not None or manifest.is_field:
             so_far = epoch * manifest.steps_an_epoch(self._cohort.members[0]) if step is None else step
             figures["step"] = pa.array([so_far] * len(models), pa.int64())
         yield States(
@@ -301,6 +309,10 @@ class _Reader:
             extras={name: values if some is None else values[some] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
+
+    def _labels(self, epoch: int, some: Sequence[int] | None) -> Tensor:
+        labels = self._cohort.labels(epoch)
+        return labels if some is None else labels[some]
 
     def _extra(self, name: str, epoch: int) -> Tensor:
         values = self._cohort.log_sigma2(epoch)

@@ -61,7 +61,12 @@ class SourceKind:
 _OF_STATE_DICTS = frozenset(StateDictOptions.__dataclass_fields__)
 _WHERE = frozenset({"where"})
 SOURCE_KINDS: tuple[SourceKind, ...] = (
-    SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=is_run, open=RunSource.open),
+    SourceKind(
+        name="run (a folder with zoo.json, made by `zoo train`)",
+        recognise=is_run,
+        open=RunSource.open,
+        options=_WHERE,
+    ),
     SourceKind(
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),

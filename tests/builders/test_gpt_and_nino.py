@@ -205,8 +205,9 @@ def test_files_in_parts_cut_short_and_in_percent(tmp_path):
                     ("lm1b-3-24/00100", 0): 0, ("lm1b-3-24/00100", 200): 4.5}  # fmt: skip
     assert any("no whole trajectories of 124" in line for line in source.notes({}).lines())
     (tmp_path / "fm-16.dat").write_bytes(b"\0" * (2 * 14378 + 1))
-    with pytest.raises(SourceError, match="trajectories of several tasks"):
+    with pytest.raises(SourceError, match="several tasks; choose one by --name, one of nino_fm-16, nino_lm1b-3-24"):
         open_source(tmp_path)
+    assert open_source(tmp_path, Reading(name="nino_lm1b-3-24")).states == 4
     with pytest.raises(SourceError, match="28,757 bytes, no whole number of states of 14,378 float16 numbers"):
         open_source(tmp_path / "fm-16.dat")
     (tmp_path / "fm-16.dat").write_bytes(b"\0" * (2 * 14378))

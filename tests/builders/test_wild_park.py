@@ -6,12 +6,16 @@ import zipfile
 
 import pytest
 import torch
+from file_server import serving_files
+from typer.testing import CliRunner
 from wild_files import CONFIGS, checkpoint, config_of, park
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading, StateDictOptions, build_repository
 from zoo_datasets.builders.sources.table import open_source
-from zoo_datasets.errors import SourceError, UnknownNameError
+from zoo_datasets.cli.app import app
+from zoo_datasets.errors import SourceError, SpecError, UnknownNameError
+from zoo_datasets.evaluation.benchmark.run import Settings, read_data
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.symmetries import permute
@@ -56,6 +60,13 @@ def test_rows_are_the_networks_that_the_text_describes(archive, tmp_path):
     assert not torch.allclose(network(images), without)
 
 
+def test_features_of_several_layouts_are_refused_on_one_line(archive, tmp_path):
+    path, _ = archive
+    build_repository(path, tmp_path / "zoos")
+    with pytest.raises(SpecError, match="networks of several layouts.*zoo select"):
+        read_data(tmp_path / "zoos", Settings(train="cnn_wild_park", tests=("cnn_wild_park",)))
+
+
 @torch.no_grad()
 def test_permutations_keep_the_function_of_rows(archive, tmp_path):
     path, networks = archive
@@ -97,6 +108,25 @@ def test_it_is_recognised_in_every_form_and_split_by_the_file_beside_it(archive,
     assert "Kofinas" in manifest.source["credit"]["authors"]
 
 
+def test_splits_that_are_told_count_and_others_beside_it_are_no_obstacle(archive, tmp_path):
+    path, _ = archive
+    (tmp_path / "cnn_park_splits.json").write_text('{"train": {"path": ["elsewhere/other/checkpoint.pt"]}}')
+    source = open_source(path)
+    assert any("is not used" in line for line in source.notes({}).lines())
+    told = tmp_path / "mine.json"
+    told.write_text('{"mine": {"path": ["NN_tune_trainable_00001/checkpoint_000010/checkpoint.pt"]}}')
+    source = open_source(path, Reading(splits=told))
+    (piece,) = [
+        piece
+        for piece in source.read(source.blocks()[0].at(10))
+        if piece.models[0].model_id == "cifar10_zooV2/NN_tune_trainable_00001"
+    ]
+    assert piece.figures["source_split"].to_pylist() == ["mine"]
+    told.write_text('{"mine": {"path": ["elsewhere/other/checkpoint.pt"]}}')
+    with pytest.raises(SourceError, match="none of its 1 entries"):
+        open_source(path, Reading(splits=told))
+
+
 def test_selections_are_made_before_weights_are_read(archive, tmp_path, monkeypatch):
     path, _ = archive
     source = open_source(path, Reading(epochs=frozenset({20}), where=parse_where("test_acc > 0.15"), models=2))
@@ -110,6 +140,23 @@ def test_selections_are_made_before_weights_are_read(archive, tmp_path, monkeypa
         open_source(path, Reading(state_dicts=StateDictOptions(where="n_layer == 2")))
     with pytest.raises(SourceError, match="no state of it fits the selection"):
         open_source(path, Reading(where=parse_where("test_acc > 2")))
+
+
+def test_of_an_archive_afar_no_more_is_fetched_than_the_selection(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    path, _ = archive
+    (tmp_path / "served").mkdir()
+    path.rename(tmp_path / "served" / path.name)
+    with serving_files(tmp_path / "served") as served:
+        source = open_source(f"{served.url}/{path.name}", Reading(models=1))
+        assert (source.models, source.states) == (1, 2)
+        monkeypatch.setenv("ZOO_POPULATIONS", served.url)
+        (tmp_path / "served" / "records" / "12797219" / "files").mkdir(parents=True)
+        (tmp_path / "served" / path.name).rename(tmp_path / "served" / "records" / "12797219" / "files" / path.name)
+        runner = CliRunner()
+        done = runner.invoke(app, ["build", "cnn_wild_park", "--out", str(tmp_path / "zoos"), "--models", "2"])
+    assert done.exit_code == 0, done.output
+    assert len(rows_of(tmp_path / "zoos")) == 4
 
 
 def test_what_is_not_of_the_park_is_left_out_and_counted(archive, tmp_path):

@@ -182,7 +182,9 @@ def _seconds(
     opening: Opening, left: Sequence[int], data: ImageData, paces: Mapping[NetworkKind, Pace], threads: int
 ) -> float:
     """Wall time: all blocks' work over the threads, or the longest cohort's, whose epochs follow each other."""
-    evaluated = sum(len(split) for role, split in data.splits().items() if role != "train")
+    zoo = opening.run.manifest.zoo
+    fields = opening.run.manifest.is_field  # whose evaluation is one more step
+    evaluated = 0 if fields else sum(len(split) for role, split in data.splits().items() if role != "train")
     total = longest = 0.0
     for (_, members), epochs in zip(opening.cohorts, left, strict=True):
         network = opening.run.manifest.network_of(members[0])
@@ -190,7 +192,7 @@ def _seconds(
             continue
         pace = paces[network]
         order = pace.order / pace.images
-        images = len(training_images(data.train, members))
+        images = len(training_images(zoo, data.train, members))
         train = (order + pace.train) * images
         start = pace.evaluate * (images + evaluated)
         blocks = -(-len(members) // opening.path.lanes_of(network.layers))

@@ -70,7 +70,7 @@ def measure_pace(
         block.load(weights, state)
         together.wait()
         begun = time.perf_counter()
-        images = training_images(data.train, members)
+        images = training_images(zoo, data.train, members)
         order = block.order(1, len(images))
         ordered = time.perf_counter() - begun
         train = _time_training(block, order, images, zoo, members, together)
@@ -101,9 +101,9 @@ def _time_training(
     together: threading.Barrier,
 ) -> float:
     """Seconds a training image; the first steps, which touch all memory once, do not count."""
-    size, images = members[0].hyperparameters.batch_size, len(split)
+    size, images = block.recipe.batch_size, len(split)
     steps = -(-images // size)
-    settings = MemberSettings.of(members, images)
+    settings = MemberSettings.of(members, images, size)
 
     def step(first: int, count: int) -> float:
         now = [settings.at(zoo.scheduler, first + offset, steps * zoo.epochs) for offset in range(count)]

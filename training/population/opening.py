@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.kind import LAYERS, NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind, is_field
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
@@ -130,6 +130,8 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
     zoo, members = population.zoo, population.members
     check_names(zoo)
     _check_size(zoo, data)
+    if is_field(zoo.architecture):
+        _check_fields(population, data)
     size = Growth(models=len(members), epochs=zoo.epochs)
     work = workload(zoo, data, launch.device)
     asked = _manifest(population, data, size)
@@ -174,6 +176,7 @@ def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
         optimizers=zoo.optimizer,
         augmentation=zoo.augmentation,
         device=device,
+        field=is_field(zoo.architecture),
     )
 
 
@@ -235,6 +238,26 @@ def _check_size(zoo: ZooSpec, data: ImageData) -> None:
         size = get_architecture(name).input_size if of_table else zoo.input_size
         if size is not None and size != data.size:
             raise SpecError(f"{name} takes {size} × {size} images, found {data.size} × {data.size}")
+
+
+def _check_fields(population: Population, data: ImageData) -> None:
+    """See that each member has a signal, and nothing is asked for that only classifiers have."""
+    zoo = population.zoo
+    others = {
+        "dropout": zoo.dropout != (0.0,), "augmentation": zoo.augmentation, "label_smoothing": zoo.label_smoothing,
+        "train_fraction": zoo.train_fraction, "every_steps": zoo.every_steps, "sparsifier": zoo.sparsifier,
+    }  # fmt: skip
+    if wrong := [name for name, value in others.items() if value]:
+        raise SpecError(f"{zoo.name}: fields, which are fitted to a signal each, have no {wrong[0]}; leave it out")
+    if population.limits != Limits():
+        raise SpecError(f"{zoo.name}: each model is fitted to an image of its own; choose how many by --models")
+    signals = len(data.train) + len(data.test)
+    beyond = [member.seed for member in population.members if not 1 <= member.seed <= signals]
+    if beyond:
+        raise SpecError(
+            f"{zoo.name}: the model of seed {beyond[0]:,} would be fitted to image {beyond[0]:,} of {signals:,}; "
+            f"expected seeds from 1 to {signals:,}"
+        )
 
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:

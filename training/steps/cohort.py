@@ -15,16 +15,18 @@ from torch import Tensor
 
 from zoo_datasets.errors import RunError
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.kind import is_field
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.runs.cohort import ACTING, RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.cohort import ACTING, LABELS, RESUME, SPARSITY, Cohort, metrics_table
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
+from zoo_datasets.stacked.field import psnr, signals_of
 from zoo_datasets.training.launch import EpochReport
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
-from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe, training_images
+from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe, seeds_of, training_images
 
 # Steps between two looks at whether the user wants to stop: a tenth to half a second of small networks; a large
 # one is looked after at each step. Fixed, because the sums of the metrics are rounded at these places.
@@ -73,10 +75,13 @@ class CohortTrainer:
         ]
         recipes = [block_recipe(job.layers, job.zoo, members[part]) for part in self._slices]
         self._blocks = [job.make_block(recipe, job.data) for recipe in recipes]
-        self._images = training_images(job.data.train, members)
+        self._field = is_field(job.zoo.architecture)
+        self._images = training_images(job.zoo, job.data.train, members)
         self._steps = -(-len(self._images) // recipes[0].batch_size)
         self._orders: dict[int, tuple[int, Tensor]] = {}
-        self._settings = [MemberSettings.of(members[part], len(self._images)) for part in self._slices]
+        self._settings = [
+            MemberSettings.of(members[part], len(self._images), recipes[0].batch_size) for part in self._slices
+        ]
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
         """Train to the job's last epoch; `report` is called after each epoch whose states are kept.
@@ -141,6 +146,8 @@ class CohortTrainer:
         def train(index: int, first: int, last: int) -> dict[str, Tally]:
             part, so_far = self._train_block(index, epoch, first, last), sums[index]
             sums[index] = whole = part if so_far is None else so_far + part
+            if self._field:  # what they draw now; a mean over many steps is no PSNR of any state
+                return {"train": self._blocks[index].evaluate(self._images)}
             return {"train": whole} | self._evaluate(index)
 
         stops = [*(step - before for step in self._cohort.steps_within(epoch)), steps]
@@ -208,7 +215,7 @@ class CohortTrainer:
         splits = {"val": self._job.data.val, "test": self._job.data.test}
         tallies = {}
         for name, split in splits.items():
-            if split is not None:
+            if split is not None and not self._field:  # the signal of a field is all that it is fitted to
                 self._check_stop()
                 tallies[name] = self._blocks[index].evaluate(split)
         return tallies
@@ -221,17 +228,20 @@ class CohortTrainer:
         table = metrics_table(self._members, epoch, figures, diverged)
         self._cohort.write_epoch(epoch, tensors, table)
         self._cohort.write_resume(epoch, state)
-        accuracy = figures.get("val_acc")
-        if accuracy is None:
-            accuracy = figures["test_acc"]
-        assert accuracy is not None
         return EpochReport(
             cohort=self._cohort.path.name,
             epoch=epoch,
             members=self._members,
-            accuracy=accuracy,
+            figure=self._reported(figures),
             diverged=int(diverged.sum()),
         )
+
+    def _reported(self, figures: Mapping[str, Tensor | None]) -> Tensor:
+        """What progress shows of each member: float64 [K]."""
+        shown = next(
+            figure for name in ("val_acc", "test_acc", "train_loss") if (figure := figures.get(name)) is not None
+        )
+        return psnr(shown) if self._field else shown
 
     def _stored(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The weights [K, D], the tensors [K, …] that a file holds of them, and the state."""
@@ -242,6 +252,8 @@ class CohortTrainer:
         tensors = layout.unflatten(weights)
         if LOG_SIGMA2 in state:
             tensors[LOG_SIGMA2] = layout.with_buffers(state[LOG_SIGMA2], -torch.inf)
+        if self._field:
+            tensors[LABELS] = signals_of(self._job.data, seeds_of(self._members))[1]
         return weights, tensors, state
 
     def _figures(
@@ -251,7 +263,8 @@ class CohortTrainer:
         figures: dict[str, Tensor | None] = {}
         for split in tallies[0]:
             figures[f"{split}_loss"] = torch.cat([tally[split].mean_loss for tally in tallies])
-            figures[f"{split}_acc"] = torch.cat([tally[split].accuracy for tally in tallies])
+            if not self._field:
+                figures[f"{split}_acc"] = torch.cat([tally[split].accuracy for tally in tallies])
         if self._job.zoo.sparsifier is not None:
             figures[SPARSITY] = sparsity(weights, self._cohort.layout)
         return figures, ~torch.isfinite(weights).all(dim=1)

@@ -12,7 +12,9 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.native.compiler import SWITCH, instruction_sets
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, NativeBlock, TorchBlock, lanes_of
+from zoo_datasets.stacked.field import FieldBlock
 from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.field import NativeFieldBlock, points_shape
 from zoo_datasets.stacked.network import subsamples
 
 
@@ -27,6 +29,7 @@ class Workload:
         in_shape: of the images, [C, H, W].
         activations, optimizers: those of all members of the zoo, trained now or later.
         augmentation: of the training images.
+        field: whether members are fields, each fitted to a signal of its own.
     """
 
     layers: tuple[Layer, ...]
@@ -36,6 +39,7 @@ class Workload:
     optimizers: tuple[str, ...] = ()
     augmentation: tuple[str, ...] = ()
     device: str = "cpu"
+    field: bool = False
 
     @property
     def networks(self) -> tuple[tuple[Layer, ...], ...]:
@@ -71,25 +75,31 @@ def _kernels_lack(work: Workload) -> str | None:
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
     unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
-    reasons = (native.supports(layers, work.in_shape) for layers in work.networks)
+    reasons = (native.supports(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
     return unknown or next((reason for reason in reasons if reason is not None), None)
 
 
+def _shape_of(work: Workload, layers: Sequence[Layer]) -> tuple[int, int, int]:
+    return points_shape(layers, work.in_shape[-1]) if work.field else work.in_shape
+
+
 def _native_obstacle(work: Workload) -> str | None:
-    reasons = (native.available(layers, work.in_shape) for layers in work.networks)
+    reasons = (native.available(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
     return _kernels_lack(work) or next((reason for reason in reasons if reason is not None), None)
 
 
 def _native_path(work: Workload) -> EnginePath:
     # Other vector instructions round otherwise: a path of its own.
-    return EnginePath(native.path_name(), lambda layers: native.lanes(), NativeBlock)
+    return EnginePath(
+        native.path_name(), lambda layers: native.lanes(), NativeFieldBlock if work.field else NativeBlock
+    )
 
 
 def _torch_path(work: Workload) -> EnginePath:
     name = "torch" if work.device == "cpu" else f"torch-{work.device.split(':')[0]}"
     if work.device == "cpu" and any(map(subsamples, work.networks)):
         name = "torch-subsampled"
-    return EnginePath(name, lanes_of, partial(TorchBlock, device=work.device))
+    return EnginePath(name, lanes_of, partial(FieldBlock if work.field else TorchBlock, device=work.device))
 
 
 # In the order in which `auto` tries them.

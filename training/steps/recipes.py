@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.images.split import Split
+from zoo_datasets.networks.kind import is_field
 from zoo_datasets.networks.layers import Layer
+from zoo_datasets.runs.manifest import FIELD_STEPS
 from zoo_datasets.specs.spec import Member, ZooSpec
 from zoo_datasets.stacked import BlockRecipe, StepSettings
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
@@ -29,7 +31,7 @@ def block_recipe(layers: tuple[Layer, ...], zoo: ZooSpec, members: Sequence[Memb
         layers=layers,
         activation=first.activation,
         optimizer=first.optimizer,
-        batch_size=first.batch_size,
+        batch_size=1 if is_field(zoo.architecture) else first.batch_size,  # signals, all pixels of each
         augmentation=zoo.augmentation,
         seeds=seeds_of(members),
         dropout=torch.tensor([member.hyperparameters.dropout for member in members], dtype=torch.float64),
@@ -47,8 +49,11 @@ def _column(members: Sequence[Member], name: str, absent: float) -> Tensor | Non
     return torch.tensor([absent if value is None else value for value in values], dtype=torch.float64)
 
 
-def training_images(split: Split, members: Sequence[Member]) -> Split:
-    """Those of the training images that members of one share are trained on: the first ones, at least one."""
+def training_images(zoo: ZooSpec, split: Split, members: Sequence[Member]) -> Split:
+    """Those of the training images that members of one share are trained on: the first ones, at least one; of fields
+    as many empty ones as an epoch has steps."""
+    if is_field(zoo.architecture):
+        return Split(split.images.new_empty(FIELD_STEPS, 0), torch.zeros(FIELD_STEPS, dtype=torch.int64))
     return split.share(members[0].hyperparameters.train_fraction)
 
 
@@ -69,7 +74,7 @@ class MemberSettings:
     steps_an_epoch: int
 
     @classmethod
-    def of(cls, members: Sequence[Member], images: int) -> MemberSettings:
+    def of(cls, members: Sequence[Member], images: int, batch_size: int | None = None) -> MemberSettings:
         """The settings as the members' hyperparameters have them, which are trained on so many images."""
         points = [member.hyperparameters for member in members]
 
@@ -85,7 +90,7 @@ class MemberSettings:
                 None if point.decay_epochs is None else Decay(point.decay_epochs, point.decay_factor or DECAY_FACTOR)
                 for point in points
             ),
-            -(-images // points[0].batch_size),
+            -(-images // (batch_size or points[0].batch_size)),
         )
 
     def at(self, scheduler: str | None, step: int, steps: int) -> StepSettings:

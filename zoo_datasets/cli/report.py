@@ -10,7 +10,7 @@ import typer
 
 from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import RepositoryError, SpecError
 
 # What needs neither a network nor a folder.
 _EMBEDDED = "digits"
@@ -47,8 +47,10 @@ def report(
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import Extent, gather
+    from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.plots import write_plots
+    from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import read_manifest
     from zoo_datasets.terminal import Terminal, say, working
 
@@ -56,27 +58,34 @@ def report(
     if manifest is None:
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
+    fields = is_fields(manifest)
+    if fields and benchmark is not None:
+        raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
+    extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
     with working(console, "images") as show:
-        about = str(manifest.zoo.get("images"))
-        data = None
-        if images or about == _EMBEDDED:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
-            network = manifest.one_network("a report")
-            data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
-        notes, record = [], None
-        try:
-            if benchmark is not None:
-                record = read_record(benchmark)
-            else:
-                show("benchmark of statistics")
-                record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
-        except RepositoryError as error:
-            if benchmark is not None:
-                raise
-            notes.append(f"No benchmark: {error}")
-        extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
-        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
-        content["notes"] += notes
+        if fields:
+            signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
+            content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
+        else:
+            about = str(manifest.zoo.get("images"))
+            data = None
+            if images or about == _EMBEDDED:
+                fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
+                network = manifest.one_network("a report")
+                data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
+            notes, record = [], None
+            try:
+                if benchmark is not None:
+                    record = read_record(benchmark)
+                else:
+                    show("benchmark of statistics")
+                    record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
+            except RepositoryError as error:
+                if benchmark is not None:
+                    raise
+                notes.append(f"No benchmark: {error}")
+            content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
+            content["notes"] += notes
         show("page")
         write_report(content, out)
     size = out.stat().st_size / 1e6

@@ -5,9 +5,10 @@ Nothing is cut, cropped or normalised, unlike the images that classifiers were t
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,19 +39,14 @@ class Signals:
     def __init__(self, images: str, source: StrPath | None = None) -> None:
         self.spec = get_image_spec(images)
         self._source = None if source is None else Path(source).expanduser()
-        self._held = contextlib.ExitStack()
-
-    def close(self) -> None:
-        """Remove what was made to read the images."""
-        self._held.close()
-        self.__dict__.pop("_parts", None)
 
     @cached_property
     def _parts(self) -> Mapping[str, Any]:
         from zoo_datasets.images.sources import opened_source
 
-        scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="zoo-images-")))
-        return opened_source(self.spec, self._source, scratch)
+        scratch = Path(tempfile.mkdtemp(prefix="zoo-images-"))
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        return {str(role): part for role, part in opened_source(self.spec, self._source, scratch).items()}
 
     def place(self, split: str, index: int) -> tuple[str, int] | None:
         """The part, `train` or `test`, and the number in it of an image; None where there is none.

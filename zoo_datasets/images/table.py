@@ -19,7 +19,21 @@ _SMALL_CNN: dict[str, Any] = {
 }  # fmt: skip
 
 
+# The signals of fields: all official images, pixels as they are in [0, 1].
+_SIREN: dict[str, Any] = {"architectures": ("siren",), "classes": 10, "val": 0}
+
+
 IMAGES: tuple[ImageSpec, ...] = (
+    ImageSpec(
+        name="mnist", hub_id="ylecun/mnist", train=60_000, test=10_000, mode="L", mean=(0.0,), std=(1.0,), **_SIREN,
+    ),
+    ImageSpec(
+        name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist", raw_names=("f_mnist",),
+        train=60_000, test=10_000, mode="L", mean=(0.0,), std=(1.0,), **_SIREN,
+    ),
+    ImageSpec(
+        name="cifar10", **_CIFAR10, train=50_000, test=10_000, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3, **_SIREN,
+    ),
     ImageSpec(name="mnist", hub_id="ylecun/mnist", train=60_000, test=10_000, **_SMALL_CNN),
     ImageSpec(
         name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist", raw_names=("f_mnist",),

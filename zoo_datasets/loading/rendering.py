@@ -116,7 +116,7 @@ def draw(
     weights = _weights(rows, layers)
     widest = max(tensor.shape[0] for tensor in tensors_of(layers))
     step = max(_PIECE_BYTES // (4 * widest * len(points)), 1)
-    for part in weights.split(step):
+    for part in torch.split(weights, step):
         values = values_at(layers, part, points)
         yield from _pixels(values, convention).transpose(1, 2).reshape(len(part), -1, size, size)
 

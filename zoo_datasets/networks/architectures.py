@@ -162,10 +162,15 @@ def _siren(width: int | None = None, depth: int | None = None) -> Build:
     return lambda in_channels, classes: siren_layers((in_channels, *hidden, classes), shift=0.5)
 
 
-def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
+def resnet18_layers(
+    width: int = 64, shortcut_name: str = "downsample", dropout: bool = False
+) -> Callable[[int, int], tuple[Layer, ...]]:
     """torchvision's ResNet-18 with a 3 × 3 stride-1 first convolution and no max-pool (CIFAR stem).
 
-    `width` is the number of channels of the first stage; the published zoos have 64.
+    Args:
+        width: the number of channels of the first stage; the published zoos have 64.
+        shortcut_name: of the modules beside a block.
+        dropout: whether there is one before the last layer.
     """
 
     def block(name: str, inside: int, outside: int, stride: int) -> tuple[Layer, ...]:
@@ -177,8 +182,8 @@ def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
         shortcut: tuple[Layer, ...] = ()
         if stride != 1 or inside != outside:
             shortcut = (
-                Conv(f"{name}.downsample.0", inside, outside, 1, stride, bias=False),
-                BatchNorm(f"{name}.downsample.1", outside),
+                Conv(f"{name}.{shortcut_name}.0", inside, outside, 1, stride, bias=False),
+                BatchNorm(f"{name}.{shortcut_name}.1", outside),
             )
         return (Residual(body, shortcut), Activate())
 
@@ -191,7 +196,8 @@ def resnet18_layers(width: int = 64) -> Callable[[int, int], tuple[Layer, ...]]:
             blocks += block(f"layer{stage + 1}.0", inside, outside, 1 if stage == 0 else 2)
             blocks += block(f"layer{stage + 1}.1", outside, outside, 1)
             inside = outside
-        return (*stem, *blocks, GlobalAveragePool(), Linear("fc", inside, classes))
+        drop = (Dropout(),) if dropout else ()
+        return (*stem, *blocks, GlobalAveragePool(), *drop, Linear("fc", inside, classes))
 
     return layers
 
@@ -212,6 +218,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("mlp", 28, _mlp(), sized=_mlp),
         Architecture("siren", None, _siren(), task="field", sized=_siren),
         Architecture("resnet18", None, resnet18_layers(), raw_type="Resnet18", sized=_sized_resnet18),
+        Architecture("resnet18_slim", None, resnet18_layers(32, "shortcut", True), raw_type="ResNet18Slim"),
     )
 }
 

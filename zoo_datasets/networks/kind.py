@@ -29,6 +29,15 @@ LAYERS: Final = "layers"
 _KNOWN: Final[dict[tuple[str, int, int], set[tuple[Layer, ...]]]] = {}
 
 
+COORDINATES: Final = 2
+"""What networks of pictures read: a column and a row."""
+
+
+def is_field(architecture: str) -> bool:
+    """Whether networks of an architecture of the table are fields, which read coordinates."""
+    return is_architecture(architecture) and get_architecture(architecture).task == "field"
+
+
 class ImageWidths(Protocol):
     """Anything that says of images how many channels and classes they have."""
 
@@ -65,7 +74,10 @@ class NetworkKind:
 
     @classmethod
     def on(cls, architecture: str, images: ImageWidths) -> NetworkKind:
-        """The kind of an architecture of the table whose input and output fit `images`."""
+        """The kind of an architecture of the table whose input and output fit `images`: from pixels to classes, or of
+        fields from coordinates to the channels of a pixel."""
+        if is_field(architecture):
+            return cls(architecture, COORDINATES, images.channels)
         return cls(architecture, images.channels, images.classes)
 
     @classmethod

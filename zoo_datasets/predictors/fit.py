@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,8 @@ def _descend(model: Model, train: Rows, validation: Rows, plan: Plan, begun: flo
     model.to(device)
     train, validation = train.to(device), validation.to(device)
     config = model.config
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), **rates, fused=device.type in ("cpu", "cuda"))
     generator = torch.Generator(device).manual_seed(plan.seed)
     torch.manual_seed(plan.seed)  # of dropout
     size = min(config.batch_size, len(train))

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo_datasets.adapters.graphs import Graphs, to_graphs
-from zoo_datasets.predictors.base import Config, Decay, Model, Share, TensorScale, WeightSpace, Width, mlp
+from zoo_datasets.predictors.base import Config, Decay, Model, Share, TensorScale, WeightSpace, Width, mean_of, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +190,8 @@ class _Round(nn.Module):
         for _, edges in self.nodes.groups:
             taken = message.index_select(1, edges.flatten().to(message.device))
             taken = taken.view(len(message), *edges.shape, -1)
-            mean = taken.mean(dim=2)
-            variance = (taken.square().mean(dim=2) - mean.square()).clamp(min=1e-5)
+            mean = mean_of(taken, 2)
+            variance = (mean_of(taken.square(), 2) - mean.square()).clamp(min=1e-5)
             parts.append(torch.cat([mean, taken.amin(dim=2), taken.amax(dim=2), variance.sqrt()], dim=2))
         parts.append(parts[0].new_zeros(len(message), 1, parts[0].shape[2]))
         return torch.cat(parts, dim=1).index_select(1, self.nodes.position.to(message.device))

@@ -28,6 +28,7 @@ from zoo_datasets.predictors.base import (
     TensorScale,
     WeightSpace,
     Width,
+    mean_of,
     mlp,
 )
 from zoo_datasets.predictors.chain import Chain, chain_of
@@ -136,11 +137,11 @@ class Equivariant(nn.Module):
         if layer > 0:
             incoming = weights[layer - 1]
             kept = self._fixed(layer - 1) > 1
-            parts += [incoming.flatten(2) if kept else incoming.mean(dim=2), biases[layer - 1]]
+            parts += [incoming.flatten(2) if kept else mean_of(incoming, 2), biases[layer - 1]]
         if layer < len(self.chain):
             outgoing = weights[layer]
             kept = self._fixed(layer + 1) > 1
-            parts.append(outgoing.transpose(1, 2).flatten(2) if kept else outgoing.mean(dim=1))
+            parts.append(outgoing.transpose(1, 2).flatten(2) if kept else mean_of(outgoing, 1))
         return torch.cat(parts, dim=2)
 
     def _spread(self, out: Tensor, i: int) -> Tensor:
@@ -183,12 +184,12 @@ def pooled(chain: Chain, weights: list[Tensor], biases: list[Tensor], mode: Mode
     parts = []
     for i, weight in enumerate(weights, 1):
         if fixed(chain, i, mode) == 1:
-            weight = weight.mean(dim=1, keepdim=True)
+            weight = mean_of(weight, 1, keepdim=True)
         if fixed(chain, i - 1, mode) == 1:
-            weight = weight.mean(dim=2, keepdim=True)
+            weight = mean_of(weight, 2, keepdim=True)
         parts.append(weight.flatten(1))
     for i, bias in enumerate(biases, 1):
-        parts.append((bias if i == last and mode == "hnp" else bias.mean(dim=1, keepdim=True)).flatten(1))
+        parts.append((bias if i == last and mode == "hnp" else mean_of(bias, 1, keepdim=True)).flatten(1))
     return torch.cat(parts, dim=1)
 
 

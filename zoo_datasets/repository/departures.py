@@ -18,9 +18,9 @@ def departures(manifest: Manifest) -> list[str]:
     """One sentence for each difference from the published zoo, or what is to know of a population of others; none for
     zoos of other recipes and unknown origin."""
     origin = credit_of(manifest.source).origin
-    if manifest.open is not None:
-        remarks = manifest.source.get("remarks")
-        return [markdown(one) for one in remarks[:_MOST]] if isinstance(remarks, list) else []
+    remarks = manifest.source.get("remarks")
+    if isinstance(remarks, list):
+        return [markdown(one) for one in remarks[:_MOST]]
     zoo = manifest.zoo
     name = dense_name(str(zoo.get("name")), zoo.get("sparsifier"))
     if name not in ZOOS or ZOOS[name].images == "digits":

@@ -308,7 +308,7 @@ _TABLE: tuple[Population, ...] = (
         "arena_shapenet_inrs", "Neural Field Arena, ShapeNet", "shapenet", 34_800, ARENA, _ARENA_AT, parameters=None
     ),
     _inrs(
-        "arena_micro_imagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
+        "arena_microimagenet_inrs", "Neural Field Arena, MicroImageNet", "micro_imagenet", 60_000, ARENA, _ARENA_AT,
         parameters=None,
     ),
     Population(
@@ -333,6 +333,16 @@ _TABLE: tuple[Population, ...] = (
     _nino("c10-16", "cifar10", 14_666, 300, 2_513),
     _nino("lm1b-3-24", "lm1b", 1_252_464, 200, 124),
     _nino("lm1b-2-32", "lm1b", 1_666_464, 200, 124),
+    *(
+        Population(
+            name=f"{images}_transformers", title=f"Small Transformer Zoo, {title}", images=images,
+            architecture="transformer", parameters=None, models=None, states=None, credit=TRANSFORMERS,
+            page="https://huggingface.co/datasets/anonymized-acamedia/Small-Transformer-Zoo",
+            verified="tensors and columns against an independent reading",
+            unverified=f"{_OUT_OF_REACH}; no kind of layer computes attention, so functions are not restored",
+        )
+        for images, title in (("mnist", "MNIST"), ("ag_news", "AG News"))
+    ),
 )  # fmt: skip
 
 POPULATIONS: Mapping[str, Population] = {population.name: population for population in _TABLE}

@@ -38,6 +38,8 @@ STEPS = "steps.parquet"
 RESUME = "resume.safetensors"
 ACTING = "acting"
 SPARSITY = "sparsity"
+LABELS = "labels"
+"""In an epoch's file of fields, beside their tensors: the labels of the members' signals, int64 [K]."""
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
@@ -331,6 +333,17 @@ class Cohort:
         if weights.shape[0] != count:
             raise RunError(f"{file}: {weights.shape[0]} models found, {count} expected")
         return weights
+
+    def labels(self, epoch: int) -> Tensor:
+        """The labels of the signals of all members, of fields: int64 [K].
+
+        Raises:
+            RunError: if the file is missing or broken, or has none.
+        """
+        labels = self.tensors(epoch).get(LABELS)
+        if labels is None or labels.shape != (len(self.members),) or labels.dtype != torch.int64:
+            raise RunError(f"{self.epoch_file(epoch)}: there are no labels of {len(self.members)} signals in it")
+        return labels
 
     def log_sigma2(self, epoch: int) -> Tensor | None:
         """log σ² of all members at an epoch, float32 [K, D]; None in runs that have none.

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from zoo_datasets.documents import MAX_COUNT, brief, problems_of
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.networks.architectures import MAX_WIDTH
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import NetworkKind, is_field
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Member, NetworkChoice, Pixels, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
@@ -97,6 +97,9 @@ class _Parts(TypedDict):
     parents: NotRequired[ParentsRecord]
 
 
+FIELD_STEPS: Final = 100
+"""Optimizer steps, each over a whole signal, that are called an epoch of fields."""
+
 _PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
 
 
@@ -129,13 +132,24 @@ class RunManifest:
         for choice in self.zoo.networks():
             name = self.zoo.architecture_of(choice)
             layers = (own or {}).get(name) if self.zoo.is_sized else own
-            kinds[choice] = NetworkKind.recorded(name, self.images.channels, self.images.classes, layers)
+            widths = NetworkKind.on(name, self.images)
+            kinds[choice] = NetworkKind.recorded(name, widths.in_channels, widths.classes, layers)
         return kinds
 
     @property
     def network(self) -> NetworkKind:
         """The kind of network that all members are; of several, the first one, whose layout is recorded."""
         return next(iter(self.networks.values()))
+
+    @property
+    def is_field(self) -> bool:
+        """Whether each member is fitted to a signal of its own, the image whose number its seed tells."""
+        return is_field(self.zoo.architecture)
+
+    def signal_of(self, member: Member) -> tuple[str, int]:
+        """The part of the images, train or test, in which a field's signal is, and its number there from 0 on."""
+        number = member.seed - 1
+        return ("train", number) if number < self.images.train else ("test", number - self.images.train)
 
     def network_of(self, member: Member) -> NetworkKind:
         """The kind of network that a member is.
@@ -160,6 +174,8 @@ class RunManifest:
 
     def steps_an_epoch(self, member: Member) -> int:
         """Optimizer steps of an epoch of a member."""
+        if self.is_field:
+            return FIELD_STEPS
         point = member.hyperparameters
         images = self.images.train
         if point.train_fraction is not None:

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.fields import FIELD, Convention
+from zoo_datasets.networks.kind import NetworkKind, is_field
+from zoo_datasets.networks.layers import Shift, Sine
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.records import NetworkRecord, remember
 from zoo_datasets.repository.row import (
@@ -33,6 +35,7 @@ from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import FURTHER_AXES, Member, ZooSpec
+from zoo_datasets.stacked.field import GRID
 
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
@@ -185,15 +188,28 @@ _FURTHER_DOCS = {
     "decay_factor": "what the learning rate is multiplied by then",
 }
 _INTEGERS = ("decay_epochs", "width", "depth")
+# What rows of fields have, by the type that it is of.
+PSNR, LABEL = "psnr", "label"
+_FIELD_COLUMNS = (
+    (LABEL, "int64", "class of the signal"),
+    ("signal_index", "int64", "number of the signal in its part of the images, from 0 on"),
+    ("signal_split", "string", "the part of the images, train or test"),
+    (PSNR, "float64", "dB of the fitted signal: −10 log₁₀ of train_loss, the mean squared error over its pixels"),
+    ("omega", "float64", "ω₀ of the first layer, sin(ω₀(Wx+b))"),
+    ("omega_hidden", "float64", "ω₀ of the other hidden layers"),
+    ("output_offset", "float64", "added to the output of the last layer"),
+    ("grid", "string", "where pixels are: xy[-1,1] is column, row, each from −1 to 1"),
+)
 
 
 def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
-    """The further columns that rows of a zoo have: none where it has no further axes."""
-    return tuple(
+    """The further columns that rows of a zoo have: none where it has no further axes and is none of fields."""
+    axes = tuple(
         further_column(axis, "int64" if axis in _INTEGERS else "float64", _FURTHER_DOCS[axis])
         for axis in FURTHER_AXES
         if getattr(zoo, axis) and axis in _FURTHER_DOCS
     )
+    return axes + tuple(further_column(*column) for column in _FIELD_COLUMNS if is_field(zoo.architecture))
 
 
 def is_open(run: Run) -> bool:
@@ -248,7 +264,20 @@ class RunRows:
             return Model(model_id=member.model_id, columns=columns)
         network = self._run.manifest.network_of(member)
         columns |= {"task": "classification"} | network.columns()
+        if self._run.manifest.is_field:
+            columns |= self._of_field(member, network)
         return Model(model_id=member.model_id, columns=columns, layouts=(self._records[network].hash,))
+
+    def _of_field(self, member: Member, network: NetworkKind) -> dict[str, Any]:
+        split, number = self._run.manifest.signal_of(member)
+        omega, *others = (layer.omega for layer in network.layers if isinstance(layer, Sine))
+        shifts = [layer.amount for layer in network.layers if isinstance(layer, Shift)]
+        convention = Convention(
+            omega=omega, omega_hidden=others[0] if others else omega, output_offset=sum(shifts), grid=GRID
+        )
+        signal = {"signal_index": number, "signal_split": split, "source_split": split}
+        own = {"task": FIELD, "group": f"{split} {number}", "activation": None}  # each layer names its own
+        return signal | own | {name: value for name, value in convention.columns().items() if value is not None}
 
     def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
         """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
@@ -258,14 +287,17 @@ class RunRows:
         """
         states = [(model, epoch) for model in self.models.values() for epoch in epochs]
         names = figures_of(self._run)
-        asked = not where.columns.isdisjoint({*names, "ggap"})
+        asked = not where.columns.isdisjoint({*names, "ggap", PSNR})
+        if self._run.manifest.is_field:
+            check_readable(where, {LABEL}, str(self._run.path))
 
         def figures(here: slice) -> dict[str, pa.Array]:
             if not asked:  # broken metrics are told where they are needed
                 return {}
             metrics, places = self._all_metrics
             rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
-            return {name: metrics[name].combine_chunks().take(rows) for name in names}
+            figures = {name: metrics[name].combine_chunks().take(rows) for name in names}
+            return figures | ({PSNR: psnr_of(figures["train_loss"])} if self._run.manifest.is_field else {})
 
         epochs_of: dict[str, set[int]] = {}
         for number in matching(where, self._rows, states, figures):
@@ -300,6 +332,11 @@ class RunRows:
         metrics = pa.concat_tables([METRICS_SCHEMA.empty_table(), *self._read[0]])
         keys = zip(metrics["model_id"].to_pylist(), metrics["epoch"].to_pylist(), strict=True)
         return metrics, {key: place for place, key in enumerate(keys)}
+
+
+def psnr_of(errors: pa.Array) -> pa.Array:
+    """dB of mean squared errors, float64; null where they are not known."""
+    return pc.multiply(pc.log10(errors.cast(pa.float64())), -10.0)
 
 
 def figures_of(run: Run) -> tuple[str, ...]:

@@ -146,7 +146,26 @@ _FURTHER: tuple[ZooSpec, ...] = (
         for width in (4, 8)
     ),
 )  # fmt: skip
-_DENSE = (*_DENSE, *_FURTHER)
+# A network of sines for each image, as DWSNets (Navon et al. 2023) fit theirs: model i to image i − 1, the training
+# images first. An epoch is 100 steps over the whole image.
+_FIELDS: tuple[ZooSpec, ...] = tuple(
+    ZooSpec(
+        name=f"{images}_siren",
+        images=images,
+        architecture="siren",
+        epochs=10,
+        checkpoints=(0, 1, 2, 5, 10),
+        activation=("none",),
+        init=("siren",),
+        optimizer=("adam",),
+        lr=(5e-4,),
+        weight_decay=(0.0,),
+        batch_size=784,
+        seeds=70_000,
+    )
+    for images in ("mnist", "fashion_mnist")
+)
+_DENSE = (*_DENSE, *_FURTHER, *_FIELDS)
 
 # The table: dense zoos by name; that of a twin follows from its parent's.
 ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in _DENSE}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo_datasets.errors import UnknownNameError
-from zoo_datasets.networks.layers import DRAWN, Layer, build_layout, tensors_of
+from zoo_datasets.errors import SpecError, UnknownNameError
+from zoo_datasets.networks.layers import DRAWN, Layer, Linear, Sine, build_layout, flat_layers, tensors_of
 from zoo_datasets.networks.layers.affine import BIAS_START
 from zoo_datasets.stacked.streams import INIT, normal, uniform
 
@@ -33,6 +33,17 @@ class ShapedDraw:
 
     draw: Callable[[Tensor, tuple[int, ...], int], Tensor]
     scaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkDraw:
+    """An initialisation that needs more than one tensor: of all weights, those of biases too.
+
+    Attributes:
+        draw: (layers, seeds [K]) to weights [K, D].
+    """
+
+    draw: Callable[[Sequence[Layer], Tensor], Tensor]
 
 
 def _draw_uniform(seeds: Tensor, count: int, substream: int, fan_in: int) -> Tensor:
@@ -78,7 +89,27 @@ def _draw_orthogonal(seeds: Tensor, shape: tuple[int, ...], substream: int) -> T
     return matrix.flatten(1)
 
 
-INITS: dict[str, Draw | ShapedDraw] = {
+def _draw_siren(layers: Sequence[Layer], seeds: Tensor) -> Tensor:
+    """Weights of the first layer from U(±1/n), n being its inputs, of the others from U(±√(6/n)/ω), ω being that of the
+    sine behind them, of the last layer that before it; biases from U(±1/√n), as torch's (Sitzmann et al. 2020)."""
+    flat = flat_layers(layers)
+    linear = [layer for layer in flat if isinstance(layer, Linear)]
+    omegas = [layer.omega for layer in flat if isinstance(layer, Sine)]
+    if len(omegas) != len(linear) - 1 or not omegas:
+        raise SpecError(f"init siren is for linear layers with a sine between, found {len(linear)} and {len(omegas)}")
+    bounds = {}
+    for number, layer in enumerate(linear):
+        inputs, omega = layer.in_features, omegas[min(number, len(omegas) - 1)]
+        bounds[f"{layer.name}.weight"] = math.sqrt(6.0 / inputs) / omega if number else 1.0 / inputs
+        bounds[f"{layer.name}.bias"] = 1.0 / math.sqrt(inputs)
+    parts = [
+        (2.0 * _draw_uniform(seeds, spec.size, number, 0) - 1.0) * bounds[spec.name]
+        for number, spec in enumerate(build_layout(layers).tensors)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+INITS: dict[str, Draw | ShapedDraw | NetworkDraw] = {
     "uniform": _draw_uniform,  # U(0, 1)
     "normal": ShapedDraw(
         lambda seeds, shape, substream: _draw_normal(seeds, math.prod(shape), substream, 0), scaled=True
@@ -90,6 +121,7 @@ INITS: dict[str, Draw | ShapedDraw] = {
     "he_normal": ShapedDraw(_draw_he_normal),
     "truncated_normal": ShapedDraw(_draw_truncated, scaled=True),
     "orthogonal": ShapedDraw(_draw_orthogonal, scaled=True),
+    "siren": NetworkDraw(_draw_siren),
 }
 
 
@@ -129,18 +161,23 @@ def initialise(
                 own = [tensor.start if bias is None else bias for bias in biases]
                 columns.copy_(torch.tensor(own, dtype=torch.float32)[:, None].expand_as(columns))
             continue
-        for init in sorted(set(inits)):
+        for init in sorted(name for name in set(inits) if not isinstance(INITS[name], NetworkDraw)):
             rows = torch.tensor([index for index, name in enumerate(inits) if name == init])
             drawn = _drawn(init, seeds[rows], spec.shape, number)
             if stds is not None and takes_std(init):
                 own = [1.0 if (std := stds[row]) is None else std for row in rows.tolist()]
                 drawn = drawn * torch.tensor(own, dtype=torch.float64)[:, None]
             columns[rows] = drawn.to(torch.float32)
+    for init in sorted(set(inits)):
+        if isinstance(kind := INITS[init], NetworkDraw):
+            rows = torch.tensor([index for index, name in enumerate(inits) if name == init])
+            weights[rows] = kind.draw(layers, seeds[rows]).to(torch.float32)
     return weights
 
 
 def _drawn(init: str, seeds: Tensor, shape: tuple[int, ...], substream: int) -> Tensor:
     kind = INITS[init]
+    assert not isinstance(kind, NetworkDraw)
     if isinstance(kind, ShapedDraw):
         return kind.draw(seeds, shape, substream)
     return kind(seeds, math.prod(shape), substream, math.prod(shape[1:]))

@@ -116,7 +116,7 @@ class ArenaSource(ListedSource):
         self._starts = np.cumsum([0, *(nefs.rows for nefs in self._nefs)])
         self._read = functools.lru_cache(_HELD)(self._block)
         stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        super().__init__(reading.name or self._name(), self._listing(left_out), reading, digest_of(stamps))
+        super().__init__(reading.name or self._name(), self._listed(left_out), reading, digest_of(stamps))
 
     @classmethod
     def open(cls, place: Place, reading: Reading) -> ArenaSource:
@@ -165,7 +165,7 @@ class ArenaSource(ListedSource):
         columns = _columns(path.resolve(), record.layout, start, rows) | _attributes(file, rows)
         return _Nefs(path, file, start, rows, record, order, columns)
 
-    def _listing(self, left_out: list[LeftOut]) -> Listing:
+    def _listed(self, left_out: list[LeftOut]) -> Listing:
         names = dict.fromkeys(name for nefs in self._nefs for name in nefs.columns)
         values = {
             name: [value for nefs in self._nefs for value in nefs.columns.get(name, [None] * nefs.rows)]
@@ -323,8 +323,9 @@ def _nef(path: Path) -> dict[str, Any]:
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return float(value) if usable else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        return None
+    return float(value)
 
 
 def _attributes(file: Hdf5File, rows: int) -> dict[str, Sequence[Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from zoo_datasets.builders.containers.archives import is_archive, open_container
+from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note
@@ -216,12 +216,10 @@ class InrSource(StateDictSource):
         inr_set = inr_set_of(place)
         if inr_set is None:
             raise SourceError(f"{place if isinstance(place, Path) else place.name} holds no published set of INRs")
-        if not isinstance(place, Path):
-            container, beside = place, place.beside
+        if isinstance(place, Path):
+            container, beside = open_container(place, reading.num_proc), place.resolve().parent
         else:
-            container = open_container(place, reading.num_proc) if place.is_dir() or is_archive(place) else None
-            beside = place.resolve().parent
-        assert container is not None
+            container, beside = place, place.beside
         named = images_named(container.name) or images_named(reading.name or "")
         told = InrTold(inr_set, container, named, _outside(inr_set, beside), reading.splits is not None)
         if reading.name is None:

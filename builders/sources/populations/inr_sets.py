@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoo_datasets.networks.fields import Convention
@@ -129,8 +129,8 @@ def _implicit(match: re.Match[str], named: str | None) -> Fields:
     }
 
 
-_SINES = {"omega": 30.0, "omega_hidden": 30.0}
-_DWS = Convention(**_SINES, output_offset=0.5, grid="xy[-1,1]")
+_SINES = Convention(omega=30.0, omega_hidden=30.0)
+_DWS = replace(_SINES, output_offset=0.5, grid="xy[-1,1]")
 _DWS_CODE = "nn/inr.py and make_coordinates of experiments/utils.py of AvivNavon/DWSNets"
 _NUMBER = r"\d{1,9}"
 
@@ -171,7 +171,7 @@ INR_SETS: tuple[InrSet, ...] = (
             rf"(?P<id>randinit_smaller(?:_aug(?P<copy>{_NUMBER}))?_(?P<label>{_NUMBER})s/net(?P<index>{_NUMBER}))\.pth$"
         ),
         read=_nfn,
-        convention=Convention(**_SINES, output_offset=0.0, grid="yx[-1,1]", signal_mean=(0.5,), signal_std=(0.5,)),
+        convention=replace(_SINES, output_offset=0.0, grid="yx[-1,1]", signal_mean=(0.5,), signal_std=(0.5,)),
         code="experiments/siren_utils.py and data_utils.py of AllanYangZhou/nfn",
         credit=NFN,
     ),
@@ -183,8 +183,8 @@ INR_SETS: tuple[InrSet, ...] = (
             rf"/(?P<index>{_NUMBER})_(?P<seed>{_NUMBER}))\.ckpt$"
         ),
         read=_implicit,
-        convention=Convention(
-            **_SINES,
+        convention=replace(
+            _SINES,
             output_offset=0.0,
             grid="xy[-1,1]",
             signal_mean=(0.485, 0.456, 0.406),

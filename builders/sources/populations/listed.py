@@ -76,7 +76,7 @@ class ListedSource(Source):
     def __init__(self, name: str, listing: Listing, reading: Reading, stamp: str) -> None:
         self.name = name
         self._reading = reading
-        self._listed_states = listing
+        self._listing = listing
         self._stamp = stamp
         # Which row of the listing each row of the table is.
         self._numbers = np.arange(len(listing.table))
@@ -103,7 +103,7 @@ class ListedSource(Source):
 
     def label(self, number: int) -> str:
         """What to call a row of the listing in a list of what was left out."""
-        return str(self._listed_states.table["model_id"][number].as_py())
+        return str(self._listing.table["model_id"][number].as_py())
 
     def _select(self) -> None:
         """Keep what the user selected.
@@ -118,7 +118,7 @@ class ListedSource(Source):
             self._refused = [entry for entry in self._refused if reading.epochs.intersection(entry.epochs)]
         where = reading.where
         if reading.state_dicts.where is not None:
-            where = parse_where(reading.state_dicts.where, {one.name: one.type for one in self._listed_states.further})
+            where = parse_where(reading.state_dicts.where, {one.name: one.type for one in self._listing.further})
         if where is not None:
             self._keep(where.kept(self._narrow()))
         if reading.models is not None:
@@ -133,7 +133,7 @@ class ListedSource(Source):
 
     def _narrow(self) -> pa.Table:
         """The rows as they will be stored, without weights."""
-        columns = OpenColumns(records=self._listed_states.records, further=self._listed_states.further)
+        columns = OpenColumns(records=self._listing.records, further=self._listing.further)
         rows = NarrowRows(columns.rows.light_schema(), self._reading.name or self.name)
         ids = self._table["model_id"].to_pylist()
         models = {model_id: Model(model_id=model_id, columns={}) for model_id in ids}
@@ -150,10 +150,10 @@ class ListedSource(Source):
         selection = self._reading.selection()
         if self._reading.state_dicts.where is not None:
             selection["where"] = self._reading.state_dicts.where
-        return {**self._listed_states.described, "selection": selection, **self._listed_states.notes.describe()}
+        return {**self._listing.described, "selection": selection, **self._listing.notes.describe()}
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
-        return self._listed_states.notes
+        return self._listing.notes
 
     def refused(self) -> Sequence[LeftOut]:
         return self._refused
@@ -217,14 +217,14 @@ class ListedSource(Source):
             yield from self._read_piece(held)
 
     def _most(self, place: int) -> int:
-        return max(SMALL_PIECE_BYTES // max(4 * self._listed_states.records[self._layouts[place]].layout.size, 1), 1)
+        return max(SMALL_PIECE_BYTES // max(4 * self._listing.records[self._layouts[place]].layout.size, 1), 1)
 
     def _read_piece(self, places: Sequence[int]) -> Iterator[States | LeftOut]:
         layout = self._layouts[places[0]]
         numbers = self._numbers[list(places)].tolist()
         rows = self._table.take(pa.array(places, pa.int64()))
         epochs = rows["epoch"].to_pylist()
-        weights, reasons = self.read_rows(numbers, self._listed_states.records[layout])
+        weights, reasons = self.read_rows(numbers, self._listing.records[layout])
         for position, reason in sorted(reasons.items()):
             yield LeftOut(model=self.label(numbers[position]), epochs=(epochs[position],), reason=reason)
         good = [position for position in range(len(places)) if position not in reasons]

@@ -128,6 +128,10 @@ def _tasks_of(names: Sequence[str]) -> list[tuple[_Task, list[str]]]:
     return [(task, files) for task, files in files_of if files]
 
 
+def _config(task: _Task) -> str:
+    return f"nino_{task.name}"
+
+
 def is_nino(place: Place) -> bool:
     """Whether a place holds trajectories of NiNo: files that are called as its tasks."""
     if isinstance(place, Path):
@@ -153,7 +157,7 @@ class NinoSource(ListedSource):
         self._notes = Notes()
         self._states = task.states if reading.state_dicts.layout is None else _states_of(reading.state_dicts.layout)
         listing = self._listed()
-        super().__init__(reading.name or f"nino_{task.name}", listing, reading, container.fingerprint())
+        super().__init__(reading.name or _config(task), listing, reading, container.fingerprint())
 
     @classmethod
     def open(cls, place: Place, reading: Reading) -> NinoSource:
@@ -169,11 +173,11 @@ class NinoSource(ListedSource):
             else:
                 place = open_container(place, reading.num_proc)
         tasks = _tasks_of(wanted or place.entries)
+        named = [task for task in tasks if _config(task[0]) == reading.name]
+        tasks = named or tasks
         if len(tasks) > 1:
-            names = ", ".join(file for _, files in tasks for file in files)
-            raise SourceError(
-                f"{place.name} holds trajectories of several tasks ({names}); build from one file at a time"
-            )
+            names = ", ".join(_config(task) for task, _ in tasks)
+            raise SourceError(f"{place.name} holds trajectories of several tasks; choose one by --name, one of {names}")
         ((task, files),) = tasks
         return cls(place, task, files, reading)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, Name, StandIn, Vocabulary
+from zoo_datasets.builders.checkpoints.pickles import Name, StandIn, Vocabulary
+from zoo_datasets.builders.checkpoints.wrapped import WRAPPED
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError
 
@@ -29,7 +30,7 @@ _DEPTH = 8
 def vocabulary(dataclass: Name) -> Vocabulary:
     """What checkpoints with settings of one dataclass may name: these classes exactly, each a stand-in."""
     return Vocabulary(
-        calls=CHECKPOINT.calls,
+        calls=WRAPPED.calls,
         stand_in=frozenset({*_CLASSES, dataclass}).__contains__,
         values=_TYPES,
         remedy="expected settings of OmegaConf beside tensors, and nothing else",

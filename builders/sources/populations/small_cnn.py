@@ -13,6 +13,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
+from zoo_datasets.builders.shards.writer import rows_of_a_group
 from zoo_datasets.builders.sources.base import Reading, StateBlock, States
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
 from zoo_datasets.builders.sources.populations.nfn_splits import plain_numbers, published_splits
@@ -39,6 +41,7 @@ from zoo_datasets.builders.state_dicts.columns import column_name
 from zoo_datasets.builders.state_dicts.numpy_file import array_in
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError, SourceError
+from zoo_datasets.native.rows import Recycled
 from zoo_datasets.networks.architectures import MAX_WIDTH, get_architecture
 from zoo_datasets.networks.layers import Activate, Conv, Dropout, GlobalAveragePool, Layer, Linear, build_layout
 from zoo_datasets.networks.layers.documents import layers_to_json
@@ -349,6 +352,7 @@ class SmallCnnSource(ListedSource):
                 "folder of one"
             )
         self._container, self._folder = container, folders[0]
+        self._recycled = Recycled()
         self._metrics_file = next(name for name in METRICS_FILES if f"{self._folder}{name}" in {*container.entries})
         container.prepare(
             [f"{self._folder}{name}" for name in (WEIGHTS_FILE, LAYOUT_FILE, self._metrics_file)], _LARGEST
@@ -569,28 +573,67 @@ class SmallCnnSource(ListedSource):
         return {**super().describe(tallies), "images": images, **self.notes(tallies).describe()}
 
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
-        """The states of a block, and how many of them are not finite."""
-        for item in super().read(block):
-            if isinstance(item, States) and not math.isfinite(item.weights.sum().item()):
-                count = int((~torch.isfinite(item.weights).all(dim=1)).sum())
-                item = dataclasses.replace(item, tallies={"nonfinite": count})
-            yield item
+        """The states of a block, a row group or several small epochs in a piece; see `Source.read`."""
+        places = self._grid[[self._number_of[model.model_id] for model in block.models]]
+        most = rows_of_a_group(4 * len(self._orientation.places))
+        pieces = [
+            here[start : start + most].tolist()
+            for here in (places[:, self._epochs.index(epoch)] for epoch in block.epochs)
+            for here in [here[here >= 0]]
+            for start in range(0, len(here), most)
+        ]
+        # The next piece is read while this one is written.
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._counted, piece) for piece in pieces[:1]]
+            for following in [*pieces[1:], None]:
+                items = ahead.pop().result() if ahead else []
+                if following is not None:
+                    ahead.append(reader.submit(self._counted, following))
+                while items:
+                    yield items.pop(0)
+
+    def _counted(self, places: Sequence[int]) -> list[States | LeftOut]:
+        """Some rows, with the number of those that are not finite."""
+        return [_with_tally(item) if isinstance(item, States) else item for item in self._read_piece(places)]
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {model_id: number for number, model_id in enumerate(self._models)}
+
+    @cached_property
+    def _epochs(self) -> list[int]:
+        epochs: list[int] = pc.unique(self._table["epoch"]).to_pylist()
+        return sorted(epochs)
+
+    @cached_property
+    def _grid(self) -> NDArray[np.int64]:
+        """The row of the table of each model at each epoch, −1 where it has none: int64 [models, epochs]."""
+        grid = np.full((len(self._models), len(self._epochs)), -1, np.int64)
+        models = pc.index_in(self._table["model_id"], value_set=pa.array(list(self._models), pa.string()))
+        epochs = pc.index_in(self._table["epoch"], value_set=pa.array(self._epochs, pa.int64()))
+        grid[models.to_numpy(), epochs.to_numpy()] = np.arange(len(self._table))
+        return grid
+
+    def blocks(self) -> Sequence[StateBlock]:
+        """One block of all models and epochs."""
+        return [StateBlock(models=tuple(self._models.values()), epochs=tuple(self._epochs))] if self._epochs else []
 
     def read_rows(self, numbers: Sequence[int], record: NetworkRecord) -> tuple[NDArray[np.float32], dict[int, str]]:
         places = self._orientation.places
         kind = np.dtype(_FLOATS[self._array.dtype]).newbyteorder("<")
         width = len(places) * kind.itemsize
-        weights = np.empty((len(numbers), len(places)), np.float32)
+        weights = self._recycled.empty(len(numbers), len(places), torch.float32).numpy()
         reasons: dict[int, str] = {}
         good = 0
         with self._weights() as data:
             for position, row in enumerate(self._rows[list(numbers)].tolist()):
                 start = self._array.start + row * width
-                stored = data[start : start + width]
-                if len(stored) != width:
+                held = data[start : start + width]
+                if len(held) != width:
                     reasons[position] = f"{WEIGHTS_FILE} is cut short"
                     continue
-                np.take(np.frombuffer(stored, kind).astype(np.float32, copy=False), places, out=weights[good])
+                values = np.frombuffer(held, kind).astype(np.float32, copy=False)
+                np.take(values, places, out=weights[good], mode="clip")  # else numpy makes a copy first
                 good += 1
         return weights[:good], reasons
 
@@ -598,3 +641,11 @@ class SmallCnnSource(ListedSource):
     def _rows(self) -> NDArray[np.int64]:
         """By the number of a row of the listing, that of the array."""
         return self._listing.table[_ROW].to_numpy()
+
+
+def _with_tally(states: States) -> States:
+    """States with the number of those that are not finite."""
+    if math.isfinite(states.weights.sum().item()):  # a finite sum has finite terms
+        return states
+    count = int((~torch.isfinite(states.weights).all(dim=1)).sum())
+    return dataclasses.replace(states, tallies={"nonfinite": count})

@@ -36,13 +36,13 @@ from zoo_datasets.builders.checkpoints.torch_file import (
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
-from zoo_datasets.builders.shards.notes import Notes
+from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
 from zoo_datasets.builders.sources.populations.omegaconf import plain, vocabulary
-from zoo_datasets.builders.sources.splits import Named, assign, read_splits
+from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
 from zoo_datasets.documents import brief, problems_of
-from zoo_datasets.errors import CheckpointError, LayerError, SpecError
+from zoo_datasets.errors import CheckpointError, LayerError, SourceError, SpecError
 from zoo_datasets.networks.layers import (
     ACTIVATIONS,
     Activate,
@@ -60,7 +60,8 @@ from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import WILD_PARK
 from zoo_datasets.repository.row import further_column
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.storage.files import sha256_of
 
 _VOCABULARY = vocabulary(Name("create_random_cnns", "CNNConfig"))
 _MARK = b"create_random_cnns"
@@ -336,13 +337,16 @@ class WildParkSource(ListedSource):
 
     kind = "CNN Wild Park"
     credit = WILD_PARK
+    tells_splits = True
 
     def __init__(self, container: Container, reading: Reading, splits: Path | None = None) -> None:
         self._container = container
-        self._paths = sorted(_paths(container))
+        self._told_splits = reading.splits is not None
+        self._paths = self._wanted(sorted(_paths(container)), reading)
         container.prepare(self._paths, MAX_CHECKPOINT)
         listing = self._listed(splits)
-        super().__init__(reading.name or "cnn_wild_park", listing, reading, container.fingerprint())
+        stamp = [container.fingerprint(), None if splits is None else sha256_of(splits)]
+        super().__init__(reading.name or "cnn_wild_park", listing, reading, digest_of(stamp))
 
     @classmethod
     def open(cls, place: Place, reading: Reading) -> WildParkSource:
@@ -356,7 +360,20 @@ class WildParkSource(ListedSource):
             place = open_container(place, reading.num_proc)
         elif place.beside is not None and (place.beside / SPLITS_FILE).is_file():
             splits = place.beside / SPLITS_FILE
-        return cls(place, reading, None if reading.splits is not None else splits)
+        return cls(place, reading, reading.splits or splits)
+
+    def _wanted(self, paths: list[str], reading: Reading) -> list[str]:
+        """The files of the models that a number of them leaves, where no condition chooses among all."""
+        if reading.models is None or reading.where is not None or reading.state_dicts.where is not None:
+            return paths
+        models = [self._model_of(path) for path in paths]
+        chosen = {*sorted({*models})[: reading.models]}
+        return [path for path, model in zip(paths, models, strict=True) if model in chosen]
+
+    def _model_of(self, path: str) -> str:
+        place = _PATH.fullmatch(f"{self._container.name}/{path}")
+        assert place is not None
+        return f"{place['zoo']}/{place['trial']}"
 
     def _listed(self, splits: Path | None) -> Listing:
         """Every file by what it says beside its tensors."""
@@ -382,12 +399,7 @@ class WildParkSource(ListedSource):
         notes = Notes()
         described: dict[str, Any] = {"folder": self._container.name, "remarks": list(_REMARKS)}
         if splits is not None:
-            named = [Named(index=number, path=row["path"], names=(row["model_id"],)) for number, row in enumerate(rows)]
-            assignment = assign(splits, read_splits(splits), named)
-            for row, split in zip(rows, assignment.splits, strict=True):
-                row["source_split"] = split
-            notes.add(assignment.notes())
-            described["splits"] = assignment.describe()
+            described |= self._split(rows, splits, notes)
         names = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys(("model_id", "epoch", "layout"))
         table = table_of({name: [row.get(name) for row in rows] for name in names}, _FURTHER)
         self._row_paths: list[str] = [row["path"] for row in rows]
@@ -395,12 +407,29 @@ class WildParkSource(ListedSource):
             table=table, records=records, further=_FURTHER, left_out=left_out, notes=notes, described=described
         )
 
+    def _split(self, rows: Sequence[dict[str, Any]], splits: Path, notes: Notes) -> dict[str, Any]:
+        """Fill the split of each row from a file; returns what the manifest records of that.
+
+        Raises:
+            SourceError: if the user names the file, and it is of none of them.
+        """
+        named = [Named(index=number, path=row["path"], names=(row["model_id"],)) for number, row in enumerate(rows)]
+        try:
+            assignment = assign(splits, read_splits(splits), named)
+        except SourceError as error:
+            if self._told_splits:
+                raise
+            notes.add([Note("splits-unread", f"{splits.name} lies beside it and is not used: {error}", whole=True)])
+            return {}
+        for row, split in zip(rows, assignment.splits, strict=True):
+            row[SOURCE_SPLIT] = split
+        notes.add(assignment.notes())
+        return {"splits": assignment.describe()}
+
     def _row(self, path: str, state: _State) -> dict[str, Any]:
         config = json.loads(state.config)
-        place = _PATH.fullmatch(f"{self._container.name}/{path}")
-        assert place is not None
+        model_id = self._model_of(path)
         lists = ("channels", "kernel_size", "stride", "padding", "residual")
-        model_id = f"{place['zoo']}/{place['trial']}"
         return {
             "model_id": model_id,
             "epoch": state.epoch,

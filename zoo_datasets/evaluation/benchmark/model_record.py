@@ -38,7 +38,7 @@ class ModelRecord:
         rows, skipped, left_out, identity: as of `Record`.
         refused: [{"model", "task", "reason"}, …]: models that cannot read these networks.
         fits: each training, with its predictions of the test rows.
-        results, comparisons: what follows from them.
+        results, comparisons: what follows from them, when all are there.
     """
 
     settings: ModelSettings
@@ -126,22 +126,20 @@ def run_models(
     fits = list(read_fits(out, record.identity)) if out is not None and out.exists() else []
     refused: list[dict[str, str]] = []
 
-    def keep() -> ModelRecord:
-        results, comparisons = results_of(data, settings, fits)
-        kept = dataclasses.replace(
-            record, refused=tuple(refused), fits=tuple(fits), results=tuple(results), comparisons=tuple(comparisons)
-        )
+    def refuse(model: str, task: str, reason: str) -> None:
+        refused.append({"model": model, "task": task, "reason": reason})
+
+    def keep(**found: Any) -> ModelRecord:
+        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **found)
         if out is not None:
             write_json(out, kept.to_dict())
         return kept
 
-    def refuse(model: str, task: str, reason: str) -> None:
-        refused.append({"model": model, "task": task, "reason": reason})
-
     for fit in fit_all(data, settings, done=tuple(fits), skipped=refuse, progress=progress, save=save):
         fits.append(fit)
         keep()
-    return keep()
+    results, comparisons = results_of(data, settings, fits)
+    return keep(results=tuple(results), comparisons=tuple(comparisons))
 
 
 def _empty(data: Data, settings: ModelSettings) -> ModelRecord:

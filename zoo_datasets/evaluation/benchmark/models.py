@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ _READ = 8192
 
 Values = NDArray[Any]
 Outcome = dict[str, dict[str, list[Any]]]
+# Settings, and the seconds that their choice took.
+Chosen = tuple[Mapping[str, Any], float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,7 +244,15 @@ class Benchmark:
         columns = [form.encoded(_values(target, form, rows)) for form, target in zip(forms, task.targets, strict=True)]
         return columns[0] if forms[0].kind == "class" else torch.stack(columns, dim=1)
 
-    def choose(self, model: str, learning: Learning, seconds: float) -> tuple[Mapping[str, Any], float]:
+    def refusal(self, model: str, learning: Learning) -> str | None:
+        """Why a model cannot read these networks, or learn this; None where it can."""
+        try:
+            Predictor.untrained(model, learning.space, learning.forms, get_predictor(model).choices[0])
+        except ZooError as error:
+            return str(error)
+        return None
+
+    def choose(self, model: str, learning: Learning, seconds: float) -> Chosen:
         """The settings of a model that are best on validation after a short training each, and the seconds that it
         took."""
         choices = get_predictor(model).choices
@@ -262,7 +272,7 @@ class Benchmark:
         model: str,
         task: Task,
         learning: Learning,
-        chosen: tuple[Mapping[str, Any], float],
+        chosen: Chosen,
         seed: int,
         seconds: float,
         tick: Callable[[float], None] | None,
@@ -344,23 +354,22 @@ def fit_all(
             missing = [seed for seed in range(settings.seeds) if (model, task.name, seed) not in have]
             count += settings.seeds - len(missing)
             earlier = next((fit for fit in have.values() if (fit.model, fit.task) == (model, task.name)), None)
-            try:
-                if earlier is None:
-                    chosen = bench.choose(model, learning, CHOICE * share)
-                else:
-                    chosen = (earlier.chosen, earlier.choice_seconds)
-                for seed in missing:
-                    seconds = (1 - CHOICE if len(get_predictor(model).choices) > 1 else 1) * share / settings.seeds
-                    fit = bench.fit(model, task, learning, chosen, seed, seconds, told, save)
-                    count += 1
-                    told(0)
-                    yield fit
-            except ZooError as error:
-                if isinstance(error, OSError):  # nothing can be written: no matter of this model
-                    raise
+            if missing and (reason := bench.refusal(model, learning)) is not None:
                 count += len(missing)
                 if skipped:
-                    skipped(model, task.name, str(error))
+                    skipped(model, task.name, reason)
+                continue
+            chosen: Chosen = ({}, 0.0)
+            if earlier is not None:
+                chosen = (earlier.chosen, earlier.choice_seconds)
+            elif missing:
+                chosen = bench.choose(model, learning, CHOICE * share)
+            training = (1 - CHOICE if len(get_predictor(model).choices) > 1 else 1) * share
+            for seed in missing:
+                fit = bench.fit(model, task, learning, chosen, seed, training / settings.seeds, told, save)
+                count += 1
+                told(0)
+                yield fit
 
 
 def results_of(
@@ -401,7 +410,7 @@ def _result(
     for fit in fits:
         predicted = np.array(fit.outcome[rows.zoo][target.name])[known]
         for name, function in kinds.items():
-            by_seed[name].append(function(truth, predicted, groups, settings.resamples))  # type: ignore[operator]
+            by_seed[name].append(function(truth, predicted, groups, settings.resamples))
     means = {name: Sampled.mean(parts) for name, parts in by_seed.items()}
     train = _values(target, form, data.train)
     train = train[is_finite(train)]
@@ -445,7 +454,7 @@ def _form(target: Target, data: Data) -> TargetForm:
     if not target.numeric:
         return TargetForm.of_classes(target.name, as_classes(values[is_finite(values)]).tolist())
     known = [part[is_finite(part)] for part in (values_for(target, rows) for rows in _all(data))]
-    scale = "log10" if logarithmic(target, np.concatenate(known)) else "linear"
+    scale: Literal["linear", "log10"] = "log10" if logarithmic(target, np.concatenate(known)) else "linear"
     return TargetForm.of_numbers(target.name, np.log10(values) if scale == "log10" else values, scale)
 
 

@@ -144,9 +144,11 @@ def read_splits(
 
 
 def _ids_of_open(repo: str | Path, name: str, revision: str | None) -> tuple[str, ...]:
-    """What tells the networks and groups of open rows; nothing of others."""
+    """What tells the networks and groups of open rows, their own columns among it; nothing of others."""
     manifest = Location.of(repo, revision).resolved()[0].zoo_manifest(name)
-    return () if manifest is None or manifest.open is None else (GROUP, LAYOUT)
+    if manifest is None or manifest.open is None:
+        return ()
+    return (GROUP, LAYOUT, *(column.name for column in manifest.open.further))
 
 
 def check_apart(first: SampleRows, second: SampleRows) -> None:
@@ -219,8 +221,18 @@ def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None
 
 
 def reader_width(reader: ZooReader) -> int:
-    """Length D of the weight vectors that a reader gives."""
-    return int(reader.zoo.data.schema.field(WEIGHTS).type.list_size)
+    """Length D of the weight vectors that a reader gives.
+
+    Raises:
+        SpecError: if they have several lengths.
+    """
+    kind = reader.zoo.data.schema.field(WEIGHTS).type
+    if not pa.types.is_fixed_size_list(kind):
+        raise SpecError(
+            "the weights of these rows have several lengths, as they are networks of several layouts, and features are "
+            "of one; write the rows of one layout into a config of their own by zoo select"
+        )
+    return int(kind.list_size)
 
 
 def types_of(rows: SampleRows) -> dict[str, pa.DataType]:

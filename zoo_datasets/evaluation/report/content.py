@@ -23,6 +23,7 @@ from zoo_datasets.evaluation.features.base import fences
 from zoo_datasets.evaluation.features.umap import fit_umap
 from zoo_datasets.evaluation.population import Box
 from zoo_datasets.evaluation.predictions import predictions, representations
+from zoo_datasets.evaluation.report.lines import between
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
@@ -79,7 +80,7 @@ def gather(
     """The content of a report.
 
     Args:
-        images: for agreement and representations; None leaves these out.
+        images: for agreement, representations and the losses between models; None leaves these out.
         record: a benchmark to show.
         step: called with what is done next.
     """
@@ -105,13 +106,18 @@ def gather(
         "notes": [],
     }
     if images is None:
-        content["notes"].append("No images were given: agreement and representations were not computed.")
+        content["notes"].append(
+            "No images were given: agreement, representations and losses between models were not computed."
+        )
     step("map")
     content["map"] = _map(final, weights, table, extent.method)
     step("trajectories")
     content["trajectories"] = _trajectories(repo, name, final, table, extent.trajectories)
     step("pairs of models")
     content["alike"] = _alike(final, weights, images, extent.pairs)
+    if images is not None:
+        step("lines between models")
+        content["between"] = between(final, weights, images)
     if manifest.zoo.get("sparsifier"):
         step("sparsity")
         content["sparse"] = _sparse(repo, final, weights, manifest, images, extent.pairs)
@@ -174,7 +180,9 @@ def _epochs(table: pa.Table) -> dict[str, Any]:
     return figures
 
 
-def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[str, Any]:
+def _map(
+    final: Dataset, weights: Tensor, table: pa.Table, method: str, coloured: Sequence[str] = MAP_COLUMNS
+) -> dict[str, Any]:
     """Weights of the last epoch in the plane, with columns to colour them by."""
     if method == "umap":
         places = torch.from_numpy(fit_umap(weights.numpy(), 2)(weights.numpy()))
@@ -183,7 +191,7 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
         places, shares = _plane(weights)
         labels = [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)]
     split_of = dict(zip(table["model_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in MAP_COLUMNS if name != "split"}
+    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in coloured if name != "split"}
     columns["split"] = [split_of[model] for model in final["model_id"][:]]
     return {
         "x": _rounded(places[:, 0]),

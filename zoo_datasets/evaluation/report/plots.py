@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zoo_datasets.evaluation.report.fields import sheet_pixels
 from zoo_datasets.plotting import (
     COLOURS,
     cover,
@@ -61,6 +62,10 @@ def _figures(content: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
             re.sub(r"[^a-z0-9]+", "_", entry["label"].partition(" (")[0].lower()).strip("_"),
             histogram(content, entry),
         )
+    if content.get("sheet"):
+        yield "signals", signals(content)
+    if content.get("between"):
+        yield "losses_between_models", between(content)
     if content.get("sparse"):
         yield "sparsity_of_layers", layers(content)
 
@@ -79,6 +84,17 @@ def overview(content: Mapping[str, Any]) -> Figure:
     figure, panels = _figure(content, len(draw), shared=False)
     for axes, paint in zip(panels, draw, strict=True):
         paint(axes)
+    return figure
+
+
+def signals(content: Mapping[str, Any]) -> Figure:
+    """What networks draw, side by side."""
+    pixels = sheet_pixels(content["sheet"])
+    figure, (axes,) = _figure(content)
+    width, _ = figure.get_size_inches()
+    figure.set_size_inches(width, width * pixels.shape[0] / pixels.shape[1] + 0.4)  # and the title
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set_axis_off()
     return figure
 
 
@@ -122,11 +138,25 @@ def trajectories(content: Mapping[str, Any]) -> Figure:
 
 
 def histogram(content: Mapping[str, Any], entry: Mapping[str, Any]) -> Figure:
-    """How alike pairs of models are, by one measure."""
+    """How alike pairs of models are, by one measure; or how a figure is distributed over them."""
     figure, (axes,) = _figure(content)
     draw_histogram(axes, entry["counts"], entry["edges"])
     cover(axes, 0, max(entry["counts"]))
-    axes.set(xlabel=entry["label"], ylabel="pairs of models")
+    axes.set(xlabel=entry["label"], ylabel=entry.get("unit", "pairs of models"))
+    return figure
+
+
+def between(content: Mapping[str, Any]) -> Figure:
+    """The loss on the line between two models, as they are and aligned; medians of pairs."""
+    entry = content["between"]
+    figure, (axes,) = _figure(content)
+    for (name, losses), colour in zip(entry["lines"].items(), COLOURS, strict=False):
+        axes.plot(entry["share"], losses, color=colour, label=f"{name}, barrier {entry['barriers'][name]:.2f}")
+    every = [loss for losses in entry["lines"].values() for loss in losses]
+    cover(axes, 0, 1, x=True)
+    cover(axes, min(every), max(every))
+    axes.set(xlabel="way from one model to the other", ylabel=f"test loss, median of {entry['pairs']} pairs")
+    axes.legend(fontsize="small", frameon=False)
     return figure
 
 

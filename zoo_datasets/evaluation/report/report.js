@@ -189,6 +189,20 @@ function showFacts() {
   for (const note of content.notes) main.append(make("p", { class: "note" }, note));
 }
 
+function showSheet() {
+  if (!content.sheet || !content.sheet.pictures.length) return;
+  const { pictures, of } = content.sheet;
+  const beside = pictures.some(({ original }) => original) ? " To the right of each is the image that it was fitted to." : "";
+  const part = section("Signals", `What ${pictures.length} of ${of} networks draw.${beside}`);
+  const sheet = make("div", { class: "sheet" });
+  part.append(sheet);
+  for (const { image, original, caption } of pictures) {
+    const figure = make("figure", { title: caption }, make("img", { src: image, alt: caption }));
+    if (original) figure.append(make("img", { src: original, alt: `original of ${caption}` }));
+    sheet.append(figure);
+  }
+}
+
 function showEpochs() {
   const columns = Object.entries(content.epochs);
   if (!columns.length) return;
@@ -317,11 +331,32 @@ function histogram(parent, { label, counts, edges, box }, unit = "pairs") {
 }
 function showAlike() {
   if (!content.alike.length) return;
-  const part = section("How alike models are", "All pairs of some of the models, at their last epoch.");
+  const part = content.sheet ? section("Figures, and how alike networks are", "Of pairs: all of some of the networks.")
+    : section("How alike models are", "All pairs of some of the models, at their last epoch.");
   part.append(summary(content.alike.map(({ label, box }) => [label, box])));
   const grid = make("div", { class: "grid" });
   part.append(grid);
-  for (const entry of content.alike) histogram(grid, entry);
+  for (const entry of content.alike) histogram(grid, entry, entry.unit);
+}
+
+function showBetween() {
+  const found = content.between;
+  if (!found) return;
+  const part = section("Between models", `The loss on ${found.images} test images on the straight line from one model to `
+    + `another, medians of ${found.pairs} pairs with ${found.activation}: as they are, and with the channels of one put in `
+    + "the order that fits the other. The barrier is the highest loss on the way less the mean of both ends.");
+  const lines = Object.entries(found.lines);
+  chart(part, "loss between models", (plot) => {
+    axes(plot, [0, 1], extent(lines.flatMap(([, losses]) => losses)), { x: "way from one model to the other", y: "loss" });
+    const points = [];
+    lines.forEach(([name, losses], at) => {
+      const path = losses.map((loss, step) => [plot.x(found.share[step]), plot.y(loss)]);
+      plot.svg.append(draw("polyline", { points: path.map((p) => p.join()).join(" "), fill: "none", stroke: COLOURS[at], "stroke-width": 2 }));
+      path.forEach(([x, y], step) => points.push({ x, y, lines: [name, `loss ${told(losses[step])}`] }));
+    });
+    hover(plot, points);
+  });
+  part.append(table(["", "median barrier"], Object.entries(found.barriers).map(([name, value]) => [name, told(value)])));
 }
 
 function showBenchmark() {
@@ -349,7 +384,7 @@ function showLeftOut() {
   if (more) part.append(make("p", { class: "note" }, `and ${more} more, in manifest.json`));
 }
 
-for (const show of [showFacts, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBenchmark, showLeftOut]) show();
+for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBetween, showBenchmark, showLeftOut]) show();
 // A chart that was drawn before its neighbours stood beside it, or in another window, has another width now.
 const refit = () => drawings.filter(({ box, width }) => box.clientWidth !== width).forEach(({ redraw }) => redraw());
 new ResizeObserver(refit).observe(main);

@@ -23,6 +23,8 @@ from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import ranges
+from zoo_datasets.stacked.evaluate import same_loss
+from zoo_datasets.stacked.field import FieldBlock, evaluation_recipe, signals_of
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
 
@@ -90,12 +92,14 @@ def verify_run(
     recomputed = 0
     if images is None:
         findings.unchecked("figures, as there are no images")
-    findings.unchecked("train_loss and train_acc after epoch 0, which are averages over the training itself")
+    if not run.manifest.is_field:
+        findings.unchecked("train_loss and train_acc after epoch 0, which are averages over the training itself")
     limited = None if images is None else _limited(run, images, findings)
     if limited is not None:
-        recorded = [state for state in states if _is_recorded(state)]
+        recorded = [state for state in states if _is_recorded(state, run.manifest.is_field)]
         sampled = spread(recorded, len(recorded) if sample is None else sample)
-        recomputed = _recompute(run, sampled, limited, findings)
+        recompute = _recompute_fields if run.manifest.is_field else _recompute
+        recomputed = recompute(run, sampled, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
 
 
@@ -245,6 +249,7 @@ def _wrong_rows(run: Run, layout: WeightLayout, weights: Tensor, figures: Sequen
     images, zoo = run.manifest.images, run.manifest.zoo
     splits = [name for name, count in (("train", images.train), ("val", images.val), ("test", images.test)) if count]
     names = [f"{split}_{what}" for split in splits for what in ("loss", "acc")]
+    names = ["train_loss"] if run.manifest.is_field else names
     shares = None if zoo.sparsifier is None else sparsity(weights, layout).tolist()
     for position, row in enumerate(figures):
         where = f"model {row['model_id']} at epoch {row['epoch']}"
@@ -277,8 +282,10 @@ def _limited(run: Run, images: ImageData, findings: Findings) -> ImageData | Non
     return limited
 
 
-def _is_recorded(state: _State) -> bool:
+def _is_recorded(state: _State, field: bool) -> bool:
     """Whether there is anything to compare; what came out of weights that are not finite is no property of them."""
+    if field:
+        return not state.figures["diverged"]
     return not state.figures["diverged"] and any(state.figures[f"{split}_acc"] is not None for split in ("val", "test"))
 
 
@@ -296,6 +303,35 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
         except (ZooError, RuntimeError, ValueError) as error:
             message = " ".join(str(error).split())[:200]
             findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
+    findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
+    return len(ordered)
+
+
+def _recompute_fields(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
+    """Recompute the errors and labels of the sampled states of fields; returns their number."""
+    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
+    for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):
+        states = list(group)
+        cohort, places = states[0].cohort, [state.position for state in states]
+        members = [cohort.members[place] for place in places]
+        seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
+        recipe = evaluation_recipe(run.manifest.network_of(members[0]).layers, seeds)
+        try:
+            block = FieldBlock(recipe, images)
+            block.load(cohort.weights(epoch, places))
+            errors, labels = block.evaluate(images.train).mean_loss.tolist(), cohort.labels(epoch)[places].tolist()
+            expected = signals_of(images, recipe.seeds)[1].tolist()
+        except (ZooError, RuntimeError, ValueError) as error:
+            message = " ".join(str(error).split())[:200]
+            findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
+            continue
+        for state, again, label, own in zip(states, errors, labels, expected, strict=True):
+            recorded = state.figures["train_loss"]
+            where = f"model {state.model_id} at epoch {state.epoch}"
+            if not same_loss(recorded, again):
+                findings.differs("figures", f"{where}: train_loss is {recorded:.6f}, recomputed {again:.6f}")
+            if label != own:
+                findings.differs("figures", f"{where}: its label is {label}, that of its signal {own}")
     findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
     return len(ordered)
 

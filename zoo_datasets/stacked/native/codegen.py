@@ -18,17 +18,22 @@ from zoo_datasets.errors import NativeError
 from zoo_datasets.networks.layers import (
     Activate,
     AveragePool,
+    BatchNorm,
     Conv,
     Dropout,
     Flatten,
     GlobalAveragePool,
     Layer,
-    LayerTensor,
     Linear,
     MaxPool,
+    Residual,
+    Shift,
+    Sine,
+    flat_layers,
 )
 from zoo_datasets.networks.layers.affine import CONV_BOUND, LINEAR_BOUND
 from zoo_datasets.networks.layers.passes import EPSILON
+from zoo_datasets.networks.layout import TensorKind
 from zoo_datasets.networks.variational import K1, K2, K3
 
 # Numbers of math.c; a stage has 0 for no activation, 1 for the member's, 2 and more for one of its own.
@@ -41,6 +46,9 @@ IMAGES: Final = -1
 _STRIP_VECTORS = 384
 # A pixel's place in its window is a signed byte.
 _LARGEST_WINDOW = 11
+# Above, a block takes gigabytes: of weights with their optimizer's state, and of activations, which are kept for every
+# sample of a batch where there is normalisation.
+_MOST_WEIGHTS, _MOST_KEPT = 1_000_000, 300_000
 
 Shape = tuple[int, int, int]
 Kind = Literal["CONV", "AVERAGE", "MAXIMUM", "NORM", "SUM"]
@@ -70,9 +78,14 @@ class Stage:
     bias: int = 0
     biased: int = 0
     noise: int = -1
+    mean: int = 0
+    variance: int = 0
     other: int = IMAGES
     adds: int = 0
     adds_other: int = 0
+    slot: int = 0
+    sine: float = 0.0
+    shift: float = 0.0
 
     @property
     def output_shape(self) -> Shape:
@@ -87,51 +100,52 @@ class RegisterBlocks:
     forward_outputs: int
     forward_columns: int
     weight_outputs: int
+    weight_inputs: int
     input_inputs: int
     input_columns: int
     strip_outputs: int
     strip_rows: int
 
 
-def stages(layers: Sequence[Layer], in_shape: Shape) -> list[Stage]:
-    """The stages of a network for images [C, H, W].
+def stages(layers: Sequence[Layer], in_shape: Shape, field: bool = False) -> list[Stage]:
+    """The stages of a network for images [C, H, W]; of a field, for points of C coordinates: [C, 1, points].
 
     Raises:
         NativeError: if a layer, or the order of the layers, is none that the kernels know.
     """
-    walk = _Walk(_offsets(layers), in_shape)
+    _check_kinds(layers, _KNOWN_OF_FIELDS if field else _KNOWN)
+    walk = _Walk(_offsets(layers, "parameter"), _offsets(layers, "buffer"), in_shape, field)
     walk.follow(layers)
-    if not any(stage.kind == "CONV" for stage in walk.stages) or walk.shape[1:] != (1, 1):
+    if not any(stage.kind == "CONV" for stage in walk.stages) or walk.shape[1:] != (in_shape[1:] if field else (1, 1)):
         raise NativeError("the native kernels need a network that ends in a linear layer")
-    return _with_adds(walk.stages)
+    _check_size(walk.stages, walk.offsets[""])
+    return _with_slots(_with_adds(walk.stages))
 
 
-def parameters_of(layers: Sequence[Layer]) -> int:
-    """How many numbers of a network are trained."""
-    return sum(math.prod(tensor.shape) for tensor in _trained(layers))
+def _check_size(chain: Sequence[Stage], weights: int) -> None:
+    kept = sum(math.prod(stage.output_shape) for stage in chain)
+    if weights > _MOST_WEIGHTS:
+        raise NativeError(f"the native kernels train up to {_MOST_WEIGHTS:,} weights, not {weights:,}")
+    if any(stage.kind == "NORM" for stage in chain) and kept > _MOST_KEPT:
+        raise NativeError(
+            f"with normalisation the native kernels keep up to {_MOST_KEPT:,} numbers a sample, not {kept:,}"
+        )
 
 
-def _trained(layers: Sequence[Layer]) -> list[LayerTensor]:
-    tensors = [tensor for layer in _known(layers) for tensor in layer.tensors()]
-    return [tensor for tensor in tensors if tensor.kind == "parameter"]
-
-
-def _offsets(layers: Sequence[Layer]) -> dict[str, int]:
-    """Where each trained tensor begins among all of them."""
-    offsets, offset = {}, 0
-    for tensor in _trained(layers):
-        offsets[tensor.name] = offset
-        offset += math.prod(tensor.shape)
-    return offsets
-
-
-def _known(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, which are all of kinds that the kernels know."""
+def _check_kinds(layers: Sequence[Layer], known: tuple[type[Layer], ...]) -> None:
     for layer in layers:
         # Exactly these kinds: one that derives from them may have other rules.
-        if type(layer) not in _KNOWN:
+        if type(layer) not in known:
             raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
-    return list(layers)
+        if isinstance(layer, Residual):
+            _check_kinds(layer.sublayers(), known)
+
+
+def _offsets(layers: Sequence[Layer], kind: TensorKind) -> dict[str, int]:
+    """Where each tensor of a kind begins among all of them; "" is where they end."""
+    tensors = [tensor for layer in flat_layers(layers) for tensor in layer.tensors() if tensor.kind == kind]
+    ends = [0, *itertools.accumulate(math.prod(tensor.shape) for tensor in tensors)]
+    return dict(zip([*(tensor.name for tensor in tensors), ""], ends, strict=True))
 
 
 @dataclass(slots=True)
@@ -139,13 +153,16 @@ class _Walk:
     """What is known while walking along the layers.
 
     Attributes:
-        offsets: of what is trained, by name.
+        offsets, running: of what is trained, and of running statistics, by name.
         shape: of what the last layer gave.
+        points: whether pixels are points, each on its own.
         at: the stage that gave it.
     """
 
     offsets: Mapping[str, int]
+    running: Mapping[str, int]
     shape: Shape
+    points: bool = False
     at: int = IMAGES
     dropouts: int = 0
     weighted: int = 0
@@ -165,6 +182,10 @@ class _Walk:
                 stage = self._window(layer.kernel, layer.kernel, "MAXIMUM" if isinstance(layer, MaxPool) else "AVERAGE")
             elif isinstance(layer, GlobalAveragePool):
                 stage = self._window(*self.shape[1:], "AVERAGE")
+            elif isinstance(layer, BatchNorm):
+                stage = self._norm(layer)
+            elif isinstance(layer, Residual):
+                stage = self._sum(layer)
             else:
                 remaining.insert(0, layer)
                 stage = self._window(1, 1, "AVERAGE")  # the identity, for an activation or a dropout alone
@@ -182,7 +203,7 @@ class _Walk:
             kernel, stride, padding, biased = layer.kernel, layer.stride, layer.padding, layer.bias
         else:
             inputs, outputs = layer.in_features, layer.out_features
-            if (height, width) != (1, 1):
+            if (height, width) != (1, 1) and not self.points:
                 raise NativeError(f"{layer.name}: a linear layer must follow Flatten")
         if inputs != channels:
             raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {self.shape}")
@@ -198,6 +219,28 @@ class _Walk:
             biased=int(biased), noise=self.weighted - 1,
         )  # fmt: skip
 
+    def _norm(self, layer: BatchNorm) -> Stage:
+        if layer.channels != self.shape[0]:
+            raise NativeError(f"{layer.name} takes {layer.channels} channels, but gets {self.shape}")
+        return replace(
+            self._window(1, 1, "NORM"),
+            weight=self.offsets[f"{layer.name}.weight"],
+            bias=self.offsets[f"{layer.name}.bias"],
+            mean=self.running[f"{layer.name}.running_mean"],
+            variance=self.running[f"{layer.name}.running_var"],
+        )
+
+    def _sum(self, layer: Residual) -> Stage:
+        """The stages of both branches, the shortcut's first, as everywhere; returns that of their sum."""
+        start, shape = self.at, self.shape
+        self.follow(layer.shortcut)
+        shortcut, given = self.at, self.shape
+        self.at, self.shape = start, shape
+        self.follow(layer.body)
+        if self.shape != given:
+            raise NativeError(f"the body of a residual block gives {self.shape}, its shortcut {given}")
+        return replace(self._window(1, 1, "SUM"), other=shortcut)
+
     def _window(self, rows: int, columns: int, kind: Kind) -> Stage:
         channels, height, width = self.shape
         if height < rows or width < columns:
@@ -210,8 +253,11 @@ class _Walk:
         )  # fmt: skip
 
     def _finished(self, stage: Stage, remaining: list[Layer]) -> Stage:
-        """The stage with the activation and the dropout that follow it."""
-        if remaining and isinstance(layer := remaining[0], Activate):
+        """The stage with the activation or sine, the dropout and the constant that follow it."""
+        if remaining and isinstance(layer := remaining[0], Sine):
+            remaining.pop(0)
+            stage = replace(stage, sine=layer.omega)
+        elif remaining and isinstance(layer := remaining[0], Activate):
             remaining.pop(0)
             number = _FIRST_OWN + ACTIVATION_NUMBERS.get(layer.activation or "", -1)
             if layer.activation is None:
@@ -225,10 +271,17 @@ class _Walk:
             remaining.pop(0)
             stage = replace(stage, dropout=self.dropouts)
             self.dropouts += 1
+        if remaining and isinstance(layer := remaining[0], Shift):
+            remaining.pop(0)
+            stage = replace(stage, shift=layer.amount)
         return stage
 
 
-_KNOWN: Final = (Conv, Linear, AveragePool, MaxPool, GlobalAveragePool, Activate, Dropout, Flatten)
+_KNOWN: Final = (
+    Conv, Linear, BatchNorm, AveragePool, MaxPool, GlobalAveragePool, Activate, Dropout, Flatten, Residual, Shift,
+    Sine,
+)  # fmt: skip
+_KNOWN_OF_FIELDS: Final = (Linear, Activate, Shift, Sine)
 
 
 def _pooled(stage: Stage, remaining: list[Layer]) -> Stage:
@@ -240,15 +293,34 @@ def _pooled(stage: Stage, remaining: list[Layer]) -> Stage:
     return replace(stage, pool=2, rows=stage.rows // 2 * 2, columns=stage.columns // 2 * 2)
 
 
+def _read(stage: Stage) -> list[int]:
+    """The stages that a stage reads, or the images."""
+    return [stage.source, stage.other] if stage.kind == "SUM" else [stage.source]
+
+
 def _with_adds(chain: Sequence[Stage]) -> list[Stage]:
     """The stages, which know whether a later one has already set the gradient of what they read."""
-    known: set[int] = set()
+    known: list[int] = []
     done = []
     for stage in reversed(chain):
-        adds, known = stage.source in known, known | {stage.source}
-        adds_other, known = stage.other in known, known | {stage.other}
-        done.append(replace(stage, adds=int(adds), adds_other=int(adds_other)))
+        adds = []
+        for source in _read(stage):
+            adds.append(int(source in known))
+            known.append(source)
+        done.append(replace(stage, adds=adds[0], adds_other=adds[-1]))
     return done[::-1]
+
+
+def _with_slots(chain: Sequence[Stage]) -> list[Stage]:
+    """The stages, each with a slot for the gradient of what it gives, free again once its backward pass is over."""
+    slots: dict[int, int] = {len(chain) - 1: 0}
+    free: list[int] = []
+    for number in range(len(chain) - 1, -1, -1):
+        for source in _read(chain[number]):
+            if source != IMAGES and source not in slots:
+                slots[source] = free.pop() if free else len(set(slots.values()))
+        free.append(slots[number])
+    return [replace(stage, slot=slots[number]) for number, stage in enumerate(chain)]
 
 
 def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
@@ -259,19 +331,23 @@ def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
     columns = min(stage.columns, 4 if registers >= 32 else 2)
     outputs = min(stage.outputs, max(1, registers // 2 // (stage.pool * columns)))
     weight_outputs = _even(stage.outputs, accumulators // stage.kernel)
+    weight_inputs = 1
     inputs = min(stage.inputs, 2 if stage.columns > 1 else accumulators // 2)
     input_columns = _even(stage.columns, accumulators // inputs - stage.kernel + 1)
-    if stage.pool == 1 and (stage.stride > 1 or stage.padding):
+    if stage.pool == 1 and (stage.stride > 1 or stage.padding or _by_point(stage)):
         # Not for the others: where blocks of the gradient of the input end decides how it is rounded.
         outputs, columns = _forward_blocks(stage, registers)
         inputs, input_columns = _input_blocks(stage, registers)
+    if _by_point(stage):
+        weight_outputs, weight_inputs = _point_blocks(stage, registers)
     if stage.pool == 1:
         strip_outputs, strip_rows = stage.outputs, stage.rows
     else:
         strip_outputs = weight_outputs
         strip_rows = min(stage.rows, max(2, _STRIP_VECTORS // (strip_outputs * stage.columns) // 2 * 2))
     return RegisterBlocks(
-        forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs, input_inputs=inputs,
+        forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs,
+        weight_inputs=weight_inputs, input_inputs=inputs,
         input_columns=input_columns, strip_outputs=strip_outputs, strip_rows=strip_rows,
     )  # fmt: skip
 
@@ -305,6 +381,22 @@ def _input_blocks(stage: Stage, registers: int) -> tuple[int, int]:
     )
 
 
+def _by_point(stage: Stage) -> bool:
+    """Whether a stage has a 1 × 1 filter and several columns, whose sums do not depend on how they are cut."""
+    return stage.pool == 1 and stage.kernel == 1 and stage.columns > 1
+
+
+def _point_blocks(stage: Stage, registers: int) -> tuple[int, int]:
+    """Outputs and inputs of the gradient of the weights of a 1 × 1 filter, likewise."""
+
+    def cycles(outputs: int, inputs: int) -> float:
+        return max(outputs * inputs, outputs + inputs, 8) / 2
+
+    return _cheapest(
+        (stage.outputs, stage.inputs), cycles, lambda outputs, inputs: outputs * inputs + outputs < registers - 1
+    )
+
+
 def _cheapest(
     sizes: tuple[int, int], cycles: Callable[[int, int], float], fits: Callable[[int, int], bool]
 ) -> tuple[int, int]:
@@ -328,13 +420,13 @@ def _even(size: int, largest: int) -> int:
     return -(-size // blocks)
 
 
-def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int, registers: int) -> str:
+def defines(layers: Sequence[Layer], in_shape: Shape, lanes: int, registers: int, field: bool = False) -> str:
     """The preprocessor definitions that stand before the kernels.
 
     Raises:
         NativeError: if `stages` raises it.
     """
-    chain = stages(layers, in_shape)
+    chain = stages(layers, in_shape, field)
     blocks = [choose_blocks(stage, registers) for stage in chain]
     strip = max(
         (block.strip_outputs * block.strip_rows * stage.columns for stage, block in zip(chain, blocks, strict=True)
@@ -345,7 +437,9 @@ def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int,
     channels, height, width = in_shape
     sizes = {
         "LANES": lanes, "CHANNELS": channels, "PIXELS": height * width, "CLASSES": chain[-1].outputs,
-        "PARAMETERS": parameters_of(layers), "STRIP": strip, "PADDED": padded,
+        "PARAMETERS": _offsets(layers, "parameter")[""], "BUFFERS": _offsets(layers, "buffer")[""],
+        "STRIP": strip, "PADDED": padded, "SLOTS": 1 + max(stage.slot for stage in chain),
+        "NORMS": sum(stage.kind == "NORM" for stage in chain),
     }  # fmt: skip
     lines = [f"#define {name} {value}" for name, value in sizes.items()]
     return "\n".join([*lines, _table("STAGES", "stage", chain, registers), "", ""])

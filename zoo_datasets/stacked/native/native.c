@@ -3,9 +3,10 @@
  * Every array is members-innermost: element i of lane l lies at [i][l]. No instruction mixes lanes, so a
  * member's result depends neither on its lane nor on what is in the others. A step goes through its batch
  * sample by sample, forward and backward, because the activations of one sample fit the second-level cache.
+ * Only at a normalisation, which needs the statistics of the whole batch, all samples wait for each other.
  *
  * Compiled as one text: the definitions that zoo_datasets/stacked/codegen.py writes, layers.c (the
- * layers, forward and backward), math.c (elementary functions, random numbers), this file, and for
+ * layers, forward and backward), math.c (elementary functions, random numbers), norm.c (normalisation), this file, and for
  * variational dropout variational.c.
  */
 
@@ -14,12 +15,15 @@
 typedef struct {
   v *output[DEPTH], *slope[DEPTH], *gradient[DEPTH]; /* slope: derivative of the output by the value pooled */
   int8_t *choice[DEPTH];
-  v *input, *scratch, *gradients;
+  v *input;
+  v *scratch, *gradients; /* of all samples, as are */
+  Statistics *statistics; /* [DEPTH], of normalisations */
 } Workspace;
 
 typedef struct {
   v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or the one buffer of others in `first` */
-  char *workspace;                               /* workspace_size() bytes */
+  char *workspace;                               /* zoo_workspace_size() bytes */
+  v *buffers;                                    /* [BUFFERS]: running statistics */
   const uint8_t *images;                         /* [N, CHANNELS, PIXELS] */
   const int64_t *labels;                         /* [N] */
   const float *normalised;                       /* [CHANNELS, 256]: what each byte becomes */
@@ -37,6 +41,8 @@ typedef struct {
   double kl_weight;                              /* the divergence's share of the loss */
   const float *clip;                             /* [LANES], or null: the norm that gradients are scaled down to */
   const float *smoothing;                        /* [LANES], or null: the share of the labels that is spread */
+  const float *points;                           /* of fields: [length, CHANNELS, PIXELS] */
+  const v *targets;                              /* … [length, CLASSES, PIXELS] */
 } Job;
 
 static char *carve(char **at, int64_t bytes) {
@@ -45,19 +51,58 @@ static char *carve(char **at, int64_t bytes) {
   return start;
 }
 
+INLINE int activates(const Stage *s) { return s->activate || s->dropout >= 0 || s->sine != 0.f; }
+
+/* What each sample has of its own; a network without normalisation needs it once. */
+static void lay_out_sample(char **at, Workspace *space) {
+  v *slots[SLOTS];
+  int64_t sizes[SLOTS] = {0};
+  space->input = (v *)carve(at, (int64_t)sizeof(v) * CHANNELS * PIXELS);
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    const int64_t n = units(s);
+    space->output[i] = (v *)carve(at, n * sizeof(v));
+    space->slope[i] = (v *)carve(at, activates(s) ? n * sizeof(v) : 0);
+    space->choice[i] = (int8_t *)carve(at, s->pool > 1 || s->kind == MAXIMUM ? n * LANES : 0);
+    sizes[s->slot] = MAX(sizes[s->slot], n);
+  }
+  for (int i = 0; i < SLOTS; i++) slots[i] = (v *)carve(at, sizes[i] * sizeof(v));
+  for (int i = 0; i < DEPTH; i++) space->gradient[i] = slots[LAYERS[i].stage->slot];
+}
+
+/* What all samples share. */
+static void lay_out_shared(char **at, Workspace *space) {
+  space->scratch = (v *)carve(at, (int64_t)sizeof(v) * (STRIP + 2 * PADDED));
+  space->gradients = (v *)carve(at, (int64_t)sizeof(v) * PARAMETERS);
+  space->statistics = (Statistics *)carve(at, sizeof(Statistics) * DEPTH);
+}
+
 static int64_t lay_out(char *start, Workspace *space) {
   char *at = start;
-  space->input = (v *)carve(&at, (int64_t)sizeof(v) * CHANNELS * PIXELS);
-  for (int i = 0; i < DEPTH; i++) {
-    const int64_t n = units(LAYERS[i].stage);
-    space->output[i] = (v *)carve(&at, n * sizeof(v));
-    space->slope[i] = (v *)carve(&at, n * sizeof(v));
-    space->gradient[i] = (v *)carve(&at, n * sizeof(v));
-    space->choice[i] = (int8_t *)carve(&at, n * LANES);
-  }
-  space->scratch = (v *)carve(&at, (int64_t)sizeof(v) * (STRIP + 2 * PADDED));
-  space->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
+  lay_out_shared(&at, space);
+  for (int i = 0; i < DEPTH; i++)
+    if (LAYERS[i].stage->kind == NORM) {
+      v *numbers = (v *)carve(&at, (int64_t)sizeof(v) * STATISTICS * LAYERS[i].stage->outputs);
+      if (start) space->statistics[i] = statistics_at(numbers, LAYERS[i].stage->outputs);
+    }
+  lay_out_sample(&at, space);
   return at - start;
+}
+
+/* The workspaces of a batch: one for all samples, or where there is normalisation one for each. */
+INLINE int64_t spaces(int64_t images) { return NORMS ? images : 1; }
+
+static Workspace *lay_out_batch(char **at, int64_t images) {
+  Workspace first;
+  char *start = *at;
+  *at += lay_out(start, &first);
+  Workspace *all = (Workspace *)carve(at, sizeof(Workspace) * spaces(images));
+  for (int64_t sample = 0; sample < spaces(images); sample++) {
+    Workspace own = first;
+    if (sample) lay_out_sample(at, &own);
+    if (start) all[sample] = own;
+  }
+  return all;
 }
 
 static void gather(const Job *job, const int64_t position, v *restrict x, vi *labels) {
@@ -93,6 +138,33 @@ NOINLINE void activate(int kind, v *y, v *d, int n) {
   }
 }
 
+NOINLINE void near_sines(const float omega, v *y, v *d, int n) {
+  for (int i = 0; i < n; i++) {
+    v sine, cosine;
+    sine_v(y[i] * omega, &sine, &cosine);
+    y[i] = sine;
+    d[i] = cosine * omega;
+  }
+}
+
+/* y becomes sin(omega y), d its derivative by y; lanes beyond the bound take the C library's functions. */
+NOINLINE void sines(const float omega, v *y, v *d, int n) {
+  vi beyond = {0};
+  for (int i = 0; i < n; i++) beyond |= (vi)((v)((vi)(y[i] * omega) & 0x7FFFFFFF) > SINE_BOUND);
+  int any = 0;
+  for (int l = 0; l < LANES; l++) any |= beyond[l];
+  if (!any) {
+    near_sines(omega, y, d, n);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    const v x = y[i] * omega;
+    near_sines(omega, y + i, d + i, 1);
+    for (int l = 0; l < LANES; l++)
+      if (fabsf(x[l]) > SINE_BOUND) y[i][l] = sinf(x[l]), d[i][l] = cosf(x[l]) * omega;
+  }
+}
+
 /* Element `sample * n + unit` of the stream of this dropout layer decides about a unit. */
 NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample, v *y, v *d, int n) {
   const vu *threshold = (const vu *)job->threshold;
@@ -115,20 +187,27 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
 
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
+  if (s->sine != 0.f) sines(s->sine, y, d, units(s));
+  else if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
+  if (s->shift != 0.f)
+    for (int u = 0; u < units(s); u++) y[u] += s->shift;
 }
 
 /* What stage `i` gives, or the images. */
 INLINE const v *output_of(const Workspace *w, int i) { return i == IMAGES ? w->input : w->output[i]; }
 INLINE v *gradient_of(const Workspace *w, int i) { return i == IMAGES ? 0 : w->gradient[i]; }
 
-static void forward_sample(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample) {
-  for (int i = 0; i < DEPTH; i++) {
+/* Stages `from` to `to` - 1. */
+static void forward_stages(const Job *job, const Workspace *w, int training, uint32_t step, int64_t sample, int from, int to) {
+  for (int i = from; i < to; i++) {
     const Stage *s = LAYERS[i].stage;
-    LAYERS[i].forward(job->parameters, output_of(w, s->source), w->output[i], w->choice[i], w->scratch);
+    const v *x = output_of(w, s->source);
+    if (s->kind == NORM) normalise(s, &w->statistics[i], x, w->output[i]);
+    else if (s->kind == SUM) add(x, output_of(w, s->other), w->output[i], units(s));
+    else LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i], w->scratch);
     finish(job, s, w->output[i], w->slope[i], training, step, sample);
   }
 }
@@ -167,14 +246,123 @@ static void cross_entropy(const Job *job, const v *logits, vi labels, v *gradien
   }
 }
 
-static void backward_sample(const Job *job, const Workspace *w) {
-  for (int i = DEPTH - 1; i >= 0; i--) {
+/* The gradient of what stage `i` gives becomes that of the value before activation and dropout. */
+INLINE void through_activation(const Workspace *w, int i) {
+  v *g = w->gradient[i];
+  if (activates(LAYERS[i].stage))
+    for (int u = 0; u < units(LAYERS[i].stage); u++) g[u] *= w->slope[i][u];
+}
+
+/* Of a sum, to both of its branches; of a normalisation into its sums, which are all that can be known before the
+   other samples; returns whether it was one of these. */
+static int backward_without_weights(const Workspace *w, int i) {
+  const Stage *s = LAYERS[i].stage;
+  if (s->kind == SUM) {
+    pass_on(w->gradient[i], gradient_of(w, s->source), s->adds, units(s));
+    pass_on(w->gradient[i], gradient_of(w, s->other), s->adds_other, units(s));
+  } else if (s->kind == NORM) reduce(s, &w->statistics[i], output_of(w, s->source), w->gradient[i]);
+  return s->kind == SUM || s->kind == NORM;
+}
+
+/* Stages `to` - 1 down to `from`. */
+static void backward_stages(const Job *job, const Workspace *w, int from, int to) {
+  for (int i = to - 1; i >= from; i--) {
     const Stage *s = LAYERS[i].stage;
-    v *g = w->gradient[i];
-    if (s->activate || s->dropout >= 0)
-      for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
-    LAYERS[i].backward(job->parameters, w->gradients, output_of(w, s->source), g, w->choice[i],
+    through_activation(w, i);
+    if (backward_without_weights(w, i)) continue;
+    LAYERS[i].backward(job->parameters, w->gradients, output_of(w, s->source), w->gradient[i], w->choice[i],
                        gradient_of(w, s->source), w->scratch);
+  }
+}
+
+/* ---- a batch ------------------------------------------------------------------------------------------ */
+
+/* A step through a batch; `forward` and `backward` compute some stages of a sample. */
+typedef struct Pass {
+  const Job *job;
+  const Workspace *spaces;
+  const void *noise; /* of variational.c */
+  int64_t start, images;
+  uint32_t step;
+  void (*forward)(const struct Pass *, int64_t sample, int from, int to);
+  void (*backward)(const struct Pass *, int64_t sample, int from, int to);
+} Pass;
+
+INLINE const Workspace *space_of(const Pass *p, int64_t sample) { return p->spaces + (NORMS ? sample : 0); }
+
+static void plain_forward(const Pass *p, int64_t sample, int from, int to) {
+  forward_stages(p->job, space_of(p, sample), 1, p->step, sample, from, to);
+}
+
+static void plain_backward(const Pass *p, int64_t sample, int from, int to) {
+  backward_stages(p->job, space_of(p, sample), from, to);
+}
+
+static void loss_of(const Pass *p, int64_t sample, vi labels) {
+  const Workspace *w = space_of(p, sample);
+  cross_entropy(p->job, w->output[DEPTH - 1], labels, w->gradient[DEPTH - 1], p->images);
+}
+
+/* Adds what stage `source` gave for a sample to the statistics of the normalisations that read it. */
+static void collect_for(const Workspace *w, int64_t sample, int source) {
+  for (int i = 0; i < DEPTH; i++)
+    if (LAYERS[i].stage->kind == NORM && LAYERS[i].stage->source == source)
+      collect(LAYERS[i].stage, &w->statistics[i], output_of(w, source), sample);
+}
+
+INLINE int next_norm(int i) {
+  while (i < DEPTH && LAYERS[i].stage->kind != NORM) i++;
+  return i;
+}
+
+/* Layer by layer between normalisations, sample by sample there; backward likewise. */
+static void normalised_batch(const Pass *p) {
+  const Job *job = p->job;
+  const Workspace *w = p->spaces;
+  vi labels[p->images];
+  for (int i = 0; i < DEPTH; i++)
+    if (LAYERS[i].stage->kind == NORM) clear(LAYERS[i].stage, &w->statistics[i]);
+  for (int64_t sample = 0; sample < p->images; sample++) {
+    gather(job, p->start + sample, w[sample].input, labels + sample);
+    collect_for(w + sample, sample, IMAGES);
+  }
+  for (int from = 0, to; from < DEPTH; from = to) {
+    const Stage *s = LAYERS[from].stage;
+    to = next_norm(from + 1);
+    if (s->kind == NORM) settle(s, &w->statistics[from], job->parameters, job->buffers, p->images);
+    for (int64_t sample = 0; sample < p->images; sample++)
+      for (int i = from; i < to; i++) {
+        p->forward(p, sample, i, i + 1);
+        collect_for(w + sample, sample, i);
+      }
+  }
+  for (int64_t sample = 0; sample < p->images; sample++) loss_of(p, sample, labels[sample]);
+  for (int to = DEPTH, from; to > 0; to = from) {
+    for (from = to - 1; from > 0 && LAYERS[from].stage->kind != NORM;) from--;
+    for (int64_t sample = 0; sample < p->images; sample++) {
+      const Workspace *own = w + sample;
+      if (to < DEPTH) {
+        const Stage *s = LAYERS[to].stage;
+        v *gx = gradient_of(own, s->source);
+        if (gx) spread_out(s, &w->statistics[to], output_of(own, s->source), own->gradient[to], gx);
+      }
+      p->backward(p, sample, from, to);
+    }
+    if (LAYERS[from].stage->kind == NORM) share_out(LAYERS[from].stage, &w->statistics[from], w->gradients, p->images);
+  }
+}
+
+static void pass_batch(const Pass *p) {
+  if (NORMS) {
+    normalised_batch(p);
+    return;
+  }
+  for (int64_t sample = 0; sample < p->images; sample++) {
+    vi labels;
+    gather(p->job, p->start + sample, p->spaces->input, &labels);
+    p->forward(p, sample, 0, DEPTH);
+    loss_of(p, sample, labels);
+    p->backward(p, sample, 0, DEPTH);
   }
 }
 
@@ -281,26 +469,22 @@ static void clip_gradients(const Job *job, v *first, v *second) {
 
 int64_t zoo_job_size(void) { return sizeof(Job); }
 int64_t zoo_parameters(void) { return PARAMETERS; }
-int64_t zoo_workspace_size(void) {
-  Workspace space;
-  return lay_out(0, &space);
+int64_t zoo_workspace_size(int64_t images) {
+  char *at = 0;
+  lay_out_batch(&at, images);
+  return at - (char *)0;
 }
 
 /* Takes `steps` steps; with GRADIENTS_ONLY one, whose gradients are copied to `first`. */
 void zoo_train(const Job *job) {
-  Workspace w;
-  lay_out(job->workspace, &w);
+  char *at = job->workspace;
+  const Workspace *spaces = lay_out_batch(&at, job->batch_size), w = *spaces;
   for (int64_t i = 0; i < job->steps; i++) {
     const int64_t step = job->first_step + i, start = i * job->batch_size;
-    const int64_t images = MIN(job->batch_size, job->length - start);
+    const Pass pass = {job, spaces, 0, start, MIN(job->batch_size, job->length - start), (uint32_t)step,
+                       plain_forward, plain_backward};
     memset(w.gradients, 0, sizeof(v) * PARAMETERS);
-    for (int64_t sample = 0; sample < images; sample++) {
-      vi labels;
-      gather(job, start + sample, w.input, &labels);
-      forward_sample(job, &w, 1, (uint32_t)step, sample);
-      cross_entropy(job, w.output[DEPTH - 1], labels, w.gradient[DEPTH - 1], images);
-      backward_sample(job, &w);
-    }
+    pass_batch(&pass);
     /* A held weight is zero, and so is its decay: without a gradient it stays. */
     if (job->mask)
       for (int k = 0; k < PARAMETERS; k++) w.gradients[k] *= job->mask[k];
@@ -313,11 +497,13 @@ void zoo_train(const Job *job) {
 void zoo_evaluate(const Job *job) {
   Workspace w;
   lay_out(job->workspace, &w);
+  for (int i = 0; i < DEPTH; i++)
+    if (LAYERS[i].stage->kind == NORM) settle_running(LAYERS[i].stage, &w.statistics[i], job->parameters, job->buffers);
   for (int64_t i = 0; i < job->length; i++) {
     const uint8_t *image = job->images + i * CHANNELS * PIXELS;
     for (int c = 0; c < CHANNELS; c++)
       for (int p = c * PIXELS; p < (c + 1) * PIXELS; p++) w.input[p] = splat(job->normalised[256 * c + image[p]]);
-    forward_sample(job, &w, 0, 0, 0);
+    forward_stages(job, &w, 0, 0, 0, 0, DEPTH);
     cross_entropy(job, w.output[DEPTH - 1], (vi){0} + (int32_t)job->labels[i], w.gradient[DEPTH - 1], 1);
   }
 }

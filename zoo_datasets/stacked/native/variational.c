@@ -39,26 +39,43 @@ INLINE float bound(const Stage *s) { return is_linear(s) ? LINEAR_BOUND : CONV_B
 /* Blocks of four words for a layer's outputs; streams.py says why a sample has a multiple of 16 numbers. */
 INLINE int64_t noise_blocks(int count) { return (count + 15) / 16 * 4; }
 
-static int64_t lay_out_noise(char *start, Noisy *n) {
-  char *at = start;
+static void lay_out_noise_of_sample(char **at, Noisy *n) {
+  for (int i = 0; i < DEPTH; i++) {
+    const Stage *s = LAYERS[i].stage;
+    n->squares[i] = (v *)carve(at, s->noise < 0 ? 0 : (int64_t)sizeof(v) * inputs(s));
+    n->ratio[i] = (v *)carve(at, s->noise < 0 ? 0 : (int64_t)sizeof(v) * units(s));
+  }
+}
+
+static void lay_out_noise(char **at, Noisy *n) {
   int most_inputs = 0, most_outputs = 0, most_units = 0;
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
-    n->squares[i] = (v *)carve(&at, (int64_t)sizeof(v) * inputs(s));
-    n->ratio[i] = (v *)carve(&at, (int64_t)sizeof(v) * units(s));
     most_inputs = MAX(most_inputs, inputs(s));
     most_outputs = MAX(most_outputs, outputs(s));
     most_units = MAX(most_units, units(s));
   }
-  n->mean = (v *)carve(&at, (int64_t)sizeof(v) * most_outputs);
-  n->variance = (v *)carve(&at, (int64_t)sizeof(v) * most_outputs);
-  n->noise = (v *)carve(&at, (int64_t)sizeof(v) * 4 * noise_blocks(most_outputs));
-  n->by_variance = (v *)carve(&at, (int64_t)sizeof(v) * most_units);
-  n->by_square = (v *)carve(&at, (int64_t)sizeof(v) * most_inputs);
-  n->variances = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
-  n->gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
-  n->log_sigma2_gradients = (v *)carve(&at, (int64_t)sizeof(v) * PARAMETERS);
-  return at - start;
+  n->mean = (v *)carve(at, (int64_t)sizeof(v) * most_outputs);
+  n->variance = (v *)carve(at, (int64_t)sizeof(v) * most_outputs);
+  n->noise = (v *)carve(at, (int64_t)sizeof(v) * 4 * noise_blocks(most_outputs));
+  n->by_variance = (v *)carve(at, (int64_t)sizeof(v) * most_units);
+  n->by_square = (v *)carve(at, (int64_t)sizeof(v) * most_inputs);
+  n->variances = (v *)carve(at, (int64_t)sizeof(v) * PARAMETERS);
+  n->gradients = (v *)carve(at, (int64_t)sizeof(v) * PARAMETERS);
+  n->log_sigma2_gradients = (v *)carve(at, (int64_t)sizeof(v) * PARAMETERS);
+}
+
+static Noisy *lay_out_noise_of_batch(char **at, int64_t images) {
+  char *start = *at;
+  Noisy first;
+  lay_out_noise(at, &first);
+  Noisy *all = (Noisy *)carve(at, sizeof(Noisy) * spaces(images));
+  for (int64_t sample = 0; sample < spaces(images); sample++) {
+    Noisy own = first;
+    lay_out_noise_of_sample(at, &own);
+    if (start) all[sample] = own;
+  }
+  return all;
 }
 
 INLINE v raw_log_alpha(const Job *job, int k) {
@@ -140,63 +157,69 @@ NOINLINE void perturb(const Stage *s, const Noisy *n, v *restrict y, int8_t *res
       }
 }
 
-static void forward_noisy(const Job *job, const Workspace *w, const Noisy *n, uint32_t step, int64_t sample) {
-  for (int i = 0; i < DEPTH; i++) {
+static void forward_noisy(const Pass *p, int64_t sample, int from, int to) {
+  const Job *job = p->job;
+  const Workspace *w = space_of(p, sample);
+  const Noisy *n = (const Noisy *)p->noise + (NORMS ? sample : 0);
+  for (int i = from; i < to; i++) {
     const Stage *s = LAYERS[i].stage;
     const v *x = output_of(w, s->source);
-    if (s->noise < 0) LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i], w->scratch);
-    else {
-      for (int k = 0; k < inputs(s); k++) n->squares[i][k] = x[k] * x[k];
-      FLAT[i].forward(job->parameters, x, n->mean, 0, w->scratch);
-      FLAT[i].forward(n->variances, n->squares[i], n->variance, 0, w->scratch);
-      draw(job, s->noise, step, sample, outputs(s), n->noise);
-      perturb(s, n, w->output[i], w->choice[i], n->ratio[i]);
+    if (s->noise < 0) {
+      forward_stages(job, w, 1, p->step, sample, i, i + 1);
+      continue;
     }
-    finish(job, s, w->output[i], w->slope[i], 1, step, sample);
+    for (int k = 0; k < inputs(s); k++) n->squares[i][k] = x[k] * x[k];
+    FLAT[i].forward(job->parameters, x, n->mean, 0, w->scratch);
+    FLAT[i].forward(n->variances, n->squares[i], n->variance, 0, w->scratch);
+    draw(job, s->noise, p->step, sample, outputs(s), n->noise);
+    perturb(s, n, w->output[i], w->choice[i], n->ratio[i]);
+    finish(job, s, w->output[i], w->slope[i], 1, p->step, sample);
   }
 }
 
-static void backward_noisy(const Job *job, const Workspace *w, const Noisy *n) {
-  for (int i = DEPTH - 1; i >= 0; i--) {
+static void backward_noisy(const Pass *p, int64_t sample, int from, int to) {
+  const Job *job = p->job;
+  const Workspace *w = space_of(p, sample);
+  const Noisy *n = (const Noisy *)p->noise + (NORMS ? sample : 0);
+  for (int i = to - 1; i >= from; i--) {
     const Stage *s = LAYERS[i].stage;
+    if (s->noise < 0) {
+      backward_stages(job, w, i, i + 1);
+      continue;
+    }
     v *g = w->gradient[i], *gx = gradient_of(w, s->source);
     const v *x = output_of(w, s->source);
-    if (s->activate || s->dropout >= 0)
-      for (int u = 0; u < units(s); u++) g[u] *= w->slope[i][u];
-    LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->scratch);
-    if (s->noise < 0) continue;
+    through_activation(w, i);
     for (int u = 0; u < units(s); u++) n->by_variance[u] = g[u] * n->ratio[i][u];
+    LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->scratch);
+    if (s->adds) memset(n->by_square, 0, sizeof(v) * inputs(s)); /* which the backward pass then adds to */
     LAYERS[i].backward(n->variances, n->gradients, n->squares[i], n->by_variance, w->choice[i], n->by_square, w->scratch);
     if (gx)
       for (int k = 0; k < inputs(s); k++) gx[k] += x[k] * n->by_square[k] * 2.f;
   }
 }
 
-int64_t zoo_noise_size(void) {
-  Noisy noisy;
-  return lay_out_noise(0, &noisy);
+int64_t zoo_noise_size(int64_t images) {
+  char *at = 0;
+  lay_out_noise_of_batch(&at, images);
+  return at - (char *)0;
 }
 
 /* As zoo_train, with noise; `workspace` has zoo_noise_size() bytes more. With GRADIENTS_ONLY the gradients of log
    sigma^2 go to `second`. */
 void zoo_train_noisy(const Job *job) {
-  Workspace w;
-  Noisy n;
-  lay_out_noise(job->workspace + lay_out(job->workspace, &w), &n);
+  char *at = job->workspace;
+  const Workspace *spaces = lay_out_batch(&at, job->batch_size), w = *spaces;
+  const Noisy *noise_of_all = lay_out_noise_of_batch(&at, job->batch_size), n = *noise_of_all;
   for (int64_t i = 0; i < job->steps; i++) {
     const int64_t step = job->first_step + i, start = i * job->batch_size;
-    const int64_t images = MIN(job->batch_size, job->length - start);
+    const Pass pass = {job, spaces, noise_of_all, start, MIN(job->batch_size, job->length - start), (uint32_t)step,
+                       forward_noisy, backward_noisy};
     memset(w.gradients, 0, sizeof(v) * PARAMETERS);
     memset(n.gradients, 0, sizeof(v) * PARAMETERS);
     memset(n.log_sigma2_gradients, 0, sizeof(v) * PARAMETERS);
     spread(job, &n);
-    for (int64_t sample = 0; sample < images; sample++) {
-      vi labels;
-      gather(job, start + sample, w.input, &labels);
-      forward_noisy(job, &w, &n, (uint32_t)step, sample);
-      cross_entropy(job, w.output[DEPTH - 1], labels, w.gradient[DEPTH - 1], images);
-      backward_noisy(job, &w, &n);
-    }
+    pass_batch(&pass);
     gather_gradients(job, &n, w.gradients);
     if (job->clip) clip_gradients(job, w.gradients, n.log_sigma2_gradients);
     const Group weights = {job->parameters, job->first, job->second, w.gradients};
