@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TYPED := build/typed
 
-.PHONY: quickstart test test-paths check check-style bench clean
+.PHONY: quickstart test test-paths check check-style docs release bench clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.installed ## train a small population, build it, load it, restore its best model
@@ -17,13 +17,25 @@ test-paths: .venv/.installed-test ## the engine's tests, once for each kind of i
 
 check: check-style test
 
-check-style: .venv/.installed-dev
+check-style: .venv/.installed-dev as-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# mypy finds zoo_datasets.builders and .training where they install, not where they lie.
+	MYPYPATH=$(TYPED) $(BIN)/mypy -p zoo_datasets
+
+# mypy and the documentation find zoo_datasets.builders and .training where they install, not where they lie.
+.PHONY: as-installed
+as-installed:
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/zoo_datasets
 	@ln -s $(CURDIR)/zoo_datasets/* $(CURDIR)/builders $(CURDIR)/training $(TYPED)/zoo_datasets/
-	MYPYPATH=$(TYPED) $(BIN)/mypy -p zoo_datasets
+
+docs: .venv/.installed-docs as-installed ## the site in build/site: strict, offline, and no request leaves it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	$(BIN)/python tests/check_site.py build/site
+
+release: .venv/.installed-dev ## sdist and wheel in dist/, and the wheel tried in a new environment of each Python at hand
+	rm -rf dist
+	$(BIN)/python -m build --installer pip
+	$(BIN)/python tests/try_wheel.py dist
 
 bench: .venv/.installed-test
 	$(BIN)/python tests/benchmarks/engine.py
@@ -45,6 +57,10 @@ bench: .venv/.installed-test
 
 .venv/.installed-dev: .venv/.installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

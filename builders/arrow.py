@@ -77,7 +77,7 @@ class ZooBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             for part, states in enumerate(source.read(blocks[index].at(epoch))):
                 if not isinstance(states, States):
                     continue
-                kept = states if self.config.keep_nonfinite else without_nonfinite(states)[0]
+                kept = states if self.config.keep_nonfinite or source.keeps_nonfinite else without_nonfinite(states)[0]
                 if kept.models:
                     yield (number, part), pa.Table.from_batches([rows.batch(kept)])
 

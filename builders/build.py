@@ -158,6 +158,7 @@ def build_from(
         source.credit = (statements or Statements()).applied(source.credit, _earlier_credit(source, repo, config))
         if strict:
             _check_no_notes(source, {})
+        keep_nonfinite = keep_nonfinite or source.keeps_nonfinite
         job = BuildJob(source=source, repo=repo, config=config, keep_nonfinite=keep_nonfinite, on_bad=on_bad)
         building = Building(job=job, num_proc=num_proc)
         building.write_shards(progress or (lambda done, total: None))

@@ -1,4 +1,4 @@
-"""Every snippet and command of the README in order, in one process and in tiny sizes: `python readme_walk.py`.
+"""Every snippet and command of README and documentation in order, in one process and tiny: `python readme_walk.py`.
 
 It runs in an empty folder. What it runs instead of what stands there, what it prepares and what it leaves out is
 printed; a substitution that fits nothing any more is an error.
@@ -33,16 +33,22 @@ from zoo_datasets.images import load_images
 from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import get_zoo
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"^###? (?P<section>[^\n]*)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+# Each begins with no names of its own, and finds what the commands of the former have left in the folder.
+PAGES = (
+    "README.md", "docs/index.md", "docs/load.md", "docs/tasks.md", "docs/explore.md",
+    "docs/train.md", "docs/own.md", "docs/twins.md", "docs/machines.md", "docs/get.md", "docs/import.md",
+    "docs/write.md", "docs/hub.md", "docs/publish.md",
+)  # fmt: skip
+BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
-# What stands in the README, what runs instead, and why.
+# What stands in the pages, what runs instead, and why.
 SUBSTITUTIONS = (
     ("make quickstart  ", "zoo quickstart --out quickstart  ", "what make runs"),
     ("--out benchmark.json", "--out benchmark.json --targets test_acc", "in seconds"),
     ("usps_cnn_s --json", "usps_cnn_s --json --targets test_acc", "in seconds"),
-    ("benchmark.json --images PATH", "benchmark.json --images images", "images in miniature"),
-    ("mnist_cnn_s --models 16 --epochs 3", "mnist_cnn_s --models 16 --epochs 3 --images images", "as the Hub's images"),
+    ("hyp_rand --images PATH", "hyp_rand --images images", "images in miniature"),
+    ("mnist_cnn_s --models 16 --epochs 3", "mnist_cnn_s --models 16 --epochs 2 --images images", "as the Hub's images"),
     ("images: mnist  ", "images: digits ", "images that are at hand"),
     ("epochs: 25", "epochs: 1", "in seconds"),
     ("seeds: 10", "seeds: 1", "in seconds"),
@@ -53,23 +59,22 @@ SUBSTITUTIONS = (
     ("--limit-val 1000 --limit-test 1000", "--files-only", "random weights, whose figures cannot come out again"),
     ("https://host/", f"{os.environ.get('ZOO_ZENODO', '')}/", "a server of this machine"),
     ("org/model-zoos", "somebody/model-zoos", "an account of the hub of the tests"),
+    ("my-org", "somebody", "an account of the hub of the tests"),
     ("hf:org/adapters@main", "adapters", "a folder as of the Hub"),
     ("s3://bucket/", "memory://", "without a bucket"),
 )
 LEFT_OUT = {
+    "hf auth login": "HF_TOKEN is set",
     "make test": "it runs this",
     "python examples/push_to_a_local_hub.py": "it takes a minute; the commands beside it run against a hub too",
 }
 
 
-def blocks() -> Iterator[tuple[str, str, str]]:
-    """Section, language and text of each block of code."""
-    section = ""
-    for match in BLOCK.finditer(README.read_text()):
-        if match["section"]:
-            section = match["section"]
-        else:
-            yield section, match["language"], match["text"]
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each block of code of a page that is meant to run."""
+    for match in BLOCK.finditer((ROOT / page).read_text()):
+        if match["language"] in ("bash", "python", "yaml"):
+            yield match["language"], match["text"]
 
 
 def substituted(text: str, used: set[str]) -> str:
@@ -137,19 +142,13 @@ def given_for_running() -> None:
 
 
 def given_for_raw_zoos() -> None:
-    """A raw zoo, its archive and a .pt file of it; a repository that is new."""
+    """A raw zoo, its archives, of which one in fsspec's memory, and a .pt file of it; a repository that is new."""
+    import fsspec
+
     shutil.rmtree("model-zoos")
     make_zoo(Path(SEED_ZOO), models=8)
     zipped(Path(SEED_ZOO))
     write_pt(Path("dataset_mnist_uniform.pt"))
-
-
-def given_from_afar() -> None:
-    """The archive in fsspec's memory, and repositories that are new."""
-    import fsspec
-
-    for folder in ("model-zoos", "few"):
-        shutil.rmtree(folder)
     fsspec.filesystem("memory").pipe("/zoo.tar.gz", tarred(Path(SEED_ZOO), ".tar.gz").read_bytes())
 
 
@@ -165,13 +164,18 @@ def given_networks() -> None:
         Path(f"adapters/task{number}/adapter_config.json").write_text('{"r": 4}')
 
 
+def given_folder_of_repositories() -> None:
+    """The repository in a folder of such."""
+    shutil.copytree("model-zoos", "zoos/model-zoos")
+
+
 GIVEN: dict[str, Callable[[], None]] = {
-    "Train on a zoo": given_for_training,
-    "What a zoo is good for": given_for_benchmarks,
-    "From a zoo to a dataset": given_for_running,
-    "Published raw zoos": given_for_raw_zoos,
-    "From afar": given_from_afar,
-    "Anybody's networks": given_networks,
+    "docs/load.md": given_for_training,
+    "docs/explore.md": given_for_benchmarks,
+    "docs/train.md": given_for_running,
+    "docs/get.md": given_for_raw_zoos,
+    "docs/import.md": given_networks,
+    "docs/hub.md": given_folder_of_repositories,
 }
 
 
@@ -219,27 +223,29 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*cannot be compared with the published zoos")
     quickstart_job.MODELS = 12
     print("  given: 12 models instead of 32 in the quickstart")
-    names: dict[str, Any] = {}
     used: set[str] = set()
-    begun = ""
-    for section, language, text in blocks():
-        if section != begun:
-            print(f"## {section}", flush=True)
-            begun = section
-            if prepare := GIVEN.pop(section, None):
-                print(f"  given: {prepare.__doc__}", flush=True)
-                prepare()
+    for page in PAGES:
+        print(f"## {page}", flush=True)
+        if prepare := GIVEN.get(page):
+            print(f"  given: {prepare.__doc__}", flush=True)
+            prepare()
+        walk(page, used)
+    if unused := [old for old, _, _ in SUBSTITUTIONS if old not in used]:
+        raise SystemExit(f"not in the pages any more: {unused}")
+
+
+def walk(page: str, used: set[str]) -> None:
+    """Run all blocks of a page."""
+    names: dict[str, Any] = {}
+    for language, text in blocks(page):
         ready = substituted(text, used)
         if language == "python":
             run_python(ready, names)
         elif language == "bash":
             run_shell(ready)
-        elif language == "yaml":
+        else:
             (name,) = re.findall(r"^name: (\w+)", ready, re.MULTILINE)
             Path(f"{name}.yaml").write_text(ready)
-    unused = [old for old, _, _ in SUBSTITUTIONS if old not in used]
-    if unused or GIVEN:
-        raise SystemExit(f"not in the README any more: {unused} {list(GIVEN)}")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,18 @@ window.addEventListener("load", () => {
     const [mine, frame] = [text.getBoundingClientRect(), text.closest("svg").getBoundingClientRect()];
     return mine.left < frame.left - 1 || mine.right > frame.right + 1;
   }).map((text) => text.textContent);
+  const charts = [...document.querySelectorAll(".chart svg")];
+  found.uncovered = charts.filter((svg) => {
+    const lines = [...svg.querySelectorAll(".rule line")].map((line) => Number(line.getAttribute("y1")));
+    const marks = [...svg.querySelectorAll("rect.box, rect.bin")].flatMap((mark) => {
+      const [y, height] = ["y", "height"].map((name) => Number(mark.getAttribute(name)));
+      return [y, y + height];
+    });
+    return Math.min(...marks) < Math.min(...lines) - 0.1 || Math.max(...marks) > Math.max(...lines) + 0.6;
+  }).map((svg) => svg.getAttribute("aria-label"));
+  found.fewTicks = charts.filter((svg) => svg.querySelector("rect.bin")
+    && [...svg.querySelectorAll("text[text-anchor=middle]")].filter((text) => /^-?[\d.]+$/.test(text.textContent)).length < 3)
+    .map((svg) => svg.getAttribute("aria-label"));
   found.fetched = performance.getEntriesByType("resource").map((entry) => entry.name);
   found.injected = window.injected === true;
   found.problems = problems;

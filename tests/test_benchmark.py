@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from zoo_datasets.builders import build_repository, write_rows
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
-from zoo_datasets.evaluation.benchmark import probes, scores
+from zoo_datasets.evaluation.benchmark import paper, probes, scores
 from zoo_datasets.evaluation.benchmark.probes import ALPHAS, Fold
 from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
 from zoo_datasets.evaluation.benchmark.run import Result, Settings, read_data
@@ -288,3 +288,46 @@ def test_a_benchmark_says_how_many_groups_each_split_has(tmp_path):
     invoked = CliRunner().invoke(app, arguments)
     assert invoked.exit_code == 0, invoked.output
     assert re.search(r"mine train \d+ models in \d+ groups", " ".join(invoked.output.split()))
+
+
+@pytest.mark.parametrize("rows", [9, 60])
+def test_the_papers_ridge_penalises_the_intercept_too(rows):
+    features, targets = 10 * draw(rows, 20) + 5, draw(rows, 2, seed=1).astype(np.float64) + 3
+    validation, truth = 10 * draw(7, 20, seed=2) + 5, draw(7, 2, seed=3).astype(np.float64) + 3
+    predictions = paper.numbers(Fold(features, validation, (validation,)), targets, truth)
+    ones = [np.c_[part.astype(np.float64), np.ones(len(part))] for part in (features, validation)]
+    assert len(paper.PENALTIES) == 17
+    assert paper.PENALTIES[:3] + paper.PENALTIES[-2:] == (1e3, 3e2, 1e2, 3e-5, 1e-5)
+    for target, prediction in enumerate(predictions):
+        guesses = {
+            alpha: ones[1] @ np.linalg.solve(ones[0].T @ ones[0] + alpha * np.eye(21), ones[0].T @ targets[:, target])
+            for alpha in paper.PENALTIES
+        }
+        best = min(guesses, key=lambda alpha: ((guesses[alpha] - truth[:, target]) ** 2).sum())
+        assert prediction.settings == {"alpha": best}
+        np.testing.assert_allclose(prediction.tests[0], guesses[best], rtol=1e-6, atol=1e-6)
+
+
+def test_the_papers_classes_are_read_by_one_linear_layer():
+    names = np.array(["relu", "tanh", "gelu"])
+    codes = np.arange(2600) % 3
+    features = 0.1 * draw(2600, 12)
+    features[np.arange(2600), codes] += 20
+    fold = Fold(features[:2400], features[2400:2500], (features[2500:],))
+    prediction = paper.classes(fold, names[codes[:2400]])
+    assert np.mean(prediction.tests[0] == names[codes[2500:]]) > 0.95
+    assert np.array_equal(prediction.tests[0], paper.classes(fold, names[codes[:2400]]).tests[0])
+
+
+def test_the_papers_protocol_takes_features_and_numbers_as_they_are(repo, tmp_path):
+    settings = Settings(train=NAME, tests=(NAME,), protocol="paper", targets=("test_acc", "lr", "activation"))
+    record = run_benchmark(repo, settings, out=tmp_path / "paper.json")
+    assert {(r.target, r.kind, r.scale, r.probe) for r in record.results} == {
+        ("test_acc", "number", "linear", "ridge"), ("lr", "number", "linear", "ridge"),
+        ("activation", "class", "linear", "linear"),
+    }  # fmt: skip
+    assert read_record(tmp_path / "paper.json") == record
+    with pytest.raises(UnknownNameError, match="no protocol named 'papre'.*paper"):
+        dataclasses.replace(settings, protocol="papre")
+    standard = run_benchmark(repo, dataclasses.replace(settings, protocol="standard"))
+    assert standard.identity != record.identity

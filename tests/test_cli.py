@@ -29,13 +29,15 @@ def zoo(*arguments, cwd="."):
 
 def test_list_shows_all_zoos_as_a_table_and_as_json():
     rows = json.loads(runner.invoke(app, ["list", "--json"]).output)
-    assert len(rows) == 29
-    assert set(rows[0]) == {"name", "images", "architecture", "parameters", "models", "epochs", "twins", "doi"}
+    assert len([row for row in rows if row["kind"] != "population"]) == 29
+    assert set(rows[0]) == {"name", "kind", "images", "architecture", "parameters", "models", "epochs", "twins", "doi"}
     (cifar,) = [row for row in rows if row["name"] == "cifar10_cnn_l_hyp_fix"]
     assert (cifar["parameters"], cifar["models"], cifar["twins"]) == (10_853, 1280, ["cifar10_cnn_l_hyp_fix_sparse"])
     table = runner.invoke(app, ["list"]).output
     assert all(row["name"] in table for row in rows)
     assert "29 zoos" in table
+    kinds = {row["name"]: row["kind"] for row in rows}
+    assert (kinds["digits_cnn_s"], kinds["svhn_cnn_s"], kinds["small_cnn_zoo_svhn"]) == ("ours", "paper", "population")
 
 
 def test_an_error_is_one_line_without_a_traceback_and_exits_1(tmp_path):

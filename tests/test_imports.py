@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # A file may import of its own folder and of the folders (or files) before it.
 ORDER = (
     "text", "errors", "documents", "version", "terminal", "plotting", "specs", "storage", "native", "networks",
-    "images", "adapters", "repository", "stacked", "runs", "loading", "evaluation", "hub",
+    "images", "adapters", "repository", "stacked", "runs", "loading", "predictors", "evaluation", "hub",
     ("training", "builders"), "cli",
 )  # fmt: skip
 # Files of the top that carry the name that users know to its place, and what stands beside the folders.

@@ -9,7 +9,8 @@ import pytest
 from file_server import serving_files
 
 import zoo_datasets as zd
-from zoo_datasets.builders import Reading
+from zoo_datasets.builders import Reading, build_repository
+from zoo_datasets.evaluation.benchmark import Settings, run_benchmark
 from zoo_datasets.evaluation.verify.continuity import exchanges
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.specs.spec import Limits
@@ -162,3 +163,17 @@ def test_every_exchange_of_two_models_of_a_raw_zoo_shows(tmp_path, real_raw):
                     shows = pair in exchanges(wrong, epochs[epoch + 1], start=epoch == 0).pairs
                 missed += not shows
         assert missed <= (name == "mnist_cnn_s_hyp_rand")
+
+
+def test_the_papers_protocol_gives_what_its_code_gives(tmp_path, real_raw, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    build_repository(real_raw / "dataset_mnist_uniform.pt", tmp_path / "repo")
+    settings = Settings(
+        train="mnist_cnn_s", tests=("mnist_cnn_s",), targets=("test_acc", "epoch"), protocol="paper", split_by="source"
+    )
+    record = run_benchmark(tmp_path / "repo", settings)
+    r2 = {(result.feature, result.target): result.scores["r2"].value for result in record.results}
+    assert [entry["rows"] for entry in record.rows] == [24, 3, 9]
+    assert r2["weights", "test_acc"] == pytest.approx(0.03, abs=0.02)
+    assert r2["statistics", "test_acc"] == pytest.approx(0.84, abs=0.02)
+    assert r2["statistics", "epoch"] == pytest.approx(0.78, abs=0.02)

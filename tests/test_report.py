@@ -22,12 +22,14 @@ from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.evaluation import analysis, population
 from zoo_datasets.evaluation.benchmark.record import read_record
 from zoo_datasets.evaluation.predictions import predictions, representations
-from zoo_datasets.evaluation.report.content import Extent, _sparse, gather
+from zoo_datasets.evaluation.report.content import Extent, _best, _histogram, _sparse, _tells, gather
 from zoo_datasets.evaluation.report.page import page
+from zoo_datasets.evaluation.report.plots import overview
 from zoo_datasets.images.prepare import load_images
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.architectures import get_architecture, layout_of
 from zoo_datasets.networks.module import build_module
+from zoo_datasets.plotting import cover, new_figure, render
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.specs.zoos import get_zoo
@@ -161,8 +163,9 @@ def content(repo):
     return gather(repo, manifest.config, manifest, images=images, record=read_record(out), extent=Extent(pairs=12))
 
 
-def test_the_command_writes_page_and_pngs(repo, tmp_path):
-    arguments = ["report", str(repo), NAME, "--out", str(tmp_path / "r.html"), "--png", str(tmp_path / "png")]
+def test_the_command_writes_page_and_pictures(repo, tmp_path):
+    forms = [word for form in ("png", "svg", "pdf") for word in (f"--{form}", str(tmp_path / form))]
+    arguments = ["report", str(repo), NAME, "--out", str(tmp_path / "r.html"), *forms]
     options = ["--pairs", "6", "--trajectories", "4"]
     done = CliRunner().invoke(app, [*arguments, *options])
     assert done.exit_code == 0, done.output
@@ -173,12 +176,55 @@ def test_the_command_writes_page_and_pngs(repo, tmp_path):
     assert [entry["label"] for entry in found["alike"]][-1].startswith("linear CKA")  # digits need no --images
     assert len(found["trajectories"]["models"]) == 4
     assert found["epochs"]["test_acc"]["boxes"]["3"]["count"] == 35
-    pngs = sorted(path.name for path in (tmp_path / "png").iterdir())
-    assert "test_acc_over_epochs.png" in pngs
-    assert "map_by_test_acc.png" in pngs
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "png").iterdir())
+    assert "seed" not in found["map"]["columns"]  # no two models share one
+    assert found["title"] == f"{NAME}: 35 models, epochs 0 to 3"
+    for form, begin in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        files = {path.stem: path for path in (tmp_path / form).iterdir()}
+        assert files.keys() >= {"overview", "test_acc_over_epochs", "map_by_test_acc", "agreement", "trajectories"}
+        assert "map_by_seed" not in files
+        assert all(path.suffix == f".{form}" and path.read_bytes().startswith(begin) for path in files.values())
     with pytest.raises(RepositoryError, match="no manifest.json"):
         CliRunner().invoke(app, ["report", str(repo), "nothing"], catch_exceptions=False)
+
+
+def test_the_best_model_is_chosen_by_validation():
+    table = pa.table({"model_id": list("abcd"), "epoch": [1] * 4, "val_acc": [0.8, 0.9, 0.9, None],
+                      "val_loss": [0.1, 0.4, 0.3, 0.0], "test_acc": [1.0, 0.7, 0.6, 1.0]})  # fmt: skip
+    assert population.best(table)["model_id"] == "c"
+    assert population.best(table.slice(3)) is None
+    assert _best(table) == "c at epoch 1: validation 0.9000, test 0.6000"
+    assert "no row records a validation accuracy" in _best(table.slice(3))
+
+
+def test_seeds_colour_a_map_only_where_models_share_them():
+    assert not _tells("seed", [1, 2, 3])
+    assert _tells("seed", [1, 1, 2, None])
+    assert not _tells("seed", [1, 1])
+    assert _tells("lr", [1, 2, 3])
+
+
+@pytest.mark.parametrize(("images", "spread"), [(30, 30), (1000, 400), (1000, 3), (10_000, 77)])
+def test_every_bin_of_shares_holds_equally_many_values(images, spread):
+    shares = torch.arange(images - spread, images + 1).double() / images
+    found = _histogram("agreement", shares, images)
+    assert sum(found["counts"]) == spread + 1
+    assert len(found["counts"]) <= 40
+    assert len(set(found["counts"][:-1])) <= 1  # no comb
+
+
+def test_ticks_cover_what_is_drawn():
+    for low, high in ((0.05, 0.962), (0.9, 0.96), (0, 1), (3, 3), (-1e-4, 2e-4), (17, 12_345)):
+        _, (axes,) = new_figure(4, 3)
+        cover(axes, low, high)
+        ticks = axes.get_yticks()
+        assert ticks[0] <= low <= high <= ticks[-1] * (1 + 1e-9)
+        assert len(ticks) >= 3
+        assert axes.get_ylim()[0] < ticks[0] < ticks[-1] < axes.get_ylim()[1]
+
+
+def test_a_picture_is_the_same_bytes_each_time(content):
+    for form in ("png", "svg", "pdf"):
+        assert render(overview(content), form, 72) == render(overview(content), form, 72)
 
 
 def test_twins_are_compared_with_their_parents(repo):
@@ -210,13 +256,18 @@ def test_a_page_holds_all_it_needs_and_nothing_of_a_zoo_runs(content):
     assert made.count("<script") == 2
 
 
-@pytest.mark.parametrize("width", [1000, 390])
-def test_the_page_works_in_a_browser(content, tmp_path, width):
+DARK = "@media screen and (prefers-color-scheme: dark)"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1000, False), (390, True)])
+def test_the_page_works_in_a_browser(content, tmp_path, width, dark):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("there is no chromium here; on Debian: apt-get install chromium")
     hostile = content | {"notes": ["</script><script>window.injected = true</script><img src=https://example.org/x>"]}
     made = page(hostile).replace("<main", f"<script>{PROBE.read_text()}</script><main", 1)
+    assert DARK in made
+    made = made.replace(DARK, "@media screen") if dark else made
     (tmp_path / "report.html").write_text(made)
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1200,900", "--virtual-time-budget=3000", "--dump-dom"]
@@ -244,3 +295,4 @@ def test_the_page_works_in_a_browser(content, tmp_path, width):
     assert found["width"][1] == width
     assert all(drawn == pytest.approx(seen, abs=1) for drawn, seen in found["charts"])
     assert found["cut"] == []
+    assert (found["uncovered"], found["fewTicks"]) == ([], [])

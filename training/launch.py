@@ -23,12 +23,13 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochReport:
-    """One finished epoch of one cohort, for progress: `accuracy` float64 [K] on validation, or test without one."""
+    """One finished epoch of one cohort, for progress: `figure` float64 [K], accuracy on validation, or test without
+    one; of fields PSNR in dB."""
 
     cohort: str
     epoch: int
     members: Sequence[Member]
-    accuracy: Tensor
+    figure: Tensor
     diverged: int
 
 

@@ -10,6 +10,9 @@ from zoo_datasets.version import __version__
 if TYPE_CHECKING:
     from zoo_datasets.builders import build_repository as build_repository
     from zoo_datasets.builders import write_rows as write_rows
+    from zoo_datasets.evaluation.alignment import align as align
+    from zoo_datasets.evaluation.alignment import interpolate as interpolate
+    from zoo_datasets.evaluation.alignment import loss_barrier as loss_barrier
     from zoo_datasets.evaluation.features.statistics import statistics as statistics
     from zoo_datasets.evaluation.verify.verify import verify_repository as verify_repository
     from zoo_datasets.hub.push import push_repository as push_repository
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.modules import to_modules as to_modules
     from zoo_datasets.loading.modules import to_state_dict as to_state_dict
     from zoo_datasets.loading.ragged import by_layout as by_layout
+    from zoo_datasets.loading.rendering import render as render
     from zoo_datasets.loading.repositories.citing import cite as cite
     from zoo_datasets.loading.tasks import dense_sparse_pairs as dense_sparse_pairs
     from zoo_datasets.loading.tasks import join_twins as join_twins
@@ -36,8 +40,10 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.tasks import trajectories as trajectories
     from zoo_datasets.networks.architectures import get_architecture as get_architecture
     from zoo_datasets.networks.architectures import layout_of as layout_of
+    from zoo_datasets.networks.fields import Convention as Convention
     from zoo_datasets.networks.layout import WeightLayout as WeightLayout
     from zoo_datasets.networks.module import build_module as build_module
+    from zoo_datasets.predictors.predictor import Predictor as Predictor
     from zoo_datasets.runs.run import Run as Run
     from zoo_datasets.specs.spec import HyperParameters as HyperParameters
     from zoo_datasets.specs.spec import ImageSpec as ImageSpec
@@ -51,13 +57,16 @@ if TYPE_CHECKING:
     from zoo_datasets.training import train_zoo as train_zoo
 
 _HOMES = {
+    "Convention": "networks.fields",
     "HyperParameters": "specs.spec",
     "ImageSpec": "specs.spec",
     "Limits": "specs.spec",
     "Member": "specs.spec",
+    "Predictor": "predictors.predictor",
     "Run": "runs.run",
     "WeightLayout": "networks.layout",
     "ZooSpec": "specs.spec",
+    "align": "evaluation.alignment",
     "batches": "loading.batches",
     "by_layout": "loading.ragged",
     "build_module": "networks.module",
@@ -68,6 +77,7 @@ _HOMES = {
     "get_architecture": "networks.architectures",
     "get_zoo": "specs.zoos",
     "images_of": "images.prepare",
+    "interpolate": "evaluation.alignment",
     "layers_of_row": "loading.modules",
     "join_twins": "loading.tasks",
     "layout_of": "networks.architectures",
@@ -76,12 +86,14 @@ _HOMES = {
     "load_images": "images.prepare",
     "load_zoo": "loading.load",
     "read_layouts": "loading.load",
+    "loss_barrier": "evaluation.alignment",
     "members_of": "specs.spec",
     "mixed_tokens": "loading.mixing",
     "property_prediction": "loading.tasks",
     "push_repository": "hub.push",
     "read_zoo": "specs.zoos",
     "reconstruction": "loading.tasks",
+    "render": "loading.rendering",
     "remove_zoo": "hub.remove",
     "sequence_prediction": "loading.tasks",
     "statistics": "evaluation.features.statistics",

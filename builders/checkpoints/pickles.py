@@ -249,8 +249,9 @@ _PLAIN_NAMES: Final[Mapping[str, str]] = {
     "_codecs": "encode",
     "argparse": "Namespace",
     "types": "SimpleNamespace",
-    **dict.fromkeys(("builtins", "__builtin__"), "bool bytearray bytes complex dict float frozenset int list range set "
-                                                 "slice str tuple"),
+    # Pickles of protocol 2 call int and str by the names of Python 2.
+    **dict.fromkeys(("builtins", "__builtin__"), "bool bytearray bytes complex dict float frozenset int list long "
+                                                 "range set slice str tuple unicode"),
     "collections": "deque",
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",
@@ -358,6 +359,9 @@ class _Machine:
         return self._data[start:end]
 
     def _unsigned(self, count: int) -> int:
+        if count == 1:  # most of all
+            self._position += 1
+            return self._data[self._position - 1]
         return int.from_bytes(self._take(count), "little")
 
     def _pop(self) -> Any:

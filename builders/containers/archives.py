@@ -321,13 +321,18 @@ def stem(path: Path) -> str:
     return name
 
 
-def _plain_tar(path: Path, size: int) -> int:
-    """A descriptor of the archive as an uncompressed file; a bomb is refused while it is unpacked."""
+def opener_of(path: Path) -> Callable[[Path], Any] | None:
+    """What unpacks a compressed archive as it is read; None of one that is not compressed."""
     with path.open("rb") as file:
         magic = file.read(BEGINNING)
     if text := instead(magic):
         raise SourceError(f"{path} {text}")
-    opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
+    return next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
+
+
+def _plain_tar(path: Path, size: int) -> int:
+    """A descriptor of the archive as an uncompressed file; a bomb is refused while it is unpacked."""
+    opener = opener_of(path)
     if opener is None:
         return open_binary(path, os.O_RDONLY)
     limit = max(BOMB_FLOOR, BOMB_RATIO * size)

@@ -192,7 +192,7 @@ class Folder(AtHand):
         """The bytes of a file; see `Container.opened`."""
         if path in self.refused:
             raise CheckpointError(self.refused[path])
-        with opened_file(f"{self._path}/{path}", limit) as data:
+        with opened_file(f"{self._path}/{self._places.get(path, path)}", limit) as data:
             yield data
 
     def read_alike(

@@ -189,6 +189,8 @@ class Source(ABC):
         kind: what a manifest calls this kind of source.
         credit: whose the models are.
         extras: columns of the weights' type beside them, of `schema.EXTRAS`.
+        keeps_nonfinite: whether states with NaN or infinite weights are rows without being asked for.
+        tells_splits: whether it reads the file of the authors' splits by itself.
     """
 
     name: str
@@ -199,6 +201,8 @@ class Source(ABC):
     kind: str
     credit: Credit = Credit()
     extras: tuple[str, ...] = ()
+    keeps_nonfinite: bool = False
+    tells_splits: bool = False
 
     @property
     def source_id(self) -> str:

@@ -24,7 +24,7 @@ from zoo_datasets.builders.sources.base import (
 )
 from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
 from zoo_datasets.builders.state_dicts.names import is_state_file
-from zoo_datasets.builders.state_dicts.population import State, population_of
+from zoo_datasets.builders.state_dicts.population import Population, State, population_of
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.records import remember
 from zoo_datasets.repository.manifest import LeftOut
@@ -50,13 +50,14 @@ class StateDictSource(Source):
     """Files of state dicts in a container. Its only block holds its models by layout, then by id."""
 
     kind = "state dicts"
+    tells_splits = True
 
     def __init__(self, container: Container, reading: Reading) -> None:
         assert reading.name is not None
         self._container = container
         self._reading = reading
         self.name = reading.name
-        self._population = population_of(container, reading.state_dicts, container.name, reading.epochs)
+        self._population = self._found(container, reading)
         for note in container.notes:
             self._population.notes.add([note])
         self._splits = {} if reading.splits is None else self._assigned(reading.splits)
@@ -66,6 +67,10 @@ class StateDictSource(Source):
         left_out = {entry.model for entry in self._population.left_out}
         self.models = len(self._models) + len(left_out)
         self.states = len(self._population.states) + sum(len(entry.epochs) for entry in self._population.left_out)
+
+    def _found(self, container: Container, reading: Reading) -> Population:
+        """The states of the container that can be rows."""
+        return population_of(container, reading.state_dicts, container.name, reading.epochs)
 
     @classmethod
     def open(cls, place: Place, reading: Reading) -> StateDictSource:

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from zoo_datasets.builders.containers.locate import Place, has_file, local_folder
 from zoo_datasets.builders.shards.notes import Note, Notes
-from zoo_datasets.builders.sources.base import Reading, Source, StateBlock, States
+from zoo_datasets.builders.sources.base import OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.runs.cohort import METRICS, UNCHECKED, Cohort
+from zoo_datasets.repository.where import parse_where
+from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
-from zoo_datasets.runs.rows import Model, RunRows, figures_of
+from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Limits, Member, digest_of
 
@@ -47,8 +48,6 @@ def is_run(place: Place) -> bool:
 class RunSource(Source):
     """A run, finished or not. Its blocks are the rectangles by which it grew."""
 
-    network: NetworkKind
-
     kind = "run"
     credit = TRAINED
 
@@ -61,10 +60,19 @@ class RunSource(Source):
             raise SourceError(f"{run.path} holds no log_sigma2: its models are not twins by variational dropout")
         self.name = manifest.zoo.name
         self._rows = RunRows(run, self._reading.name)
-        self.network = manifest.network
+        own = self._reading.state_dicts.where
+        further = {column.name: column.type for column in further_columns(manifest.zoo)}
+        self._where = self._reading.where if own is None else parse_where(own, further)
+        if is_open(run):
+            if self._reading.keep_log_sigma2:
+                raise SourceError(f"{run.path}: log_sigma2 is kept of zoos without further hyperparameters only")
+            columns = further_columns(manifest.zoo)
+            self.open_columns = OpenColumns(records=self._rows.records, further=columns, weights=self._rows.mean_size)
+        else:
+            self.network = manifest.network
         self.extras = (LOG_SIGMA2,) if self._reading.keep_log_sigma2 else ()
         self.models = len(self._chosen)
-        self.states = sum(map(len, self._chosen.values()))
+        self.states = sum(map(self._states_of, self._chosen, self._chosen.values()))
 
     @classmethod
     def open(cls, place: Place, reading: Reading | None = None) -> RunSource:
@@ -106,7 +114,7 @@ class RunSource(Source):
         """Digest of what a run may not change: the recipe without its epochs, limits, and the images."""
         manifest = self.run.manifest
         recipe = {key: value for key, value in manifest.zoo.to_dict().items() if key != "epochs"}
-        where = [] if self._reading.where is None else [self._reading.where.text]
+        where = [] if self._where is None else [self._where.text]
         parents = [] if manifest.parents is None else [dataclasses.asdict(manifest.parents), *self.extras]
         return digest_of([recipe, dataclasses.asdict(manifest.limits), manifest.images.fingerprint, *parents, *where])
 
@@ -121,7 +129,7 @@ class RunSource(Source):
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of the files that rows are made of."""
         files = [self.run.path / RUN_MANIFEST]
-        for pattern in ("members.json", "metrics.parquet", "epoch-*.safetensors"):
+        for pattern in ("members.json", "metrics.parquet", "epoch-*.safetensors", "step*"):
             files += sorted(self.run.path.glob(f"cohort-*/{pattern}"))
         stats = [(str(file.relative_to(self.run.path)), file.stat()) for file in files]
         return digest_of([self.source_id, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)])
@@ -137,11 +145,14 @@ class RunSource(Source):
         older: list[Model] = []
         reached = -1
         for size, new in zip(self.run.manifest.growth, by_step, strict=True):
-            blocks.append(StateBlock(models=tuple(new), epochs=tuple(range(size.epochs + 1))))
-            blocks.append(StateBlock(models=tuple(older), epochs=tuple(range(reached + 1, size.epochs + 1))))
+            blocks.append(StateBlock(models=tuple(new), epochs=self._kept(-1, size.epochs)))
+            blocks.append(StateBlock(models=tuple(older), epochs=self._kept(reached, size.epochs)))
             older += new
             reached = size.epochs
         return [part for block in blocks if (part := self._part(block)).models and part.epochs]
+
+    def _kept(self, after: int, last: int) -> tuple[int, ...]:
+        return tuple(epoch for epoch in self.run.kept_epochs if after < epoch <= last)
 
     def _part(self, block: StateBlock) -> StateBlock:
         """The selected models and epochs of a block; `read` skips single states."""
@@ -160,7 +171,8 @@ class RunSource(Source):
             for reader in readers:
                 yield from reader.at(epoch, here)
             unbegun = (model_id for model_id in here if model_id in self._unbegun)
-            yield from (LeftOut(model=model_id, epochs=(epoch,), reason=absent) for model_id in unbegun)
+            for model_id in unbegun:
+                yield LeftOut(model=model_id, epochs=(epoch,) * self._states_of(model_id, (epoch,)), reason=absent)
 
     def _published(self, reason: str) -> str:
         """A reason as it stands in the repository, where the folder on this machine means nothing."""
@@ -170,17 +182,28 @@ class RunSource(Source):
     def _chosen(self) -> dict[str, frozenset[int]]:
         """The selected epochs of each selected model, in the order of the zoo."""
         reading = self._reading
-        epochs = range(self.run.epochs + 1)
-        asked = [epoch for epoch in epochs if reading.epochs is None or epoch in reading.epochs]
-        if reading.where is None:
+        asked = [epoch for epoch in self.run.kept_epochs if reading.epochs is None or epoch in reading.epochs]
+        if self._where is None:
             wanted = dict.fromkeys(self._rows.models, frozenset(asked)) if asked else {}
         else:
-            wanted = self._rows.matching(reading.where, asked)
+            wanted = self._rows.matching(self._where, asked)
         wanted = dict(itertools.islice(wanted.items(), reading.models))
         if not wanted:
             held = f"it has epochs 0 to {self.run.epochs} of {self.run.models:,} members"
             raise SourceError(f"{self.run.path}: no state of it fits the selection; {held}")
         return wanted
+
+    def _states_of(self, model_id: str, epochs: Collection[int]) -> int:
+        """The number of states of a model at some epochs, with those after steps within them."""
+        manifest = self.run.manifest
+        if manifest.zoo.every_steps is None:
+            return len(epochs)
+        member = self._by_id[model_id]
+        return sum(1 + len(manifest.steps_within(member, epoch)) for epoch in epochs)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Member]:
+        return {member.model_id: member for member in self._members}
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -238,12 +261,27 @@ class _Reader:
         some = None if len(positions) == len(self._ids) else positions
         if not models:
             return
+        for step in (*self._cohort.steps_within(epoch), None):
+            yield from self._state(epoch, step, models, some)
+
+    def _rows_at(self, epoch: int, step: int | None) -> pa.Table | None:
+        file, read = self._cohort.path / METRICS, self._cohort.metrics
+        if step is not None:
+            file, read = self._cohort.path / STEPS, self._cohort.step_metrics
+        if file not in self._metrics:
+            self._metrics[file] = read()
+        metrics = self._metrics[file]
+        return self._cohort.figures_in(metrics, epoch) if step is None else self._cohort.step_figures(metrics, step)
+
+    def _state(
+        self, epoch: int, step: int | None, models: Sequence[Model], some: Sequence[int] | None
+    ) -> Iterator[States | LeftOut]:
+        """The states of some models after an epoch, or a step within it."""
         try:
-            if self._cohort.path not in self._metrics:
-                self._metrics[self._cohort.path] = self._cohort.metrics()
-            rows = self._cohort.figures_in(self._metrics[self._cohort.path], epoch)
-            weights = None if rows is None else self._cohort.weights(epoch, some)
+            rows = self._rows_at(epoch, step)
+            weights = None if rows is None else self._cohort.weights(epoch, some, step)
             extras = {} if rows is None else {name: self._extra(name, epoch) for name in self._extras}
+            labels = self._labels(epoch, some) if rows is not None and self._run.manifest.is_field else torch.empty(0)
         except RunError as error:
             # The reason is published with the data, where the folder on this machine means nothing.
             reason = str(error).replace(f"{self._run.path}/", "")
@@ -255,14 +293,26 @@ class _Reader:
             return
         if some is not None:
             rows = rows.take(pa.array(some, pa.int64()))
+        figures = {name: rows.column(name).combine_chunks() for name in figures_of(self._run)}
+        manifest = self._run.manifest
+        if manifest.is_field:
+            figures |= {PSNR: psnr_of(figures["train_loss"]), LABEL: pa.array(labels.tolist(), pa.int64())}
+        if manifest.zoo.every_steps is not None or manifest.is_field:
+            so_far = epoch * manifest.steps_an_epoch(self._cohort.members[0]) if step is None else step
+            figures["step"] = pa.array([so_far] * len(models), pa.int64())
         yield States(
             epochs=[epoch] * len(models),
             models=models,
+            layout=models[0].layouts[0] if models[0].layouts else None,
             weights=weights,
-            figures={name: rows.column(name).combine_chunks() for name in figures_of(self._run)},
+            figures=figures,
             extras={name: values if some is None else values[some] for name, values in extras.items()},
             tallies=Counter({_UNCHECKED: len(models)} if self._is_unchecked(epoch) else {}),
         )
+
+    def _labels(self, epoch: int, some: Sequence[int] | None) -> Tensor:
+        labels = self._cohort.labels(epoch)
+        return labels if some is None else labels[some]
 
     def _extra(self, name: str, epoch: int) -> Tensor:
         values = self._cohort.log_sigma2(epoch)

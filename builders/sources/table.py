@@ -12,13 +12,22 @@ from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.hub import is_hub
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
+from zoo_datasets.builders.containers.unpacked import unpacked
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
+from zoo_datasets.builders.sources.populations.arena import ArenaSource, is_arena
+from zoo_datasets.builders.sources.populations.gpt import GptSource, is_gpt
+from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
+from zoo_datasets.builders.sources.populations.nino import NinoSource, is_nino
+from zoo_datasets.builders.sources.populations.small_cnn import FILES, SmallCnnSource, is_small_cnn
+from zoo_datasets.builders.sources.populations.transformer_zoo import TransformerZooSource, is_transformer_zoo
+from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run
 from zoo_datasets.builders.sources.splits import SplitSource
 from zoo_datasets.builders.state_dicts.names import ENDINGS
+from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.errors import SourceError
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.run import Run
@@ -36,25 +45,80 @@ class SourceKind:
     Attributes:
         name: for messages, with a description of its form.
         endings: of single files, other than archives, that are such a source; a remote one is fetched as a whole.
+        unpacks: names of files that are unpacked into the cache where one of them is among the first of a compressed
+            tar archive.
+        options: of state dicts that mean something for it; `where` for those with columns that no other zoo has.
     """
 
     name: str
     recognise: Callable[[Place], bool]
     open: Callable[[Place, Reading], Source]
     endings: tuple[str, ...] = ()
+    unpacks: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
 
+_OF_STATE_DICTS = frozenset(StateDictOptions.__dataclass_fields__)
+_WHERE = frozenset({"where"})
 SOURCE_KINDS: tuple[SourceKind, ...] = (
-    SourceKind(name="run (a folder with zoo.json, made by `zoo train`)", recognise=is_run, open=RunSource.open),
+    SourceKind(
+        name="run (a folder with zoo.json, made by `zoo train`)",
+        recognise=is_run,
+        open=RunSource.open,
+        options=_WHERE,
+    ),
     SourceKind(
         name="preprocessed dataset of the authors (.pt)", recognise=is_pt, open=PtSource.open, endings=(PREPROCESSED,)
     ),
+    SourceKind(
+        name="Small CNN Zoo (weights.npy, metrics.csv.gz and layout.csv in a folder or an archive)",
+        recognise=is_small_cnn,
+        open=SmallCnnSource.open,
+        unpacks=FILES,
+        options=_WHERE,
+    ),
+    SourceKind(
+        name="runs of G.pt (folders with data.mdb and runs.json)", recognise=is_gpt, open=GptSource.open, options=_WHERE
+    ),
+    SourceKind(
+        name="trajectories of NiNo (fm-16.dat, c10-16.dat, lm1b-….dat and their figures)",
+        recognise=is_nino,
+        open=NinoSource.open,
+        endings=(".dat",),
+        options=_WHERE | {"layout"},
+    ),
+    SourceKind(
+        name="CNN Wild Park (cnn_wild_park.zip, or what it holds)",
+        recognise=is_wild_park,
+        open=WildParkSource.open,
+        options=_WHERE,
+    ),
+    SourceKind(
+        name="Small Transformer Zoo (a folder or archive with metadata/….csv)",
+        recognise=is_transformer_zoo,
+        open=TransformerZooSource.open,
+        options=_WHERE,
+    ),
     SourceKind(name="raw zoo (a folder of trials, or a .zip or .tar of one)", recognise=is_raw, open=RawSource.open),
+    SourceKind(
+        name="Neural Field Arena (nefs_….hdf5)",
+        recognise=is_arena,
+        open=ArenaSource.open,
+        endings=(".hdf5",),
+        options=_WHERE,
+    ),
+    SourceKind(
+        name="published INRs of DWSNets, NFN or Implicit-Zoo",
+        recognise=is_inrs,
+        open=InrSource.open,
+        options=_OF_STATE_DICTS,
+    ),
     SourceKind(
         name="state dicts (a folder, .zip or .tar of .safetensors, .pt, .npz and the like, with --name)",
         recognise=is_state_dicts,
         open=StateDictSource.open,
         endings=ENDINGS,
+        options=_OF_STATE_DICTS,
     ),
 )
 
@@ -79,7 +143,8 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
     endings = tuple(ending for kind in SOURCE_KINDS for ending in kind.endings)
     place = locate(location, endings=endings, whole=reading.everything, fetched=fetched)
     if isinstance(place, Path) and place.is_file() and is_archive(place):
-        place = open_container(place)
+        names = tuple(name for kind in SOURCE_KINDS for name in kind.unpacks)
+        place = unpacked(place, names, fetched) or open_container(place)
     with _readable(place):
         matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
         missing = isinstance(place, Path) and not place.exists()
@@ -95,21 +160,19 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
 
 def _with_splits(source: Source, reading: Reading) -> Source:
     """A source with the splits that a file tells; state dicts know their files and tell them by themselves."""
-    if reading.splits is None or isinstance(source, StateDictSource):
+    if reading.splits is None or source.tells_splits:
         return source
     return SplitSource(source, reading.splits)
 
 
 def _check_options(kind: SourceKind, reading: Reading, place: Place) -> None:
     """Refuse options of state dicts if the source is something else, which would not look at it."""
-    options = reading.state_dicts.to_dict()
-    if kind.open == StateDictSource.open:
-        return
-    if reading.state_dicts.where is not None:
-        parse_where(reading.state_dicts.where)  # which says what columns there are
+    options = {name for name in reading.state_dicts.to_dict() if name not in kind.options}
+    if "where" in options:
+        parse_where(reading.state_dicts.where or "")  # which says what columns there are
     if options:
         shown = place if isinstance(place, Path) else place.name
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options))
         raise SourceError(f"{shown} is a {kind.name}, for which {flags} mean nothing; leave them out")
 
 

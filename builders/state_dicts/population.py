@@ -38,6 +38,7 @@ from zoo_datasets.builders.state_dicts.names import (
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.state_dicts.reader import StateFile, StateReader
 from zoo_datasets.builders.state_dicts.table import Table, of_records, read_table
+from zoo_datasets.builders.state_dicts.told import Choose, Told
 from zoo_datasets.documents import MAX_JSON, parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
 from zoo_datasets.repository.manifest import LeftOut
@@ -99,18 +100,25 @@ class Population:
 
 
 def population_of(
-    container: Container, options: StateDictOptions, fallback_id: str, epochs: frozenset[int] | None = None
+    container: Container,
+    options: StateDictOptions,
+    fallback_id: str,
+    epochs: frozenset[int] | None = None,
+    told: Told | None = None,
+    choose: Choose | None = None,
 ) -> Population:
     """Find the states of a container, join them with the table, and see what they hold.
 
     Args:
         fallback_id: of the only model, where nothing tells one.
         epochs: those that are wanted, if not all.
+        told: what is known of a published population.
+        choose: of these states, which are read, by what is known of them before.
 
     Raises:
         SourceError: if it holds no such files, or what is told of them contradicts itself.
     """
-    return _Finder(container, options, fallback_id, epochs).population()
+    return _Finder(container, options, fallback_id, epochs, told, choose).population()
 
 
 @dataclass
@@ -119,6 +127,8 @@ class _Finder:
     options: StateDictOptions
     fallback_id: str
     epochs: frozenset[int] | None
+    told: Told | None = None
+    choose: Choose | None = None
     notes: Notes = field(default_factory=Notes)
     left_out: list[LeftOut] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
@@ -138,6 +148,9 @@ class _Finder:
         arrays_alone = bool(files.rows) and not files.single and not files.shards
         if table is not None and not arrays_alone:
             names, values, rows = self._joined(table, reading, names, values)
+        known, chosen = self._known(names, values)
+        if chosen is not None:
+            names, values, rows = [names[n] for n in chosen], [values[n] for n in chosen], rows[chosen]
         self.container.prepare([*files.needed(names), *self._beside(names)], MAX_STATE)
         reader = StateReader(self.container)
         states, reasons = described(reader, self.container, files, names, layout)
@@ -146,8 +159,9 @@ class _Finder:
             self._leave_out(name, values[number[name]], reason)
         origin = np.array([number[state.name] for state in states], np.int64)
         row_of = self._joined_arrays(table, states) if table is not None and arrays_alone else rows[origin]
-        columns = self._columns(table, states, [values[place] for place in origin.tolist()], row_of)
-        if options.pattern is None:
+        known = _taken(known, origin.tolist())
+        columns = self._columns(table, states, [values[place] for place in origin.tolist()], row_of, known)
+        if options.pattern is None and self.told is None:
             no_epoch = "" if {EPOCH, STEP} & columns.keys() else ", all at epoch 0"
             text = f"file names are read as {reading.text}{no_epoch}; --pattern tells otherwise"
             self.notes.add([Note("state-names-guessed", text, whole=True)])
@@ -160,7 +174,11 @@ class _Finder:
         names = [name for name in files.names if is_unicode(name)]
         for name in set(files.names) - {*names}:
             self._leave_out(printable(name), {}, "its name is no text in UTF-8")
-        reading: Names = guess(names) if self.options.pattern is None else Pattern(self.options.pattern)
+        reading: Names
+        if self.told is not None:
+            reading = self.told.names
+        else:
+            reading = guess(names) if self.options.pattern is None else Pattern(self.options.pattern)
         folder = common_folder(names)
         kept, values, other = [], [], []
         for name in names:
@@ -188,6 +206,23 @@ class _Finder:
         number = int(epoch) if int(epoch) <= MAX_EPOCH else 0
         if self.epochs is None or number in self.epochs:
             self.left_out.append(LeftOut(model=name, epochs=(number,), reason=reason))
+
+    # a published population
+
+    def _known(
+        self, names: Sequence[str], values: Sequence[Mapping[str, str]]
+    ) -> tuple[dict[str, pa.Array], Sequence[int] | None]:
+        """What is known of states before their files are read; and the numbers of those that are wanted, if not all."""
+        if self.told is None:
+            return {}, None
+        self.container.prepare(self.told.beside(self.container), MAX_JSON)
+        known = dict(self.told.columns(self.container, names))
+        for note in self.told.notes():
+            self.notes.add([note])
+        if self.choose is None or self.options.table is not None:
+            return known, None
+        chosen = self.choose({MODEL_ID: pa.array([value.get(MODEL_ID) for value in values], pa.string())} | known)
+        return _taken(known, chosen), chosen
 
     # the table
 
@@ -239,7 +274,12 @@ class _Finder:
     # columns
 
     def _columns(
-        self, table: Table | None, states: Sequence[StateFile], values: Sequence[Mapping[str, str]], row_of: np.ndarray
+        self,
+        table: Table | None,
+        states: Sequence[StateFile],
+        values: Sequence[Mapping[str, str]],
+        row_of: np.ndarray,
+        known: Mapping[str, pa.Array],
     ) -> dict[str, pa.Array]:
         sources: list[dict[str, pa.Array]] = []
         if table is not None:
@@ -252,6 +292,10 @@ class _Finder:
         ids = {MODEL_ID: self._ids(states, texts.pop(MODEL_ID, None))}
         sources.append(ids | {name: of_texts(text) for name, text in texts.items()})
         self._tell(sources[-1], _IN_NAME)
+        if self.told is not None:
+            sources.append(dict(known))
+            self.origins = {name: self.told.docs[name] for name in known if name in self.told.docs} | self.origins
+            self._tell(known, "what is published of the population")
         if self.options.columns_from is not None:
             sources.append(self._theirs(self._documents([state.name for state in states]), texts=False))
             self._tell(sources[-1], self.options.columns_from)

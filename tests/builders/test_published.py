@@ -123,6 +123,7 @@ def test_a_name_that_is_neither_path_nor_zoo_is_told_both(tmp_path):
     result = runner.invoke(app, ["build", "mnist_cnn", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert isinstance(result.exception, SourceError)
-    assert "mnist_cnn does not exist, and there is no zoo named 'mnist_cnn'; did you mean mnist_cnn_s" in str(
-        result.exception
+    assert (
+        "mnist_cnn does not exist, and there is no zoo or population named 'mnist_cnn'; did you mean mnist_cnn_s"
+        in str(result.exception)
     )

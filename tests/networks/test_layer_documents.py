@@ -12,6 +12,7 @@ from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.layers import (
     KINDS,
     Activate,
+    AddRemembered,
     AveragePool,
     BatchNorm,
     Conv,
@@ -20,6 +21,7 @@ from zoo_datasets.networks.layers import (
     GlobalAveragePool,
     Linear,
     MaxPool,
+    Remember,
     Residual,
     Shift,
     Sine,
@@ -40,6 +42,8 @@ SAMPLES = (
     Dropout(),
     Flatten(),
     Residual((Conv("inner", 4, 4, 3, padding=1),), (BatchNorm("short", 4),)),
+    Remember("kept"),
+    AddRemembered("start"),
 )
 
 
@@ -56,9 +60,9 @@ def test_architectures_come_back(name):
 @pytest.mark.parametrize("layer", SAMPLES, ids=lambda layer: type(layer).__name__)
 def test_each_kind_comes_back(layer):
     assert tuple(map(type, SAMPLES)) == KINDS
-    layers = (layer, Linear("last", 4, 2))
+    layers = (Remember("start"), layer, Linear("last", 4, 2))
     assert there_and_back(layers) == layers
-    assert there_and_back((Residual((layer,), (Linear("last", 4, 2),)),))[0].body == (layer,)
+    assert there_and_back((Residual(layers[:2], layers[2:]),))[0].body == layers[:2]
 
 
 def test_a_kind_of_its_own_needs_no_more_than_its_entry(monkeypatch):

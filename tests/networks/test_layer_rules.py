@@ -25,6 +25,7 @@ from zoo_datasets.networks.layers import (
     KINDS,
     RULES,
     Activate,
+    AddRemembered,
     AveragePool,
     BatchNorm,
     Conv,
@@ -34,6 +35,7 @@ from zoo_datasets.networks.layers import (
     Layer,
     Linear,
     MaxPool,
+    Remember,
     Residual,
     Shift,
     Sine,
@@ -65,11 +67,16 @@ SAMPLES = (
     Dropout(),
     Flatten(),
     Residual((Conv("inner", CHANNELS, CHANNELS, 3, padding=1),)),
+    Remember("new"),
+    AddRemembered("kept"),
 )
 
 
 class Nodes:
     """A graph walk that counts only."""
+
+    def __init__(self):
+        self.remembered = {"kept": GraphNodes(0, 2)}
 
     def add_weights(self, name, bias, nodes):
         return GraphNodes(nodes.start + nodes.count, 6)
@@ -88,13 +95,17 @@ def ask(layer, rule):
     modules = ModulePass(network.get_submodule, torch.relu, iter([torch.nn.Dropout(0.5)]))
     weights = {spec.name: torch.ones(MEMBERS, *spec.shape) for spec in build_layout((layer,)).tensors}
     stream = Stream("before", CHANNELS)
+    walk = ChannelWalk([stream], remembered={"kept": Stream("kept", CHANNELS + 1)})
     one = torch.rand((BATCH, CHANNELS) if vectors else (BATCH, CHANNELS, 4, 4))
     many = torch.rand((MEMBERS, BATCH, CHANNELS) if vectors else (BATCH, MEMBERS * CHANNELS, 4, 4))
+    modules.remembered["kept"] = one[:, :2]
+    stacked = StackedPass(weights, MEMBERS, torch.relu)
+    stacked.remembered["kept"] = many
     arguments = {
         "build": (ModuleBuild(torch.nn.Module(), 0.5),),
         "forward": (one, modules),
-        "stacked": (many, StackedPass(weights, MEMBERS, torch.relu)),
-        "walk_channels": (ChannelWalk([stream]), stream),
+        "stacked": (many, stacked),
+        "walk_channels": (walk, stream),
         "walk_graph": (Nodes(), GraphNodes(0, CHANNELS)),
         "raw_places": (True,),
     }

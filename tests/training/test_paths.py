@@ -173,7 +173,7 @@ def test_a_block_of_kernels_refuses_what_it_does_not_know(tables):
     recipe = plain.recipe_of(zoo, plain.members(zoo, 2), data)
     for change, message in (
         ({"activation": "softsign"}, "relu, .*not softsign"),
-        ({"optimizer": "decoupled"}, "sgd, not decoupled"),
+        ({"optimizer": "decoupled"}, "rmsprop, not decoupled"),
     ):
         with pytest.raises(NativeError, match=message):
             native.NativeBlock(dataclasses.replace(recipe, **change), data)

@@ -80,8 +80,8 @@ def test_time_follows_the_work(tmp_path):
             plain.tiny_zoo(seeds=32), tmp_path / "run", data, Launch(path="torch"), models=models, epochs=epochs
         )
         left = [epochs + 1] * len(opening.cohorts)
-        pace = pace_module.Pace(members=16, order=0.0, train=1.0, evaluate=0.0)
-        assert _seconds(opening, left, data, pace, threads) == factor * 2 * 200
+        pace = pace_module.Pace(members=16, images=1, order=0.0, train=1.0, evaluate=0.0)
+        assert _seconds(opening, left, data, {opening.run.manifest.network: pace}, threads) == factor * 2 * 200
 
 
 def test_a_slow_network_is_not_trained_for_long(tmp_path):

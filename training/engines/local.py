@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ def train_here(work: Work, report: Callable[[EpochReport], None], tick: Callable
             try:
                 # Those of others are as a rule finished: not worth making blocks for.
                 if not (work.patient and cohort.resume_epoch() == job.last_epoch):
-                    CohortTrainer(job, cohort, members).run(report)
+                    CohortTrainer(_of_network(job, work, members), cohort, members).run(report)
             except CohortInUseError:
                 if not work.patient:
                     raise
@@ -74,11 +75,17 @@ def _job_of(work: Work, workers: ThreadPoolExecutor, stop: threading.Event) -> C
         start=work.start,
         epochs_before=0 if parents is None else parents.epoch,
         last_epoch=work.run.epochs,
-        lanes=work.path.lanes,
+        lanes=work.path.lanes_of(work.run.manifest.network.layers),
         make_block=work.path.make_block,
         workers=workers,
         stop=stop,
     )
+
+
+def _of_network(job: CohortJob, work: Work, members: Sequence[Member]) -> CohortJob:
+    """The job for the network that these members are."""
+    layers = work.run.manifest.network_of(members[0]).layers
+    return dataclasses.replace(job, layers=layers, lanes=work.path.lanes_of(layers))
 
 
 def _in_turn(work: Work) -> list[Entry]:

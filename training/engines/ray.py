@@ -213,7 +213,8 @@ def _check_reachable(address: str) -> None:
 def _threads(ray: Any, work: Work, tasks: int) -> int:
     """Cores for a task: one, or more where there are fewer cohorts than cores; not more than it has blocks."""
     machines = [machine["Resources"].get("CPU", 0) for machine in ray.nodes() if machine["Alive"]]
-    blocks = max(-(-len(members) // work.path.lanes) for _, members in work.cohorts)
+    network_of, lanes_of = work.run.manifest.network_of, work.path.lanes_of
+    blocks = max(-(-len(members) // lanes_of(network_of(members[0]).layers)) for _, members in work.cohorts)
     return max(1, min(int(sum(machines)) // tasks, int(max(machines, default=1)), blocks))
 
 

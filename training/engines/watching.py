@@ -12,6 +12,7 @@ import torch
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.specs.spec import Member
+from zoo_datasets.stacked.field import psnr
 from zoo_datasets.training.launch import EpochReport
 
 _SECONDS = 2.0
@@ -66,11 +67,12 @@ def _last_epoch(cohort: Cohort) -> int:
 
 
 def _report_of(cohort: Cohort, epoch: int, members: Sequence[Member], rows: pa.Table) -> EpochReport:
-    column = "test_acc" if rows["val_acc"].null_count else "val_acc"
+    column = next((name for name in ("val_acc", "test_acc") if not rows[name].null_count), None)
+    figure = torch.tensor(rows[column or "train_loss"].to_pylist(), dtype=torch.float64)
     return EpochReport(
         cohort=cohort.path.name,
         epoch=epoch,
         members=members,
-        accuracy=torch.tensor(rows[column].to_pylist(), dtype=torch.float64),
+        figure=psnr(figure) if column is None else figure,  # of fields
         diverged=sum(rows["diverged"].to_pylist()),
     )

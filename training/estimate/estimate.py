@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
+from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
 from zoo_datasets.stacked.block import MASK, TRAINED
 from zoo_datasets.storage.cores import cores
@@ -26,19 +28,21 @@ from zoo_datasets.storage.files import TEMPORARY_SUFFIX
 from zoo_datasets.terminal import Terminal, say
 from zoo_datasets.text import json_text
 from zoo_datasets.training.estimate.pace import Pace, measure_pace
+from zoo_datasets.training.population.cohorts import GroupKey, group_key
 from zoo_datasets.training.population.opening import Opening, existing
-from zoo_datasets.training.steps.recipes import block_recipe
-
-GroupKey = tuple[str, str, int]
+from zoo_datasets.training.steps.recipes import block_recipe, training_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortGroup:
-    """The cohorts of one activation, optimizer and batch size; `fill` is the share of lanes with a member."""
+    """The cohorts of one architecture, activation, optimizer, batch size and share of the training images; `fill` is
+    the share of lanes with a member."""
 
+    architecture: str
     activation: str
     optimizer: str
     batch_size: int
+    train_fraction: float
     cohorts: int
     members: int
     blocks: int
@@ -50,7 +54,7 @@ class TrainingEstimate:
     """The plan of a training and its estimated cost.
 
     Attributes:
-        states: models × epochs of the finished run, epoch 0 included; `states_left` are to be trained.
+        states: models × kept epochs of the finished run, by default all; `states_left` are to be trained.
         pace: as measured on this machine; None if nothing is left to train.
         seconds: estimated wall time on `threads` threads of this machine, without writing.
         size: bytes of the finished run's files; `size_left` are to be added; `free` is on the disk.
@@ -83,17 +87,25 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         threads: blocks that train at the same time; None means all cores.
     """
     threads = threads or cores()
-    run, lanes = opening.run, opening.path.lanes
+    run = opening.run
     left = [_epochs_left(cohort, run.epochs) for cohort, _ in opening.cohorts]
-    states_left = sum(len(members) * epochs for (_, members), epochs in zip(opening.cohorts, left, strict=True))
-    pace = None
-    seconds = 0.0
-    if states_left:
-        members = _typical_block([members for _, members in opening.cohorts], left, lanes)
-        layers = run.manifest.network.layers
-        start = opening.population.start
-        pace = measure_pace(opening.path.make_block, run.manifest.zoo, layers, data, members, threads, start)
-        seconds = _seconds(opening, left, data, pace, threads)
+    kept = run.kept_epochs
+    states_left = sum(
+        len(members) * sum(epoch > run.epochs - epochs for epoch in kept)
+        for (_, members), epochs in zip(opening.cohorts, left, strict=True)
+    )
+    within = [len(members) * _steps_within(run, members) for _, members in opening.cohorts]
+    states_left += sum(
+        len(members) * _steps_within(run, members, run.epochs - epochs)
+        for (_, members), epochs in zip(opening.cohorts, left, strict=True)
+    )
+    paces: dict[NetworkKind, Pace] = {}
+    for network in run.manifest.networks.values() if states_left else ():
+        members = _typical_block(opening, left, network)
+        if members:
+            zoo, start = run.manifest.zoo, opening.population.start
+            make_block = opening.path.make_block
+            paces[network] = measure_pace(make_block, zoo, network.layers, data, members, threads, start)
     size = run_size(opening)
     written = _size_there(run.path)
     return TrainingEstimate(
@@ -102,14 +114,14 @@ def estimate_training(opening: Opening, data: ImageData, threads: int | None = N
         new=opening.new,
         models=run.models,
         epochs=run.epochs,
-        groups=_groups([members for _, members in opening.cohorts], lanes),
+        groups=_groups(opening),
         path=opening.path.name,
-        lanes=lanes,
-        states=run.models * (run.epochs + 1),
+        lanes=opening.path.lanes_of(run.manifest.network.layers),
+        states=run.models * len(kept) + sum(within),
         states_left=states_left,
         threads=threads,
-        pace=pace,
-        seconds=seconds,
+        pace=next(iter(paces.values()), None),
+        seconds=_seconds(opening, left, data, paces, threads),
         size=size,
         size_left=max(size - written, 0),
         free=shutil.disk_usage(existing(run.path)).free,
@@ -123,21 +135,26 @@ def _epochs_left(cohort: Cohort, last: int) -> int:
 
 
 def _key(members: Sequence[Member]) -> GroupKey:
-    point = members[0].hyperparameters
-    return point.activation, point.optimizer, point.batch_size
+    return group_key(members[0])
 
 
-def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup]:
+def _groups(opening: Opening) -> list[CohortGroup]:
     groups = []
-    for key, parts in itertools.groupby(sorted(cohorts, key=_key), _key):
-        sizes = [len(members) for members in parts]
+    cohorts = sorted((members for _, members in opening.cohorts), key=_key)
+    for key, parts in itertools.groupby(cohorts, _key):
+        alike = list(parts)
+        sizes = [len(members) for members in alike]
+        network = opening.run.manifest.network_of(alike[0][0])
+        lanes = opening.path.lanes_of(network.layers)
         blocks = sum(-(-size // lanes) for size in sizes)
-        activation, optimizer, batch_size = key
+        activation, optimizer, batch_size, train_fraction, *_ = key
         groups.append(
             CohortGroup(
+                architecture=network.architecture,
                 activation=activation,
                 optimizer=optimizer,
                 batch_size=batch_size,
+                train_fraction=train_fraction,
                 cohorts=len(sizes),
                 members=sum(sizes),
                 blocks=blocks,
@@ -147,50 +164,73 @@ def _groups(cohorts: Sequence[Sequence[Member]], lanes: int) -> list[CohortGroup
     return groups
 
 
-def _typical_block(cohorts: Sequence[Sequence[Member]], left: Sequence[int], lanes: int) -> Sequence[Member]:
-    """The first block of the largest cohort in the group with most to train."""
+def _typical_block(opening: Opening, left: Sequence[int], network: NetworkKind) -> Sequence[Member]:
+    """The first block of the largest cohort in the group with most to train, of those of a network; none where nothing
+    is left to train."""
     weights: dict[GroupKey, int] = {}
-    for members, epochs in zip(cohorts, left, strict=True):
-        weights[_key(members)] = weights.get(_key(members), 0) + len(members) * epochs
-    largest = max(weights, key=lambda key: weights[key])
-    return max((members for members in cohorts if _key(members) == largest), key=len)[:lanes]
+    cohorts: list[Sequence[Member]] = []
+    for (_, members), epochs in zip(opening.cohorts, left, strict=True):
+        if epochs and opening.run.manifest.network_of(members[0]) == network:
+            weights[_key(members)] = weights.get(_key(members), 0) + len(members) * epochs
+            cohorts.append(members)
+    largest = max(weights, key=lambda key: weights[key], default=None)
+    lanes = opening.path.lanes_of(network.layers)
+    return max((members for members in cohorts if _key(members) == largest), key=len, default=())[:lanes]
 
 
-def _seconds(opening: Opening, left: Sequence[int], data: ImageData, pace: Pace, threads: int) -> float:
+def _seconds(
+    opening: Opening, left: Sequence[int], data: ImageData, paces: Mapping[NetworkKind, Pace], threads: int
+) -> float:
     """Wall time: all blocks' work over the threads, or the longest cohort's, whose epochs follow each other."""
-    evaluated = sum(len(split) for role, split in data.splits().items() if role != "train")
-    epoch = pace.order + pace.train * len(data.train) + pace.evaluate * evaluated
-    start = pace.evaluate * (len(data.train) + evaluated)
+    zoo = opening.run.manifest.zoo
+    fields = opening.run.manifest.is_field  # whose evaluation is one more step
+    evaluated = 0 if fields else sum(len(split) for role, split in data.splits().items() if role != "train")
     total = longest = 0.0
     for (_, members), epochs in zip(opening.cohorts, left, strict=True):
-        blocks = -(-len(members) // opening.path.lanes)
+        network = opening.run.manifest.network_of(members[0])
+        if not epochs:
+            continue
+        pace = paces[network]
+        order = pace.order / pace.images
+        images = len(training_images(zoo, data.train, members))
+        train = (order + pace.train) * images
+        start = pace.evaluate * (images + evaluated)
+        blocks = -(-len(members) // opening.path.lanes_of(network.layers))
         begins = int(epochs == opening.run.epochs + 1)
-        one = (epochs - begins) * epoch + begins * start
+        measured = sum(epoch > opening.run.epochs - epochs for epoch in opening.run.kept_epochs if epoch)
+        measured += _steps_within(opening.run, members, opening.run.epochs - epochs)
+        one = (epochs - begins) * train + measured * pace.evaluate * evaluated + begins * start
         total += blocks * one
         longest = max(longest, -(-blocks // threads) * one)
     return max(total / threads, longest)
 
 
+def _steps_within(run: Run, members: Sequence[Member], after: int = -1) -> int:
+    """The number of states within the epochs after one, of each of these members."""
+    return sum(len(run.manifest.steps_within(members[0], epoch)) for epoch in run.kept_epochs if epoch > after)
+
+
 def run_size(opening: Opening) -> int:
     """Bytes of all files of the finished run: tensors to the byte, metrics as for figures that do not repeat."""
     run = opening.run
-    names = {spec.name: spec.shape for spec in run.manifest.layout.tensors}
     size = len(_json(run.manifest.to_dict()))
-    layers = run.manifest.network.layers
     sparsifier = run.manifest.zoo.sparsifier
     if sparsifier is not None:
         size += len(_json([member.to_dict() for member in opening.population.members]))
     for _, members in opening.cohorts:
         count = len(members)
-        parameters = run.manifest.layout.parameters
-        recipe = block_recipe(layers, run.manifest.zoo, members)
+        network = run.manifest.network_of(members[0])
+        layout, recipe = network.layout, block_recipe(network.layers, run.manifest.zoo, members)
+        names = {spec.name: spec.shape for spec in layout.tensors}
         beside = (LOG_SIGMA2, TRAINED) if recipe.variational else (MASK,) if sparsifier is not None else ()
         if recipe.variational:
-            names[LOG_SIGMA2] = (run.manifest.layout.size,)
+            names[LOG_SIGMA2] = (layout.size,)
         state = (*recipe.state, *beside)
-        size += (run.epochs + 1) * _tensors_size(count, names.items(), {})
-        size += _tensors_size(count, [(name, (parameters,)) for name in state], {"epoch": str(run.epochs)})
-        size += _metrics_size(count, run.epochs)
+        within = _steps_within(run, members)
+        size += (len(run.kept_epochs) + within) * _tensors_size(count, names.items(), {})
+        size += _metrics_size(count, within) if within else 0
+        size += _tensors_size(count, [(name, (layout.parameters,)) for name in state], {"epoch": str(run.epochs)})
+        size += _metrics_size(count, len(run.kept_epochs))
         size += len(_json([member.to_dict() for member in members]))
     return size
 
@@ -212,14 +252,14 @@ def _tensors_size(count: int, tensors: Iterable[tuple[str, tuple[int, ...]]], me
 
 
 @cache
-def _metrics_size(count: int, epochs: int) -> int:
+def _metrics_size(count: int, states: int) -> int:
     """Bytes of metrics.parquet, measured by writing one in memory."""
     generator = torch.Generator().manual_seed(0)
     members = [f"{number:032x}" for number in torch.randint(2**62, (count,), generator=generator).tolist()]
-    rows = count * (epochs + 1)
+    rows = count * states
     columns: dict[str, object] = {
-        "model_id": members * (epochs + 1),
-        "epoch": [epoch for epoch in range(epochs + 1) for _ in members],
+        "model_id": members * states,
+        "epoch": [epoch for epoch in range(states) for _ in members],
         "diverged": [False] * rows,
     }
     for field in METRICS_SCHEMA:
@@ -241,18 +281,24 @@ def print_estimate(plan: TrainingEstimate, console: Console | None = None) -> No
     if not console.is_terminal:
         console.width = max(console.width, 120)
     table = Table(title=f"{plan.zoo}: {plan.models:,} models to epoch {plan.epochs:,}", title_justify="left")
-    for title in ("activation", "optimizer"):
+    several = len({group.architecture for group in plan.groups}) > 1
+    shares = any(group.train_fraction < 1 for group in plan.groups)
+    for title in (*(("architecture",) if several else ()), "activation", "optimizer"):
         table.add_column(title)
+    if shares:
+        table.add_column("train images", justify="right")
     for title in ("batch size", "cohorts", "members", "blocks", "lanes filled"):
         table.add_column(title, justify="right")
     for group in plan.groups:
         numbers = (group.batch_size, group.cohorts, group.members, group.blocks)
-        table.add_row(group.activation, group.optimizer, *(f"{number:,}" for number in numbers), f"{group.fill:.0%}")
+        names = [*([group.architecture] if several else []), group.activation, group.optimizer]
+        names += [f"{group.train_fraction:.0%}"] if shares else []
+        table.add_row(*names, *(f"{number:,}" for number in numbers), f"{group.fill:.0%}")
     if len(plan.groups) > 1:
         totals = [sum(getattr(group, name) for group in plan.groups) for name in ("cohorts", "members", "blocks")]
-        fill = plan.models / (totals[-1] * plan.lanes)
+        fill = plan.models / sum(group.members / group.fill for group in plan.groups)
         table.add_section()
-        table.add_row("all", "", "", *(f"{total:,}" for total in totals), f"{fill:.0%}")
+        table.add_row("all", *[""] * (2 + several + shares), *(f"{total:,}" for total in totals), f"{fill:.0%}")
     console.print(table)
     lines = {"run": f"{plan.folder} ({'new' if plan.new else 'goes on'})", "path": f"{plan.path}, {plan.lanes} lanes"}
     states_done = plan.states - plan.states_left

@@ -16,7 +16,7 @@ from zoo_datasets.stacked import BlockRecipe, MemberBlock
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.training.population.opening import Start, initial_weights
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
-from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe
+from zoo_datasets.training.steps.recipes import MemberSettings, block_recipe, training_images
 
 TRAIN_SECONDS = 2.0
 EVALUATE_SECONDS = 0.5
@@ -32,11 +32,13 @@ class Pace:
 
     Attributes:
         members: of the block that was measured.
+        images: of an epoch of the block that was measured.
         order: to draw the order of an epoch.
         train: for a training image; evaluate: for an evaluated one.
     """
 
     members: int
+    images: int
     order: float
     train: float
     evaluate: float
@@ -68,10 +70,12 @@ def measure_pace(
         block.load(weights, state)
         together.wait()
         begun = time.perf_counter()
-        order = block.order(1, len(data.train))
+        images = training_images(zoo, data.train, members)
+        order = block.order(1, len(images))
         ordered = time.perf_counter() - begun
-        train = _time_training(block, order, data.train, zoo, members, together)
-        return Pace(members=len(members), order=ordered, train=train, evaluate=_time_evaluation(block, data, together))
+        train = _time_training(block, order, images, zoo, members, together)
+        evaluate = _time_evaluation(block, data, together)
+        return Pace(members=len(members), images=len(images), order=ordered, train=train, evaluate=evaluate)
 
     with torch_workers(threads, "pace", within=1) as pool:
         paces = list(pool.map(measure, range(threads)))
@@ -81,6 +85,7 @@ def measure_pace(
 
     return Pace(
         members=len(members),
+        images=paces[0].images,
         order=mean([pace.order for pace in paces]),
         train=mean([pace.train for pace in paces]),
         evaluate=mean([pace.evaluate for pace in paces]),
@@ -96,9 +101,9 @@ def _time_training(
     together: threading.Barrier,
 ) -> float:
     """Seconds a training image; the first steps, which touch all memory once, do not count."""
-    size, images = members[0].hyperparameters.batch_size, len(split)
+    size, images = block.recipe.batch_size, len(split)
     steps = -(-images // size)
-    settings = MemberSettings.of(members)
+    settings = MemberSettings.of(members, images, size)
 
     def step(first: int, count: int) -> float:
         now = [settings.at(zoo.scheduler, first + offset, steps * zoo.epochs) for offset in range(count)]

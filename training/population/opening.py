@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo_datasets.errors import RunError, SpecError, StorageError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.networks.kind import LAYERS, NetworkKind
+from zoo_datasets.networks.kind import LAYERS, NetworkKind, is_field
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
@@ -42,7 +42,9 @@ class Start(Protocol):
 def initial_weights(zoo: ZooSpec, layers: tuple[Layer, ...], members: Sequence[Member]) -> tuple[Tensor, State]:
     """The start of dense members: drawn by their seeds."""
     seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
-    return initialise(layers, seeds, [member.hyperparameters.init for member in members]), {}
+    points = [member.hyperparameters for member in members]
+    stds, biases = [point.init_std for point in points], [point.b_init for point in points]
+    return initialise(layers, seeds, [point.init for point in points], stds, biases), {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,10 @@ def check_run(
         StorageError: if `out` is not writable.
     """
     limits = limits or Limits()
-    zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
+    try:
+        zoo = dataclasses.replace(zoo, epochs=epochs or zoo.epochs)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
     members = _checked_members(zoo, limits, models)
     return open_run(Population(zoo=zoo, members=members, limits=limits), out, data, launch)
 
@@ -125,6 +130,8 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
     zoo, members = population.zoo, population.members
     check_names(zoo)
     _check_size(zoo, data)
+    if is_field(zoo.architecture):
+        _check_fields(population, data)
     size = Growth(models=len(members), epochs=zoo.epochs)
     work = workload(zoo, data, launch.device)
     asked = _manifest(population, data, size)
@@ -153,20 +160,23 @@ def open_run(population: Population, out: Path, data: ImageData, launch: Launch 
     if changed:
         _check_writable(out)
     run = Run(out, manifest)
-    plan = plan_cohorts(members, manifest.growth, cohort_size(manifest.layout.size))
+    plan = plan_cohorts(members, manifest.growth, lambda member: cohort_size(manifest.network_of(member).layout.size))
     cohorts = [(run.cohort(index), part) for index, part in enumerate(plan)]
     return Opening(run=run, new=new, changed=changed, population=population, cohorts=cohorts, path=engine)
 
 
 def workload(zoo: ZooSpec, data: ImageData, device: str) -> Workload:
     """The properties of a zoo that decide which engine paths can be used."""
+    first, *others = (NetworkKind.of_zoo(zoo, data, network).layers for network in zoo.networks())
     return Workload(
-        layers=NetworkKind.of_zoo(zoo, data).layers,
+        layers=first,
+        others=tuple(others),
         in_shape=(data.channels, data.size, data.size),
         activations=zoo.activation,
         optimizers=zoo.optimizer,
         augmentation=zoo.augmentation,
         device=device,
+        field=is_field(zoo.architecture),
     )
 
 
@@ -185,7 +195,8 @@ def _check_writable(out: Path) -> None:
 def _manifest(population: Population, data: ImageData, size: Growth) -> RunManifest:
     zoo, limits = population.zoo, population.limits
     limited = data.limited(limits)
-    network = NetworkKind.of_zoo(zoo, data)
+    networks = [NetworkKind.of_zoo(zoo, data, network) for network in zoo.networks()]
+    own = {network.architecture: record[LAYERS] for network in networks if LAYERS in (record := network.record())}
     return RunManifest(
         zoo=zoo,
         growth=(size,),
@@ -200,11 +211,11 @@ def _manifest(population: Population, data: ImageData, size: Growth) -> RunManif
             test=len(limited.test.labels),
             pixels=data.pixels,
         ),
-        layout=network.layout,
+        layout=networks[0].layout,
         engine="",
         versions={"zoo_datasets": __version__, "torch": torch.__version__},
         parents=population.parents,
-        layers=network.record().get(LAYERS),
+        layers=(own or None) if zoo.is_sized else own.get(zoo.architecture),
     )
 
 
@@ -221,9 +232,32 @@ def _checked_members(zoo: ZooSpec, limits: Limits, models: int | None) -> list[M
 
 
 def _check_size(zoo: ZooSpec, data: ImageData) -> None:
-    size = zoo.input_size if zoo.layers is not None else get_architecture(zoo.architecture).input_size
-    if size is not None and size != data.size:
-        raise SpecError(f"{zoo.architecture} takes {size} × {size} images, found {data.size} × {data.size}")
+    for network in zoo.networks():
+        name = zoo.architecture_of(network)
+        of_table = zoo.outline_of(network) is None
+        size = get_architecture(name).input_size if of_table else zoo.input_size
+        if size is not None and size != data.size:
+            raise SpecError(f"{name} takes {size} × {size} images, found {data.size} × {data.size}")
+
+
+def _check_fields(population: Population, data: ImageData) -> None:
+    """See that each member has a signal, and nothing is asked for that only classifiers have."""
+    zoo = population.zoo
+    others = {
+        "dropout": zoo.dropout != (0.0,), "augmentation": zoo.augmentation, "label_smoothing": zoo.label_smoothing,
+        "train_fraction": zoo.train_fraction, "every_steps": zoo.every_steps, "sparsifier": zoo.sparsifier,
+    }  # fmt: skip
+    if wrong := [name for name, value in others.items() if value]:
+        raise SpecError(f"{zoo.name}: fields, which are fitted to a signal each, have no {wrong[0]}; leave it out")
+    if population.limits != Limits():
+        raise SpecError(f"{zoo.name}: each model is fitted to an image of its own; choose how many by --models")
+    signals = len(data.train) + len(data.test)
+    beyond = [member.seed for member in population.members if not 1 <= member.seed <= signals]
+    if beyond:
+        raise SpecError(
+            f"{zoo.name}: the model of seed {beyond[0]:,} would be fitted to image {beyond[0]:,} of {signals:,}; "
+            f"expected seeds from 1 to {signals:,}"
+        )
 
 
 def _grown(run: Run, asked: RunManifest, size: Growth) -> RunManifest:

@@ -18,7 +18,17 @@ from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import GRID_FIELDS, OWN_FIELDS, HyperParameters, Limits, Member, ZooSpec
+from zoo_datasets.specs.spec import (
+    FURTHER_AXES,
+    GRID_FIELDS,
+    OPTIONAL_FIELDS,
+    OWN_FIELDS,
+    POINT_FIELDS,
+    HyperParameters,
+    Limits,
+    Member,
+    ZooSpec,
+)
 from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
 
 NOT_TRAINED = "not trained to that epoch"
@@ -170,7 +180,9 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
     if not manifest.epochs:
         raise SpecError(f"{path} {name} has no rows")
     parent_epoch = manifest.epochs[-1] if epoch is None else epoch
-    columns = ["model_id", "seed", *(entry.name for entry in dataclasses.fields(HyperParameters)), *_FIGURES]
+    further = () if manifest.open is None else tuple(column.name for column in manifest.open.further)
+    point = (*POINT_FIELDS, *(axis for axis in FURTHER_AXES if axis in further))
+    columns = ["model_id", "seed", *point, *_FIGURES]
     rows = [row for part in _load(path, name, parent_epoch, columns) for row in part.to_list()]
     rows.sort(key=lambda row: row["model_id"])  # a hash: the first N spread over the grid
     unknown = [column for column in HYPERPARAMETERS if any(row[column] is None for row in rows)]
@@ -183,9 +195,7 @@ def _of_repository(path: Path, config: str | None, epoch: int | None) -> Parents
         Member(
             model_id=row["model_id"],
             seed=row["seed"],
-            hyperparameters=HyperParameters(
-                **{entry.name: row[entry.name] for entry in dataclasses.fields(HyperParameters)}
-            ),
+            hyperparameters=HyperParameters(**{name: row[name] for name in point}),
         )
         for row in rows
     )
@@ -218,9 +228,9 @@ def _zoo_of(manifest: Manifest, members: Sequence[Member]) -> ZooSpec:
     """The spec of the config's models; if its source records only a part, the grid is that of its rows."""
     fields = {entry.name for entry in dataclasses.fields(ZooSpec)}
     recipe = {key: value for key, value in manifest.zoo.items() if key in fields and value is not None}
-    if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler", *OWN_FIELDS}:
+    if fields - recipe.keys() <= {"doi", "parent", "sparsifier", "amount", "scope", "scheduler", *OPTIONAL_FIELDS}:
         return zoo_from_dict(recipe, manifest.config)
-    points = [dataclasses.asdict(member.hyperparameters) for member in members]
+    points = [member.hyperparameters.to_dict() for member in members]
     grid = {axis: sorted({point[axis] for point in points}) for axis in GRID_FIELDS}
     momenta = {point["momentum"] for point in points} - {None}
     try:

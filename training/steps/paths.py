@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,9 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.native.compiler import SWITCH, instruction_sets
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, NativeBlock, TorchBlock, lanes_of
+from zoo_datasets.stacked.field import FieldBlock
 from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.field import NativeFieldBlock, points_shape
 from zoo_datasets.stacked.network import subsamples
 
 
@@ -23,17 +25,26 @@ class Workload:
     A schedule does not: it comes to a block as the numbers of each step.
 
     Attributes:
+        layers: of the network, or the first one of several; `others` are those of the further ones.
         in_shape: of the images, [C, H, W].
         activations, optimizers: those of all members of the zoo, trained now or later.
         augmentation: of the training images.
+        field: whether members are fields, each fitted to a signal of its own.
     """
 
     layers: tuple[Layer, ...]
     in_shape: tuple[int, int, int]
+    others: tuple[tuple[Layer, ...], ...] = ()
     activations: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     augmentation: tuple[str, ...] = ()
     device: str = "cpu"
+    field: bool = False
+
+    @property
+    def networks(self) -> tuple[tuple[Layer, ...], ...]:
+        """The layers of all networks."""
+        return (self.layers, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +53,12 @@ class EnginePath:
 
     Attributes:
         name: as the run records it.
-        lanes: members in a block.
+        lanes_of: members in a block of some layers.
         make_block: the block of a recipe.
     """
 
     name: str
-    lanes: int
+    lanes_of: Callable[[Sequence[Layer]], int]
     make_block: Callable[[BlockRecipe, ImageData], MemberBlock]
 
 
@@ -64,23 +75,31 @@ def _kernels_lack(work: Workload) -> str | None:
     if work.device != "cpu":
         return f"the native kernels run on the CPU, not on {work.device}"
     unknown = native.unknown_settings(work.activations, work.optimizers, work.augmentation)
-    return unknown or native.supports(work.layers, work.in_shape)
+    reasons = (native.supports(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
+    return unknown or next((reason for reason in reasons if reason is not None), None)
+
+
+def _shape_of(work: Workload, layers: Sequence[Layer]) -> tuple[int, int, int]:
+    return points_shape(layers, work.in_shape[-1]) if work.field else work.in_shape
 
 
 def _native_obstacle(work: Workload) -> str | None:
-    return _kernels_lack(work) or native.available(work.layers, work.in_shape)
+    reasons = (native.available(layers, _shape_of(work, layers), field=work.field) for layers in work.networks)
+    return _kernels_lack(work) or next((reason for reason in reasons if reason is not None), None)
 
 
 def _native_path(work: Workload) -> EnginePath:
     # Other vector instructions round otherwise: a path of its own.
-    return EnginePath(native.path_name(), native.lanes(), NativeBlock)
+    return EnginePath(
+        native.path_name(), lambda layers: native.lanes(), NativeFieldBlock if work.field else NativeBlock
+    )
 
 
 def _torch_path(work: Workload) -> EnginePath:
     name = "torch" if work.device == "cpu" else f"torch-{work.device.split(':')[0]}"
-    if work.device == "cpu" and subsamples(work.layers):
+    if work.device == "cpu" and any(map(subsamples, work.networks)):
         name = "torch-subsampled"
-    return EnginePath(name, lanes_of(work.layers), partial(TorchBlock, device=work.device))
+    return EnginePath(name, lanes_of, partial(FieldBlock if work.field else TorchBlock, device=work.device))
 
 
 # In the order in which `auto` tries them.

@@ -49,4 +49,38 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * share))
 
 
-SCHEDULES: dict[str | None, Schedule] = {None: constant, "onecycle": one_cycle}
+def cosine(step: int, steps: int) -> Scheduled:
+    """CosineAnnealingLR over all steps, down to 0 (Loshchilov & Hutter 2017), without restarts."""
+    return Scheduled(_cosine(1.0, 0.0, step / steps), None)
+
+
+SCHEDULES: dict[str | None, Schedule] = {None: constant, "onecycle": one_cycle, "cosine": cosine, "step": constant}
+"""By name; of `step`, the members' own decays are all."""
+
+DECAY_FACTOR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """StepLR: after every so many epochs the learning rate is multiplied by the factor."""
+
+    epochs: int
+    factor: float
+
+
+def scheduled(
+    name: str | None, step: int, steps: int, warmup: int = 0, decay: Decay | None = None, steps_an_epoch: int = 1
+) -> Scheduled:
+    """What a schedule says of a step, 0-based over a training of `steps` steps.
+
+    Args:
+        warmup: steps over which the learning rate rises linearly from 1 / warmup of the member's to all of it, before
+            the schedule begins: `SequentialLR` of `LinearLR` and the schedule.
+        decay: of epochs since the training began, warm-up included.
+    """
+    if step < warmup:
+        return Scheduled((step + 1) / warmup, None)
+    now = SCHEDULES[name](step - warmup, max(steps - warmup, 1))
+    if decay is None:
+        return now
+    return Scheduled(now.lr_factor * decay.factor ** (step // steps_an_epoch // decay.epochs), now.momentum)

@@ -9,7 +9,8 @@ What the paper leaves open, or what differs from it, is such that every number s
   variance are features of these nodes, beside the bias.
 - A residual sum happens at the last nodes of the block's body. What comes along the shortcut arrives at them by edges
   of their own kind, one for each channel, that hold a 1 in the middle of the kernel: the identity as a convolution.
-  A shortcut with a convolution has nodes of its own, and such edges lead from these.
+  A shortcut with a convolution has nodes of its own, and such edges lead from these. What a layer remembered arrives in
+  the same way at the nodes that it is added to, along as many edges as both sides have channels.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ class _Walk:
         self.nodes: list[Tensor] = []  # of each layer [count, F]
         self.blocks: list[tuple[Tensor, Tensor, int]] = []  # index [2, e], places [e, k, k], kind
         self.count = 0
+        self.remembered: dict[str, GraphNodes] = {}
 
     def add_nodes(self, count: int) -> GraphNodes:
         nodes = GraphNodes(self.count, count)

@@ -8,6 +8,7 @@ import typer
 
 from zoo_datasets.cli.benchmark import benchmark
 from zoo_datasets.cli.build import build
+from zoo_datasets.cli.compare import compare
 from zoo_datasets.cli.download import download_command
 from zoo_datasets.cli.export import export
 from zoo_datasets.cli.info import info
@@ -19,6 +20,7 @@ from zoo_datasets.cli.rename import rename
 from zoo_datasets.cli.report import report
 from zoo_datasets.cli.select import select
 from zoo_datasets.cli.shell import hide_library_bars, make_app, run_app
+from zoo_datasets.cli.show import show
 from zoo_datasets.cli.sparsify import sparsify
 from zoo_datasets.cli.train import train
 from zoo_datasets.cli.verify import verify
@@ -64,6 +66,8 @@ app.command()(remove)
 app.command()(export)
 app.command()(benchmark)
 app.command()(report)
+app.command()(compare)
+app.command()(show)
 app.command("quickstart")(quickstart_command)
 
 

@@ -164,7 +164,7 @@ def build(
     from zoo_datasets.specs.spec import Limits
     from zoo_datasets.terminal import Terminal, say
 
-    condition, open_condition = _conditions(where, name)
+    condition, open_condition = _conditions(where)
     reading = Reading(
         epochs=None if epochs is None else frozenset(numbers(epochs)),
         models=models,
@@ -232,17 +232,15 @@ def _bibtex(citation: str | None) -> str | None:
         raise SpecError(f"citation {citation[:200]!r} is neither BibTeX nor a file of it: {error}") from error
 
 
-def _conditions(where: str | None, name: str | None) -> tuple[Condition | None, str | None]:
-    """A condition on columns that all zoos have; else, where a name is given, one on those that state dicts may have
-    besides, which are known when these are opened."""
+def _conditions(where: str | None) -> tuple[Condition | None, str | None]:
+    """A condition on columns that all zoos have; else one on those that some sources have besides, which are known when
+    these are opened."""
     from zoo_datasets.errors import UnknownNameError
     from zoo_datasets.repository.where import parse_where
 
     try:
         return (None if where is None else parse_where(where)), None
     except UnknownNameError:
-        if name is None:
-            raise
         return None, where
 
 
@@ -271,22 +269,29 @@ def print_result(console: Console, out: Path, result: BuildResult) -> None:
 
 
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
-    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo of that name lies."""
+    """Where a source lies, and the config's name: a path, a URL, or else where the published zoo, or the population of
+    others, of that name lies."""
     from zoo_datasets.builders.containers.hub import is_hub
     from zoo_datasets.builders.sources.raw.published import find_original
     from zoo_datasets.errors import SourceError, UnknownNameError
+    from zoo_datasets.repository.populations import POPULATIONS
     from zoo_datasets.specs.spec import NAME
     from zoo_datasets.storage.remote import is_url
 
     path = Path(source)
     if is_url(source) or is_hub(source):
         return source, name
-    if path.exists() or path.suffix or not NAME.fullmatch(source):
+    if path.exists() or not NAME.fullmatch(source):
+        return path, name
+    if source in POPULATIONS:
+        return POPULATIONS[source].location, name or source
+    if path.suffix:
         return path, name
     try:
         return find_original(source).location, name or source
     except UnknownNameError as error:
-        raise SourceError(f"{source} does not exist, and {error}") from error
+        known = UnknownNameError("zoo or population", source, {*error.names, *POPULATIONS}, error.remedy)
+        raise SourceError(f"{source} does not exist, and {known}") from error
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.prepare import ImageData, images_of, images_of_record
-from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.specs.spec import Pixels, ZooSpec
 
 
 def recorded_images(
@@ -17,6 +17,7 @@ def recorded_images(
     folder: Path | None,
     fingerprint: str | None,
     owner: object,
+    pixels: Pixels | None = None,
 ) -> ImageData:
     """The images of a zoo; without a folder those of the fingerprint that were prepared here before.
 
@@ -25,6 +26,7 @@ def recorded_images(
         folder: of `--images`; None means the prepared ones, else the Hub.
         fingerprint: of the images that are needed; None if that is unknown.
         owner: what was made with them, for messages.
+        pixels: as of `images_of_record`.
 
     Raises:
         ImagesError: if they cannot be loaded, or have another fingerprint.
@@ -32,7 +34,7 @@ def recorded_images(
     if isinstance(zoo, ZooSpec):
         data = images_of(zoo, folder, fingerprint=fingerprint)
     else:
-        data = images_of_record(zoo, architecture, folder, fingerprint)
+        data = images_of_record(zoo, architecture, folder, fingerprint, pixels)
     if fingerprint not in (None, data.fingerprint):
         raise ImagesError(
             f"{folder or data.spec.hub_id or data.spec.name} holds other images than {owner} was made with: "

@@ -107,13 +107,13 @@ def quickstart(folder: Path, console: Console) -> float:
     )
 
     console.rule("5. a row is a model")
-    row = max((row for split in loaded.values() for row in split), key=lambda row: row["test_acc"])
+    row = max((row for split in loaded.values() for row in split), key=lambda row: (row["val_acc"], -row["val_loss"]))
     module = to_module(row)
     with torch.no_grad():
         logits = module(data.normalise(data.test.images))
     accuracy = (logits.argmax(dim=1) == data.test.labels).double().mean().item()
     loss = functional.cross_entropy(logits, data.test.labels).item()
-    say(console, f"best model: {row['model_id']} at epoch {row['epoch']}, seed {row['seed']}")
+    say(console, f"best model by validation: {row['model_id']} at epoch {row['epoch']}, seed {row['seed']}")
     say(console, f"recorded test accuracy {row['test_acc']:.4f}, recomputed {accuracy:.4f}")
     say(console, f"recorded test loss     {row['test_loss']:.4f}, recomputed {loss:.4f}")
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from zoo_datasets.cli.pictures import Pdf, Png, Svg, write_pictures
 from zoo_datasets.cli.shell import stoppable
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.errors import RepositoryError, SpecError
 
 # What needs neither a network nor a folder.
 _EMBEDDED = "digits"
@@ -27,7 +28,9 @@ def report(
     repo: Annotated[Path, typer.Argument(help="A local dataset repository.")],
     name: Annotated[str, typer.Argument(help="The config to report on.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    png: Annotated[Path | None, typer.Option(help="A folder for PNGs of the main plots.")] = None,
+    png: Png = None,
+    svg: Svg = None,
+    pdf: Pdf = None,
     images: Annotated[
         Path | None, typer.Option(help="A folder with the images, for agreement and representations.")
     ] = None,
@@ -44,8 +47,10 @@ def report(
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import Extent, gather
+    from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.plots import write_plots
+    from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import read_manifest
     from zoo_datasets.terminal import Terminal, say, working
 
@@ -53,31 +58,36 @@ def report(
     if manifest is None:
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
+    fields = is_fields(manifest)
+    if fields and benchmark is not None:
+        raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
+    extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
     with working(console, "images") as show:
-        about = str(manifest.zoo.get("images"))
-        data = None
-        if images or about == _EMBEDDED:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
-            network = manifest.one_network("a report")
-            data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
-        notes, record = [], None
-        try:
-            if benchmark is not None:
-                record = read_record(benchmark)
-            else:
-                show("benchmark of statistics")
-                record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
-        except RepositoryError as error:
-            if benchmark is not None:
-                raise
-            notes.append(f"No benchmark: {error}")
-        extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
-        content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
-        content["notes"] += notes
+        if fields:
+            signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
+            content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
+        else:
+            about = str(manifest.zoo.get("images"))
+            data = None
+            if images or about == _EMBEDDED:
+                fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
+                network = manifest.one_network("a report")
+                data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
+            notes, record = [], None
+            try:
+                if benchmark is not None:
+                    record = read_record(benchmark)
+                else:
+                    show("benchmark of statistics")
+                    record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
+            except RepositoryError as error:
+                if benchmark is not None:
+                    raise
+                notes.append(f"No benchmark: {error}")
+            content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
+            content["notes"] += notes
         show("page")
         write_report(content, out)
-        files = [] if png is None else write_plots(content, png)
     size = out.stat().st_size / 1e6
     say(console, f"{out}: {size:,.1f} MB, one file for any browser")
-    if files:
-        say(console, f"{png}: {len(files)} PNGs")
+    write_pictures(console, png, svg, pdf, lambda folder, form: write_plots(content, folder, form))

@@ -84,7 +84,7 @@ def run_command(command: Callable[..., None]) -> NoReturn:
 
 
 def zoo_names(incomplete: str) -> list[str]:
-    """Names of zoos and their twins that begin so, for completion in a shell."""
+    """Names of published zoos and their twins that begin so, for completion in a shell."""
     from zoo_datasets.specs.zoos import list_zoos, twins_of
 
     names = (spec.name for zoo in list_zoos() for spec in (zoo, *twins_of(zoo)))
@@ -127,3 +127,18 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 def _print(kind: str, text: str) -> None:
     sys.stderr.write(f"{kind}: {one_line(text)}\n")
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `3m`, `1.5h`, or a number of seconds, as an option says it."""
+    unit = _SECONDS.get(text[-1:], 1.0)
+    try:
+        seconds = float(text.removesuffix(text[-1:]) if text[-1:] in _SECONDS else text) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e7:
+        raise typer.BadParameter(f"{text!r} found, expected a time as 90s, 3m or 1.5h")
+    return seconds

@@ -23,6 +23,7 @@ from zoo_datasets.training.launch import EpochReport
 
 # Where the output is no terminal a bar cannot be redrawn: a line every so many seconds instead.
 _LINE_SECONDS = 15.0
+PSNR = "PSNR"
 
 
 class TrainingProgress:
@@ -35,7 +36,8 @@ class TrainingProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lock = threading.Lock()
-        self._accuracy: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
+        self._what = "accuracy"
         self._diverged: dict[str, int] = {}
         self._total = 0
         self._done = 0
@@ -65,19 +67,22 @@ class TrainingProgress:
         return sum(self._diverged.values())
 
     def quartiles(self) -> str:
-        """Quartiles of the members' last accuracies as text."""
-        if not self._accuracy:
+        """Quartiles of the members' last accuracies, or PSNRs, as text."""
+        if not self._figures:
             return ""
-        values = torch.tensor(list(self._accuracy.values()), dtype=torch.float64)
+        values = torch.tensor(list(self._figures.values()), dtype=torch.float64)
         low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-        return f"accuracy {low:.3f} · {middle:.3f} · {high:.3f}"
+        if self._what == PSNR:
+            return f"{PSNR} {low:.1f} · {middle:.1f} · {high:.1f} dB"
+        return f"{self._what} {low:.3f} · {middle:.3f} · {high:.3f}"
 
     def begin(self, run: Run, cohorts: Sequence[tuple[Cohort, Sequence[Member]]]) -> None:
         """Count what is to be trained and what is on disk already."""
+        self._what = PSNR if run.manifest.is_field else self._what
         for cohort, members in cohorts:
-            self._total += len(members) * (run.epochs + 1)
+            self._total += len(members) * len(run.kept_epochs)
             try:
-                self._count(cohort, len(members))
+                self._count(run, cohort, len(members))
             except RunError:
                 continue  # who trains it says what is the matter
         self._resumed = self._done
@@ -94,12 +99,13 @@ class TrainingProgress:
             say(self._console, f"note: {UNCHECKED}")
         self._redraw()
 
-    def _count(self, cohort: Cohort, members: int) -> None:
+    def _count(self, run: Run, cohort: Cohort, members: int) -> None:
         """Count what a cohort has on disk and goes on from."""
         last = cohort.resume_epoch()
         if last is not None:
-            self._done += (last + 1) * members
-            rows = cohort.figures(last)
+            kept = [epoch for epoch in run.kept_epochs if epoch <= last]
+            self._done += len(kept) * members
+            rows = cohort.figures(max(kept, default=0))
             self._remember(cohort.path.name, [] if rows is None else rows.to_pylist())
         elif (setback := cohort.setback()) is not None:
             self.setbacks.append(f"{cohort.path.name}: {setback}")
@@ -107,15 +113,17 @@ class TrainingProgress:
     def _remember(self, cohort: str, rows: list[dict[str, Any]]) -> None:
         """The figures of a cohort's last epoch on disk."""
         for row in rows:
-            accuracy = row["test_acc"] if row["val_acc"] is None else row["val_acc"]
-            self._accuracy[row["model_id"]] = math.nan if accuracy is None else accuracy
+            figure = row["test_acc"] if row["val_acc"] is None else row["val_acc"]
+            if self._what == PSNR and row["train_loss"]:
+                figure = -10 * math.log10(row["train_loss"])
+            self._figures[row["model_id"]] = math.nan if figure is None else figure
         self._diverged[cohort] = sum(row["diverged"] for row in rows)
 
     def epoch(self, report: EpochReport) -> None:
         """Count one finished epoch of one cohort."""
         with self._lock:
-            for member, accuracy in zip(report.members, report.accuracy.tolist(), strict=True):
-                self._accuracy[member.model_id] = accuracy
+            for member, figure in zip(report.members, report.figure.tolist(), strict=True):
+                self._figures[member.model_id] = figure
             self._diverged[report.cohort] = report.diverged
             # Two processes may report the same epoch.
             self._done = min(self._done + len(report.members), self._total)

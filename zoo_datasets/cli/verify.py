@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from zoo_datasets.evaluation.verify.findings import Verification
     from zoo_datasets.images.prepare import ImageData
-    from zoo_datasets.specs.spec import Limits, ZooSpec
+    from zoo_datasets.images.signals import Signals
+    from zoo_datasets.repository.manifest import Manifest
+    from zoo_datasets.specs.spec import Limits, Pixels, ZooSpec
 
 _SHOWN = 5
 
@@ -94,11 +96,12 @@ def _verify_config(
     sample: int | None,
     files_only: bool,
 ) -> Verification:
+    from zoo_datasets.evaluation.verify.fields import records_psnr
     from zoo_datasets.evaluation.verify.verify import verify_repository
     from zoo_datasets.repository.manifest import read_manifest
 
     config = _only_config(repo) if name is None else name
-    data = None
+    data = signals = None
     if not files_only and (repo / config).is_dir():
         manifest = read_manifest(repo, config)
         if manifest is None:
@@ -106,8 +109,32 @@ def _verify_config(
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
+        elif manifest.pixels is not None and "architecture" in manifest.zoo:
+            pixels = manifest.pixels
+            data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
+        elif records_psnr(manifest):
+            signals = _signals(console, manifest, images)
     with progress_bar(console, "verifying", "shards") as advance:
-        return verify_repository(repo, config, images=data, limits=limits, sample=sample, progress=advance)
+        return verify_repository(
+            repo, config, images=data, signals=signals, limits=limits, sample=sample, progress=advance
+        )
+
+
+def _signals(console: Console, manifest: Manifest, folder: Path | None) -> Signals | None:
+    """The images that fields were fitted to; None where the manifest names none of the table, which is said."""
+    from zoo_datasets.errors import UnknownNameError
+    from zoo_datasets.images.signals import Signals
+    from zoo_datasets.terminal import say
+
+    name = manifest.zoo.get("images")
+    if name is None:
+        say(console, "psnr is not recomputed: the manifest names no images, or several")
+        return None
+    try:
+        return Signals(str(name), folder)
+    except UnknownNameError as error:
+        say(console, f"psnr is not recomputed: {error}")
+        return None
 
 
 def _load(
@@ -117,13 +144,14 @@ def _load(
     folder: Path | None,
     fingerprint: str | None,
     owner: Path,
+    pixels: Pixels | None = None,
 ) -> ImageData:
     from zoo_datasets.cli.images import recorded_images
     from zoo_datasets.terminal import working
 
     name = zoo.get("images") if isinstance(zoo, Mapping) else zoo.images
     with working(console, f"images: {folder or name}"):
-        return recorded_images(zoo, architecture, folder, fingerprint, owner)
+        return recorded_images(zoo, architecture, folder, fingerprint, owner, pixels)
 
 
 def _only_config(repo: Path) -> str:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import DatasetDict
 from numpy.typing import NDArray
 
 from zoo_datasets.errors import SpecError
+from zoo_datasets.loading.load import load_zoo
+from zoo_datasets.repository.row import NAMES, WEIGHTS
 
 HYPERPARAMETERS = ("activation", "init", "optimizer", "dropout", "lr", "weight_decay", "momentum", "batch_size")
+FIGURES = {
+    "test_acc": "test accuracy",
+    "ggap": "generalisation gap (train − test accuracy)",
+    "test_loss": "test loss",
+    "sparsity": "sparsity (share of prunable weights that are zero)",
+}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -43,6 +54,20 @@ class Effect:
     hyperparameter: str
     boxes: dict[str, Box]
     explained: float
+
+
+def read_figures(repo: str | Path, name: str) -> pa.Table:
+    """All columns but the weights, of all rows of all splits, with the split as a further column.
+
+    Raises:
+        RepositoryError: if there is no such repository or config.
+    """
+    loaded = cast(DatasetDict, load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS]))
+    tables = []
+    for split, part in loaded.items():
+        table = cast(pa.Table, part.with_format("arrow")[:])
+        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
+    return pa.concat_tables(tables)
 
 
 def box(values: pa.ChunkedArray | Sequence[float]) -> Box | None:
@@ -79,6 +104,16 @@ def at_epoch(table: pa.Table, epoch: int | None = None) -> pa.Table:
     if not rows.num_rows:
         raise SpecError(f"no row of epoch {epoch}; the zoo has the epochs {pc.unique(table['epoch']).to_pylist()}")
     return rows
+
+
+def best(table: pa.Table) -> dict[str, Any] | None:
+    """The row of highest validation accuracy, of equal ones that of the least validation loss; None where none has one.
+
+    Test figures choose nothing: what is chosen by them no longer says how good a model is.
+    """
+    known = table.filter(pc.fill_null(pc.is_finite(table["val_acc"]), False))
+    order = pc.sort_indices(known, [("val_acc", "descending"), ("val_loss", "ascending")])
+    return cast(dict[str, Any], known.take(order[:1]).to_pylist()[0]) if known.num_rows else None
 
 
 def effects(table: pa.Table, figure: str = "test_acc") -> list[Effect]:

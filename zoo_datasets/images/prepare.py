@@ -217,18 +217,37 @@ def images_of(
 
 
 def images_of_record(
-    zoo: Mapping[str, Any], architecture: str, source: StrPath | None = None, fingerprint: str | None = None
+    zoo: Mapping[str, Any],
+    architecture: str,
+    source: StrPath | None = None,
+    fingerprint: str | None = None,
+    pixels: Pixels | None = None,
 ) -> ImageData:
     """The images of a zoo of which a manifest tells fields: all of them of a zoo of one's own.
+
+    Args:
+        pixels: what a population of others makes of the images of the table, where that is something else; it has no
+            validation images but official ones.
 
     Raises:
         SpecError: where the fields of a zoo of one's own are no zoo's.
         UnknownNameError, ImagesError, StorageError: as `load_images`.
     """
+    if pixels is not None:
+        spec = _with_pixels(get_image_spec(zoo.get("images", ""), architecture), pixels)
+        size = pixels.size or get_architecture(architecture).input_size
+        return _load(spec, size, source, None, None)
     if any(zoo.get(name) is not None for name in OWN_FIELDS):
         return images_of(zoo_from_dict(dict(zoo), "manifest.json"), source, fingerprint=fingerprint)
     spec, size = get_image_spec(zoo.get("images", ""), architecture), get_architecture(architecture).input_size
     return _of_table(spec, size, source, None, None, fingerprint)
+
+
+def _with_pixels(spec: ImageSpec, pixels: Pixels) -> ImageSpec:
+    """The images of the table made into other pixels; validation images that were cut stay among the training ones."""
+    own = {name: getattr(pixels, name) for name in ("mode", "grey", "fit", "mean", "std")}
+    counts = {} if spec.val_split is not None else {"train": spec.train + spec.val, "val": 0}
+    return dataclasses.replace(spec, convert=True, **own, **counts)
 
 
 def _of_table(

@@ -84,6 +84,24 @@ def read_source(
     return {"train": _read_digits(spec, size)}
 
 
+def opened_source(spec: ImageSpec, source: Path | None, scratch: Path) -> dict[Role, datasets.Dataset]:
+    """The splits that a source holds as they are, by role, of which `read_images` reads some; errors as `read_source`.
+
+    Args:
+        scratch: an empty folder for what is needed while they are read.
+    """
+    if source is None and spec.hub_id is None:
+        raise ImagesError(f"{spec.name} has no files of its own: pass a folder with its images, --images PATH")
+    loaded = _load_hub(spec) if source is None else _load_folder(spec, source, scratch)
+    names = _split_names(list(loaded), spec, str(source or spec.hub_id))
+    return {role: loaded[name] for role, name in names.items()}
+
+
+def read_images(dataset: datasets.Dataset, spec: ImageSpec, where: str) -> Tensor:
+    """The images of a data set in their own size: uint8 [n, C, H, W]; errors as `read_source`."""
+    return _read_split(dataset, where, where, spec, None, None).images
+
+
 def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, Any]:
     """All splits of a local folder. `scratch` holds the Arrow files: the usual cache of `datasets` takes a
     folder for unchanged when files in it change under the same names."""

@@ -34,6 +34,13 @@ class Split(TensorsRepr):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def share(self, fraction: float | None) -> Split:
+        """The first of them, so large a part, at least one; None: all."""
+        if fraction is None:
+            return self
+        count = max(int(fraction * len(self)), 1)
+        return Split(self.images[:count], self.labels[:count])
+
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the relative names and the contents of all files below `folder`, hidden ones left out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo_datasets.errors import UnknownNameError
-from zoo_datasets.specs.spec import ImageSpec
+from zoo_datasets.specs.spec import ImageSpec, base_of
 
 _HALF: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
 _HALF_RGB: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -13,7 +13,37 @@ _MNIST: dict[str, Any] = {"mean": (0.1307,), "std": (0.3081,)}
 _CIFAR10: dict[str, Any] = {"hub_id": "uoft-cs/cifar10", "image_column": "img", "raw_names": ("cifar_10",)}
 
 
+# As the Small CNN Zoo prepares them: all official training images, x / 255 · 2 − 1, grey as the mean of the channels.
+_SMALL_CNN: dict[str, Any] = {
+    "architectures": ("small_cnn",), "classes": 10, "val": 0, "mode": "L", "grey": "mean", **_HALF,
+}  # fmt: skip
+
+
+# The signals of fields: all official images, pixels as they are in [0, 1].
+_SIREN: dict[str, Any] = {"architectures": ("siren",), "classes": 10, "val": 0}
+
+
 IMAGES: tuple[ImageSpec, ...] = (
+    ImageSpec(
+        name="mnist", hub_id="ylecun/mnist", train=60_000, test=10_000, mode="L", mean=(0.0,), std=(1.0,), **_SIREN,
+    ),
+    ImageSpec(
+        name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist", raw_names=("f_mnist",),
+        train=60_000, test=10_000, mode="L", mean=(0.0,), std=(1.0,), **_SIREN,
+    ),
+    ImageSpec(
+        name="cifar10", **_CIFAR10, train=50_000, test=10_000, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3, **_SIREN,
+    ),
+    ImageSpec(name="mnist", hub_id="ylecun/mnist", train=60_000, test=10_000, **_SMALL_CNN),
+    ImageSpec(
+        name="fashion_mnist", hub_id="zalando-datasets/fashion_mnist", raw_names=("f_mnist",),
+        train=60_000, test=10_000, **_SMALL_CNN,
+    ),
+    ImageSpec(name="cifar10", **_CIFAR10, train=50_000, test=10_000, convert=True, **_SMALL_CNN),
+    ImageSpec(
+        name="svhn", hub_id="ufldl-stanford/svhn", hub_config="cropped_digits",
+        train=73_257, test=26_032, convert=True, **_SMALL_CNN,
+    ),
     ImageSpec(
         name="mnist", hub_id="ylecun/mnist",
         classes=10, train=50_000, val=10_000, test=10_000, mode="L", **_MNIST,
@@ -67,12 +97,13 @@ IMAGES: tuple[ImageSpec, ...] = (
 
 
 def get_image_spec(images: str, architecture: str | None = None) -> ImageSpec:
-    """The first recipe of that name that is for the architecture, or for any.
+    """The first recipe of that name that is for the architecture, whatever its sizes, or for any.
 
     Raises:
         UnknownNameError: with the names that are near.
     """
+    base = architecture and base_of(architecture)
     for spec in IMAGES:
-        if spec.name == images and (not spec.architectures or architecture in spec.architectures):
+        if spec.name == images and (not spec.architectures or base in spec.architectures):
             return spec
     raise UnknownNameError("image dataset", images, {spec.name for spec in IMAGES})

@@ -19,9 +19,10 @@ from zoo_datasets.errors import (
 )
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.rows import columns_of, names_of, plain, row_of
-from zoo_datasets.networks.architectures import ARCHITECTURES
+from zoo_datasets.networks.architectures import is_architecture
+from zoo_datasets.networks.fields import CONVENTION_COLUMNS, FIELD, SIREN, Convention, field_layers
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
-from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer
+from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer, build_layout
 from zoo_datasets.networks.layers.chain import flat_layers
 from zoo_datasets.networks.layers.documents import layers_from_json
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
@@ -32,24 +33,24 @@ from zoo_datasets.stacked import evaluate_stack
 
 ModuleFactory = Callable[[Mapping[str, Any]], nn.Module]
 _SHOWN = 5  # tensors that a message names
-_NEEDED = (WEIGHTS, RAW, LAYOUT, *KIND_COLUMNS, "activation", "dropout")
+NEEDED = (WEIGHTS, RAW, LAYOUT, *KIND_COLUMNS, "activation", "dropout", "task", *CONVENTION_COLUMNS)
 
 
-def to_modules(batch: Any, factory: ModuleFactory | None = None) -> list[nn.Module]:
+def to_modules(batch: Any, factory: ModuleFactory | None = None, convention: Any = None) -> list[nn.Module]:
     """The networks of a batch, in eval mode, each with a copy of its weights.
 
     Args:
         batch: of `batches`, or several rows of a zoo in any format of `datasets`.
-        factory: as of `to_module`.
+        factory, convention: as of `to_module`.
 
     Raises:
         SpecError: if the batch lacks a column.
         LayoutError: if the weights do not fit.
     """
-    columns = columns_of(batch, _NEEDED if factory is None else names_of(batch))
+    columns = columns_of(batch, NEEDED if factory is None else names_of(batch))
     count = len(columns[WEIGHTS]) if WEIGHTS in columns else 1
     rows = ({name: plain(values[index]) for name, values in columns.items()} for index in range(count))
-    return [to_module(row, factory) for row in rows]
+    return [to_module(row, factory, convention) for row in rows]
 
 
 def evaluate(
@@ -102,9 +103,24 @@ def evaluate(
     return loss, accuracy
 
 
-def layers_of_row(row: Any) -> tuple[Layer, ...]:
-    """The layers of a row's network, which symmetries and graphs take; errors as `to_module`."""
-    return _layers_of(row_of(row, _NEEDED))
+def layers_of_row(row: Any, convention: Any = None) -> tuple[Layer, ...]:
+    """The layers of a row's network, which symmetries and graphs take.
+
+    Args:
+        row, convention: as of `to_module`.
+
+    Raises:
+        LayoutError: if the row's weights lie in another order than layers have them: bias before weight.
+        SpecError, UnknownNameError: as `to_module`.
+    """
+    values = row_of(row, NEEDED)
+    layers = layers_of(values, convention)
+    if (layout := _layout_of(values, None)).slices() != build_layout(layers).slices():
+        raise LayoutError(
+            f"the row's tensors lie in the order {', '.join(layout.slices())[:200]}, expected "
+            f"{', '.join(build_layout(layers).slices())[:200]}; reorder the weights by to_state_dict"
+        )
+    return layers
 
 
 def layout_of_row(row: Any) -> WeightLayout:
@@ -115,7 +131,7 @@ def layout_of_row(row: Any) -> WeightLayout:
             layout.
         UnknownNameError: if there is no such architecture.
     """
-    return _layout_of(row_of(row, _NEEDED), None)
+    return _layout_of(row_of(row, NEEDED), None)
 
 
 def to_state_dict(row: Any, layout: WeightLayout | None = None) -> dict[str, Tensor]:
@@ -130,7 +146,7 @@ def to_state_dict(row: Any, layout: WeightLayout | None = None) -> dict[str, Ten
         SpecError: if the row lacks a column, a number is out of its range, or this process does not know the layout.
         LayoutError: if the weights are not one vector of the layout's length.
     """
-    values = row_of(row, _NEEDED)
+    values = row_of(row, NEEDED)
     layout = _layout_of(values, layout)
     weights = _weights_of(values, layout)
     raw = bytes(_value_of(values, RAW)).removesuffix(RAW_END) if layout.raw_bytes else b""
@@ -163,53 +179,82 @@ def _as_tensor(values: Any) -> Tensor:
     return torch.tensor(array, dtype=torch.float32)
 
 
-def to_module(row: Any, factory: ModuleFactory | None = None) -> nn.Module:
+def to_module(row: Any, factory: ModuleFactory | None = None, convention: Any = None) -> nn.Module:
     """The row's network with its weights, activation and dropout rate, in eval mode.
+
+    A classifier maps images [B, C, H, W] to logits [B, classes]; a field coordinates [N, 2] to values [N, C].
 
     Args:
         row: as of `to_state_dict`.
         factory: a function of one's own that is called with the row and makes a module for its weights, whose state
             dict has the tensors of the row's layout; None for the network of the row's layers.
+        convention: of networks of sines, a `zoo_datasets.Convention` or a dict of its fields. It is needed where the
+            row's columns do not tell the convention, and counts before them.
 
     Raises:
         SpecError: if the row lacks a column, or a number is out of its range; if the network is not known and there is
-            no `factory`, or `factory` makes no module.
+            no `factory`, or `factory` makes no module; if a network of sines lacks its convention.
         LayoutError: if the weights do not fit, naming the tensors that the module lacks or has besides.
     """
     if factory is not None:
         return _loaded(_module_of(factory, row_of(row, names_of(row))), to_state_dict(row))
-    values = row_of(row, _NEEDED)
-    layers = _layers_of(values)
+    values = row_of(row, NEEDED)
+    layers = layers_of(values, convention)
     state = to_state_dict(values)
-    activation = values.get("activation")
-    if activation is None:
-        if any(isinstance(layer, Activate) for layer in flat_layers(layers)):
-            _value_of(values, "activation")
-        activation = next(iter(ACTIVATIONS))  # which no layer uses
-    rate = _value_of(values, "dropout")
+    asked = any(isinstance(layer, Activate) and layer.activation is None for layer in flat_layers(layers))
+    activation = _value_of(values, "activation") if asked else next(iter(ACTIVATIONS))
+    rate = values.get("dropout") if values.get("task") == FIELD else _value_of(values, "dropout")
     module = Network(layers, activation, 0.0 if rate is None else _dropout(rate))  # null: not known
     return _loaded(module, state)
 
 
-def _layers_of(row: Mapping[str, Any]) -> tuple[Layer, ...]:
-    """The layers that compute with a row's weights.
+def layers_of(row: Mapping[str, Any], convention: Any = None) -> tuple[Layer, ...]:
+    """The layers that compute with the weights of a row, given by its columns of `NEEDED`.
 
     Raises:
         SpecError: if nothing tells them.
     """
+    if convention is not None:
+        return field_layers(_layout_of(row, None), _complete(row, convention))
     if row.get(LAYOUT) is None:
         return _network_of(row).layers
     record = record_named(row[LAYOUT])
     if record.layers is not None:
         return layers_from_json(parse_json(record.layers))
-    if all(row.get(name) is not None for name in KIND_COLUMNS):
+    is_siren = row.get("architecture") == SIREN
+    if is_siren and not Convention.of_row(row).missing:
+        return field_layers(record.layout, _complete(row, None))
+    if all(row.get(name) is not None for name in KIND_COLUMNS) and is_architecture(row["architecture"]):
         network = _network_of(row)
-        if network.architecture in ARCHITECTURES and network.layout == record.layout:
+        if network.layout == record.layout:
             return network.layers
+    if is_siren:
+        return field_layers(record.layout, _complete(row, None))
+    fields = "convention=, which tells ω₀ and output offset of a network of sines; " if row.get("task") == FIELD else ""
     raise SpecError(
-        "what computes with this row's weights is not recorded: pass factory=, a function that makes the module of a "
-        "row, or take the tensors by to_state_dict"
+        f"what computes with this row's weights is not recorded: pass {fields}factory=, a function that makes the "
+        "module of a row; or take the tensors by to_state_dict"
     )
+
+
+def _complete(row: Mapping[str, Any], convention: Any) -> Convention:
+    """A convention that is given, completed by what a row's columns tell.
+
+    Raises:
+        SpecError: if it lacks something still.
+    """
+    whole = convention_of(row, convention)
+    if whole.missing:
+        raise SpecError(
+            f"nothing tells {' and '.join(whole.missing)} of this row's network of sines: pass "
+            "convention=zoo_datasets.Convention(omega=…, output_offset=…), as its authors' code has it"
+        )
+    return whole
+
+
+def convention_of(row: Mapping[str, Any], convention: Any = None) -> Convention:
+    """What is known of the convention of a row, given by its columns of `NEEDED`: first what is passed."""
+    return Convention.of(convention).over(Convention.of_row(row))
 
 
 def _module_of(factory: ModuleFactory, row: Mapping[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,10 @@ class ChannelGroup:
 
     Attributes:
         name: the first layer that makes them.
-        functions: what each number of them passes through, as of `Stream`.
+        channels: of the widest stream among them; others run over the first of them.
+        functions, frequencies: what each number of them passes through, as of `Stream`.
         pooled: whether they are max-pooled, which a change of sign does not survive.
+        bounds: numbers of channels, ascending; an order keeps the channels before each of them before it.
     """
 
     name: str
@@ -27,12 +30,21 @@ class ChannelGroup:
     uses: tuple[Use, ...]
     functions: tuple[str, ...]
     pooled: bool
+    bounds: tuple[int, ...] = ()
+    frequencies: tuple[float, ...] = ()
+
+    def widths(self) -> list[int]:
+        """How many channels lie between bounds, in order; their sum is `channels`."""
+        edges = [0, *self.bounds, self.channels]
+        return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
 def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     """The groups of channels of a network that can be permuted, inputs and outputs left out.
 
-    The channels of a residual stream are one group: a sum needs the same order on both sides.
+    The channels of a residual stream are one group: a sum needs the same order on both sides. Where streams of
+    different widths are added, their first channels are, and the further ones of the wider are a part of their own;
+    those of several wide streams tied to one narrow one have one order too, though they need not.
 
     Raises:
         LayerError: if a layer has no rule for it.
@@ -42,6 +54,14 @@ def permutations(layers: Sequence[Layer]) -> tuple[ChannelGroup, ...]:
     outputs.root().fixed = True
     groups = [stream for stream in walk.streams if stream.joined is None and not stream.fixed]
     return tuple(
-        ChannelGroup(group.name, group.channels, tuple(group.uses), tuple(group.functions), group.pooled)
+        ChannelGroup(
+            group.name,
+            group.width,
+            tuple(group.uses),
+            tuple(group.functions),
+            group.pooled,
+            tuple(sorted(group.bounds - {group.width})),
+            tuple(group.frequencies),
+        )
         for group in groups
     )

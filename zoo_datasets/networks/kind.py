@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
-from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
+from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, is_architecture
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.networks.outlines import complete
-from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.networks.outlines import complete, sized
+from zoo_datasets.specs.spec import NetworkChoice, ZooSpec
 
 KIND_COLUMNS: Final = ("architecture", "in_channels", "classes")
 """The columns of a row that tell its network."""
@@ -27,6 +27,15 @@ LAYERS: Final = "layers"
 
 # Architectures of zoos of one's own that this process read of a run or a manifest, by the columns that rows tell.
 _KNOWN: Final[dict[tuple[str, int, int], set[tuple[Layer, ...]]]] = {}
+
+
+COORDINATES: Final = 2
+"""What networks of pictures read: a column and a row."""
+
+
+def is_field(architecture: str) -> bool:
+    """Whether networks of an architecture of the table are fields, which read coordinates."""
+    return is_architecture(architecture) and get_architecture(architecture).task == "field"
 
 
 class ImageWidths(Protocol):
@@ -65,23 +74,29 @@ class NetworkKind:
 
     @classmethod
     def on(cls, architecture: str, images: ImageWidths) -> NetworkKind:
-        """The kind of an architecture of the table whose input and output fit `images`."""
+        """The kind of an architecture of the table whose input and output fit `images`: from pixels to classes, or of
+        fields from coordinates to the channels of a pixel."""
+        if is_field(architecture):
+            return cls(architecture, COORDINATES, images.channels)
         return cls(architecture, images.channels, images.classes)
 
     @classmethod
-    def of_zoo(cls, zoo: ZooSpec, images: ImageShape) -> NetworkKind:
-        """The architecture of a zoo for these images.
+    def of_zoo(cls, zoo: ZooSpec, images: ImageShape, network: NetworkChoice | None = None) -> NetworkKind:
+        """The architecture of a zoo for these images; of several networks, the first one unless one is given.
 
         Raises:
             SpecError: naming the layer of one's own that does not fit.
         """
-        if zoo.layers is None:
-            return cls.on(zoo.architecture, images)
+        network = zoo.networks()[0] if network is None else network
+        name, outline = zoo.architecture_of(network), zoo.outline_of(network)
+        if outline is None:
+            return cls.on(name, images)
         try:
-            layers = complete(zoo.layers, images.channels, images.classes, images.size)
+            outline = sized(outline, network.width, network.depth)
+            layers = complete(outline, images.channels, images.classes, images.size)
         except SpecError as error:
-            raise SpecError(f"architecture {zoo.architecture}: {error}") from None
-        return cls(zoo.architecture, images.channels, images.classes, layers)._remembered()
+            raise SpecError(f"architecture {name}: {error}") from None
+        return cls(name, images.channels, images.classes, layers)._remembered()
 
     @classmethod
     def recorded(cls, architecture: str, in_channels: int, classes: int, layers: Any = None) -> NetworkKind:
@@ -96,7 +111,7 @@ class NetworkKind:
         if layers is None:
             return cls(architecture, in_channels, classes)
         own = layers_from_json(layers)
-        if architecture in ARCHITECTURES:
+        if is_architecture(architecture):
             if own != get_architecture(architecture).layers(in_channels, classes):
                 raise SpecError(f"its layers are not those of {architecture}; expected another name for its network")
             return cls(architecture, in_channels, classes)
@@ -148,7 +163,7 @@ class NetworkKind:
             return set()
 
     def _of_table(self) -> tuple[Layer, ...]:
-        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
+        if isinstance(self.architecture, str) and not is_architecture(self.architecture):
             remedy = "That of a zoo of your own is known once load_zoo has opened its repository"
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES, remedy)
         return get_architecture(self.architecture).layers(self.in_channels, self.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,23 +18,30 @@ class Network(nn.Module):
     """One member as an ordinary module: [B, C, H, W] float to logits [B, classes].
 
     Its state dict has the layout's names; dropout layers are sub-modules `dropout0`, `dropout1`, … and
-    exist whatever the rate, so that a module can be fine-tuned at another one.
+    exist whatever the rate, so that a module can be fine-tuned at another one. `layers` are the kinds of its layers,
+    unless a module of the network is called so.
     """
 
     def __init__(self, layers: Sequence[Layer], activation: str = "relu", dropout: float = 0.0) -> None:
         super().__init__()
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise UnknownNameError("activation", activation, ACTIVATIONS)
-        self.layers = tuple(layers)
         self.activation = ACTIVATIONS[activation]
         modules = ModuleBuild(self, dropout)
         for layer in flat_layers(layers):
             layer.build(modules)
+        self._chain = tuple(layers)
+
+    def __getattr__(self, name: str) -> Any:
+        # No attribute of its own, so that a network may have modules of this name.
+        if name == "layers" and name not in self._modules and "_chain" in self.__dict__:
+            return self._chain
+        return super().__getattr__(name)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
         dropouts = iter([module for name, module in self.named_children() if name.startswith("dropout")])
-        return follow_forward(self.layers, images, ModulePass(self.get_submodule, self.activation, dropouts))
+        return follow_forward(self._chain, images, ModulePass(self.get_submodule, self.activation, dropouts))
 
 
 def build_module(name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0) -> Network:

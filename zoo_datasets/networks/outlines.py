@@ -9,11 +9,15 @@
 It is a list as `zoo_datasets.networks.layers.documents` describes, in which less needs to be said: what a layer reads
 is what the layer before it gives, names count up (`conv1`, `conv2`, `fc1`), `out` is short for `out_channels`, a lone
 value is that of the first field that is open, and `classes` is the number of classes.
+
+Where a zoo has several widths or depths, `width` stands for that of the network, as in `out: width` or
+`out: 2 * width`, and `repeat: {times: depth, layers: [...]}` for its layers that many times.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_datasets.documents import brief
-from zoo_datasets.errors import SpecError
+from zoo_datasets.errors import LayerError, SpecError
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.layers.documents import (
     LayerCount,
@@ -36,6 +40,9 @@ from zoo_datasets.networks.layers.documents import (
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass
 
 CLASSES = "classes"
+REPEAT = "repeat"
+_WIDTH = re.compile(r"(?:([1-9]\d{0,3}) ?\* ?)?width")
+_TIMES = 99  # that layers may be repeated
 _BATCH = 2
 
 
@@ -56,6 +63,68 @@ def complete(outline: Sequence[Any], in_channels: int, classes: int, size: int) 
     return layers
 
 
+def sized(outline: Sequence[Any], width: int | None, depth: int | None) -> list[Any]:
+    """An outline for a network of a width and a depth, without `repeat`; None: the outline has no such size.
+
+    Raises:
+        SpecError: where a repetition is none, or there are too many layers.
+    """
+    return _sized_list(outline, width, depth, "layers", LayerCount(), 1)
+
+
+def _sized_list(
+    outline: Any, width: int | None, depth: int | None, where: str, count: LayerCount, nesting: int
+) -> list[Any]:
+    layers: list[Any] = []
+    for number, entry in enumerate(count.entries(outline, where, nesting)):
+        place = f"{where}[{number}]"
+        if isinstance(entry, Mapping) and set(entry) == {REPEAT}:
+            times, inside = _repetition(entry[REPEAT], depth, place)
+            for _ in range(times):
+                layers += _sized_list(inside, width, depth, f"{place}.{REPEAT}", count, nesting + 1)
+        else:
+            layers.append(_with_sizes(entry, width, depth, place, count, nesting))
+    return layers
+
+
+def _repetition(value: Any, depth: int | None, where: str) -> tuple[int, Any]:
+    known = isinstance(value, Mapping) and set(value) == {"times", "layers"}
+    times = value["times"] if known else None
+    times = depth if times == "depth" else times
+    if type(times) is not int or not 1 <= times <= _TIMES:
+        raise SpecError(
+            f"{where}: expected {{repeat: {{times: depth, layers: [...]}}}}, depth being an axis of the zoo or 1 to "
+            f"{_TIMES}, found {brief(value)}"
+        )
+    return times, value["layers"]
+
+
+def _with_sizes(value: Any, width: int | None, depth: int | None, where: str, count: LayerCount, nesting: int) -> Any:
+    """A value of an entry, in which `width` is told."""
+    if isinstance(value, str) and width is not None and (match := _WIDTH.fullmatch(value)):
+        return int(match[1] or 1) * width
+    if isinstance(value, Mapping):
+        return {
+            key: item if key == "name" else _with_sizes(item, width, depth, f"{where}.{key}", count, nesting)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return _sized_list(value, width, depth, where, count, nesting + 1)
+    return value
+
+
+def sizes_used(outline: Any) -> set[str]:
+    """Which of `width` and `depth` an outline stands on."""
+    if isinstance(outline, str):
+        return {"width"} if _WIDTH.fullmatch(outline) else {"depth"} & {outline}
+    inside: Sequence[Any] = ()
+    if isinstance(outline, Mapping):
+        inside = list(outline.values())
+    elif isinstance(outline, (list, tuple)):
+        inside = outline
+    return set[str]().union(*map(sizes_used, inside))
+
+
 def check_outline(outline: Sequence[Any]) -> None:
     """See that an outline is one, as far as can be said before the images are known.
 
@@ -74,6 +143,7 @@ class _Completion:
         self._given = frozenset(_names_in(outline))
         self._numbers: Counter[str] = Counter()
         self._modules = ModuleBuild(nn.Module(), 0.0)
+        self._remembered: dict[str, Tensor] = {}
 
     def chain(
         self, outline: Any, x: Tensor | None, where: str, depth: int = 1
@@ -132,8 +202,9 @@ class _Completion:
             if layer.sublayers() is None:
                 layer.build(self._modules)
             modules = self._modules.root.eval()
-            return layer.forward(x, ModulePass(modules.get_submodule, torch.tanh, itertools.repeat(nn.Identity())))
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            identities = itertools.repeat(nn.Identity())
+            return layer.forward(x, ModulePass(modules.get_submodule, torch.tanh, identities, self._remembered))
+        except (LayerError, RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             what = "images" if x.ndim == 4 else "vectors"
             raise SpecError(
                 f"{where} ({kind_name(type(layer))}) does not fit the {what} {list(x.shape[1:])} that reach it: "

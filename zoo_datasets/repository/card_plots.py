@@ -23,6 +23,7 @@ from zoo_datasets.repository.manifest import (
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
+from zoo_datasets.text import plot_text
 
 _COLUMNS = ["epoch", "train_acc", "test_acc", "sparsity"]
 
@@ -79,11 +80,12 @@ def _pictures(repo: Path, manifest: Manifest, tell: Callable[[str], None]) -> di
     if not due:
         return {}
     tell(f"drawing plots of {manifest.config}")
-    from zoo_datasets.plotting import to_png
+    from zoo_datasets.plotting import render, title_of
     from zoo_datasets.repository.plots import DPI, accuracy_over_epochs, sparsity_over_epochs
 
     draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
-    return {meta_path(manifest.config, f"{name}.png"): to_png(draw[name](table), DPI) for name in due}
+    title = plot_text(title_of(manifest.config, manifest.models.written, manifest.epochs))
+    return {meta_path(manifest.config, f"{name}.png"): render(draw[name](table, title), "png", DPI) for name in due}
 
 
 def _columns(repo: Path, name: str, file: Shard) -> pa.Table:

@@ -256,6 +256,8 @@ def _origin(manifest: Manifest) -> list[str]:
         return [_UNKNOWN, ""]
     if credit.origin == "published":
         licence = _LICENCES.get(credit.licence) or markdown(credit.licence)
+        if credit.licence == UNKNOWN_LICENCE:
+            licence = "a licence that they do not state"
         where = f", {address}" if doi else ""
         return [_ATTRIBUTION.format(authors=markdown(credit.authors), licence=licence, where=where), ""]
     return [f"The published zoo of this recipe: {address}", ""] if doi else []

@@ -8,13 +8,19 @@ from typing import Any
 from zoo_datasets.repository.credit import credit_of
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.specs.zoos import ZOOS, dense_name
+from zoo_datasets.text import markdown
 
 _TWIN = "variational_dropout"
+_MOST = 20  # remarks
 
 
 def departures(manifest: Manifest) -> list[str]:
-    """One sentence for each difference from the published zoo; none for zoos of other recipes and unknown origin."""
+    """One sentence for each difference from the published zoo, or what is to know of a population of others; none for
+    zoos of other recipes and unknown origin."""
     origin = credit_of(manifest.source).origin
+    remarks = manifest.source.get("remarks")
+    if isinstance(remarks, list):
+        return [markdown(one) for one in remarks[:_MOST]]
     zoo = manifest.zoo
     name = dense_name(str(zoo.get("name")), zoo.get("sparsifier"))
     if name not in ZOOS or ZOOS[name].images == "digits":

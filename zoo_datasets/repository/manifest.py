@@ -31,7 +31,7 @@ from zoo_datasets.repository.row import (
     further_column,
     meta_schema,
 )
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME
+from zoo_datasets.specs.spec import MAX_EPOCH, NAME, Pixels
 from zoo_datasets.storage.files import check_files, write_bytes, write_json
 
 MANIFEST = "manifest.json"
@@ -127,6 +127,7 @@ _WIDTH: TypeAdapter[int] = TypeAdapter(Width)
 _TEXT: TypeAdapter[str] = TypeAdapter(str)
 _YES: TypeAdapter[bool] = TypeAdapter(bool)
 _TEXTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_PIXELS: TypeAdapter[Pixels] = TypeAdapter(Pixels)
 _COUNT: TypeAdapter[Count] = TypeAdapter(Count)
 _SHARDS: TypeAdapter[tuple[Shard, ...]] = TypeAdapter(tuple[Shard, ...])
 _LEFT_OUT: TypeAdapter[tuple[LeftOut, ...]] = TypeAdapter(tuple[LeftOut, ...])
@@ -212,6 +213,22 @@ class Manifest:
         if isinstance(origin, Mapping) and not (isinstance(selection, Mapping) and "columns" in selection):
             return origin.get("kind") == "run"
         return self.source.get("kind") == "run"
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """What a population of others made of its images; None where nothing tells.
+
+        Raises:
+            RepositoryError: if it is told, and is no such thing.
+        """
+        images = self.source.get("images")
+        told = images.get("pixels") if isinstance(images, Mapping) else None
+        if told is None:
+            return None
+        try:
+            return _checked(_PIXELS, told, "source.images.pixels")
+        except (TypeError, ValueError) as error:
+            raise RepositoryError(f"{self.config}: its manifest tells no pixels: {error}") from error
 
     @property
     def paths(self) -> list[str]:

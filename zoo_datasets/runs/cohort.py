@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,14 +34,20 @@ _T = TypeVar("_T")
 
 MEMBERS = "members.json"
 METRICS = "metrics.parquet"
+STEPS = "steps.parquet"
 RESUME = "resume.safetensors"
+ACTING = "acting"
 SPARSITY = "sparsity"
+LABELS = "labels"
+"""In an epoch's file of fields, beside their tensors: the labels of the members' signals, int64 [K]."""
 
 METRICS_SCHEMA = pa.schema(
     [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
     + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
     + [pa.field("diverged", pa.bool_(), nullable=False), pa.field(SPARSITY, pa.float32())]
 )
+# Of states within epochs.
+STEPS_SCHEMA = METRICS_SCHEMA.insert(2, pa.field("step", pa.int64(), nullable=False))
 UNCHECKED = "files of this run carry no checksums, as earlier versions wrote them: damage in these cannot be seen"
 _AGAIN = "the command that trained the run then trains these models again from epoch 0, to the same weights"
 # What readers raise of a file that is not what it should be.
@@ -54,15 +61,37 @@ _MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 class Cohort:
     """The folder of one cohort: members that train as one stack.
 
+    Args:
+        layout: of the weights, or what tells it of the first member.
+        checkpoints: the epochs whose states are kept; None: all.
+        steps_within: the steps within an epoch after which states are kept, of the first member; None: none.
+
     Attributes:
         unchecked: names of the files read so far that carry no checksum.
     """
 
-    def __init__(self, path: Path, layout: WeightLayout) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: WeightLayout | Callable[[Member], WeightLayout],
+        checkpoints: Collection[int] | None = None,
+        steps_within: Callable[[Member, int], range] | None = None,
+    ) -> None:
         self.path = path
-        self.layout = layout
+        self._steps_within = steps_within
+        self._layout = layout
+        self._checkpoints = None if checkpoints is None else frozenset(checkpoints)
         self.unchecked: set[str] = set()
         self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
+
+    @cached_property
+    def layout(self) -> WeightLayout:
+        """Of the weights of its members.
+
+        Raises:
+            RunError: if it depends on members that cannot be read.
+        """
+        return self._layout if isinstance(self._layout, WeightLayout) else self._layout(self.members[0])
 
     @cached_property
     def members(self) -> list[Member]:
@@ -137,8 +166,20 @@ class Cohort:
                     "again"
                 )
 
+    def keeps(self, epoch: int) -> bool:
+        """Whether the states of an epoch are kept."""
+        return self._checkpoints is None or epoch in self._checkpoints
+
+    def _kept_before(self, epoch: int) -> set[int]:
+        """The epochs before one whose states are kept."""
+        return {earlier for earlier in range(epoch) if self.keeps(earlier)}
+
+    def steps_within(self, epoch: int) -> range:
+        """The steps within an epoch after which states are kept, counted from the start of the training."""
+        return range(0) if self._steps_within is None else self._steps_within(self.members[0], epoch)
+
     def epochs(self) -> list[int]:
-        """The finished epochs, ascending."""
+        """The finished epochs whose states are kept, ascending."""
         return sorted(set(self.metrics()["epoch"].to_pylist()))
 
     def metrics(self) -> pa.Table:
@@ -198,7 +239,7 @@ class Cohort:
         names = [file.stem.removeprefix("epoch-") for file in self.path.glob("epoch-*.safetensors")]
         written = [int(name) for name in names if name.isascii() and name.isdecimal() and int(name) <= MAX_EPOCH]
         # The last one may have been interrupted before its figures were written.
-        before = set(range(max(written, default=0))).difference(self.epochs())
+        before = self._kept_before(max(written, default=0)).difference(self.epochs())
         return sorted(before.union(self.lost_figures()))
 
     def lost_figures(self) -> list[int]:
@@ -212,19 +253,56 @@ class Cohort:
             return []
         rows = np.bincount(self.metrics()["epoch"].to_numpy(), minlength=last + 1)
         lost: list[int] = np.flatnonzero(rows[: last + 1] != len(self.members)).tolist()
-        return lost
+        lost = [epoch for epoch in lost if self.keeps(epoch)]
+        if self._steps_within is None:
+            return lost
+        there = Counter(self.step_metrics()["step"].to_pylist())
+        whole = len(self.members)
+        without = [n for n in range(last + 1) if any(there[step] != whole for step in self.steps_within(n))]
+        return sorted({*lost, *without})
+
+    def step_metrics(self) -> pa.Table:
+        """All rows of steps.parquet (`STEPS_SCHEMA`), by step, then in the order of the stack: the figures of states
+        within epochs; `epoch` is the one that the step is of, and train figures are averages over it so far."""
+        file = self.path / STEPS
+        if not file.is_file():
+            return STEPS_SCHEMA.empty_table()
+        with _reading(file, f"delete it: {_AGAIN}"):
+            self._check(file)
+            with pq.ParquetFile(file) as opened:
+                table = opened.read().cast(STEPS_SCHEMA)
+            table.validate(full=True)
+            _check_ranges(table)
+            return table.combine_chunks().sort_by([("step", "ascending")]) if _descends(table["step"]) else table
+
+    def step_figures(self, metrics: pa.Table, step: int) -> pa.Table | None:
+        """The rows of a step, of what `step_metrics` returned, in the order of the stack; None where there are none.
+
+        Raises:
+            RunError: if they are of other models.
+        """
+        rows = metrics.filter(pc.equal(metrics["step"], step))
+        if not rows.num_rows:
+            return None
+        if rows["model_id"].to_pylist() != [member.model_id for member in self.members]:
+            raise RunError(f"{self.path}: {STEPS} lists other models at step {step} than {MEMBERS}")
+        return rows
+
+    def step_file(self, step: int) -> Path:
+        """Where the tensors after a step within an epoch lie."""
+        return self.path / f"step-{step:08d}.safetensors"
 
     def epoch_file(self, epoch: int) -> Path:
         """Where the tensors of an epoch lie."""
         return self.path / f"epoch-{epoch:04d}.safetensors"
 
-    def tensors(self, epoch: int) -> dict[str, Tensor]:
-        """The stacked tensors [K, …] of an epoch, by name.
+    def tensors(self, epoch: int, step: int | None = None) -> dict[str, Tensor]:
+        """The stacked tensors [K, …] of an epoch, or after a step within it, by name.
 
         Raises:
             RunError: if the file is missing or broken.
         """
-        file = self.epoch_file(epoch)
+        file = self.epoch_file(epoch) if step is None else self.step_file(step)
         if not file.is_file():  # opening a pipe would wait forever
             raise RunError(f"{file} could not be read: there is no such file; delete {RESUME} beside it: {_AGAIN}")
         with _reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
@@ -232,14 +310,16 @@ class Cohort:
             tensors: dict[str, Tensor] = load_file(file)
             return tensors
 
-    def weights(self, epoch: int, positions: Sequence[int] | None = None) -> Tensor:
-        """The weights at an epoch of all members, or of those at some positions of the stack: float32 [K, D].
+    def weights(self, epoch: int, positions: Sequence[int] | None = None, step: int | None = None) -> Tensor:
+        """The weights at an epoch, or after a step within it, of all members, or of those at some positions of the
+        stack: float32 [K, D].
 
         Raises:
             RunError: if the file is missing, broken or of another layout.
         """
+        file = self.epoch_file(epoch) if step is None else self.step_file(step)
         names = set(self.layout.slices())
-        tensors = {name: tensor for name, tensor in self.tensors(epoch).items() if name in names}
+        tensors = {name: tensor for name, tensor in self.tensors(epoch, step).items() if name in names}
         count = len(self.members)
         if positions is not None and all(tensor.ndim and len(tensor) == count for tensor in tensors.values()):
             # The file is mapped, so that only these are read.
@@ -249,10 +329,21 @@ class Cohort:
         try:
             weights = self.layout.flatten(tensors)
         except LayoutError as error:
-            raise RunError(f"{self.epoch_file(epoch)}: {error}") from error
+            raise RunError(f"{file}: {error}") from error
         if weights.shape[0] != count:
-            raise RunError(f"{self.epoch_file(epoch)}: {weights.shape[0]} models found, {count} expected")
+            raise RunError(f"{file}: {weights.shape[0]} models found, {count} expected")
         return weights
+
+    def labels(self, epoch: int) -> Tensor:
+        """The labels of the signals of all members, of fields: int64 [K].
+
+        Raises:
+            RunError: if the file is missing or broken, or has none.
+        """
+        labels = self.tensors(epoch).get(LABELS)
+        if labels is None or labels.shape != (len(self.members),) or labels.dtype != torch.int64:
+            raise RunError(f"{self.epoch_file(epoch)}: there are no labels of {len(self.members)} signals in it")
+        return labels
 
     def log_sigma2(self, epoch: int) -> Tensor | None:
         """log σ² of all members at an epoch, float32 [K, D]; None in runs that have none.
@@ -266,6 +357,17 @@ class Cohort:
             raise RunError(f"{self.epoch_file(epoch)}: {LOG_SIGMA2} {list(values.shape)} found, {expected} expected")
         return values
 
+    def write_step(self, epoch: int, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors [K, …] after a step within an epoch; its figures follow with those of the epoch."""
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=self._record(epoch))
+        write_checked(self.step_file(step), data)
+
+    def write_step_metrics(self, epoch: int, metrics: pa.Table) -> None:
+        """Write steps.parquet with the rows of an epoch added; rows of this and later epochs are replaced."""
+        earlier = self.step_metrics()
+        earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
+        self._write_table(self.path / STEPS, epoch, pa.concat_tables([earlier, metrics.cast(STEPS_SCHEMA)]))
+
     def write_epoch(self, epoch: int, tensors: Mapping[str, Tensor], metrics: pa.Table) -> None:
         """Write the tensors [K, …] of an epoch, then the metrics with its rows added.
 
@@ -277,7 +379,7 @@ class Cohort:
         """
         earlier = self.metrics()
         earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
-        lost = sorted(set(range(epoch)).difference(earlier["epoch"].to_pylist()))
+        lost = sorted(self._kept_before(epoch).difference(earlier["epoch"].to_pylist()))
         if lost:
             raise RunError(
                 f"{self.path / METRICS} has no figures of epochs {ranges(lost)} any more; nothing was written over it. "
@@ -286,15 +388,19 @@ class Cohort:
         record = self._record(epoch)
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=record)
         write_checked(self.epoch_file(epoch), data)
-        table = pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]).combine_chunks()
+        self._write_table(self.path / METRICS, epoch, pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]))
+
+    def _write_table(self, file: Path, epoch: int, table: pa.Table) -> None:
+        table = table.combine_chunks()
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, table.schema) as writer:
             writer.write_table(table)
-            writer.add_key_value_metadata(record)
-        write_checked(self.path / METRICS, sink.getvalue().to_pybytes())
+            writer.add_key_value_metadata(self._record(epoch))
+        write_checked(file, sink.getvalue().to_pybytes())
 
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Write the optimizer state after `epoch`, which finishes the epoch."""
+        """Write the optimizer state after `epoch`, which finishes the epoch; with `ACTING`, the weights [K, D], where
+        those of the epoch are not kept."""
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_checked(self.path / RESUME, save(tensors, metadata=self._record(epoch)))
 
@@ -413,6 +519,11 @@ def read_members(file: Path) -> list[Member]:
 def digest_of_members(members: Sequence[Member]) -> str:
     """What records say of their models: a hash of the ids, in order."""
     return digest_of([member.model_id for member in members])[:16]
+
+
+def _descends(values: pa.ChunkedArray) -> bool:
+    numbers = values.to_numpy()
+    return bool((numbers[1:] < numbers[:-1]).any())
 
 
 def _check_ranges(table: pa.Table) -> None:

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from zoo_datasets.documents import MAX_COUNT, brief, problems_of
-from zoo_datasets.errors import RunError
+from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.networks.architectures import MAX_WIDTH
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.kind import NetworkKind, is_field
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Pixels, ZooSpec
+from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Member, NetworkChoice, Pixels, ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 
@@ -97,6 +97,9 @@ class _Parts(TypedDict):
     parents: NotRequired[ParentsRecord]
 
 
+FIELD_STEPS: Final = 100
+"""Optimizer steps, each over a whole signal, that are called an epoch of fields."""
+
 _PARTS: TypeAdapter[_Parts] = TypeAdapter(_Parts)
 
 
@@ -105,7 +108,8 @@ class RunManifest:
     """The content of zoo.json.
 
     Attributes:
-        layers: of an architecture of one's own, as JSON values of `zoo_datasets.networks.layers.documents`.
+        layers: of an architecture of one's own, as JSON values of `zoo_datasets.networks.layers.documents`; of zoos
+            with several networks a mapping of these by the networks' names.
     """
 
     zoo: ZooSpec
@@ -119,9 +123,64 @@ class RunManifest:
     layers: Any = None
 
     @cached_property
+    def networks(self) -> Mapping[NetworkChoice, NetworkKind]:
+        """The kinds of network that members are, from the zoo and its images."""
+        own = self.layers
+        if self.zoo.is_sized and not isinstance(own or {}, dict):
+            raise SpecError(f"layers: expected those of each network by its name, found {brief(own)}")
+        kinds = {}
+        for choice in self.zoo.networks():
+            name = self.zoo.architecture_of(choice)
+            layers = (own or {}).get(name) if self.zoo.is_sized else own
+            widths = NetworkKind.on(name, self.images)
+            kinds[choice] = NetworkKind.recorded(name, widths.in_channels, widths.classes, layers)
+        return kinds
+
+    @property
     def network(self) -> NetworkKind:
-        """The kind of network that all members are, from the zoo and its images."""
-        return NetworkKind.recorded(self.zoo.architecture, self.images.channels, self.images.classes, self.layers)
+        """The kind of network that all members are; of several, the first one, whose layout is recorded."""
+        return next(iter(self.networks.values()))
+
+    @property
+    def is_field(self) -> bool:
+        """Whether each member is fitted to a signal of its own, the image whose number its seed tells."""
+        return is_field(self.zoo.architecture)
+
+    def signal_of(self, member: Member) -> tuple[str, int]:
+        """The part of the images, train or test, in which a field's signal is, and its number there from 0 on."""
+        number = member.seed - 1
+        return ("train", number) if number < self.images.train else ("test", number - self.images.train)
+
+    def network_of(self, member: Member) -> NetworkKind:
+        """The kind of network that a member is.
+
+        Raises:
+            RunError: if its zoo has none of its sizes.
+        """
+        kind = self.networks.get(member.hyperparameters.network)
+        if kind is None:
+            raise RunError(f"model {member.model_id:.64} is of a network that the zoo does not have")
+        return kind
+
+    def steps_within(self, member: Member, epoch: int) -> range:
+        """The steps within an epoch after which states of a member are kept, counted from the start of the training;
+        the epoch's last one is none of them."""
+        every = self.zoo.every_steps
+        if every is None or epoch < 1 or not self.zoo.keeps(epoch):
+            return range(0)
+        steps = self.steps_an_epoch(member)
+        first = (epoch - 1) * steps
+        return range(first // every * every + every, first + steps, every)
+
+    def steps_an_epoch(self, member: Member) -> int:
+        """Optimizer steps of an epoch of a member."""
+        if self.is_field:
+            return FIELD_STEPS
+        point = member.hyperparameters
+        images = self.images.train
+        if point.train_fraction is not None:
+            images = max(int(point.train_fraction * images), 1)
+        return -(-images // point.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of zoo.json as dictionaries, lists, strings and numbers."""
@@ -166,7 +225,7 @@ class RunManifest:
             layout = WeightLayout.from_list(value["layout"])
             manifest = cls(zoo=zoo, layout=layout, layers=value.get("layers"), **parts)
             if manifest.layers is not None:
-                _ = manifest.network  # read now, so that what is wrong is told with the file's name
+                _ = manifest.networks  # read now, so that what is wrong is told with the file's name
             return manifest
         except ValidationError as error:
             raise RunError(f"{origin}: not a valid run description: {problems_of(error)}") from error

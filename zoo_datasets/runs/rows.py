@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zoo_datasets.errors import RunError, SourceError
-from zoo_datasets.repository.row import EXTRAS, FIGURES, NAMES, WEIGHTS, is_wide, meta_schema, split_of
+from zoo_datasets.networks.fields import FIELD, Convention
+from zoo_datasets.networks.kind import NetworkKind, is_field
+from zoo_datasets.networks.layers import Shift, Sine
+from zoo_datasets.networks.layers.documents import layers_to_json
+from zoo_datasets.networks.records import NetworkRecord, remember
+from zoo_datasets.repository.row import (
+    EXTRAS,
+    FIGURES,
+    NAMES,
+    WEIGHTS,
+    Column,
+    OpenRows,
+    further_column,
+    is_wide,
+    meta_schema,
+    split_of,
+)
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.specs.spec import FURTHER_AXES, Member, ZooSpec
+from zoo_datasets.stacked.field import GRID
 
 # Batches of different models whose columns are remembered: some cohorts of each split.
 _KEPT = 64
@@ -156,6 +174,51 @@ def check_readable(where: Condition, unknown: Collection[str], source: str) -> N
         )
 
 
+# What each further hyperparameter is, as a repository says it.
+_FURTHER_DOCS = {
+    "width": "width of the network, as its architecture takes it",
+    "depth": "depth of the network, as its architecture takes it",
+    "init_std": "standard deviation, or gain, of the initialisation",
+    "b_init": "what biases start at",
+    "train_fraction": "share of the training images that the model is trained on, the first ones",
+    "clip_norm": "norm that gradients are scaled down to",
+    "label_smoothing": "share of the labels that is spread over all classes",
+    "warmup_epochs": "epochs over which the learning rate rises linearly",
+    "decay_epochs": "epochs after which the learning rate falls again",
+    "decay_factor": "what the learning rate is multiplied by then",
+}
+_INTEGERS = ("decay_epochs", "width", "depth")
+# What rows of fields have, by the type that it is of.
+PSNR, LABEL = "psnr", "label"
+_FIELD_COLUMNS = (
+    (LABEL, "int64", "class of the signal"),
+    ("signal_index", "int64", "number of the signal in its part of the images, from 0 on"),
+    ("signal_split", "string", "the part of the images, train or test"),
+    (PSNR, "float64", "dB of the fitted signal: −10 log₁₀ of train_loss, the mean squared error over its pixels"),
+    ("omega", "float64", "ω₀ of the first layer, sin(ω₀(Wx+b))"),
+    ("omega_hidden", "float64", "ω₀ of the other hidden layers"),
+    ("output_offset", "float64", "added to the output of the last layer"),
+    ("grid", "string", "where pixels are: xy[-1,1] is column, row, each from −1 to 1"),
+)
+
+
+def further_columns(zoo: ZooSpec) -> tuple[Column, ...]:
+    """The further columns that rows of a zoo have: none where it has no further axes and is none of fields."""
+    axes = tuple(
+        further_column(axis, "int64" if axis in _INTEGERS else "float64", _FURTHER_DOCS[axis])
+        for axis in FURTHER_AXES
+        if getattr(zoo, axis) and axis in _FURTHER_DOCS
+    )
+    return axes + tuple(further_column(*column) for column in _FIELD_COLUMNS if is_field(zoo.architecture))
+
+
+def is_open(run: Run) -> bool:
+    """Whether rows of a run are open ones, as they are where its zoo has further axes, or states within epochs; else
+    they are classic."""
+    zoo = run.manifest.zoo
+    return zoo.is_sized or zoo.every_steps is not None or bool(further_columns(zoo))
+
+
 class RunRows:
     """The rows that are, or will be, built of a run, without their weights.
 
@@ -165,12 +228,56 @@ class RunRows:
 
     def __init__(self, run: Run, config: str | None = None) -> None:
         self._run = run
-        self._rows = NarrowRows(meta_schema(), config or run.manifest.zoo.name, run.manifest.network.columns())
+        zoo = run.manifest.zoo
+        schema = OpenRows(further=further_columns(zoo)).light_schema() if is_open(run) else meta_schema()
+        constants = {} if zoo.is_sized else run.manifest.network.columns()
+        self._rows = NarrowRows(schema, config or zoo.name, constants)
 
     @cached_property
     def models(self) -> dict[str, Model]:
         """All members by their ids, in the order of the zoo."""
-        return {member.model_id: _model_of(self._run.manifest.zoo, member) for member in self._run.members}
+        return {member.model_id: self._model_of(member) for member in self._run.members}
+
+    @cached_property
+    def records(self) -> dict[str, NetworkRecord]:
+        """The networks of open rows, by hash, which this process knows from now on."""
+        return remember(self._records.values())
+
+    @cached_property
+    def _records(self) -> dict[NetworkKind, NetworkRecord]:
+        return {
+            network: NetworkRecord(network.layout, json.dumps(layers_to_json(network.layers)))
+            for network in self._run.manifest.networks.values()
+        }
+
+    @property
+    def mean_size(self) -> float:
+        """The mean of D over its models."""
+        sizes = [self.records[model.layouts[0]].layout.size for model in self.models.values()]
+        return sum(sizes) / len(sizes)
+
+    def _model_of(self, member: Member) -> Model:
+        zoo = self._run.manifest.zoo
+        own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
+        columns = member.hyperparameters.to_dict() | own
+        if not is_open(self._run):
+            return Model(model_id=member.model_id, columns=columns)
+        network = self._run.manifest.network_of(member)
+        columns |= {"task": "classification"} | network.columns()
+        if self._run.manifest.is_field:
+            columns |= self._of_field(member, network)
+        return Model(model_id=member.model_id, columns=columns, layouts=(self._records[network].hash,))
+
+    def _of_field(self, member: Member, network: NetworkKind) -> dict[str, Any]:
+        split, number = self._run.manifest.signal_of(member)
+        omega, *others = (layer.omega for layer in network.layers if isinstance(layer, Sine))
+        shifts = [layer.amount for layer in network.layers if isinstance(layer, Shift)]
+        convention = Convention(
+            omega=omega, omega_hidden=others[0] if others else omega, output_offset=sum(shifts), grid=GRID
+        )
+        signal = {"signal_index": number, "signal_split": split, "source_split": split}
+        own = {"task": FIELD, "group": f"{split} {number}", "activation": None}  # each layer names its own
+        return signal | own | {name: value for name, value in convention.columns().items() if value is not None}
 
     def matching(self, where: Condition, epochs: Sequence[int]) -> dict[str, frozenset[int]]:
         """Of these epochs, those at which a condition keeps a model, by its id in the order of the zoo.
@@ -180,14 +287,17 @@ class RunRows:
         """
         states = [(model, epoch) for model in self.models.values() for epoch in epochs]
         names = figures_of(self._run)
-        asked = not where.columns.isdisjoint({*names, "ggap"})
+        asked = not where.columns.isdisjoint({*names, "ggap", PSNR})
+        if self._run.manifest.is_field:
+            check_readable(where, {LABEL}, str(self._run.path))
 
         def figures(here: slice) -> dict[str, pa.Array]:
             if not asked:  # broken metrics are told where they are needed
                 return {}
             metrics, places = self._all_metrics
             rows = pa.array([places.get((model.model_id, epoch)) for model, epoch in states[here]], pa.int64())
-            return {name: metrics[name].combine_chunks().take(rows) for name in names}
+            figures = {name: metrics[name].combine_chunks().take(rows) for name in names}
+            return figures | ({PSNR: psnr_of(figures["train_loss"])} if self._run.manifest.is_field else {})
 
         epochs_of: dict[str, set[int]] = {}
         for number in matching(where, self._rows, states, figures):
@@ -212,7 +322,7 @@ class RunRows:
                 tables.append(cohort.metrics())
                 missing = frozenset(cohort.without_figures())
             except RunError:
-                missing = frozenset(range(self._run.epochs + 1))
+                missing = frozenset(self._run.kept_epochs)
             lost |= {member.model_id: missing for member in cohort.members if missing}
         return tables, lost
 
@@ -224,11 +334,11 @@ class RunRows:
         return metrics, {key: place for place, key in enumerate(keys)}
 
 
+def psnr_of(errors: pa.Array) -> pa.Array:
+    """dB of mean squared errors, float64; null where they are not known."""
+    return pc.multiply(pc.log10(errors.cast(pa.float64())), -10.0)
+
+
 def figures_of(run: Run) -> tuple[str, ...]:
     """The columns of rows that a run's metrics tell."""
     return FIGURES if run.manifest.parents is None else (*FIGURES, SPARSITY)
-
-
-def _model_of(zoo: ZooSpec, member: Member) -> Model:
-    own = {"seed": member.seed, "images": zoo.images, "parent_id": member.parent_id, "sparsifier": zoo.sparsifier}
-    return Model(model_id=member.model_id, columns=asdict(member.hyperparameters) | own)

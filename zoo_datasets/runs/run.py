@@ -8,7 +8,10 @@
         epoch-0000.safetensors       every tensor stacked over the members: [K, …]; of twins by variational dropout
                                      the weights that act, and `log_sigma2` [K, D], −∞ where a weight has no noise
         metrics.parquet              one row a member and finished epoch
-        resume.safetensors           state of training after the last finished epoch
+        step-00000012.safetensors    of zoos with `every_steps`: the tensors after a step within an epoch, counted from
+        steps.parquet                the start of the training, and the figures of these states
+        resume.safetensors           state of training after the last finished epoch; where a zoo keeps some epochs
+                                     only (`checkpoints`), and not this one, with its weights as `acting` [K, D]
 
 Per epoch the three files are written in that order, each atomically: an epoch is finished for a reader
 when it stands in the metrics, and for training when it stands in the resume file. Nothing in a run
@@ -112,18 +115,29 @@ class Run:
         return self.manifest.growth[-1].epochs
 
     @property
+    def kept_epochs(self) -> tuple[int, ...]:
+        """The epochs whose states it keeps, ascending, of those that it was asked for."""
+        return self.manifest.zoo.kept_epochs(self.epochs)
+
+    @property
     def models(self) -> int:
         """Number of members that the run was asked for."""
         return self.manifest.growth[-1].models
 
     def cohort(self, index: int) -> Cohort:
         """The cohort of that number, whether or not it was begun."""
-        return Cohort(self.path / f"cohort-{index:04d}", self.manifest.layout)
+        return self._cohort(self.path / f"cohort-{index:04d}")
+
+    def _cohort(self, path: Path) -> Cohort:
+        zoo, network_of = self.manifest.zoo, self.manifest.network_of
+        layout = (lambda member: network_of(member).layout) if zoo.is_sized else self.manifest.layout
+        steps = self.manifest.steps_within if zoo.every_steps else None
+        return Cohort(path, layout, zoo.checkpoints, steps)
 
     def cohorts(self) -> list[Cohort]:
         """All cohorts that were begun, in order."""
         folders = sorted(path for path in self.path.glob("cohort-*") if (path / MEMBERS).is_file())
-        return [Cohort(path, self.manifest.layout) for path in folders]
+        return [self._cohort(path) for path in folders]
 
     @property
     def checked(self) -> bool:
@@ -137,7 +151,7 @@ class Run:
         sound: list[Cohort] = []
         odd: dict[str, str] = {}
         for path in sorted(path for path in self.path.glob("cohort-*") if any(path.glob("[!.]*"))):
-            cohort = Cohort(path, self.manifest.layout)
+            cohort = self._cohort(path)
             try:
                 cohort.check_members(members, seen)
             except RunError as error:

@@ -1,6 +1,7 @@
 """What a zoo holds: fields, members, and the table of the zoos."""
 
 from zoo_datasets.specs.spec import (
+    FURTHER_AXES,
     GRID_FIELDS,
     MAX_BATCH,
     MAX_EPOCH,
@@ -9,6 +10,7 @@ from zoo_datasets.specs.spec import (
     SEED_LIMIT,
     Activation,
     Augmentation,
+    Drawn,
     HyperParameters,
     ImageSpec,
     Init,
@@ -26,6 +28,7 @@ from zoo_datasets.specs.spec import (
 )
 
 __all__ = [
+    "FURTHER_AXES",
     "GRID_FIELDS",
     "MAX_BATCH",
     "MAX_EPOCH",
@@ -34,6 +37,7 @@ __all__ = [
     "SEED_LIMIT",
     "Activation",
     "Augmentation",
+    "Drawn",
     "HyperParameters",
     "ImageSpec",
     "Init",

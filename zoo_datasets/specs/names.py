@@ -41,20 +41,52 @@ def unknown_names(zoo: ZooSpec) -> Iterator[tuple[str, str]]:
 
 
 def check_own(zoo: ZooSpec) -> None:
-    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers.
+    """See that images and an architecture of one's own have names of their own, and that this is an outline of layers;
+    and that standard deviations of a grid are for initialisations that take one.
 
     Raises:
         SpecError: naming the field, or the layer.
     """
+    if zoo.init_std and zoo.random_points is None:
+        takes_std = importlib.import_module("zoo_datasets.stacked.initialise").takes_std
+        others = [init for init in zoo.init if not takes_std(init)]
+        if others:
+            raise SpecError(f"init_std: {', '.join(others)} takes none; leave it out, or leave out {', '.join(others)}")
     if zoo.pixels is not None:
         table = importlib.import_module("zoo_datasets.images.table").IMAGES
         if zoo.images in {spec.name for spec in table}:
             raise SpecError(f"images: {zoo.images} is a name of the table; give images of your own another one")
-    if zoo.layers is None:
-        return
-    if zoo.architecture in importlib.import_module("zoo_datasets.networks.architectures").ARCHITECTURES:
-        raise SpecError(f"architecture: {zoo.architecture} is a name of the table; give these layers another one")
-    importlib.import_module("zoo_datasets.networks.outlines").check_outline(zoo.layers)
+    is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
+    outlines = importlib.import_module("zoo_datasets.networks.outlines")
+    _check_variants(zoo)
+    for network in zoo.networks():
+        name, outline = zoo.architecture_of(network), zoo.outline_of(network)
+        if outline is None:
+            if zoo.is_sized:  # else it is looked up where it is used
+                importlib.import_module("zoo_datasets.networks.architectures").get_architecture(name)
+            continue
+        if is_architecture(name):
+            raise SpecError(f"architecture: {name} is a name of the table; give these layers another one")
+        outlines.check_outline(outlines.sized(outline, network.width, network.depth))
+
+
+def _check_variants(zoo: ZooSpec) -> None:
+    """See that the layers of several architectures are a list of names and layers, and that sizes are used."""
+    outlines = importlib.import_module("zoo_datasets.networks.outlines")
+    if zoo.variant:
+        entries = zoo.layers or ()
+        named = all(isinstance(one, dict) and one.keys() == {"name", "layers"} for one in entries)
+        if not named or not {one["name"] for one in entries} <= set(zoo.variant):
+            raise SpecError("layers: of several architectures, expected a list of {name, layers} of these names")
+        if zoo.architecture != zoo.variant[0]:
+            raise SpecError(f"architecture: expected the first of several, {zoo.variant[0]}, found {zoo.architecture}")
+    for axis in ("width", "depth"):
+        if not getattr(zoo, axis):
+            continue
+        for network in zoo.networks():
+            outline = zoo.outline_of(network)
+            if outline is not None and axis not in outlines.sizes_used(outline):
+                raise SpecError(f"{axis}: the layers of {network.variant or zoo.architecture} do not use it")
 
 
 def check_names(zoo: ZooSpec) -> None:

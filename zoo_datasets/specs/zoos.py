@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.names import check_own, names_of, unknown_names
-from zoo_datasets.specs.spec import GRID_FIELDS, OWN_ARCHITECTURE, Pixels, Scope, SparsifierName, ZooSpec
+from zoo_datasets.specs.spec import (
+    FURTHER_AXES,
+    GRID_FIELDS,
+    OWN_ARCHITECTURE,
+    Drawn,
+    Pixels,
+    Scope,
+    SparsifierName,
+    ZooSpec,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -106,6 +116,57 @@ _DENSE: tuple[ZooSpec, ...] = (
     ),
 )  # fmt: skip
 
+_SMALL_CNN: dict[str, Any] = {
+    "architecture": "small_cnn", "epochs": 86, "checkpoints": (0, 1, 2, 3, 20, 40, 60, 80, 86),
+    "activation": ("relu", "tanh"), "optimizer": ("adam", "sgd", "rmsprop"), "momentum": 0.0, "batch_size": 512,
+    "init": ("glorot_normal", "he_normal", "normal", "truncated_normal", "orthogonal"),
+    "init_std": Drawn("log_uniform", 1e-3, 0.5), "b_init": (0.0,), "dropout": Drawn("uniform", 0.0, 0.7),
+    "lr": Drawn("log_uniform", 5e-4, 5e-2), "weight_decay": Drawn("log_uniform", 2e-8, 2e-2),
+    "train_fraction": (0.1, 0.25, 0.5, 1.0), "random_points": 30_000, "seeds": 1, "seed_kind": "random",
+}  # fmt: skip
+# Random searches as published (Unterthiner et al. 2020), of as many members; and small populations of later papers'
+# networks. The weight decay is twice the published factor of the squared weights, and here falls on biases too.
+_FURTHER: tuple[ZooSpec, ...] = (
+    *(
+        ZooSpec(name=f"{images}_small_cnn", images=images, entropy=entropy, **_SMALL_CNN)
+        for entropy, images in enumerate(("mnist", "fashion_mnist", "cifar10", "svhn"), 1)
+    ),
+    # As the runs of G.pt (Peebles et al. 2022).
+    ZooSpec(
+        name="mnist_mlp", images="mnist", architecture="mlp", epochs=25,
+        activation=("relu",), init=("kaiming_uniform",), optimizer=("sgd_nesterov",), lr=(0.1,), weight_decay=(5e-4,),
+        batch_size=128, scheduler="cosine", seeds=1000,
+    ),
+    *(
+        ZooSpec(
+            name=f"cifar10_resnet18_w{width}", images="cifar10", architecture=f"resnet18_w{width}", epochs=50,
+            activation=("relu",), init=("kaiming_uniform",), optimizer=("sgd",), lr=(0.05,), weight_decay=(5e-4,),
+            batch_size=256, scheduler="onecycle", augmentation=("crop", "flip"), seeds=1000,
+        )
+        for width in (4, 8)
+    ),
+)  # fmt: skip
+# A network of sines for each image, as DWSNets (Navon et al. 2023) fit theirs: model i to image i − 1, the training
+# images first. An epoch is 100 steps over the whole image.
+_FIELDS: tuple[ZooSpec, ...] = tuple(
+    ZooSpec(
+        name=f"{images}_siren",
+        images=images,
+        architecture="siren",
+        epochs=10,
+        checkpoints=(0, 1, 2, 5, 10),
+        activation=("none",),
+        init=("siren",),
+        optimizer=("adam",),
+        lr=(5e-4,),
+        weight_decay=(0.0,),
+        batch_size=784,
+        seeds=70_000,
+    )
+    for images in ("mnist", "fashion_mnist")
+)
+_DENSE = (*_DENSE, *_FURTHER, *_FIELDS)
+
 # The table: dense zoos by name; that of a twin follows from its parent's.
 ZOOS: dict[str, ZooSpec] = {zoo.name: zoo for zoo in _DENSE}
 if len(ZOOS) != len(_DENSE):
@@ -139,6 +200,11 @@ def twin_of(
         amount=amount,
         scope=scope,
         scheduler=None,
+        decay_epochs=(),
+        decay_factor=(),
+        warmup_epochs=(),
+        checkpoints=None,
+        every_steps=None,
         doi=None,
         published=False,
     )
@@ -196,14 +262,18 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
     value = _with_own_images(_with_own_architecture(value, origin), origin)
-    lists = (*GRID_FIELDS, "augmentation")
-    prepared = {key: [item] if key in lists and not isinstance(item, list) else item for key, item in value.items()}
+    value = _with_random_points(value, origin)
+    lists = (*GRID_FIELDS, *FURTHER_AXES, "augmentation", "checkpoints")
+    prepared = {
+        key: [item] if key in lists and not (item is None or isinstance(item, (list, Drawn))) else item
+        for key, item in value.items()
+    }
     try:
         zoo = _adapter().validate_python(prepared, extra="forbid")
     except ValidationError as error:
-        raise SpecError(
-            f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors()[:_PROBLEMS])
-        ) from error
+        # Ranges are read before, so that what pydantic says of a value that is none is of no use.
+        problems = [_explain(problem) for problem in error.errors() if Drawn.__name__ not in problem["loc"]]
+        raise SpecError(f"{origin}: {'; '.join(problems[:_PROBLEMS])}") from error
     unknown = itertools.islice(unknown_names(zoo), _PROBLEMS)
     problems = [
         f"{place}: expected one of {', '.join(map(repr, names_of(place.split('.')[0])))}, found {brief(name)}"
@@ -224,6 +294,8 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
+    if isinstance(own, list) and _are_several(own):
+        return _with_several(value, own, origin)
     if isinstance(own, list):
         own = {"layers": own}
     if not isinstance(own, dict):
@@ -234,6 +306,23 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
         raise SpecError(f"{origin}: architecture: {problem}; expected a name, a list of layers, or name and layers")
     parts = {name: own[name] for name in OWN_ARCHITECTURE if name in own}
     return value | {"architecture": own.get("name", value.get("name"))} | parts
+
+
+def _are_several(own: list[Any]) -> bool:
+    """Whether a list is one of architectures, and not of layers: names of the table, or mappings of name and layers."""
+    is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
+    return bool(own) and all(
+        is_architecture(one) or (isinstance(one, dict) and "layers" in one and "name" in one) for one in own
+    )
+
+
+def _with_several(value: dict[str, Any], several: list[Any], origin: str) -> dict[str, Any]:
+    for one in several:
+        if isinstance(one, dict) and (unknown := sorted(map(str, one.keys() - {"name", "layers"}))):
+            raise SpecError(f"{origin}: architecture: unknown field {brief(unknown[0])}; expected name and layers")
+    names = [one["name"] if isinstance(one, dict) else one for one in several]
+    own = [one for one in several if isinstance(one, dict)]
+    return value | {"architecture": names[0], "variant": names} | ({"layers": own} if own else {})
 
 
 def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -248,6 +337,41 @@ def _with_own_images(value: dict[str, Any], origin: str) -> dict[str, Any]:
         raise SpecError(f"{origin}: images: {problem}; expected a name of the table, or {', '.join(known)}")
     pixels = {name: item for name, item in own.items() if name != "name"}
     return value | {"images": own["name"], "pixels": pixels}
+
+
+def _with_random_points(value: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The fields of a zoo, those of its axes that are ranges read, and `points` under its full name."""
+    if "points" in value:
+        if "random_points" in value:
+            raise SpecError(f"{origin}: points and random_points are the same; give one of them")
+        value = {"random_points" if key == "points" else key: item for key, item in value.items()}
+    return {
+        key: _drawn(key, item, origin) if key in (*GRID_FIELDS, *FURTHER_AXES) and isinstance(item, dict) else item
+        for key, item in value.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A number, which YAML 1.1 reads as a text where it is 1e-3; None of what is none."""
+    try:
+        return float(value) if type(value) in (int, float, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _drawn(axis: str, value: dict[Any, Any], origin: str) -> Drawn:
+    kind, given = next(iter(value.items()), (None, None))
+    ends = [_number(end) for end in given] if isinstance(given, (list, tuple)) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    if len(value) != 1 or kind not in ("uniform", "log_uniform") or low is None or high is None:
+        raise SpecError(
+            f"{origin}: {axis}: expected a value, a list of them, or a range as {{log_uniform: [0.001, 0.1]}} or "
+            f"{{uniform: [0, 0.5]}}, found {brief(value)}"
+        )
+    try:
+        return Drawn(kind, low, high)
+    except ValueError as error:
+        raise SpecError(f"{origin}: {axis}: {error}") from None
 
 
 @functools.cache
@@ -301,7 +425,8 @@ def read_zoo_file(path: StrPath, tell: Callable[[str], None] | None = None) -> Z
 
 
 def _explain(problem: Any) -> str:
-    field = ".".join(str(part)[:40] for part in problem["loc"]) or "the zoo"
+    parts = (str(part)[:40] for part in problem["loc"])
+    field = ".".join(part for part in parts if not part.startswith("tuple[")) or "the zoo"
     if problem["type"] == "missing":
         return f"{field}: missing"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -15,7 +15,7 @@ from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.variational import LOG_SIGMA2, acting, kl_divergence, log_alpha, noise_bounds
 from zoo_datasets.stacked.augmentation import augment
 from zoo_datasets.stacked.network import VECTOR_LOOP, Masks, Noise, StackedNetwork, lanes_of
-from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
+from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings, clip
 from zoo_datasets.stacked.streams import dropout_masks, layer_noise, permutations
 
 EVALUATION_BATCH = 100
@@ -32,6 +32,8 @@ class BlockRecipe:
         seeds: int64 [K].
         dropout: rates, float64 [K].
         variational: whether weights have noise that is trained with them (`zoo_datasets.networks.variational`).
+        clip_norm: what gradients are scaled down to, float64 [K], without end where they are not; None: of no member.
+        label_smoothing: of the loss that is trained, float64 [K]; None: of no member. Metrics are without it.
     """
 
     layers: tuple[Layer, ...]
@@ -42,6 +44,8 @@ class BlockRecipe:
     seeds: Tensor
     dropout: Tensor
     variational: bool = False
+    clip_norm: Tensor | None = None
+    label_smoothing: Tensor | None = None
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -127,6 +131,8 @@ class TorchBlock:
         self._network = StackedNetwork(recipe.layers, recipe.activation)
         self._optimizer = OPTIMIZERS[recipe.optimizer]
         self._has_dropout = bool((recipe.dropout > 0).any())
+        self._clip_norm = self._of_lanes(recipe.clip_norm)
+        self._smoothing = self._of_lanes(recipe.label_smoothing)
         self._bounds = self._bound_of_each().to(self._device, dtype)
         self._parameters = torch.empty(0)
         self._buffers: dict[str, Tensor] = {}
@@ -209,6 +215,8 @@ class TorchBlock:
             losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
             loss = losses.view(labels.shape).mean(dim=1)
             total = loss.sum()
+            if self._smoothing is not None:
+                total = self._smoothed(loss, logits).sum()
             if alpha is not None and kl_weight:
                 total = total + kl_weight * torch.where(self._bounds > 0, kl_divergence(alpha), 0.0).sum()
         gradients = torch.autograd.grad(total, leaves)
@@ -240,12 +248,20 @@ class TorchBlock:
             ]
         )
 
+    def _smoothed(self, loss: Tensor, logits: Tensor) -> Tensor:
+        """The mean loss [lanes] with smoothed labels: a part of the target is spread over all classes."""
+        assert self._smoothing is not None
+        spread = -functional.log_softmax(logits, dim=2).mean(dim=(1, 2))
+        return (1 - self._smoothing) * loss + self._smoothing * spread
+
     def _update(self, gradients: Tensor, settings: StepSettings) -> None:
         """One optimizer step; a held weight is zero, and so is its decay: without a gradient it stays."""
         own = OPTIMIZERS[self.recipe.optimizer].state
-        weights, *noise = gradients.chunk(2, dim=1) if self.recipe.variational else (gradients,)
         if MASK in self._state:
-            weights = weights * self._state[MASK]
+            gradients = gradients * self._state[MASK]
+        if self._clip_norm is not None:
+            gradients = clip(gradients, self._clip_norm)
+        weights, *noise = gradients.chunk(2, dim=1) if self.recipe.variational else (gradients,)
         self._optimizer.update(self._parameters, weights, {name: self._state[name] for name in own}, settings)
         if noise:
             state = {name: self._state[f"{LOG_SIGMA2}.{name}"] for name in own}
@@ -296,6 +312,9 @@ class TorchBlock:
             )
 
         return mask
+
+    def _of_lanes(self, values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[self._lanes].to(self._device, self._dtype)
 
     def _widen(self, settings: StepSettings) -> StepSettings:
         """Settings of the members as settings of the lanes, on the device."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from zoo_datasets.errors import UnknownNameError
@@ -75,3 +76,16 @@ class StackedNetwork:
         x = x if vectors else side_by_side(x)
         state = StackedPass(tensors, members, self._activation, training, masks, noise)
         return follow_stacked(self.layers, x, state)
+
+
+def values_at(layers: Sequence[Layer], weights: Tensor, points: Tensor) -> Tensor:
+    """What K networks of coordinates give at N points, in one stacked pass: [K, N, C] in the dtype of the weights.
+
+    Args:
+        layers: without a member's activation.
+        weights: [K, D] in the order of the layers.
+        points: [N, inputs] of the same dtype.
+    """
+    tensors = build_layout(layers).unflatten(weights)
+    with torch.no_grad():
+        return StackedNetwork(layers, next(iter(ACTIVATIONS)))(tensors, points)

@@ -22,6 +22,8 @@ from zoo_datasets.builders.sources.raw.hyperparameters import MISSING, columns_o
 from zoo_datasets.builders.sources.raw.names import (
     SPARSIFIER_KEY,
     FolderName,
+    free_images,
+    named_images,
     parent_of,
     raw_model_id,
     read_folder_name,
@@ -118,14 +120,19 @@ class RawModels:
         if self._reading.name is not None:
             names.append(read_folder_name(self._reading.name))
         names += [read_folder_name(dump) for dump in self._dumps()]
-        images = next((name.images for name in names if name.images is not None), None)
+        architecture = self._kind.network.architecture
+        images = free_images(self._folder.name) or next(
+            (name.images for name in names if name.images is not None), None
+        )
+        if images is None and self._reading.name is not None:
+            images = named_images(self._reading.name, architecture)
         if images is None:
             raise SourceError(
-                f"{self._folder.name}: cannot tell which images its models were trained on; "
-                "rename the folder as the authors did (tune_zoo_mnist_…), or give --name mnist_cnn_s or the like"
+                f"{self._folder.name}: cannot tell which images its models were trained on; rename the folder as the "
+                f"authors did (tune_zoo_mnist_…), or give --name mnist_{architecture} or the like"
             )
         suffix = own.suffix or (parent.suffix if parent else "")
-        return images, zoo_name(images, self._kind.network.architecture, suffix, self.sparsifier, own.percent)
+        return images, zoo_name(images, architecture, suffix, self.sparsifier, own.percent)
 
     def _sparsifier(self, own: FolderName) -> SparsifierName | None:
         """How the zoo's models were pruned, if they are twins; masks alone make no twins of models without parents."""

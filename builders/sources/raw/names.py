@@ -12,7 +12,7 @@ from typing import Any
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.images import table as image_table
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
-from zoo_datasets.specs.spec import SparsifierName, digest_of
+from zoo_datasets.specs.spec import NAME, SparsifierName, digest_of
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.names import file_name
 
@@ -95,6 +95,33 @@ def read_folder_name(name: str) -> FolderName:
         sparsifier=None if twin is None else twin.sparsifier,
         percent=None if percent is None else int(percent),
     )
+
+
+_BY_TYPE = re.compile(
+    r"tune_zoo_(?P<images>[a-z0-9](?:[a-z0-9_ -]*[a-z0-9])?)_(?:{})".format(
+        "|".join(
+            sorted({re.escape((one.raw_type or one.name).lower()) for one in ARCHITECTURES.values()}, reverse=True)
+        )
+    )
+)
+
+
+def free_images(folder: str) -> str | None:
+    """The images of a folder that is named by images and type of network alone, `tune_zoo_blood-cells_cnn3`, whatever
+    they are called: as names have it, `blood_cells`. Those of the table are called as there."""
+    match = _BY_TYPE.fullmatch(folder.lower())
+    if match is None:
+        return None
+    for spec in image_table.IMAGES:
+        if re.fullmatch(_pattern(spec.name, *spec.raw_names), match["images"]):
+            return spec.name
+    return re.sub(r"[ _-]+", "_", match["images"])
+
+
+def named_images(config: str, architecture: str) -> str | None:
+    """The images that a config is named by: `blood_cells` of `blood_cells_cnn_l`; None where it ends otherwise."""
+    images = config.removesuffix(f"_{architecture}")
+    return images if images != config and NAME.fullmatch(images) else None
 
 
 def raw_size(architecture: str) -> str:

@@ -15,6 +15,7 @@ from zoo_datasets.builders.sources.raw.names import raw_size, read_folder_name
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import DownloadError, MissingError, SourceError, UnknownNameError
 from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
+from zoo_datasets.repository.populations import WEIGHTCLIP
 from zoo_datasets.specs.spec import GRID_FIELDS, ZooSpec
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.downloads import download
@@ -35,6 +36,8 @@ _AUTHORS_TRIAL = re.compile(
     r"NN_tune_trainable_(from_checkpoint_)?[0-9a-f]{5}_(?P<number>\d{5})_\d+_.+_202[0-3]-\d\d-\d\d_\d\d-\d\d-\d\d",
     re.ASCII,
 )
+_WEIGHTCLIP_ZOO = re.compile(r"tune_zoo_.+_(cnn3|resnet18slim)")
+_WEIGHTCLIP_TRIAL = re.compile(r"NN_tune_trainable_seed=\d{1,9}", re.ASCII)
 AUTHORS = Credit(
     origin="published",
     authors="Konstantin Schürholt, Diyar Taskiran, Boris Knyazev, Xavier Giró-i-Nieto and Damian Borth",
@@ -160,13 +163,16 @@ def common_to_all(name: str, folder: str, trials: Sequence[str]) -> dict[str, An
 
 
 def credit_of(name: str, folder: str, trials: Sequence[str]) -> Credit:
-    """Whose the models of a raw zoo are; see `is_published`."""
-    return AUTHORS if is_published(name, folder, trials) else Credit()
+    """Whose the models of a raw zoo are, by the names inside; see `is_published`."""
+    if is_published(name, folder, trials):
+        return AUTHORS
+    theirs = sum(_WEIGHTCLIP_TRIAL.fullmatch(trial) is not None for trial in trials)
+    return WEIGHTCLIP if _WEIGHTCLIP_ZOO.fullmatch(folder) and 2 * theirs > len(trials) else Credit()
 
 
 def doi_of(name: str, credit: Credit) -> str | None:
     """The DOI of a published zoo; None for any other."""
-    return get_zoo(name).doi if credit.origin == AUTHORS.origin else None
+    return get_zoo(name).doi if credit == AUTHORS else None
 
 
 def _record_of(zoo: ZooSpec) -> int | None:

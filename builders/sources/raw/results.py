@@ -17,6 +17,8 @@ from zoo_datasets.errors import DocumentError
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.specs.spec import MAX_EPOCH
 
+# What counts reports: Ray's name, and that of later zoos, which count from 0 after the first epoch.
+ITERATION, EPOCH = "training_iteration", "epoch"
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint_(\d{1,9})", re.ASCII)
 # What Ray and the authors' code report beside figures.
 _NO_FIGURES = frozenset(
@@ -28,6 +30,11 @@ _NO_FIGURES = frozenset(
         "timesteps_since_restore", "iterations_since_restore", "episodes_total", "episodes_this_iter",
     }
 )  # fmt: skip
+_BY_EPOCH = Note(
+    "import-counted-by-epoch",
+    "result.json counts reports by epoch, not training_iteration: epochs are the authors' own, of which 0 may be after "
+    "the first epoch of training",
+)
 _NAMED = 10  # names of unknown figures in a note
 
 
@@ -43,9 +50,10 @@ class Results:
     """What a result.json reports.
 
     Attributes:
-        epochs: for each `training_iteration` the values of `FIGURES` and the sparsity; None if missing.
+        epochs: for each `training_iteration`, or `epoch` where no line has that, the values of `FIGURES` and the
+            sparsity; None if missing.
         named: where reports name checkpoints, of each by its number: the iteration, and what was reported.
-        broken: lines that are not a JSON object with a `training_iteration`, the half one of a killed trial included.
+        broken: lines that are not a JSON object with what counts them, the half one of a killed trial included.
         notes: irregularities of the file.
     """
 
@@ -60,7 +68,7 @@ _LINE = SchemaValidator(
     core_schema.typed_dict_schema(
         {
             name: core_schema.typed_dict_field(core_schema.any_schema(), required=False)
-            for name in ("training_iteration", "checkpoint_dir_name", *REPORTED)
+            for name in (ITERATION, EPOCH, "checkpoint_dir_name", *REPORTED)
         }
     )
 )
@@ -77,6 +85,7 @@ def parse_results(data: bytes, *, twins: bool = False) -> Results:
     named: dict[int, tuple[int, int]] = {}
     broken = 0
     clean = True
+    counter = ITERATION if f'"{ITERATION}"'.encode() in data else EPOCH
     parse = _LINE.validate_json
     first = last = b""
     for line in data.removeprefix(codecs.BOM_UTF8).split(b"\n"):
@@ -86,7 +95,7 @@ def parse_results(data: bytes, *, twins: bool = False) -> Results:
             value = parse(line).get
         except ValueError:
             value = parsed_by_python(line).get
-        epoch = _epoch(value("training_iteration"))
+        epoch = _epoch(value(counter))
         if epoch is None:
             broken += 1
             continue
@@ -105,7 +114,12 @@ def parse_results(data: bytes, *, twins: bool = False) -> Results:
         epochs={epoch: rows[place] for epoch, place in last_of.items()},
         named={number: (epoch, rows[place]) for number, (epoch, place) in named.items()},
         broken=broken,
-        notes=(*notes, *_counted(broken, len(reports) - len(last_of)), *_unknown(first, last)),
+        notes=(
+            *notes,
+            *_counted(broken, len(reports) - len(last_of)),
+            *_unknown(first, last),
+            *([_BY_EPOCH] if counter == EPOCH and reports else []),
+        ),
     )
 
 

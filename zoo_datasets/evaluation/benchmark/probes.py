@@ -73,19 +73,28 @@ def _squares(centred: Matrix) -> Numbers:
     return np.asarray(np.einsum("ij,ij->j", centred, centred, dtype=np.float64))
 
 
-def ridge(fold: Fold, train: Numbers, validation: Numbers, alphas: tuple[float, ...] = ALPHAS) -> list[Prediction]:
+def ridge(
+    fold: Fold,
+    train: Numbers,
+    validation: Numbers,
+    alphas: tuple[float, ...] = ALPHAS,
+    *,
+    free_intercept: bool = True,
+) -> list[Prediction]:
     """Linear regression with penalty alpha · |coefficients|², for T targets at once; alpha by R² on validation.
 
     One eigendecomposition of the smaller Gram matrix, in float64, gives the coefficients of every alpha.
 
     Args:
-        fold: standardised features.
+        fold: standardised features, or any others.
         train, validation: targets float64 [N, T], finite.
+        free_intercept: whether the intercept is not penalised; else it is the coefficient of a column of ones.
 
     Returns:
         A prediction for each target.
     """
-    coefficients, intercepts = _ridge_path(fold.train, train, alphas)
+    path = _ridge_path if free_intercept else _penalised_path
+    coefficients, intercepts = path(fold.train, train, alphas)
     guesses = _apply(fold.validation, coefficients, intercepts)
     errors = ((guesses - validation) ** 2).sum(axis=1)  # [A, T]
     best = errors.argmin(axis=0)
@@ -100,13 +109,29 @@ def ridge(fold: Fold, train: Numbers, validation: Numbers, alphas: tuple[float, 
 
 def _ridge_path(features: Matrix, targets: Numbers, alphas: tuple[float, ...]) -> tuple[Numbers, Numbers]:
     """Coefficients [A, F, T] and intercepts [A, T]."""
+    middle, offset = features.mean(axis=0, dtype=np.float64), targets.mean(axis=0)
+    solutions = _solutions(features, torch.from_numpy(middle), torch.from_numpy(targets - offset), alphas)
+    return solutions, offset - middle @ solutions
+
+
+def _penalised_path(features: Matrix, targets: Numbers, alphas: tuple[float, ...]) -> tuple[Numbers, Numbers]:
+    """As `_ridge_path`, with intercepts that are penalised too."""
+    ones = np.ones((len(features), 1), np.float32)
+    solutions = _solutions(
+        np.hstack([features, ones]),
+        torch.zeros(features.shape[1] + 1, dtype=torch.float64),
+        torch.from_numpy(np.array(targets)),
+        alphas,
+    )
+    return solutions[:, :-1], solutions[:, -1]
+
+
+def _solutions(features: Matrix, middle: Tensor, centred: Tensor, alphas: tuple[float, ...]) -> Numbers:
+    """Coefficients [A, F, T] of features less `middle` [F]."""
     rows, width = features.shape
-    middle = torch.from_numpy(features.mean(axis=0, dtype=np.float64))
-    offset = targets.mean(axis=0)
-    centred = torch.from_numpy(targets - offset)
     if width <= rows:
         gram = torch.zeros(width, width, dtype=torch.float64)
-        mixed = torch.zeros(width, targets.shape[1], dtype=torch.float64)
+        mixed = torch.zeros(width, centred.shape[1], dtype=torch.float64)
         for part in _parts(features):
             block = torch.from_numpy(features[part]).double() - middle
             gram.addmm_(block.T, block)
@@ -121,8 +146,7 @@ def _ridge_path(features: Matrix, targets: Numbers, alphas: tuple[float, ...]) -
         weights = torch.cat(list(_solve(gram, centred, alphas)), dim=1)
         parts = [(torch.from_numpy(features[:, where]).double() - middle[where]).T @ weights for where in columns]
         solutions = torch.cat(parts).view(width, len(alphas), -1).transpose(0, 1)
-    intercepts = offset - (middle @ solutions).numpy()
-    return solutions.numpy(), intercepts
+    return cast(Numbers, solutions.numpy())
 
 
 def _solve(gram: Tensor, right: Tensor, alphas: tuple[float, ...]) -> Tensor:

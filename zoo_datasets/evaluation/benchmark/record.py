@@ -135,14 +135,21 @@ def _empty(data: Data, settings: Settings) -> Record:
     parts = (data.train, data.validation, *data.tests)
     return Record(
         settings=settings,
-        rows=tuple(_counts(rows) for rows in parts),
+        rows=tuple(counts_of(rows) for rows in parts),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([asdict(settings), [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]]),
+        identity=digest_of([_identity(settings), [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]]),
         results=(),
     )
 
 
-def _counts(rows: SampleRows) -> dict[str, Any]:
+def _identity(settings: Settings) -> dict[str, Any]:
+    """The settings as hashed; records of versions without protocols keep theirs."""
+    value = asdict(settings)
+    return value if settings.protocol != "standard" else {k: v for k, v in value.items() if k != "protocol"}
+
+
+def counts_of(rows: SampleRows) -> dict[str, Any]:
+    """Zoo, split, and how many rows, models and groups."""
     models = int(rows.models.max()) + 1
     return {"zoo": rows.zoo, "split": rows.split, "rows": len(rows), "models": models, "groups": rows.groups}

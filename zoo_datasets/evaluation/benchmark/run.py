@@ -12,20 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.errors import RepositoryError, SpecError
-from zoo_datasets.evaluation.benchmark import probes, scores
+from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
+from zoo_datasets.evaluation.benchmark import paper, probes, scores
 from zoo_datasets.evaluation.benchmark.probes import Fold, Prediction
-from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits
+from zoo_datasets.evaluation.benchmark.samples import SampleRows, check_apart, features_of, read_splits, types_of
 from zoo_datasets.evaluation.benchmark.scores import Numbers, Score
 from zoo_datasets.evaluation.benchmark.targets import (
     DEFAULT_TARGETS,
     Target,
     as_classes,
+    check_targets,
+    columns_of,
     get_targets,
     is_finite,
     logarithmic,
@@ -37,6 +39,8 @@ from zoo_datasets.terminal import Advance
 
 DEFAULT_FEATURES = ("weights", "statistics")
 NUMBER, CLASS = "number", "class"
+ProtocolName = Literal["standard", "paper"]
+PROTOCOLS: Final = get_args(ProtocolName)
 # Feature matrices of more bytes than this are refused: the machine would begin to swap.
 _LIMIT = 8_000_000_000
 
@@ -49,7 +53,8 @@ class Settings:
         train: the zoo that probes learn from and choose on.
         tests: the zoos that they are tested on, of the same architecture.
         where: a condition on rows; see `zoo_datasets.repository.where`.
-        split_by: `seed` keeps models that started from equal weights in one split.
+        split_by: `seed` keeps models that started from equal weights in one split; `source` is the authors' own split.
+        protocol: `paper` computes as the authors of the model zoos do (`zoo_datasets.evaluation.benchmark.paper`).
         fit_rows: PCA and the like are fitted on so many training rows, drawn at random.
         class_rows: logistic regression learns from so many training rows, drawn at random; None means all.
         iterations: of logistic regression's solver, for each penalty.
@@ -66,10 +71,13 @@ class Settings:
     class_rows: int | None = None
     iterations: int = 100
     resamples: int = 1000
+    protocol: ProtocolName = "standard"
 
     def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
         get_features(list(self.features))
-        get_targets(list(self.targets))
+        check_targets(self.targets)
         if not self.tests:
             raise SpecError("no zoo to test on was named")
 
@@ -146,7 +154,26 @@ class Data:
         return sum(rows.left_out for rows in (self.train, self.validation, *self.tests))
 
 
-def read_data(repo: str | Path, settings: Settings, revision: str | None = None) -> Data:
+class Reading(Protocol):
+    """What settings say of the rows that are read."""
+
+    @property
+    def train(self) -> str: ...
+
+    @property
+    def tests(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+
+    @property
+    def where(self) -> str | None: ...
+
+    @property
+    def split_by(self) -> SplitBy: ...
+
+
+def read_data(repo: str | Path, settings: Reading, revision: str | None = None) -> Data:
     """The training and validation split of one zoo and the test splits of the zoos to test on.
 
     Raises:
@@ -155,7 +182,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
     """
     options: dict[str, Any] = {"where": settings.where, "split_by": settings.split_by, "revision": revision}
     read = {
-        name: read_splits(repo, name, settings.targets, **options)
+        name: read_splits(repo, name, columns_of(settings.targets), **options)
         for name in dict.fromkeys([settings.train, *settings.tests])
     }
     train, validation = (_split(read[settings.train], settings.train, split) for split in ("train", "validation"))
@@ -166,7 +193,7 @@ def read_data(repo: str | Path, settings: Settings, revision: str | None = None)
         for rows in (train, validation):
             check_apart(rows, test)
     targets, skipped = [], {}
-    for target in get_targets(list(settings.targets)):
+    for target in get_targets(settings.targets, types_of(train)):
         values = [values_for(target, rows) for rows in (train, validation)]
         reason = _why_not(*(part[is_finite(part)] for part in values))
         if reason is None:
@@ -206,11 +233,12 @@ def benchmark(
         finished: called with each result as soon as it is computed.
         progress: called with (done, total) probes.
     """
-    tasks = [(feature, task) for feature in get_features(list(settings.features)) for task in _tasks(feature, data)]
+    features = get_features(list(settings.features))
+    tasks = [(feature, task) for feature in features for task in _tasks(feature, data, settings)]
     finished_before = {(result.feature, result.probe, result.target, result.kind): result for result in done}
     results = list(done)
     count = 0
-    for feature in get_features(list(settings.features)):
+    for feature in features:
         mine = [task for other, task in tasks if other is feature]
         todo = [task for task in mine if (feature.name, task.probe, task.target.name, task.kind) not in finished_before]
         count += len(mine) - len(todo)
@@ -235,7 +263,11 @@ class _Task:
     probe: str
 
 
-def _tasks(feature: Feature, data: Data) -> Iterator[_Task]:
+def _tasks(feature: Feature, data: Data, settings: Settings) -> Iterator[_Task]:
+    if settings.protocol == "paper":
+        yield from (_Task(target, NUMBER, "ridge") for target in data.targets if target.numeric)
+        yield from (_Task(target, CLASS, "linear") for target in data.targets if not target.numeric)
+        return
     for kind, linear in ((NUMBER, "ridge"), (CLASS, "logistic")):
         for target in data.targets:
             if target.numeric if kind == NUMBER else target.classes:
@@ -245,7 +277,7 @@ def _tasks(feature: Feature, data: Data) -> Iterator[_Task]:
 
 
 def _fold(feature: Feature, data: Data, settings: Settings) -> Fold:
-    """The standardised features of all splits."""
+    """The features of all splits, standardised unless the protocol takes them as they are."""
     transform = feature.fit(partial(data.train.sample, settings.fit_rows), data.train.layout)
     if feature.name == "weights":
         size = 4 * data.train.layout.size * sum(map(len, (data.train, data.validation, *data.tests)))
@@ -255,14 +287,15 @@ def _fold(feature: Feature, data: Data, settings: Settings) -> Fold:
                 "choose features without weights, as statistics, or fewer rows by a condition, as epoch == 50"
             )
     train, validation, *tests = (features_of(rows, transform) for rows in (data.train, data.validation, *data.tests))
-    return probes.standardised(Fold(train, validation, tuple(tests)))
+    fold = Fold(train, validation, tuple(tests))
+    return fold if settings.protocol == "paper" else probes.standardised(fold)
 
 
 def _run(feature: Feature, todo: list[_Task], fold: Fold, data: Data, settings: Settings) -> Iterator[list[Result]]:
     """The results of each task, in any order: numbers known for the same rows are predicted together."""
     together: dict[bytes, list[tuple[_Task, _Values]]] = {}
     for task in todo:
-        values = _Values.of(task, data)
+        values = _Values.of(task, data, settings)
         if task.probe == "ridge":
             mask = b"".join(part.tobytes() for part in values.masks)
             together.setdefault(mask, []).append((task, values))
@@ -272,7 +305,8 @@ def _run(feature: Feature, todo: list[_Task], fold: Fold, data: Data, settings: 
         values = group[0][1]
         part = values.part_of(fold)
         train, validation = (np.stack([entry[1].values[split] for entry in group], axis=1) for split in (0, 1))
-        for (task, values), prediction in zip(group, probes.ridge(part, train, validation), strict=True):
+        ridge = paper.numbers if settings.protocol == "paper" else probes.ridge
+        for (task, values), prediction in zip(group, ridge(part, train, validation), strict=True):
             yield _results(feature, task, values, prediction, data, settings)
 
 
@@ -285,14 +319,14 @@ class _Values:
     scale: str
 
     @classmethod
-    def of(cls, task: _Task, data: Data) -> _Values:
+    def of(cls, task: _Task, data: Data, settings: Settings) -> _Values:
         all_values = [values_for(task.target, rows) for rows in (data.train, data.validation, *data.tests)]
         masks = tuple(is_finite(values) for values in all_values)
         values = [part[mask] for part, mask in zip(all_values, masks, strict=True)]
         if task.kind == CLASS:
             return cls(tuple(as_classes(part) for part in values), masks, "linear")
         # A logarithm must exist in every split.
-        if logarithmic(task.target, np.concatenate(values)):
+        if settings.protocol != "paper" and logarithmic(task.target, np.concatenate(values)):
             return cls(tuple(np.log10(part) for part in values), masks, "log10")
         return cls(tuple(values), masks, "linear")
 
@@ -314,6 +348,8 @@ def _predict(task: _Task, values: _Values, fold: Fold, settings: Settings) -> Pr
     if limit is not None and limit < len(train):
         drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:limit])
         part, train = Fold(part.train[drawn], part.validation, part.tests), train[drawn]
+    if task.probe == "linear":
+        return paper.classes(part, train)
     return probes.logistic(part, train, validation, settings.iterations)
 
 
@@ -337,7 +373,7 @@ def _results(
                 feature=feature.name,
                 probe=task.probe,
                 scores=_scores(task.kind, truth, predicted, models, settings.resamples),
-                baseline=_baseline(task.kind, train, truth),
+                baseline=baseline_of(task.kind, train, truth),
                 chosen=prediction.settings,
                 rows=len(truth),
                 models=len(np.unique(models)),
@@ -358,7 +394,8 @@ def _scores(
     }
 
 
-def _baseline(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+def baseline_of(kind: str, train: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The score of the training rows' mean (R²) or most frequent class (accuracy), on tested values."""
     if kind == CLASS:
         names, counts = np.unique(train, return_counts=True)
         return float(np.mean(truth == names[counts.argmax()]))

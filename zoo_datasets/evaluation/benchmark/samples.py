@@ -29,7 +29,7 @@ from zoo_datasets.storage.cores import cores
 
 _BATCH_BYTES = 8_000_000
 GROUP = "group"
-_IDS = ("model_id", "parent_id", "epoch", *KIND_COLUMNS)
+_IDS = ("model_id", "parent_id", "epoch", "activation", *KIND_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,22 @@ class SampleRows:
         return frozenset(pc.unique(pc.coalesce(parents, own)).to_pylist())
 
     @cached_property
-    def groups(self) -> int:
-        """Number of groups of models that lie in one split whole: by the column of the cut, or else by `group`, where a
-        model without one is in that of its parent."""
+    def group_codes(self) -> NDArray[np.int64]:
+        """The number of each row's group, int64 [N], from 0 on. Groups lie in one split whole: by the column of the
+        cut, or else by `group`, where a model without one is in that of its parent."""
         if self.cut is not None:
-            return int(pc.count_distinct(self.column(self.cut), mode="all").as_py())
-        names = [name for name in (GROUP, "parent_id", "model_id") if name in self.data.column_names]
-        return int(pc.count_distinct(pc.coalesce(*map(self.column, names))).as_py())
+            names = self.column(self.cut)
+        else:
+            columns = [name for name in (GROUP, "parent_id", "model_id") if name in self.data.column_names]
+            names = pc.coalesce(*map(self.column, columns))
+        coded = names.combine_chunks().dictionary_encode(null_encoding="encode")
+        coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+        return cast(NDArray[np.int64], coded.indices.to_numpy().astype(np.int64))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups; see `group_codes`."""
+        return int(self.group_codes.max()) + 1 if len(self) else 0
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column, in the order of the rows."""
@@ -135,9 +144,11 @@ def read_splits(
 
 
 def _ids_of_open(repo: str | Path, name: str, revision: str | None) -> tuple[str, ...]:
-    """What tells the networks and groups of open rows; nothing of others."""
+    """What tells the networks and groups of open rows, their own columns among it; nothing of others."""
     manifest = Location.of(repo, revision).resolved()[0].zoo_manifest(name)
-    return () if manifest is None or manifest.open is None else (GROUP, LAYOUT)
+    if manifest is None or manifest.open is None:
+        return ()
+    return (GROUP, LAYOUT, *(column.name for column in manifest.open.further))
 
 
 def check_apart(first: SampleRows, second: SampleRows) -> None:
@@ -210,8 +221,24 @@ def _in_batches(reader: ZooReader, of: Callable[[Matrix], Any], rows: int | None
 
 
 def reader_width(reader: ZooReader) -> int:
-    """Length D of the weight vectors that a reader gives."""
-    return int(reader.zoo.data.schema.field(WEIGHTS).type.list_size)
+    """Length D of the weight vectors that a reader gives.
+
+    Raises:
+        SpecError: if they have several lengths.
+    """
+    kind = reader.zoo.data.schema.field(WEIGHTS).type
+    if not pa.types.is_fixed_size_list(kind):
+        raise SpecError(
+            "the weights of these rows have several lengths, as they are networks of several layouts, and features are "
+            "of one; write the rows of one layout into a config of their own by zoo select"
+        )
+    return int(kind.list_size)
+
+
+def types_of(rows: SampleRows) -> dict[str, pa.DataType]:
+    """The Arrow types of the columns."""
+    schema = rows.data.data.schema
+    return {field.name: field.type for field in schema}
 
 
 def numbers_of(rows: SampleRows, name: str) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Each score is a function of sums over models (or pairs of models), so that a dra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -32,6 +33,31 @@ class Score:
         return f"{value} [{low}, {high}]"
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A score and what it is in each bootstrap draw, float64 [R]. Of equally many models the draws are the same, so
+    that differences of scores on the same rows are paired."""
+
+    value: float
+    resampled: Numbers
+
+    def score(self) -> Score:
+        """With its 95 % interval; draws in which it is not defined are left out."""
+        finite = self.resampled[np.isfinite(self.resampled)]
+        low, high = np.percentile(finite, _CONFIDENCE) if len(finite) else (np.nan, np.nan)
+        return Score(self.value, float(low), float(high))
+
+    def less(self, other: Sampled) -> Sampled:
+        """The difference, draw by draw."""
+        with np.errstate(invalid="ignore"):
+            return Sampled(self.value - other.value, self.resampled - other.resampled)
+
+    @classmethod
+    def mean(cls, parts: Sequence[Sampled]) -> Sampled:
+        """The mean of scores on the same rows, draw by draw."""
+        return cls(float(np.mean([part.value for part in parts])), np.mean([part.resampled for part in parts], axis=0))
+
+
 def draws(models: int, resamples: int, seed: int = 0) -> Numbers:
     """How often each model is in each draw, float64 [resamples, models]."""
     counts = np.random.default_rng(seed).multinomial(models, np.full(models, 1 / models), resamples)
@@ -40,6 +66,11 @@ def draws(models: int, resamples: int, seed: int = 0) -> Numbers:
 
 def r2(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 1000) -> Score:
     """1 − Σ(y − p)² / Σ(y − ȳ)², ȳ being the mean of the tested rows; all [N]."""
+    return sampled_r2(truth, predicted, models, resamples).score()
+
+
+def sampled_r2(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 1000) -> Sampled:
+    """`r2` and its draws."""
     shifted = truth - truth.mean()
     parts = np.stack([np.ones_like(truth), shifted, shifted**2, (truth - predicted) ** 2])
 
@@ -52,6 +83,11 @@ def r2(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 1000)
 
 def accuracy(truth: NDArray[Any], predicted: NDArray[Any], models: Codes, resamples: int = 1000) -> Score:
     """Share of equal entries; all [N]."""
+    return sampled_accuracy(truth, predicted, models, resamples).score()
+
+
+def sampled_accuracy(truth: NDArray[Any], predicted: NDArray[Any], models: Codes, resamples: int = 1000) -> Sampled:
+    """`accuracy` and its draws."""
     right = (truth == predicted).astype(np.float64)
     return _linear(np.stack([np.ones_like(right), right]), models, lambda sums: sums[1] / sums[0], resamples)
 
@@ -61,6 +97,18 @@ def kendall(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 
 
     A model drawn twice brings its rows twice; pairs of a row with itself are ties.
     """
+    return sampled_kendall(truth, predicted, models, resamples).score()
+
+
+def kendall_ceiling(truth: Numbers) -> float:
+    """The largest τ-b of predictions without ties: below 1 where tested values are tied. √(untied pairs / pairs)."""
+    counts = np.unique(truth, return_counts=True)[1].astype(np.float64)
+    pairs = len(truth) * (len(truth) - 1)
+    return float(np.sqrt(1 - (counts * (counts - 1)).sum() / pairs)) if pairs else float("nan")
+
+
+def sampled_kendall(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 1000) -> Sampled:
+    """`kendall` and its draws."""
     order = np.argsort(models, kind="stable")
     first, second = (_ranks(values[order]) for values in (truth, predicted))
     starts = np.flatnonzero(np.r_[True, np.diff(models[order]) != 0])
@@ -81,7 +129,7 @@ def kendall(truth: Numbers, predicted: Numbers, models: Codes, resamples: int = 
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(both / np.sqrt(own * other))
 
-    return _score(score(np.ones((1, len(starts))))[0], score(draws(len(starts), resamples)))
+    return Sampled(float(score(np.ones((1, len(starts))))[0]), score(draws(len(starts), resamples)))
 
 
 def _ranks(values: Numbers) -> NDArray[np.float32]:
@@ -89,15 +137,9 @@ def _ranks(values: Numbers) -> NDArray[np.float32]:
     return np.unique(values, return_inverse=True)[1].astype(np.float32)
 
 
-def _linear(parts: Numbers, models: Codes, score: Any, resamples: int) -> Score:
+def _linear(parts: Numbers, models: Codes, score: Any, resamples: int) -> Sampled:
     """A score of sums over rows; parts [P, N]."""
     _, codes = np.unique(models, return_inverse=True)
     sums = np.stack([np.bincount(codes, weights=part) for part in parts], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _score(score(sums.sum(axis=0)), score((draws(len(sums), resamples) @ sums).T))
-
-
-def _score(value: Any, resampled: Numbers) -> Score:
-    finite = resampled[np.isfinite(resampled)]
-    low, high = np.percentile(finite, _CONFIDENCE) if len(finite) else (np.nan, np.nan)
-    return Score(float(value), float(low), float(high))
+        return Sampled(float(score(sums.sum(axis=0))), score((draws(len(sums), resamples) @ sums).T))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,38 +22,60 @@ DEFAULT_TARGETS = (
 # Numbers that are a choice among few: their class is predicted, too.
 _CHOICES = ("dropout", "lr", "weight_decay", "momentum", "batch_size")
 _RATES = ("lr", "weight_decay")
+# Whole numbers that are names, and what makes any column one: `digit:class`.
+_LABELS = ("label",)
+_AS_CLASS = ":class"
 _TYPES = {column.name: column.type for column in COLUMNS if column.name != WEIGHTS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A column to predict: as a number, as a class, or as both."""
+    """A column to predict: as a number, as a class, or as both.
+
+    Attributes:
+        name: of the column.
+    """
 
     name: str
     numeric: bool
     classes: bool
 
 
-def get_targets(names: list[str]) -> list[Target]:
-    """The targets of these names.
+def check_targets(names: Sequence[str]) -> None:
+    """SpecError if there is no name."""
+    if not names:
+        raise SpecError(f"no target was named; expected some of {', '.join(DEFAULT_TARGETS)}")
+
+
+def columns_of(names: Sequence[str]) -> list[str]:
+    """The columns that targets name, `digit` for `digit:class`."""
+    return list(dict.fromkeys(name.removesuffix(_AS_CLASS) for name in names))
+
+
+def get_targets(names: Sequence[str], types: Mapping[str, pa.DataType] | None = None) -> list[Target]:
+    """The targets of these names: a column, or `COLUMN:class` for one whose numbers are names. Texts, truth values and
+    labels are classes anyway.
+
+    Args:
+        types: of the columns of the rows; those of classic rows are known.
 
     Raises:
         UnknownNameError: if rows have no such column.
-        SpecError: if no name is given.
+        SpecError: if no name is given, or a column holds neither numbers nor texts.
     """
-    if not names:
-        raise SpecError(f"no target was named; expected some of {', '.join(DEFAULT_TARGETS)}")
-    for name in names:
-        if name not in _TYPES:
-            raise UnknownNameError("target", name, _TYPES)
-    return [
-        Target(
-            name=name,
-            numeric=not (text := pa.types.is_string(_TYPES[name])),
-            classes=bool(text or name in _CHOICES),
-        )
-        for name in dict.fromkeys(names)
-    ]
+    check_targets(names)
+    known = {**_TYPES, **(types or {})}
+    targets = []
+    for name, asked in {name.removesuffix(_AS_CLASS): name for name in names}.items():
+        if name not in known:
+            raise UnknownNameError("target", name, known)
+        kind = known[name]
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
+        if not (text or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise SpecError(f"target {name!r} is a column of {kind}, expected numbers, texts or truth values")
+        named = text or asked.endswith(_AS_CLASS) or name in _LABELS
+        targets.append(Target(name=name, numeric=not named, classes=named or name in _CHOICES))
+    return targets
 
 
 def values_for(target: Target, rows: SampleRows) -> NDArray[Any]:
@@ -76,4 +99,4 @@ def logarithmic(target: Target, values: Numbers) -> bool:
 
 def as_classes(values: NDArray[Any]) -> NDArray[Any]:
     """Values as texts, [N]."""
-    return np.array([value if isinstance(value, str) else f"{value:g}" for value in values])
+    return np.array([str(value) if isinstance(value, str | bool | int) else f"{value:g}" for value in values])

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo_datasets.errors import SpecError
@@ -22,22 +23,18 @@ from zoo_datasets.evaluation.features.base import fences
 from zoo_datasets.evaluation.features.umap import fit_umap
 from zoo_datasets.evaluation.population import Box
 from zoo_datasets.evaluation.predictions import predictions, representations
+from zoo_datasets.evaluation.report.lines import between
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.samples import SampleForm, ZooReader
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
+from zoo_datasets.plotting import title_of
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
-from zoo_datasets.repository.row import NAMES, WEIGHTS
+from zoo_datasets.repository.row import WEIGHTS
 from zoo_datasets.repository.where import conditions_in
 from zoo_datasets.symmetries import canonicalize
 
-FIGURES = {
-    "test_acc": "test accuracy",
-    "ggap": "generalisation gap (train − test accuracy)",
-    "test_loss": "test loss",
-    "sparsity": "sparsity (share of prunable weights that are zero)",
-}
 MAP_COLUMNS = (
     "test_acc", "ggap", "sparsity", "activation", "init", "optimizer", "dropout", "lr", "weight_decay", "seed", "split",
 )  # fmt: skip
@@ -83,13 +80,13 @@ def gather(
     """The content of a report.
 
     Args:
-        images: for agreement and representations; None leaves these out.
+        images: for agreement, representations and the losses between models; None leaves these out.
         record: a benchmark to show.
         step: called with what is done next.
     """
     extent = extent or Extent()
     step("figures of all models")
-    table = _metadata(repo, name)
+    table = population.read_figures(repo, name)
     last = population.at_epoch(table)
     epochs = sorted(set(last["epoch"].to_pylist()))
     step("weights of the last epoch")
@@ -100,6 +97,7 @@ def gather(
     final, weights = final.select(np.flatnonzero(finite.numpy())), weights[finite]
     content: dict[str, Any] = {
         "name": name,
+        "title": title_of(name, last.num_rows, pc.unique(table["epoch"]).sort().to_pylist()),
         "facts": _facts(manifest, table, last),
         "epochs": _epochs(table),
         "effects": [asdict(effect) for effect in population.effects(last)],
@@ -108,27 +106,22 @@ def gather(
         "notes": [],
     }
     if images is None:
-        content["notes"].append("No images were given: agreement and representations were not computed.")
+        content["notes"].append(
+            "No images were given: agreement, representations and losses between models were not computed."
+        )
     step("map")
     content["map"] = _map(final, weights, table, extent.method)
     step("trajectories")
     content["trajectories"] = _trajectories(repo, name, final, table, extent.trajectories)
     step("pairs of models")
     content["alike"] = _alike(final, weights, images, extent.pairs)
+    if images is not None:
+        step("lines between models")
+        content["between"] = between(final, weights, images)
     if manifest.zoo.get("sparsifier"):
         step("sparsity")
         content["sparse"] = _sparse(repo, final, weights, manifest, images, extent.pairs)
     return content
-
-
-def _metadata(repo: str | Path, name: str) -> pa.Table:
-    """All columns but the weights, of all splits, with the split as a column."""
-    loaded = cast(DatasetDict, load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS]))
-    tables = []
-    for split, part in loaded.items():
-        table = cast(pa.Table, part.with_format("arrow")[:])
-        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
-    return pa.concat_tables(tables)
 
 
 def _last_rows(rows: Dataset, last: pa.Table, limit: int) -> Dataset:
@@ -163,25 +156,33 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
         box = population.box(last[column])
         if box is not None:
             text = f"{box.median:.3f} ({box.low:.3f} to {box.high:.3f})"
-            facts.append([f"{FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
-    evaluated = table.filter(pc.fill_null(pc.is_finite(table["test_acc"]), False))
-    if evaluated.num_rows:
-        best = evaluated.take([pc.index(evaluated["test_acc"], pc.max(evaluated["test_acc"])).as_py()]).to_pylist()[0]
-        facts.append(["best model", f"{best['model_id']} at epoch {best['epoch']}: {best['test_acc']:.4f}"])
+            facts.append([f"{population.FIGURES[column].partition(' (')[0]} at the last epoch, median (range)", text])
+    facts.append(["best model by validation", _best(table)])
     return facts
+
+
+def _best(table: pa.Table) -> str:
+    """The model of the highest validation accuracy, and how it does on the test images."""
+    row = population.best(table)
+    if row is None:
+        return "not known: no row records a validation accuracy"
+    tested = "not recorded" if row["test_acc"] is None else f"{row['test_acc']:.4f}"
+    return f"{row['model_id']} at epoch {row['epoch']}: validation {row['val_acc']:.4f}, test {tested}"
 
 
 def _epochs(table: pa.Table) -> dict[str, Any]:
     """Boxes of each figure over epochs; figures that no row records are left out."""
     figures = {}
-    for column, label in FIGURES.items():
+    for column, label in population.FIGURES.items():
         boxes = population.over_epochs(table, column)
         if boxes:
             figures[column] = {"label": label, "boxes": {str(epoch): asdict(box) for epoch, box in boxes.items()}}
     return figures
 
 
-def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[str, Any]:
+def _map(
+    final: Dataset, weights: Tensor, table: pa.Table, method: str, coloured: Sequence[str] = MAP_COLUMNS
+) -> dict[str, Any]:
     """Weights of the last epoch in the plane, with columns to colour them by."""
     if method == "umap":
         places = torch.from_numpy(fit_umap(weights.numpy(), 2)(weights.numpy()))
@@ -190,7 +191,7 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
         places, shares = _plane(weights)
         labels = [f"component {number} ({share:.1%} of variance)" for number, share in enumerate(shares, 1)]
     split_of = dict(zip(table["model_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in MAP_COLUMNS if name != "split"}
+    columns: dict[str, list[Any]] = {name: list(final[name][:]) for name in coloured if name != "split"}
     columns["split"] = [split_of[model] for model in final["model_id"][:]]
     return {
         "x": _rounded(places[:, 0]),
@@ -198,11 +199,16 @@ def _map(final: Dataset, weights: Tensor, table: pa.Table, method: str) -> dict[
         "labels": labels,
         "models": list(final["model_id"][:]),
         "columns": {
-            name: [_json(value) for value in values]
-            for name, values in columns.items()
-            if len({value for value in values if value is not None}) > 1
+            name: [_json(value) for value in values] for name, values in columns.items() if _tells(name, values)
         },
     }
+
+
+def _tells(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column says something as a colour: seeds only where models share them."""
+    known = [value for value in values if value is not None]
+    different = len(set(known))
+    return different > 1 and (name != "seed" or different < len(known))
 
 
 def _plane(weights: Tensor) -> tuple[Tensor, list[float]]:
@@ -275,12 +281,16 @@ def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int
         "cosine of weights": analysis.cosines(some),
         "cosine of weights in canonical order of channels": analysis.cosines(ordered),
     }
+    grain = None if images is None else len(images.test.labels)
     if images is not None:
         predicted = predict(rows, some, images)
         measures["agreement (share of test images with the same prediction)"] = analysis.agreement(predicted)
         measures["error agreement κ"] = analysis.error_agreement(predicted, images.test.labels)
         measures["linear CKA of what enters the last layer"] = analysis.linear_cka(represent(rows, some, images))
-    histograms = (_histogram(label, analysis.pairs_of(matrix)) for label, matrix in measures.items())
+    histograms = (
+        _histogram(label, analysis.pairs_of(matrix), grain if label.startswith("agreement") else None)
+        for label, matrix in measures.items()
+    )
     return [histogram for histogram in histograms if histogram is not None]
 
 
@@ -322,7 +332,8 @@ def _with_parents(
         own, theirs = (list(side) for side in zip(*pairs, strict=True))
         twins, dense = final.select(own), rows.select(theirs)
         said, before = predict(twins, weights[own], images), predict(dense, _weights(dense), images)
-        return _histogram("agreement of twins with their parents", analysis.paired_agreement(said, before))
+        shares = analysis.paired_agreement(said, before)
+        return _histogram("agreement of twins with their parents", shares, said.shape[1])
     return None
 
 
@@ -363,11 +374,26 @@ def _left_out(manifest: Manifest, nonfinite: int) -> dict[str, Any]:
     }
 
 
-def _histogram(label: str, values: Tensor) -> dict[str, Any] | None:
+def _histogram(label: str, values: Tensor, grain: int | None = None) -> dict[str, Any] | None:
+    """Counts of values in bins.
+
+    Args:
+        grain: where all values are multiples of 1 / `grain`, as shares of so many images are; every bin then holds
+            equally many of these.
+    """
     if not len(values):
         return None
-    counts, edges = np.histogram(values.numpy(), _BINS)
+    numbers = values.numpy()
+    counts, edges = np.histogram(numbers, _BINS if grain is None else _edges_of_shares(numbers, grain))
     return {"label": label, "counts": counts.tolist(), "edges": _rounded(edges), "box": _box(values)}
+
+
+def _edges_of_shares(shares: NDArray[np.float64], grain: int) -> NDArray[np.float64]:
+    """At most `_BINS` bins for multiples of 1 / `grain`, with edges half way between two of these."""
+    first, last = round(float(shares.min()) * grain), round(float(shares.max()) * grain)
+    width = -(-(last - first + 1) // _BINS)
+    bins = -(-(last - first + 1) // width)
+    return np.asarray((first - 0.5 + width * np.arange(bins + 1)) / grain)
 
 
 def _box(values: Tensor) -> dict[str, Any] | None:

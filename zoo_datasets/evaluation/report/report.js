@@ -2,7 +2,7 @@
 const content = JSON.parse(document.getElementById("content").textContent);
 const main = document.getElementById("report");
 // Okabe and Ito's colours, told apart by most eyes.
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#333333"];
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#8c8c8c"];
 const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const UNKNOWN = "#b8b8b8";
 const drawings = [];
@@ -56,29 +56,42 @@ function chart(parent, name, paint) {
 }
 const height = (width) => Math.round(Math.min(380, Math.max(230, width * 0.55)));
 
-function ticks(low, high, count) {
-  const step0 = (high - low) / Math.max(count, 1);
-  const power = 10 ** Math.floor(Math.log10(step0));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= step0 * 0.999);
-  const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
-  return found;
+// Multiples of a round step that begin at or below `low` and end at or above `high`, or lie between them if `inside`.
+// There are as many as have room, and at least three.
+function ticks(low, high, room, inside = false) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 10));
+  const steps = [1, 2, 2.5, 5, 10, 20, 25, 50].map((factor) => factor * power);
+  const [down, up] = inside ? [Math.ceil, Math.floor] : [Math.floor, Math.ceil];
+  const ends = (step) => [down(low / step + (inside ? -1e-9 : 1e-9)), up(high / step + (inside ? 1e-9 : -1e-9))];
+  const counts = steps.map((step) => ends(step)[1] - ends(step)[0] + 1);
+  let at = counts.findIndex((count) => count <= Math.max(room, 3));
+  while (at > 0 && counts[at] < 3) at -= 1;
+  const [first, last] = ends(steps[at]), marks = [];
+  for (let number = first; number <= last; number++) marks.push(number * steps[at]);
+  const digits = Math.max(0, -Math.floor(Math.log10(steps[at]) + 1e-9) + (steps[at] / power === 2.5 || steps[at] / power === 25 ? 1 : 0));
+  return { marks, text: (value) => value.toFixed(Math.min(digits, 12)) };
 }
 function axes(plot, x, y, labels) {
-  const [left, right, top, bottom] = [56, 8, 10, 44];
+  const [left, right, top, bottom] = [56, 20, 10, 44];
   const [width, tall] = [plot.width - left - right, plot.height - top - bottom];
   const span = ([low, high]) => (high > low ? [low, high] : [low - 0.5, low + 0.5]);
-  const [x0, x1] = span(x), [y0, y1] = span(y);
+  const rows = ticks(...span(y), 6);
+  const columns = labels.marks ? null : ticks(...span(x), Math.max(3, width / 90), labels.inside);
+  const ends = (marks, beyond = 0.02) => {
+    const [low, high] = [marks[0], marks[marks.length - 1]], more = (high - low) * beyond;
+    return [low - more, high + more];
+  };
+  const [y0, y1] = ends(rows.marks), [x0, x1] = columns && !labels.inside ? ends(columns.marks) : span(x);
   plot.x = (value) => left + ((value - x0) / (x1 - x0)) * width;
   plot.y = (value) => top + tall - ((value - y0) / (y1 - y0)) * tall;
-  const lines = draw("g", { stroke: "#c9c9c9" });
+  const lines = draw("g", { class: "rule" });
   plot.svg.append(lines);
-  for (const value of ticks(y0, y1, 5)) {
+  for (const value of rows.marks) {
     const at = plot.y(value);
     lines.append(draw("line", { x1: left, x2: left + width, y1: at, y2: at }));
-    plot.svg.append(draw("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, told(value)));
+    plot.svg.append(draw("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, rows.text(value)));
   }
-  const marks = labels.marks ?? ticks(x0, x1, Math.max(2, width / 90)).map((value) => [value, told(value)]);
+  const marks = labels.marks ?? columns.marks.map((value) => [value, columns.text(value)]);
   for (const [value, text] of marks) {
     plot.svg.append(draw("text", { x: plot.x(value), y: top + tall + 17, "text-anchor": "middle" }, text));
   }
@@ -87,15 +100,14 @@ function axes(plot, x, y, labels) {
   plot.svg.append(draw("text", { x: 13, y: top + tall / 2, "text-anchor": "middle", transform: turned }, labels.y));
   plot.inner = { left, top, width, height: tall };
 }
-function extent(values, pad = 0.04) {
+function extent(values) {
   const known = values.filter((value) => value !== null);
-  const low = Math.min(...known), high = Math.max(...known), more = (high - low) * pad;
-  return [low - more, high + more];
+  return [Math.min(...known), Math.max(...known)];
 }
 
 // The nearest of some points is told while the pointer, or a finger, is near it.
 function hover(plot, points) {
-  const ring = draw("circle", { r: 7, fill: "none", stroke: "#000", "stroke-width": 2, visibility: "hidden" });
+  const ring = draw("circle", { r: 7, fill: "none", class: "ring", visibility: "hidden" });
   plot.svg.append(ring);
   const hide = () => {
     plot.tip.hidden = true;
@@ -136,10 +148,9 @@ function boxes(parent, name, labels, list) {
     const points = shown.map(([text, box], at) => {
       const x = plot.x(at), q = box.quantiles, [w0, b0, middle, b1, w1] = q.map(plot.y);
       plot.svg.append(
-        draw("path", { d: `M${x},${w0}V${w1}M${x - half / 2},${w0}h${half}M${x - half / 2},${w1}h${half}`, stroke: "#555" }),
-        draw("rect", { class: "box", x: x - half, width: 2 * half, y: b1, height: Math.max(b0 - b1, 0.5),
-          fill: "#9ccbe8", stroke: "#00558c" }),
-        draw("path", { d: `M${x - half},${middle}h${2 * half}`, stroke: "#003a5f", "stroke-width": 2 }),
+        draw("path", { d: `M${x},${w0}V${w1}M${x - half / 2},${w0}h${half}M${x - half / 2},${w1}h${half}`, class: "whisker" }),
+        draw("rect", { class: "box", x: x - half, width: 2 * half, y: b1, height: Math.max(b0 - b1, 0.5) }),
+        draw("path", { d: `M${x - half},${middle}h${2 * half}`, class: "median" }),
       );
       const lines = [`${labels.x} ${text}: ${box.count} models`, `median ${told(q[2])}`,
         `quartiles ${told(q[1])} to ${told(q[3])}`, `5 to 95 % ${told(q[0])} to ${told(q[4])}`,
@@ -174,8 +185,22 @@ function colouring(values) {
 
 function showFacts() {
   const facts = content.facts.map(([what, how]) => make("div", {}, make("dt", {}, what), make("dd", {}, how)));
-  main.append(make("h1", {}, content.name), make("dl", { class: "facts" }, ...facts));
+  main.append(make("h1", {}, content.title ?? content.name), make("dl", { class: "facts" }, ...facts));
   for (const note of content.notes) main.append(make("p", { class: "note" }, note));
+}
+
+function showSheet() {
+  if (!content.sheet || !content.sheet.pictures.length) return;
+  const { pictures, of } = content.sheet;
+  const beside = pictures.some(({ original }) => original) ? " To the right of each is the image that it was fitted to." : "";
+  const part = section("Signals", `What ${pictures.length} of ${of} networks draw.${beside}`);
+  const sheet = make("div", { class: "sheet" });
+  part.append(sheet);
+  for (const { image, original, caption } of pictures) {
+    const figure = make("figure", { title: caption }, make("img", { src: image, alt: caption }));
+    if (original) figure.append(make("img", { src: original, alt: `original of ${caption}` }));
+    sheet.append(figure);
+  }
 }
 
 function showEpochs() {
@@ -269,7 +294,7 @@ function showTrajectories() {
       const path = found.x[at].map((x, step) => [plot.x(x), plot.y(found.y[at][step])]);
       const colour = COLOURS[at % COLOURS.length];
       plot.svg.append(draw("polyline", { points: path.map((p) => p.join()).join(" "), fill: "none", stroke: colour, "stroke-width": 1.5 }));
-      plot.svg.append(draw("circle", { cx: path[0][0], cy: path[0][1], r: 3.5, fill: "#fff", stroke: colour }));
+      plot.svg.append(draw("circle", { cx: path[0][0], cy: path[0][1], r: 3.5, class: "start", stroke: colour }));
       path.forEach(([x, y], step) => points.push({ x, y, lines: [`model ${model}`, `epoch ${found.epochs[step]}`] }));
     });
     hover(plot, points);
@@ -294,10 +319,10 @@ function histogram(parent, { label, counts, edges, box }, unit = "pairs") {
   const figure = make("div", {}, make("div", { class: "note" }, label));
   parent.append(figure);
   chart(figure, label, (plot) => {
-    axes(plot, [edges[0], edges[edges.length - 1]], [0, Math.max(...counts)], { x: "", y: unit });
+    axes(plot, [edges[0], edges[edges.length - 1]], [0, Math.max(...counts)], { x: "", y: unit, inside: true });
     const points = counts.map((count, at) => {
       const [x0, x1, y] = [plot.x(edges[at]), plot.x(edges[at + 1]), plot.y(count)];
-      plot.svg.append(draw("rect", { x: x0, width: Math.max(x1 - x0 - 0.5, 0.5), y, height: plot.y(0) - y, fill: "#56a0d3" }));
+      plot.svg.append(draw("rect", { x: x0, width: Math.max(x1 - x0 - 0.5, 0.5), y, height: plot.y(0) - y, class: "bin" }));
       return { x: (x0 + x1) / 2, y, lines: [`${told(edges[at])} to ${told(edges[at + 1])}`, `${count} ${unit}`,
         `median ${told(box.quantiles[2])}`] };
     });
@@ -306,11 +331,32 @@ function histogram(parent, { label, counts, edges, box }, unit = "pairs") {
 }
 function showAlike() {
   if (!content.alike.length) return;
-  const part = section("How alike models are", "All pairs of some of the models, at their last epoch.");
+  const part = content.sheet ? section("Figures, and how alike networks are", "Of pairs: all of some of the networks.")
+    : section("How alike models are", "All pairs of some of the models, at their last epoch.");
   part.append(summary(content.alike.map(({ label, box }) => [label, box])));
   const grid = make("div", { class: "grid" });
   part.append(grid);
-  for (const entry of content.alike) histogram(grid, entry);
+  for (const entry of content.alike) histogram(grid, entry, entry.unit);
+}
+
+function showBetween() {
+  const found = content.between;
+  if (!found) return;
+  const part = section("Between models", `The loss on ${found.images} test images on the straight line from one model to `
+    + `another, medians of ${found.pairs} pairs with ${found.activation}: as they are, and with the channels of one put in `
+    + "the order that fits the other. The barrier is the highest loss on the way less the mean of both ends.");
+  const lines = Object.entries(found.lines);
+  chart(part, "loss between models", (plot) => {
+    axes(plot, [0, 1], extent(lines.flatMap(([, losses]) => losses)), { x: "way from one model to the other", y: "loss" });
+    const points = [];
+    lines.forEach(([name, losses], at) => {
+      const path = losses.map((loss, step) => [plot.x(found.share[step]), plot.y(loss)]);
+      plot.svg.append(draw("polyline", { points: path.map((p) => p.join()).join(" "), fill: "none", stroke: COLOURS[at], "stroke-width": 2 }));
+      path.forEach(([x, y], step) => points.push({ x, y, lines: [name, `loss ${told(losses[step])}`] }));
+    });
+    hover(plot, points);
+  });
+  part.append(table(["", "median barrier"], Object.entries(found.barriers).map(([name, value]) => [name, told(value)])));
 }
 
 function showBenchmark() {
@@ -338,7 +384,7 @@ function showLeftOut() {
   if (more) part.append(make("p", { class: "note" }, `and ${more} more, in manifest.json`));
 }
 
-for (const show of [showFacts, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBenchmark, showLeftOut]) show();
+for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBetween, showBenchmark, showLeftOut]) show();
 // A chart that was drawn before its neighbours stood beside it, or in another window, has another width now.
 const refit = () => drawings.filter(({ box, width }) => box.clientWidth !== width).forEach(({ redraw }) => redraw());
 new ResizeObserver(refit).observe(main);

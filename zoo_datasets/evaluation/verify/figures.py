@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from zoo_datasets.images.prepare import ImageData, Split
+from zoo_datasets.loading.modules import layers_of_row
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
+from zoo_datasets.networks.layers import ACTIVATIONS, Layer
 from zoo_datasets.networks.variational import LOG_SIGMA2, total_kl
-from zoo_datasets.repository.row import KL_WEIGHT, MEANS, RECORDED
+from zoo_datasets.repository.row import KL_WEIGHT, LAYOUT, MEANS, RECORDED
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.stacked import evaluate_stack
 from zoo_datasets.stacked.evaluate import same_loss
@@ -19,7 +21,7 @@ from zoo_datasets.stacked.evaluate import same_loss
 STACK_BYTES = 200_000_000
 
 
-_SHARED = (*KIND_COLUMNS, "activation")
+_SHARED = (*KIND_COLUMNS, "activation", LAYOUT)
 
 
 class State(Protocol):
@@ -65,7 +67,7 @@ def wrong_figures(
     """
     for positions in _stacks(rows):
         first = rows[positions[0]]
-        layers = NetworkKind.of_row(first).layers
+        layers = _layers_of(first)
         weights = torch.from_numpy(np.stack([rows[position]["weights"] for position in positions]))
         problems: list[list[str]] = [[] for _ in positions]
         costs = _kl_terms([rows[position] for position in positions])
@@ -80,12 +82,18 @@ def wrong_figures(
             if split is None or all(rows[positions[p]].get(column) is None for p in places for column in recorded):
                 continue
             # In plain PyTorch whatever trained them: the kernels do not vouch for themselves.
-            loss, correct = evaluate_stack(layers, first["activation"], weights[places], images, split, kernels=False)
+            # Null where each layer names its own.
+            activation = first["activation"] or next(iter(ACTIVATIONS))
+            loss, correct = evaluate_stack(layers, activation, weights[places], images, split, kernels=False)
             for number, place in enumerate(places):
                 position = positions[place]
                 problems[place] += _compare(rows[position], name, split, float(loss[number]), int(correct[number]))
                 problems[place] += _compare_recorded(rows[position], name, float(loss[number]), costs[place])
         yield from zip(positions, problems, strict=True)
+
+
+def _layers_of(row: Mapping[str, Any]) -> tuple[Layer, ...]:
+    return NetworkKind.of_row(row).layers if row.get(LAYOUT) is None else layers_of_row(row)
 
 
 def _compare(row: Mapping[str, Any], name: str, split: Split, loss: float, correct: int) -> Iterator[str]:
@@ -124,7 +132,7 @@ def _stacks(rows: Sequence[Mapping[str, Any]]) -> Iterable[list[int]]:
     """Positions of rows that can be evaluated together, in pieces that fit in memory."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for position, row in enumerate(rows):
-        groups.setdefault(tuple(row[column] for column in _SHARED), []).append(position)
+        groups.setdefault(tuple(row.get(column) for column in _SHARED), []).append(position)
     for positions in groups.values():
         size = max(STACK_BYTES // rows[positions[0]]["weights"].nbytes, 1)
         yield from (positions[start : start + size] for start in range(0, len(positions), size))

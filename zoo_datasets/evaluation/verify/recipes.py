@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,13 +13,12 @@ from torch import Tensor
 from zoo_datasets.errors import ZooError
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.manifest import Manifest
-from zoo_datasets.specs.spec import HyperParameters, Limits, ZooSpec, model_id_of, twin_id_of
+from zoo_datasets.specs.spec import POINT_FIELDS, HyperParameters, Limits, ZooSpec, model_id_of, twin_id_of
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.stacked.initialise import initialise
 
-_POINT = tuple(field.name for field in dataclasses.fields(HyperParameters))
 # The columns that are the same in all rows of a model.
-LASTING = ("seed", *_POINT, "parent_id", "sparsifier", "source_split")
+LASTING = ("seed", *POINT_FIELDS, "parent_id", "sparsifier", "source_split")
 # Of these a manifest lists every value that a model of the zoo has.
 _LISTED = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 # Initial weights differ from those that another processor drew by the last bits of a logarithm.
@@ -86,7 +84,7 @@ class Recipe:
             if self.zoo.sparsifier is not None:
                 epoch = self._manifest.source["parents"]["epoch"]
                 return {twin_id_of(self.zoo, row["parent_id"], epoch, whole) for whole in (True, False)}
-            point = HyperParameters(**{name: row[name] for name in _POINT})
+            point = HyperParameters(**{name: row[name] for name in POINT_FIELDS})
             return {model_id_of(self.zoo, point, row["seed"], self._limits)}
         except (KeyError, TypeError, ValueError):
             return set()
@@ -96,16 +94,24 @@ class Recipe:
         return Limits(**(self._manifest.source.get("limits") or {}))
 
 
-def differs_from_start(network: NetworkKind, seeds: Sequence[int], inits: Sequence[str], weights: Tensor) -> list[int]:
+def differs_from_start(
+    network: NetworkKind,
+    seeds: Sequence[int],
+    inits: Sequence[str],
+    weights: Tensor,
+    stds: Sequence[float | None] | None = None,
+    biases: Sequence[float | None] | None = None,
+) -> list[int]:
     """The places of the models whose weights at epoch 0 are not those drawn by seed and init.
 
     Args:
         weights: float32 [K, D].
+        stds, biases: of each model, as `initialise` takes them.
 
     Raises:
         ZooError: if there is no such init.
     """
-    drawn = initialise(network.layers, torch.tensor(seeds, dtype=torch.int64), inits)
+    drawn = initialise(network.layers, torch.tensor(seeds, dtype=torch.int64), inits, stds, biases)
     near = torch.isclose(weights, drawn, rtol=_RELATIVE, atol=_ABSOLUTE).all(dim=1)
     return [place for place, same in enumerate(near.tolist()) if not same]
 

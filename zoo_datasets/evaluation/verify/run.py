@@ -18,11 +18,14 @@ from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_fi
 from zoo_datasets.evaluation.verify.findings import Findings, Verification
 from zoo_datasets.evaluation.verify.recipes import differs_from_start
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
-from zoo_datasets.runs.cohort import METRICS, SPARSITY, Cohort
+from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import ranges
+from zoo_datasets.specs.spec import NetworkChoice, ranges
+from zoo_datasets.stacked.evaluate import same_loss
+from zoo_datasets.stacked.field import FieldBlock, evaluation_recipe, signals_of
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
 
@@ -46,6 +49,11 @@ class _State:
     @property
     def epoch(self) -> int:
         return int(self.figures["epoch"])
+
+    @property
+    def step(self) -> int | None:
+        """The step within its epoch; None after it."""
+        return self.figures.get("step")
 
 
 def verify_run(
@@ -85,12 +93,14 @@ def verify_run(
     recomputed = 0
     if images is None:
         findings.unchecked("figures, as there are no images")
-    findings.unchecked("train_loss and train_acc after epoch 0, which are averages over the training itself")
+    if not run.manifest.is_field:
+        findings.unchecked("train_loss and train_acc after epoch 0, which are averages over the training itself")
     limited = None if images is None else _limited(run, images, findings)
     if limited is not None:
-        recorded = [state for state in states if _is_recorded(state)]
+        recorded = [state for state in states if _is_recorded(state, run.manifest.is_field)]
         sampled = spread(recorded, len(recorded) if sample is None else sample)
-        recomputed = _recompute(run, sampled, limited, findings)
+        recompute = _recompute_fields if run.manifest.is_field else _recompute
+        recomputed = recompute(run, sampled, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
 
 
@@ -112,8 +122,12 @@ def _close(run: Run, cohorts: Sequence[Cohort], states: int, findings: Findings)
     size = sum(file.stat().st_size for file in files)
     without = f"; {unchecked} carry none, as earlier versions wrote them" if unchecked else ""
     findings.checked("checksums", f"of {len(files) + 1} files, {size:,} bytes{without}")
-    findings.checked("epochs", f"{states:,} of {run.models * (run.epochs + 1):,} states are trained")
-    findings.checked("schema", f"shapes and dtypes of a layout of {run.manifest.layout.size:,} weights")
+    findings.checked("epochs", f"{states:,} of {run.models * len(run.kept_epochs):,} states are trained")
+    sizes = sorted({network.layout.size for network in run.manifest.networks.values()})
+    shown = (
+        f"a layout of {sizes[0]:,} weights" if len(sizes) == 1 else f"layouts of {sizes[0]:,} to {sizes[-1]:,} weights"
+    )
+    findings.checked("schema", f"shapes and dtypes of {shown}")
     findings.checked("weights", "all finite where the metrics do not say diverged")
     if run.manifest.zoo.sparsifier is None:
         findings.checked("start", "weights of epoch 0 are those of seed and init")
@@ -143,7 +157,10 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
         if lost:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has no figures of epochs {ranges(lost)}")
     before: Tensor | None = None
+    start = False
     for epoch in cohort.epochs():
+        if not cohort.keeps(epoch):
+            findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, which the run does not keep")
         if epoch > run.epochs:
             findings.differs("epochs", f"{cohort.path}: {METRICS} has epoch {epoch}, the run ends at {run.epochs}")
         if not cohort.epoch_file(epoch).is_file():
@@ -160,12 +177,37 @@ def _check_cohort(run: Run, cohort: Cohort, findings: Findings) -> Iterator[_Sta
             continue
         figures = [] if rows is None else rows.to_pylist()
         findings.differ("weights", list(_wrong_weights(cohort, weights, noise, figures)))
-        findings.differ("metrics", list(_wrong_rows(run, weights, figures)))
+        findings.differ("metrics", list(_wrong_rows(run, cohort.layout, weights, figures)))
         if epoch == 0 and run.manifest.zoo.sparsifier is None:
             findings.differ("start", list(_wrong_start(run, cohort, weights)))
         if before is not None:
-            findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights)))
-        before = weights
+            findings.differ("continuity", list(_exchanged(cohort, epoch, before, weights, start)))
+        before, start = weights, epoch == 0
+        yield from (_State(cohort, position, row) for position, row in enumerate(figures))
+        yield from _check_steps(run, cohort, epoch, findings)
+
+
+def _check_steps(run: Run, cohort: Cohort, epoch: int, findings: Findings) -> Iterator[_State]:
+    """The states within an epoch."""
+    if not cohort.steps_within(epoch):
+        return
+    try:
+        metrics = cohort.step_metrics()
+    except RunError as error:
+        findings.differs("checksums" if isinstance(error, DamagedError) else "metrics", str(error))
+        return
+    for step in cohort.steps_within(epoch):
+        try:
+            rows, weights = cohort.step_figures(metrics, step), cohort.weights(epoch, step=step)
+        except RunError as error:
+            findings.differs("checksums" if isinstance(error, DamagedError) else "schema", str(error))
+            continue
+        figures = [] if rows is None else rows.to_pylist()
+        if not figures:
+            findings.differs("epochs", f"{cohort.path}: {STEPS} has no figures of step {step}")
+            continue
+        findings.differ("weights", list(_wrong_weights(cohort, weights, None, figures)))
+        findings.differ("metrics", list(_wrong_rows(run, cohort.layout, weights, figures)))
         yield from (_State(cohort, position, row) for position, row in enumerate(figures))
 
 
@@ -184,28 +226,32 @@ def _wrong_weights(
 
 def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
     """Models whose weights of epoch 0 are not those of their seed and init."""
-    count = max(_DRAWN // run.manifest.layout.size, 1)
+    count = max(_DRAWN // cohort.layout.size, 1)
     members = cohort.members[:count]
     seeds, inits = [member.seed for member in members], [member.hyperparameters.init for member in members]
-    for place in differs_from_start(run.manifest.network, seeds, inits, weights[:count]):
+    points = [member.hyperparameters for member in members]
+    stds, biases = [point.init_std for point in points], [point.b_init for point in points]
+    network = run.manifest.network_of(members[0])
+    for place in differs_from_start(network, seeds, inits, weights[:count], stds, biases):
         drawn_by = f"seed {seeds[place]} and init {inits[place]}"
         yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
 
 
-def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor) -> Iterator[str]:
-    """Pairs of models of a cohort that continue each other's weights."""
+def _exchanged(cohort: Cohort, epoch: int, before: Tensor, after: Tensor, start: bool) -> Iterator[str]:
+    """Pairs of models of a cohort that continue each other's weights, `before` being those of epoch 0 at the start."""
     finite = (torch.isfinite(before).all(dim=1) & torch.isfinite(after).all(dim=1)).nonzero().flatten()
     ids = [cohort.members[place].model_id for place in finite.tolist()]
-    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy(), start=epoch == 1).pairs
+    pairs = exchanges(before[finite].double().numpy(), after[finite].double().numpy(), start=start).pairs
     for first, second in pairs:
         yield f"models {ids[first]} and {ids[second]} each continue the weights of the other at epoch {epoch}"
 
 
-def _wrong_rows(run: Run, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _wrong_rows(run: Run, layout: WeightLayout, weights: Tensor, figures: Sequence[dict[str, Any]]) -> Iterator[str]:
     images, zoo = run.manifest.images, run.manifest.zoo
     splits = [name for name, count in (("train", images.train), ("val", images.val), ("test", images.test)) if count]
     names = [f"{split}_{what}" for split in splits for what in ("loss", "acc")]
-    shares = None if zoo.sparsifier is None else sparsity(weights, run.manifest.layout).tolist()
+    names = ["train_loss"] if run.manifest.is_field else names
+    shares = None if zoo.sparsifier is None else sparsity(weights, layout).tolist()
     for position, row in enumerate(figures):
         where = f"model {row['model_id']} at epoch {row['epoch']}"
         missing = [name for name in names if row[name] is None]
@@ -237,19 +283,22 @@ def _limited(run: Run, images: ImageData, findings: Findings) -> ImageData | Non
     return limited
 
 
-def _is_recorded(state: _State) -> bool:
+def _is_recorded(state: _State, field: bool) -> bool:
     """Whether there is anything to compare; what came out of weights that are not finite is no property of them."""
+    if field:
+        return not state.figures["diverged"]
     return not state.figures["diverged"] and any(state.figures[f"{split}_acc"] is not None for split in ("val", "test"))
 
 
 def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
     """Recompute the sampled states, as many at a time as fit in memory; returns their number."""
-    size = max(STACK_BYTES // (4 * run.manifest.layout.size), 1)
-    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
-    for first in range(0, len(ordered), size):
-        states = ordered[first : first + size]
+    largest = max(network.layout.size for network in run.manifest.networks.values())
+    size = max(STACK_BYTES // (4 * largest), 1)
+    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.step or 0, state.position))
+    for fraction, states in _pieces(ordered, size):
+        seen = dataclasses.replace(images, train=images.train.share(fraction))
         try:
-            for position, problems in wrong_figures(_rows(run, states), images, start=True):
+            for position, problems in wrong_figures(_rows(run, states), seen, start=True):
                 state = states[position]
                 findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
         except (ZooError, RuntimeError, ValueError) as error:
@@ -259,14 +308,55 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
     return len(ordered)
 
 
+def _recompute_fields(run: Run, sample: Sequence[_State], images: ImageData, findings: Findings) -> int:
+    """Recompute the errors and labels of the sampled states of fields; returns their number."""
+    ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.position))
+    for (_, epoch), group in groupby(ordered, key=lambda state: (state.cohort.path, state.epoch)):
+        states = list(group)
+        cohort, places = states[0].cohort, [state.position for state in states]
+        members = [cohort.members[place] for place in places]
+        seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
+        recipe = evaluation_recipe(run.manifest.network_of(members[0]).layers, seeds)
+        try:
+            block = FieldBlock(recipe, images)
+            block.load(cohort.weights(epoch, places))
+            errors, labels = block.evaluate(images.train).mean_loss.tolist(), cohort.labels(epoch)[places].tolist()
+            expected = signals_of(images, recipe.seeds)[1].tolist()
+        except (ZooError, RuntimeError, ValueError) as error:
+            message = " ".join(str(error).split())[:200]
+            findings.differs("figures", f"{len(states)} states could not be recomputed: {message}")
+            continue
+        for state, again, label, own in zip(states, errors, labels, expected, strict=True):
+            recorded = state.figures["train_loss"]
+            where = f"model {state.model_id} at epoch {state.epoch}"
+            if not same_loss(recorded, again):
+                findings.differs("figures", f"{where}: train_loss is {recorded:.6f}, recomputed {again:.6f}")
+            if label != own:
+                findings.differs("figures", f"{where}: its label is {label}, that of its signal {own}")
+    findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
+    return len(ordered)
+
+
+def _pieces(states: Sequence[_State], size: int) -> Iterator[tuple[float | None, Sequence[_State]]]:
+    """The states, so many at a time of models of one network that are trained on the same share of the images."""
+
+    def kind_of(state: _State) -> tuple[float | None, NetworkChoice]:
+        point = state.cohort.members[state.position].hyperparameters
+        return point.train_fraction, point.network
+
+    for (fraction, _), group in groupby(states, key=kind_of):
+        together = list(group)
+        yield from ((fraction, together[first : first + size]) for first in range(0, len(together), size))
+
+
 def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:
     """Rows with weights, of states in the order of cohorts and epochs."""
-    common = run.manifest.network.columns()
     rows: list[dict[str, Any]] = []
-    for (_, epoch), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch)):
+    for (_, epoch, step), group in groupby(states, key=lambda state: (state.cohort.path, state.epoch, state.step)):
         together = list(group)
-        weights = together[0].cohort.weights(epoch, [state.position for state in together]).numpy()
+        weights = together[0].cohort.weights(epoch, [state.position for state in together], step).numpy()
         for state, vector in zip(together, weights, strict=True):
             member = state.cohort.members[state.position]
-            rows.append(common | dataclasses.asdict(member.hyperparameters) | state.figures | {"weights": vector})
+            common = run.manifest.network_of(member).columns()
+            rows.append(common | member.hyperparameters.to_dict() | state.figures | {"weights": vector})
     return rows

@@ -14,12 +14,14 @@ from huggingface_hub import DatasetCard
 
 from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError, ZooError
+from zoo_datasets.evaluation.verify.fields import PSNR, check_fields, records_psnr
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.evaluation.verify.weights import check_parents, check_weights
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.images.signals import Signals
 from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
 from zoo_datasets.repository.card_text import lines_of, rows_in
 from zoo_datasets.repository.listing import by_pattern, files_among
@@ -31,7 +33,7 @@ from zoo_datasets.repository.manifest import (
     meta_path,
     read_manifest,
 )
-from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, NAMES, WEIGHTS, weights_matrix
+from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, LAYOUT, NAMES, WEIGHTS, weights_matrix
 from zoo_datasets.specs.spec import Limits
 from zoo_datasets.terminal import Advance
 
@@ -45,6 +47,7 @@ def verify_repository(
     name: str,
     *,
     images: ImageData | None = None,
+    signals: Signals | None = None,
     limits: Limits | None = None,
     sample: int | None = 32,
     progress: Advance | None = None,
@@ -60,10 +63,12 @@ def verify_repository(
     their parents if these are in the repository. What cannot be checked is in `Verification.unchecked`. With
     images also: they are those of the manifest, and validation and test figures of `sample` rows, spread over
     epochs and models, come out again from the weights alone; of those that do not, whether they are the figures of the
-    model's state before or after.
+    model's state before or after; of a population of others, where its manifest tells what became of the images. Of
+    fields with signals: the PSNR of `sample` rows comes out again within 0.01 dB.
 
     Args:
         images: the whole dataset; limits are applied here.
+        signals: of fields, the images that they were fitted to.
         limits: how many images of each split the figures are of, where the manifest does not say or is wrong (an
             imported zoo does not record them); a limit of None is the manifest's.
         sample: number of rows to recompute; None means all.
@@ -98,9 +103,14 @@ def verify_repository(
         check_parents(repo, manifest, recipe, rows, findings)
     recomputed = 0
     limited = None
-    if images is not None and manifest.open is None:
+    if images is not None and (manifest.open is None or manifest.pixels is not None):
         limited = _check_images(manifest, images, limits or Limits(), findings)
-    _say_unchecked(rows, recipe, limited is not None, sample, findings)
+    if signals is not None and manifest.open is not None:
+        recomputed = check_fields(repo, manifest, rows, signals, sample, findings)
+    elif records_psnr(manifest):
+        findings.unchecked(f"{PSNR}, as there are no images")
+    else:
+        _say_unchecked(manifest, rows, recipe, limited is not None, sample, findings)
     if limited is not None:
         recomputed = _check_figures(repo, _sample(rows, sample), rows, limited, recipe.is_trained, findings)
         applied = [_mapping(manifest.source.get("limits")), dataclasses.asdict(limits or Limits())]
@@ -240,7 +250,12 @@ def _close_recipes(recipe: Recipe, findings: Findings) -> None:
 
 
 def _say_unchecked(
-    rows: Sequence[CheckedRow], recipe: Recipe, has_images: bool, sample: int | None, findings: Findings
+    manifest: Manifest,
+    rows: Sequence[CheckedRow],
+    recipe: Recipe,
+    has_images: bool,
+    sample: int | None,
+    findings: Findings,
 ) -> None:
     """Name the figures that are not compared with anything."""
     recorded = sum(row.recorded for row in rows)
@@ -249,6 +264,9 @@ def _say_unchecked(
         return
     if sample is not None and sample < recorded:
         findings.unchecked(f"validation and test figures of {recorded - sample:,} rows outside the sample")
+    if manifest.source.get("train_figures") == "evaluation":
+        findings.unchecked("train_loss and train_acc, whose training images nothing tells")
+        return
     later = " after epoch 0" if recipe.is_trained else ""
     findings.unchecked(f"train_loss and train_acc{later}, which are averages over the training itself")
 
@@ -393,7 +411,7 @@ def _right_with(repo: Path, pairs: Sequence[tuple[CheckedRow, CheckedRow]], imag
 def _values_of(repo: Path, row: CheckedRow) -> dict[str, Any]:
     """A row by column, with the weights as float32 [D] and no other column as wide."""
     with pq.ParquetFile(repo / row.shard.path) as file:
-        names = [name for name in file.schema_arrow.names if name in NAMES]
+        names = [name for name in file.schema_arrow.names if name in (*NAMES, LAYOUT)]
         table = file.read_row_group(row.row_group, columns=names).take([row.index])
     values: dict[str, Any] = table.drop_columns([WEIGHTS]).to_pylist()[0]
     return values | {WEIGHTS: weights_matrix(table)[0]}

@@ -13,6 +13,7 @@ from zoo_datasets.networks.layers.normalisation import BatchNorm
 from zoo_datasets.networks.layers.pointwise import ACTIVATIONS, Activate, Dropout, Flatten, Shift, Sine
 from zoo_datasets.networks.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from zoo_datasets.networks.layers.residual import Residual
+from zoo_datasets.networks.layers.skips import AddRemembered, Remember
 
 KINDS: tuple[type[Layer], ...] = (
     Conv,
@@ -27,6 +28,8 @@ KINDS: tuple[type[Layer], ...] = (
     Dropout,
     Flatten,
     Residual,
+    Remember,
+    AddRemembered,
 )
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "KINDS",
     "RULES",
     "Activate",
+    "AddRemembered",
     "AveragePool",
     "BatchNorm",
     "Conv",
@@ -45,6 +49,7 @@ __all__ = [
     "LayerTensor",
     "Linear",
     "MaxPool",
+    "Remember",
     "Residual",
     "Shift",
     "Sine",

@@ -32,7 +32,7 @@ from zoo_datasets.networks.layout import MAX_SIZE
 MAX_LAYERS = 4096  # of a list, those within others included
 MAX_NESTING = 16
 # Of a network's own module, where layers may not stand.
-_TAKEN = re.compile(r"layers|activation|dropout\d+")
+_TAKEN = re.compile(r"_chain|activation|dropout\d+")
 _BARE = nn.Module()
 _PART = re.compile(r"[A-Za-z0-9_]+")
 _NAME_LENGTH = 200
@@ -185,6 +185,23 @@ def check_network(layers: Sequence[Layer]) -> None:
                 layer.build(modules)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise SpecError(f"layers: no module can be made of them: {brief(str(error))}") from None
+    _check_remembered(layers)
+
+
+def _check_remembered(layers: Sequence[Layer]) -> None:
+    """See that what is added was remembered before, and nothing twice under one key.
+
+    Raises:
+        SpecError: naming the key.
+    """
+    keys: set[str] = set()
+    for layer in flat_layers(layers):
+        if isinstance(layer, package.Remember):
+            if layer.key in keys:
+                raise SpecError(f"layers: {brief(layer.key)} is remembered twice; expected a key of its own for each")
+            keys.add(layer.key)
+        elif isinstance(layer, package.AddRemembered) and layer.key not in keys:
+            raise SpecError(f"layers: {brief(layer.key)} is added, but not remembered before")
 
 
 def check_name(name: str) -> None:

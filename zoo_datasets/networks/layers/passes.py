@@ -55,11 +55,13 @@ class ModulePass:
         module: name to sub-module.
         activation: the member's.
         dropouts: the dropout layers in their order.
+        remembered: what layers kept for later ones, by key.
     """
 
     module: Callable[[str], nn.Module]
     activation: Activation
     dropouts: Iterator[nn.Module]
+    remembered: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class StackedPass:
         masks: (number of the dropout layer, B · units) to the scaled keep-mask [K, B · units]; None for no dropout.
         noise: of variational dropout; None for none.
         dropouts, weighted: how many dropout layers, and layers with weights, came before.
+        remembered: what layers kept for later ones, by key.
     """
 
     tensors: Mapping[str, Tensor]
@@ -96,6 +99,7 @@ class StackedPass:
     noise: Noise | None = None
     dropouts: int = field(default=0, init=False)
     weighted: int = field(default=0, init=False)
+    remembered: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def activate(self, x: Tensor) -> Tensor:
         """The activation of x, of any shape, rounded alike at all places."""

@@ -99,6 +99,7 @@ class Sine(Weightless):
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
         """The same stream: each channel stays in its place."""
         stream.root().functions.append(SINE)
+        stream.root().frequencies.append(self.omega)
         return stream
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
@@ -191,8 +192,8 @@ class Flatten(Weightless):
         return False
 
     def walk_channels(self, walk: ChannelWalk, stream: Stream) -> Stream:
-        """The same stream: a channel becomes a block of numbers; the layer that reads it knows how many."""
-        return stream
+        """The same channels: each becomes a row of numbers; the layer that reads them knows how many."""
+        return walk.flatten(stream)
 
     def walk_graph(self, walk: GraphWalk, nodes: GraphNodes) -> GraphNodes:
         """The same nodes: it has no weights, and changes no order."""

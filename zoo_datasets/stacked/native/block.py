@@ -11,7 +11,7 @@ import ctypes
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings
 from zoo_datasets.stacked.streams import dropout_thresholds, permutations
 
 # Numbers of native.c.
-OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2}
+OPTIMIZER_NUMBERS: Final = {"adam": 1, "sgd": 2, "adamw": 3, "sgd_nesterov": 4, "rmsprop": 5}
 _GRADIENTS_ONLY: Final = 0
 _SOURCES: Final = ("layers.c", "math.c", "norm.c", "native.c")
 _VARIATIONAL: Final = "variational.c"
+_FIELD: Final = "field.c"
 _ALIGNMENT: Final = 64
 _REVISIONS: Final = {"portable": "portable-2"}
 
@@ -49,6 +50,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("epoch", "activation", "optimizer", "dropout")),
         *((name, ctypes.c_void_p) for name in ("mask", "log_sigma2", "log_sigma2_first", "log_sigma2_second")),
         ("kl_weight", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("clip", "smoothing", "points", "targets")),
     ]
 
 
@@ -68,20 +70,24 @@ def unknown_settings(
     return None
 
 
-def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu") -> str | None:
-    """Why the native kernels do not compute such a network on images [C, H, W]; None where they do."""
+def supports(layers: Sequence[Layer], in_shape: Shape, activation: str = "relu", field: bool = False) -> str | None:
+    """Why the native kernels do not compute such a network on images [C, H, W], or points [C, 1, points]; None where
+    they do."""
     unknown = unknown_settings((activation,))
     if unknown is not None:
         return unknown
     try:
-        stages(layers, in_shape)
+        stages(layers, in_shape, field)
     except NativeError as error:
         return str(error)
     return None
 
 
 def available(
-    layers: Sequence[Layer] | None = None, in_shape: Shape | None = None, activation: str = "relu"
+    layers: Sequence[Layer] | None = None,
+    in_shape: Shape | None = None,
+    activation: str = "relu",
+    field: bool = False,
 ) -> str | None:
     """Why the native kernels cannot be used on this machine; None where they can.
 
@@ -89,11 +95,11 @@ def available(
     """
     if layers is None or in_shape is None:
         layers, in_shape = (Linear("probe", 1, 2),), (1, 1, 1)
-    reason = supports(layers, in_shape, activation)
+    reason = supports(layers, in_shape, activation, field)
     if reason is not None:
         return reason
     try:
-        load_kernels(layers, in_shape)
+        load_kernels(layers, in_shape, field=field)
     except NativeError as error:
         return str(error)
     return None
@@ -130,23 +136,29 @@ def path_name(instruction_set: str | None = None) -> str:
     return f"native-{_REVISIONS.get(name, name)}"
 
 
-def load_kernels(layers: Sequence[Layer], in_shape: Shape, variational: bool = False) -> ctypes.CDLL:
-    """The compiled kernels of a network for images [C, H, W]; those of variational dropout where asked for.
+def load_kernels(
+    layers: Sequence[Layer], in_shape: Shape, variational: bool = False, field: bool = False
+) -> ctypes.CDLL:
+    """The compiled kernels of a network for images [C, H, W]; those of variational dropout or fields where asked for.
 
     Raises:
         NativeError: if there is no compiler, or it fails, or the kernels do not know such a network.
     """
     compiler = find_compiler()
-    return _load(compiler, kernel_source(layers, in_shape, compiler, variational), variational)
+    return _load(compiler, kernel_source(layers, in_shape, compiler, variational, field), variational)
 
 
-def kernel_source(layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, variational: bool = False) -> str:
+def kernel_source(
+    layers: Sequence[Layer], in_shape: Shape, compiler: Compiler, variational: bool = False, field: bool = False
+) -> str:
     """The whole C source for a network: its constants, then the files of kernels."""
 
     def text(name: str) -> str:
         return (resources.files("zoo_datasets.stacked.native") / name).read_text(encoding="utf-8")
 
-    parts = [defines(layers, in_shape, compiler.lanes, compiler.registers), *map(text, _SOURCES)]
+    parts = [defines(layers, in_shape, compiler.lanes, compiler.registers, field), *map(text, _SOURCES)]
+    if field:
+        parts.append(text(_FIELD))
     if variational:
         parts += [variational_defines(layers, in_shape, compiler.registers), text(_VARIATIONAL)]
     return "".join(parts)
@@ -175,6 +187,8 @@ class NativeBlock:
     block nor on the other members.
     """
 
+    _of_fields: ClassVar[bool] = False
+
     def __init__(self, recipe: BlockRecipe, data: ImageData) -> None:
         """Compiles the kernels, or takes them from the cache.
 
@@ -182,10 +196,9 @@ class NativeBlock:
             NativeError: if there is no compiler or it fails, the kernels do not know such a network, activation,
                 optimizer or augmentation, or there are more members than lanes.
         """
-        channels, height, width = data.train.images.shape[1:]
-        self.in_shape: Shape = (channels, height, width)
+        self.in_shape = self._in_shape(recipe, data)
         reason = unknown_settings((recipe.activation,), (recipe.optimizer,), recipe.augmentation)
-        reason = reason or supports(recipe.layers, self.in_shape)
+        reason = reason or supports(recipe.layers, self.in_shape, field=self._of_fields)
         if reason is not None:
             raise NativeError(reason)
         self.recipe = recipe
@@ -193,7 +206,7 @@ class NativeBlock:
         self._members = len(recipe.seeds)
         if not 1 <= self._members <= self.lanes:
             raise NativeError(f"a block has {self._members} members, expected 1 to {self.lanes} on this machine")
-        self._kernels = load_kernels(recipe.layers, self.in_shape, recipe.variational)
+        self._kernels = load_kernels(recipe.layers, self.in_shape, recipe.variational, self._of_fields)
         self._parameters = self._kernels.zoo_parameters()
         self._noisy = self._noisy_rows(recipe)
         # The last member fills the lanes that are left over; its copies are dropped again in `store`.
@@ -211,16 +224,26 @@ class NativeBlock:
             raise NativeError(f"dropout rates {recipe.dropout.tolist()}, expected all of them in [0, 1)")
         seeds = recipe.seeds.to(torch.int64)[self._lanes]
         keys = torch.stack((seeds & 0xFFFFFFFF, (seeds >> 32) & 0xFFFFFFFF))
-        channels = self.in_shape[0]
-        bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
-        arrays = {
-            "normalised": data.normalise(bytes_).view(256, channels).T.contiguous(),
+        arrays = self._inputs(recipe, data) | {
             "keys": _as_words(keys),
             "threshold": _as_words(dropout_thresholds(rates)),
             "scale": (1.0 / (1.0 - rates)).to(torch.float32),
             "workspace": self._workspace(recipe.batch_size),
         }
+        if recipe.label_smoothing is not None:
+            arrays["smoothing"] = recipe.label_smoothing[self._lanes].to(torch.float32)
         return {name: _aligned(array) for name, array in arrays.items()}
+
+    def _in_shape(self, recipe: BlockRecipe, data: ImageData) -> Shape:
+        """What the network is computed on at a time."""
+        channels, height, width = data.train.images.shape[1:]
+        return channels, height, width
+
+    def _inputs(self, recipe: BlockRecipe, data: ImageData) -> dict[str, Tensor]:
+        """What the kernels make the inputs of the network from."""
+        channels = self.in_shape[0]
+        bytes_ = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
+        return {"normalised": data.normalise(bytes_).view(256, channels).T.contiguous()}
 
     def _workspace(self, images: int) -> Tensor:
         """Memory for the kernels to train on a batch of so many images."""
@@ -308,6 +331,8 @@ class NativeBlock:
         }
         if MASK in self._state:
             arrays["mask"] = self._state[MASK]
+        if self.recipe.clip_norm is not None:
+            arrays["clip"] = self.recipe.clip_norm[self._lanes].to(torch.float32)
         if self.recipe.variational:
             arrays |= {
                 "log_sigma2_first": self._state[f"{LOG_SIGMA2}.{own[0]}"],
@@ -361,17 +386,20 @@ class NativeBlock:
     def _call(
         self, entry: Any, split: Split, arrays: dict[str, Tensor], numbers: Mapping[str, float], images: int
     ) -> Tally:
-        """Fill in a job, run it, and give what it added up."""
+        """Run a job on the images of a split."""
         if tuple(split.images.shape[1:]) != self.in_shape or split.images.dtype != torch.uint8:
             raise ValueError(
                 f"images {split.images.dtype} {list(split.images.shape)}, expected torch.uint8 {['N', *self.in_shape]}"
             )
+        images_of = {"images": split.images.contiguous(), "labels": split.labels.to(torch.int64).contiguous()}
+        return self._run(entry, arrays | images_of, numbers, images)
+
+    def _run(self, entry: Any, arrays: Mapping[str, Tensor], numbers: Mapping[str, float], images: int) -> Tally:
+        """Fill in a job, run it, and give what it added up."""
         arrays = {
             **self._fixed,
             "buffers": self._running,
             **arrays,
-            "images": split.images.contiguous(),
-            "labels": split.labels.to(torch.int64).contiguous(),
             "loss": torch.zeros(self.lanes, dtype=torch.float64),
             "correct": torch.zeros(self.lanes, dtype=torch.int64),
         }

@@ -27,6 +27,8 @@ from zoo_datasets.networks.layers import (
     Linear,
     MaxPool,
     Residual,
+    Shift,
+    Sine,
     flat_layers,
 )
 from zoo_datasets.networks.layers.affine import CONV_BOUND, LINEAR_BOUND
@@ -83,6 +85,8 @@ class Stage:
     adds_other: int = 0
     slot: int = 0
     remade: int = 0
+    sine: float = 0.0
+    shift: float = 0.0
 
     @property
     def output_shape(self) -> Shape:
@@ -97,22 +101,23 @@ class RegisterBlocks:
     forward_outputs: int
     forward_columns: int
     weight_outputs: int
+    weight_inputs: int
     input_inputs: int
     input_columns: int
     strip_outputs: int
     strip_rows: int
 
 
-def stages(layers: Sequence[Layer], in_shape: Shape) -> list[Stage]:
-    """The stages of a network for images [C, H, W].
+def stages(layers: Sequence[Layer], in_shape: Shape, field: bool = False) -> list[Stage]:
+    """The stages of a network for images [C, H, W]; of a field, for points of C coordinates: [C, 1, points].
 
     Raises:
         NativeError: if a layer, or the order of the layers, is none that the kernels know.
     """
-    _check_kinds(layers)
-    walk = _Walk(_offsets(layers, "parameter"), _offsets(layers, "buffer"), in_shape)
+    _check_kinds(layers, _KNOWN_OF_FIELDS if field else _KNOWN)
+    walk = _Walk(_offsets(layers, "parameter"), _offsets(layers, "buffer"), in_shape, field)
     walk.follow(layers)
-    if not any(stage.kind == "CONV" for stage in walk.stages) or walk.shape[1:] != (1, 1):
+    if not any(stage.kind == "CONV" for stage in walk.stages) or walk.shape[1:] != (in_shape[1:] if field else (1, 1)):
         raise NativeError("the native kernels need a network that ends in a linear layer")
     chain = _with_remade(_with_slots(_with_adds(walk.stages)))
     _check_size(chain, walk.offsets[""])
@@ -129,13 +134,13 @@ def _check_size(chain: Sequence[Stage], weights: int) -> None:
         )
 
 
-def _check_kinds(layers: Sequence[Layer]) -> None:
+def _check_kinds(layers: Sequence[Layer], known: tuple[type[Layer], ...]) -> None:
     for layer in layers:
         # Exactly these kinds: one that derives from them may have other rules.
-        if type(layer) not in _KNOWN:
+        if type(layer) not in known:
             raise NativeError(f"{type(layer).__name__} is not computed by the native kernels at this place")
         if isinstance(layer, Residual):
-            _check_kinds(layer.sublayers())
+            _check_kinds(layer.sublayers(), known)
 
 
 def _offsets(layers: Sequence[Layer], kind: TensorKind) -> dict[str, int]:
@@ -152,12 +157,14 @@ class _Walk:
     Attributes:
         offsets, running: of what is trained, and of running statistics, by name.
         shape: of what the last layer gave.
+        points: whether pixels are points, each on its own.
         at: the stage that gave it.
     """
 
     offsets: Mapping[str, int]
     running: Mapping[str, int]
     shape: Shape
+    points: bool = False
     at: int = IMAGES
     dropouts: int = 0
     weighted: int = 0
@@ -198,7 +205,7 @@ class _Walk:
             kernel, stride, padding, biased = layer.kernel, layer.stride, layer.padding, layer.bias
         else:
             inputs, outputs = layer.in_features, layer.out_features
-            if (height, width) != (1, 1):
+            if (height, width) != (1, 1) and not self.points:
                 raise NativeError(f"{layer.name}: a linear layer must follow Flatten")
         if inputs != channels:
             raise NativeError(f"{layer.name} takes {inputs} inputs, but gets {channels} of shape {self.shape}")
@@ -248,8 +255,11 @@ class _Walk:
         )  # fmt: skip
 
     def _finished(self, stage: Stage, remaining: list[Layer]) -> Stage:
-        """The stage with the activation and the dropout that follow it."""
-        if remaining and isinstance(layer := remaining[0], Activate):
+        """The stage with the activation or sine, the dropout and the constant that follow it."""
+        if remaining and isinstance(layer := remaining[0], Sine):
+            remaining.pop(0)
+            stage = replace(stage, sine=layer.omega)
+        elif remaining and isinstance(layer := remaining[0], Activate):
             remaining.pop(0)
             number = _FIRST_OWN + ACTIVATION_NUMBERS.get(layer.activation or "", -1)
             if layer.activation is None:
@@ -263,12 +273,17 @@ class _Walk:
             remaining.pop(0)
             stage = replace(stage, dropout=self.dropouts)
             self.dropouts += 1
+        if remaining and isinstance(layer := remaining[0], Shift):
+            remaining.pop(0)
+            stage = replace(stage, shift=layer.amount)
         return stage
 
 
 _KNOWN: Final = (
-    Conv, Linear, BatchNorm, AveragePool, MaxPool, GlobalAveragePool, Activate, Dropout, Flatten, Residual,
+    Conv, Linear, BatchNorm, AveragePool, MaxPool, GlobalAveragePool, Activate, Dropout, Flatten, Residual, Shift,
+    Sine,
 )  # fmt: skip
+_KNOWN_OF_FIELDS: Final = (Linear, Activate, Shift, Sine)
 
 
 def _pooled(stage: Stage, remaining: list[Layer]) -> Stage:
@@ -330,19 +345,23 @@ def choose_blocks(stage: Stage, registers: int) -> RegisterBlocks:
     columns = min(stage.columns, 4 if registers >= 32 else 2)
     outputs = min(stage.outputs, max(1, registers // 2 // (stage.pool * columns)))
     weight_outputs = _even(stage.outputs, accumulators // stage.kernel)
+    weight_inputs = 1
     inputs = min(stage.inputs, 2 if stage.columns > 1 else accumulators // 2)
     input_columns = _even(stage.columns, accumulators // inputs - stage.kernel + 1)
-    if stage.pool == 1 and (stage.stride > 1 or stage.padding):
+    if stage.pool == 1 and (stage.stride > 1 or stage.padding or _by_point(stage)):
         # Not for the others: where blocks of the gradient of the input end decides how it is rounded.
         outputs, columns = _forward_blocks(stage, registers)
         inputs, input_columns = _input_blocks(stage, registers)
+    if _by_point(stage):
+        weight_outputs, weight_inputs = _point_blocks(stage, registers)
     if stage.pool == 1:
         strip_outputs, strip_rows = stage.outputs, stage.rows
     else:
         strip_outputs = weight_outputs
         strip_rows = min(stage.rows, max(2, _STRIP_VECTORS // (strip_outputs * stage.columns) // 2 * 2))
     return RegisterBlocks(
-        forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs, input_inputs=inputs,
+        forward_outputs=outputs, forward_columns=columns, weight_outputs=weight_outputs,
+        weight_inputs=weight_inputs, input_inputs=inputs,
         input_columns=input_columns, strip_outputs=strip_outputs, strip_rows=strip_rows,
     )  # fmt: skip
 
@@ -376,6 +395,22 @@ def _input_blocks(stage: Stage, registers: int) -> tuple[int, int]:
     )
 
 
+def _by_point(stage: Stage) -> bool:
+    """Whether a stage has a 1 × 1 filter and several columns, whose sums do not depend on how they are cut."""
+    return stage.pool == 1 and stage.kernel == 1 and stage.columns > 1
+
+
+def _point_blocks(stage: Stage, registers: int) -> tuple[int, int]:
+    """Outputs and inputs of the gradient of the weights of a 1 × 1 filter, likewise."""
+
+    def cycles(outputs: int, inputs: int) -> float:
+        return max(outputs * inputs, outputs + inputs, 8) / 2
+
+    return _cheapest(
+        (stage.outputs, stage.inputs), cycles, lambda outputs, inputs: outputs * inputs + outputs < registers - 1
+    )
+
+
 def _cheapest(
     sizes: tuple[int, int], cycles: Callable[[int, int], float], fits: Callable[[int, int], bool]
 ) -> tuple[int, int]:
@@ -399,13 +434,13 @@ def _even(size: int, largest: int) -> int:
     return -(-size // blocks)
 
 
-def defines(layers: Sequence[Layer], in_shape: tuple[int, int, int], lanes: int, registers: int) -> str:
+def defines(layers: Sequence[Layer], in_shape: Shape, lanes: int, registers: int, field: bool = False) -> str:
     """The preprocessor definitions that stand before the kernels.
 
     Raises:
         NativeError: if `stages` raises it.
     """
-    chain = stages(layers, in_shape)
+    chain = stages(layers, in_shape, field)
     blocks = [choose_blocks(stage, registers) for stage in chain]
     strip = max(
         (block.strip_outputs * block.strip_rows * stage.columns for stage, block in zip(chain, blocks, strict=True)

@@ -41,7 +41,7 @@ typedef int8_t vb __attribute__((vector_size(LANES)));
 
 enum { CONV, AVERAGE, MAXIMUM, NORM, SUM };
 enum { TANH, RELU, SIGMOID, GELU, SILU, LEAKY_RELU, ELU, SELU, NONE };
-enum { GRADIENTS_ONLY, ADAM, SGD };
+enum { GRADIENTS_ONLY, ADAM, SGD, ADAMW, SGD_NESTEROV, RMSPROP };
 enum { ACCUMULATORS = 32, DROPOUT = 2, IMAGES = -1, MEMBERS = 1, FIRST_OWN = 2 };
 
 typedef struct {
@@ -57,10 +57,11 @@ typedef struct {
   int weight, bias, biased;                        /* offsets in the parameters, and whether there is a bias */
   int noise;                                       /* number among the layers that have noise, or -1 */
   int mean, variance;                              /* offsets in the running statistics */
+  float sine, shift;                               /* the frequency of a sine, 0: none; what is added to the output */
   int slot;                                        /* for the gradient of what the stage gives */
   int remade;                                      /* whether a normalisation is made anew in the backward pass */
   int forward_outputs, forward_columns;            /* block of accumulators of the forward pass */
-  int weight_outputs;                              /* … of the gradient of the weights */
+  int weight_outputs, weight_inputs;               /* … of the gradient of the weights; inputs: of 1 x 1 filters */
   int input_inputs, input_columns;                 /* … of the gradient of the input */
   int strip_outputs, strip_rows;                   /* part of the gradient before pooling made at a time */
 } Stage;
@@ -179,6 +180,32 @@ INLINE void weight_block(const Stage *s, const v *restrict x, const v *restrict 
     }
 }
 
+/* As weight_block for 1 x 1 filters, C inputs at a time; each sum is added up in the same order. */
+INLINE void point_block(const Stage *s, const v *restrict x, const v *restrict e, v *restrict gw, int top, int height,
+                        const int A, const int C) {
+  const int S = s->stride, plane = height * s->columns, area = s->height * s->width;
+  v acc[ACCUMULATORS];
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int c = 0; c < C; c++) acc[a * C + c] = gw[a * s->inputs + c];
+  for (int r = 0; r < height; r++) {
+    const v *xr = x + (top + r) * S * s->width, *er = e + r * s->columns;
+    for (int t = 0; t < s->columns; t++)
+      UNROLL for (int c = 0; c < C; c++) UNROLL for (int a = 0; a < A; a++)
+        acc[a * C + c] += er[a * plane + t] * xr[c * area + t * S];
+  }
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int c = 0; c < C; c++) gw[a * s->inputs + c] = acc[a * C + c];
+}
+
+INLINE void weight_outputs(const Stage *s, const v *x, const v *e, v *gw, int top, int height, const int A) {
+  const int C = s->weight_inputs, rest = s->inputs % C, area = s->height * s->width;
+  if (s->kernel > 1 || C == 1) {
+    weight_block(s, x, e, gw, top, height, A);
+    return;
+  }
+  int c = 0;
+  for (; c + C <= s->inputs; c += C) point_block(s, x + c * area, e, gw + c, top, height, A, C);
+  if (rest) point_block(s, x + c * area, e, gw + c, top, height, A, rest);
+}
+
 /* Adds to row `line` of gx, inputs c … c + A, columns from t * stride on, what `outputs` outputs give it. */
 INLINE void input_block(const Stage *s, const v *restrict w, const v *restrict e, v *restrict gx, int line, int top,
                         int height, int outputs, int t, const int A, const int T) {
@@ -215,8 +242,8 @@ INLINE void strip_backward(const Stage *s, const v *parameters, v *gradients, co
   const int A = s->weight_outputs, rest = outputs % A;
   v *gw = gradients + s->weight + o * filter;
   int a = 0;
-  for (; a + A <= outputs; a += A) weight_block(s, x, e + a * size, gw + a * filter, top, height, A);
-  if (rest) weight_block(s, x, e + a * size, gw + a * filter, top, height, rest);
+  for (; a + A <= outputs; a += A) weight_outputs(s, x, e + a * size, gw + a * filter, top, height, A);
+  if (rest) weight_outputs(s, x, e + a * size, gw + a * filter, top, height, rest);
   if (!gx) return;
   const v *w = parameters + s->weight + o * filter;
   const int C = s->input_inputs, left = s->inputs % C;

@@ -179,6 +179,27 @@ INLINE void turn_v(v u, v *cosine, v *sine) {
   *sine = (v)((vi)choose(odd, c, s) ^ negative_sine);
 }
 
+/* sin and cos of x for |x| below SINE_BOUND, within 1.5e-7: x less a multiple of pi, whose three parts times that
+   multiple are exact, and polynomials fitted on half a circle. */
+#define SINE_BOUND 25000.f
+INLINE void sine_v(v x, v *sine, v *cosine) {
+  v shifted = x * 0.318309886f + 12582912.f, whole = shifted - 12582912.f, r = x;
+  vi odd = (vi)shifted << 31;
+  r = whole * -3.140625f + r;
+  r = whole * -0.0009670257568359375f + r;
+  r = whole * -6.27832957300962e-7f + r;
+  v z = r * r, s = splat(2.59990445e-6f), c = splat(-2.60756596e-7f);
+  s = s * z + -1.98065477e-4f;
+  s = s * z + 8.33301637e-3f;
+  s = s * z + -1.66666571e-1f;
+  c = c * z + 2.47618080e-5f;
+  c = c * z + -1.38884021e-3f;
+  c = c * z + 4.16666406e-2f;
+  c = c * z + -4.99999995e-1f;
+  *sine = (v)((vi)(s * z * r + r) ^ odd);
+  *cosine = (v)((vi)(c * z + 1.f) ^ odd);
+}
+
 /* Two standard normal numbers by Box and Muller; u = (word + 1/2) / 2^32. Near u = 1 the logarithm is taken of
    1 - (1 - u), which is exact where u itself would be rounded. */
 INLINE void normal_pair(const vu words[2], v *first, v *second) {

@@ -21,7 +21,7 @@ typedef struct {
 } Workspace;
 
 typedef struct {
-  v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  v *parameters, *first, *second;                /* [PARAMETERS]; Adam's moments, or the one buffer of others in `first` */
   char *workspace;                               /* zoo_workspace_size() bytes */
   v *buffers;                                    /* [BUFFERS]: running statistics */
   const uint8_t *images;                         /* [N, CHANNELS, PIXELS] */
@@ -39,6 +39,10 @@ typedef struct {
   const v *mask;                                 /* [PARAMETERS], or null: weights whose mask is 0 are held */
   v *log_sigma2, *log_sigma2_first, *log_sigma2_second; /* [PARAMETERS], of variational.c */
   double kl_weight;                              /* the divergence's share of the loss */
+  const float *clip;                             /* [LANES], or null: the norm that gradients are scaled down to */
+  const float *smoothing;                        /* [LANES], or null: the share of the labels that is spread */
+  const float *points;                           /* of fields: [length, CHANNELS, PIXELS] */
+  const v *targets;                              /* … [length, CLASSES, PIXELS] */
 } Job;
 
 static char *carve(char **at, int64_t bytes) {
@@ -47,7 +51,7 @@ static char *carve(char **at, int64_t bytes) {
   return start;
 }
 
-INLINE int activates(const Stage *s) { return s->activate || s->dropout >= 0; }
+INLINE int activates(const Stage *s) { return s->activate || s->dropout >= 0 || s->sine != 0.f; }
 
 /* What each sample has of its own; a network without normalisation needs it once. */
 static void lay_out_sample(char **at, Workspace *space) {
@@ -135,6 +139,33 @@ NOINLINE void activate(int kind, v *y, v *d, int n) {
   }
 }
 
+NOINLINE void near_sines(const float omega, v *y, v *d, int n) {
+  for (int i = 0; i < n; i++) {
+    v sine, cosine;
+    sine_v(y[i] * omega, &sine, &cosine);
+    y[i] = sine;
+    d[i] = cosine * omega;
+  }
+}
+
+/* y becomes sin(omega y), d its derivative by y; lanes beyond the bound take the C library's functions. */
+NOINLINE void sines(const float omega, v *y, v *d, int n) {
+  vi beyond = {0};
+  for (int i = 0; i < n; i++) beyond |= (vi)((v)((vi)(y[i] * omega) & 0x7FFFFFFF) > SINE_BOUND);
+  int any = 0;
+  for (int l = 0; l < LANES; l++) any |= beyond[l];
+  if (!any) {
+    near_sines(omega, y, d, n);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    const v x = y[i] * omega;
+    near_sines(omega, y + i, d + i, 1);
+    for (int l = 0; l < LANES; l++)
+      if (fabsf(x[l]) > SINE_BOUND) y[i][l] = sinf(x[l]), d[i][l] = cosf(x[l]) * omega;
+  }
+}
+
 /* Element `sample * n + unit` of the stream of this dropout layer decides about a unit. */
 NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample, v *y, v *d, int n) {
   const vu *threshold = (const vu *)job->threshold;
@@ -171,10 +202,13 @@ static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uin
     for (int u = 0; u < units(s); u++) y[u] = relu_v(y[u]);
     return;
   }
-  if (s->activate) activate(activation_of(job, s), y, d, units(s));
+  if (s->sine != 0.f) sines(s->sine, y, d, units(s));
+  else if (s->activate) activate(activation_of(job, s), y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
+  if (s->shift != 0.f)
+    for (int u = 0; u < units(s); u++) y[u] += s->shift;
 }
 
 /* What stage `i` gives, or the images. */
@@ -214,6 +248,14 @@ static void cross_entropy(const Job *job, const v *logits, vi labels, v *gradien
     job->correct[l] += index[l] == labels[l];
   }
   const float share = 1.f / images;
+  if (job->smoothing) {
+    const v smoothing = *(const v *)job->smoothing, spread = smoothing / (float)CLASSES;
+    for (int c = 0; c < CLASSES; c++) {
+      v target = (v)((vi)(1.f - smoothing) & (vi)(labels == c)) + spread;
+      gradient[c] = (gradient[c] / sum - target) * share;
+    }
+    return;
+  }
   for (int c = 0; c < CLASSES; c++) {
     v target = (v)((vi)splat(1.f) & (vi)(labels == c));
     gradient[c] = (gradient[c] / sum - target) * share;
@@ -345,24 +387,29 @@ static void pass_batch(const Pass *p) {
   }
 }
 
-/* ---- optimizers: torch.optim.Adam (L2 weight decay) and torch.optim.SGD ------------------------------- */
+/* ---- optimizers: torch.optim.Adam, AdamW, SGD (nesterov) and RMSprop ---------------------------------- */
 
 typedef struct {
-  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or SGD's momentum buffer in `first` */
+  v *parameters, *first, *second; /* [PARAMETERS]; Adam's moments, or the one buffer of others in `first` */
   const v *gradients;
 } Group;
 
-static void adam(const Job *job, Group group, int64_t i) {
+/* The decay of weights is added to the gradients, or decoupled, beside the step. */
+INLINE void adam_with(const int decoupled, const Job *job, Group group, int64_t i) {
   const int64_t count = job->steps_before + i + 1;
   const double *lr = job->lr + i * LANES;
   const float first_weight = (float)(1 - 0.9), second_weight = (float)(1 - 0.999);
   const float scale = (float)(1 / sqrt(1 - pow(0.999, (double)count)));
   const v decay = ((const v *)job->weight_decay)[i];
-  v step = splat(0.f);
-  for (int l = 0; l < LANES; l++) step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
+  v step = splat(0.f), keep = splat(1.f);
+  for (int l = 0; l < LANES; l++) {
+    step[l] = (float)(lr[l] / (1 - pow(0.9, (double)count)));
+    if (decoupled) keep[l] = (float)(1 - lr[l] * decay[l]);
+  }
   for (int k = 0; k < PARAMETERS; k++) {
     v p = group.parameters[k], m = group.first[k], u = group.second[k];
-    v g = group.gradients[k] + decay * p;
+    if (decoupled) p *= keep;
+    v g = decoupled ? group.gradients[k] : group.gradients[k] + decay * p;
     m += (g - m) * first_weight;
     u = u * 0.999f + g * g * second_weight;
     group.parameters[k] = p - step * m / (sqrt_v(u) * scale + 1e-8f);
@@ -371,24 +418,72 @@ static void adam(const Job *job, Group group, int64_t i) {
   }
 }
 
-static void sgd(const Job *job, Group group, int64_t i) {
-  const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i];
+INLINE v rates(const Job *job, int64_t i) {
   const double *lr = job->lr + i * LANES;
   v step = splat(0.f);
   for (int l = 0; l < LANES; l++) step[l] = (float)lr[l];
+  return step;
+}
+
+INLINE void sgd_with(const int nesterov, const Job *job, Group group, int64_t i) {
+  const v decay = ((const v *)job->weight_decay)[i], keep = ((const v *)job->momentum)[i], step = rates(job, i);
   for (int k = 0; k < PARAMETERS; k++) {
-    v p = group.parameters[k];
-    v buffer = group.first[k] * keep + (group.gradients[k] + decay * p);
-    group.parameters[k] = p - step * buffer;
+    v p = group.parameters[k], g = group.gradients[k] + decay * p;
+    v buffer = group.first[k] * keep + g;
+    group.parameters[k] = p - step * (nesterov ? g + keep * buffer : buffer);
     group.first[k] = buffer;
+  }
+}
+
+NOINLINE void adam(const Job *job, Group group, int64_t i) { adam_with(0, job, group, i); }
+NOINLINE void adamw(const Job *job, Group group, int64_t i) { adam_with(1, job, group, i); }
+NOINLINE void sgd(const Job *job, Group group, int64_t i) { sgd_with(0, job, group, i); }
+NOINLINE void sgd_nesterov(const Job *job, Group group, int64_t i) { sgd_with(1, job, group, i); }
+
+NOINLINE void rmsprop(const Job *job, Group group, int64_t i) {
+  const v decay = ((const v *)job->weight_decay)[i], step = rates(job, i);
+  for (int k = 0; k < PARAMETERS; k++) {
+    v p = group.parameters[k], g = group.gradients[k] + decay * p;
+    v square = group.first[k] * 0.99f + g * g * (float)(1 - 0.99);
+    group.parameters[k] = p - step * g / (sqrt_v(square) + 1e-8f);
+    group.first[k] = square;
   }
 }
 
 /* One step; with GRADIENTS_ONLY the gradients are copied to `first`. */
 static void optimize(const Job *job, Group group, int64_t i) {
-  if (job->optimizer == ADAM) adam(job, group, i);
-  else if (job->optimizer == SGD) sgd(job, group, i);
-  else memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
+  switch (job->optimizer) {
+    case ADAM: adam(job, group, i); break;
+    case SGD: sgd(job, group, i); break;
+    case ADAMW: adamw(job, group, i); break;
+    case SGD_NESTEROV: sgd_nesterov(job, group, i); break;
+    case RMSPROP: rmsprop(job, group, i); break;
+    default: memcpy(group.first, group.gradients, sizeof(v) * PARAMETERS);
+  }
+}
+
+/* Adds the squares of the gradients of each lane; floats of a part at a time, so that small ones are not lost. */
+static void add_squares(const v *gradients, double *sum) {
+  for (int start = 0; start < PARAMETERS; start += 256) {
+    v part = {0};
+    for (int k = start; k < MIN(start + 256, PARAMETERS); k++) part += gradients[k] * gradients[k];
+    for (int l = 0; l < LANES; l++) sum[l] += part[l];
+  }
+}
+
+/* torch.nn.utils.clip_grad_norm_ of each lane, over one or two groups of gradients; `second` may be null. */
+static void clip_gradients(const Job *job, v *first, v *second) {
+  double sum[LANES] = {0};
+  v scale = splat(1.f);
+  add_squares(first, sum);
+  if (second) add_squares(second, sum);
+  for (int l = 0; l < LANES; l++) {
+    const double share = job->clip[l] / (sqrt(sum[l]) + 1e-6);
+    if (!(share >= 1)) scale[l] = (float)share; /* NaN stays NaN */
+  }
+  for (int k = 0; k < PARAMETERS; k++) first[k] *= scale;
+  if (second)
+    for (int k = 0; k < PARAMETERS; k++) second[k] *= scale;
 }
 
 /* ---- entry points ------------------------------------------------------------------------------------- */
@@ -424,6 +519,7 @@ void zoo_train(const Job *job) {
     /* A held weight is zero, and so is its decay: without a gradient it stays. */
     if (job->mask)
       for (int k = 0; k < PARAMETERS; k++) w.gradients[k] *= job->mask[k];
+    if (job->clip) clip_gradients(job, w.gradients, 0);
     optimize(job, (Group){job->parameters, job->first, job->second, w.gradients}, i);
   }
 }

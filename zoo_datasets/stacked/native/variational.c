@@ -221,6 +221,7 @@ void zoo_train_noisy(const Job *job) {
     spread(job, &n);
     pass_batch(&pass);
     gather_gradients(job, &n, w.gradients);
+    if (job->clip) clip_gradients(job, w.gradients, n.log_sigma2_gradients);
     const Group weights = {job->parameters, job->first, job->second, w.gradients};
     const Group noise = {job->log_sigma2, job->log_sigma2_first, job->log_sigma2_second, n.log_sigma2_gradients};
     if (job->optimizer == GRADIENTS_ONLY) memcpy(job->second, n.log_sigma2_gradients, sizeof(v) * PARAMETERS);

@@ -1,0 +1,1 @@
+"""Populations of other projects by their own formats."""

@@ -1,0 +1,154 @@
+"""A benchmark of models on disk: every training is kept as soon as it is there, and an interrupted one goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo_datasets.documents import brief, read_json
+from zoo_datasets.errors import RepositoryError
+from zoo_datasets.evaluation.benchmark.models import (
+    Comparison,
+    ModelFit,
+    ModelResult,
+    ModelSettings,
+    fit_all,
+    results_of,
+)
+from zoo_datasets.evaluation.benchmark.record import counts_of
+from zoo_datasets.evaluation.benchmark.run import Data, read_data
+from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.storage.files import write_json
+from zoo_datasets.storage.folders import check_output
+from zoo_datasets.terminal import Advance
+
+MODEL_FORMAT = 1
+KIND = "models"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecord:
+    """The results of a benchmark of models, and all that they were made from.
+
+    Attributes:
+        rows, skipped, left_out, identity: as of `Record`.
+        refused: [{"model", "task", "reason"}, …]: models that cannot read these networks.
+        fits: each training, with its predictions of the test rows.
+        results, comparisons: what follows from them, when all are there.
+    """
+
+    settings: ModelSettings
+    rows: tuple[Mapping[str, Any], ...]
+    skipped: Mapping[str, str]
+    left_out: int
+    identity: str
+    refused: tuple[Mapping[str, str], ...] = ()
+    fits: tuple[ModelFit, ...] = ()
+    results: tuple[ModelResult, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; what is not finite is null."""
+        parts = {name: _plain(getattr(self, name)) for name in ("rows", "refused", "fits", "results", "comparisons")}
+        return {
+            "format": MODEL_FORMAT, "kind": KIND, "settings": asdict(self.settings), "skipped": dict(self.skipped),
+            "left_out": self.left_out, "identity": self.identity, **parts,
+        }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
+    """The trainings that a file holds, of a benchmark with this identity.
+
+    Raises:
+        RepositoryError: if it is the file of another benchmark, or none; names it.
+    """
+    try:
+        value = read_json(path)
+        if value.get("kind") != KIND or value["format"] != MODEL_FORMAT:
+            raise RepositoryError(
+                f"{path} holds {brief(value.get('kind', 'features'))} of format {brief(value.get('format'))}, expected "
+                f"a benchmark of models of format {MODEL_FORMAT}; name another file"
+            )
+        if value["identity"] != identity:
+            raise RepositoryError(
+                f"{path} holds a benchmark of other settings or rows; delete it, or name another file for this one"
+            )
+        fits = tuple(ModelFit(**entry) for entry in value["fits"])
+        for fit in fits:
+            if not isinstance(fit.outcome, dict) or not isinstance(fit.chosen, dict) or not isinstance(fit.seed, int):
+                raise RepositoryError(f"{path}: a training without predictions, settings or seed; delete the file")
+        return fits
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, RepositoryError):
+            raise
+        raise RepositoryError(
+            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
+        ) from error
+
+
+def run_models(
+    repo: str | Path,
+    settings: ModelSettings,
+    *,
+    out: Path | None = None,
+    save: Path | None = None,
+    revision: str | None = None,
+    progress: Advance | None = None,
+) -> ModelRecord:
+    """Compare models on zoos of a repository.
+
+    Args:
+        out: a JSON file that is written after each training. A file of the same settings and rows is continued.
+        save: a folder for the trained predictors.
+
+    Raises:
+        RepositoryError: if `out` is the file of something else, or the zoos cannot be used; see `read_data`.
+    """
+    for path in (out, save):
+        if path is not None:
+            check_output(path)
+    data = read_data(repo, settings, revision)
+    record = _empty(data, settings)
+    fits = list(read_fits(out, record.identity)) if out is not None and out.exists() else []
+    refused: list[dict[str, str]] = []
+
+    def refuse(model: str, task: str, reason: str) -> None:
+        refused.append({"model": model, "task": task, "reason": reason})
+
+    def keep(**found: Any) -> ModelRecord:
+        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **found)
+        if out is not None:
+            write_json(out, kept.to_dict())
+        return kept
+
+    for fit in fit_all(data, settings, done=tuple(fits), skipped=refuse, progress=progress, save=save):
+        fits.append(fit)
+        keep()
+    results, comparisons = results_of(data, settings, fits)
+    return keep(results=tuple(results), comparisons=tuple(comparisons))
+
+
+def _empty(data: Data, settings: ModelSettings) -> ModelRecord:
+    parts = (data.train, data.validation, *data.tests)
+    rows = [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]
+    return ModelRecord(
+        settings=settings,
+        rows=tuple(counts_of(part) for part in parts),
+        skipped=data.skipped,
+        left_out=data.left_out,
+        identity=digest_of([KIND, asdict(settings), rows]),
+    )
