@@ -84,9 +84,9 @@ class Stage:
     adds: int = 0
     adds_other: int = 0
     slot: int = 0
+    remade: int = 0
     sine: float = 0.0
     shift: float = 0.0
-    remade: int = 0
 
     @property
     def output_shape(self) -> Shape:
@@ -424,8 +424,7 @@ def _cheapest(
         ]
         return sum(many * more * cycles(one, other) for one, many in cuts[0] for other, more in cuts[1])
 
-    first, second = (range(1, min(size, 32) + 1) for size in sizes)
-    pairs = itertools.product(first, second)
+    pairs = itertools.product(*(range(1, min(size, 32) + 1) for size in sizes))
     return min((pair for pair in pairs if fits(*pair)), key=total, default=(1, 1))
 
 

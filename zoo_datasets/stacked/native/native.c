@@ -198,12 +198,12 @@ INLINE int ends_in_relu(const Job *job, const Stage *s) {
 
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->sine != 0.f) {
-    sines(s->sine, y, d, units(s));
-  } else if (ends_in_relu(job, s)) {
+  if (ends_in_relu(job, s)) {
     for (int u = 0; u < units(s); u++) y[u] = relu_v(y[u]);
     return;
-  } else if (s->activate) activate(activation_of(job, s), y, d, units(s));
+  }
+  if (s->sine != 0.f) sines(s->sine, y, d, units(s));
+  else if (s->activate) activate(activation_of(job, s), y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
