@@ -59,7 +59,7 @@ SUBSTITUTIONS = (
     ("--limit-val 1000 --limit-test 1000", "--files-only", "random weights, whose figures cannot come out again"),
     ("https://host/", f"{os.environ.get('ZOO_ZENODO', '')}/", "a server of this machine"),
     ("org/model-zoos", "somebody/model-zoos", "an account of the hub of the tests"),
-    ("my-org", "somebody", "an account of the hub of the tests"),
+    ("my-lab", "somebody", "an account of the hub of the tests"),
     ("hf:org/adapters@main", "adapters", "a folder as of the Hub"),
     ("s3://bucket/", "memory://", "without a bucket"),
 )

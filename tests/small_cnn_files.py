@@ -77,7 +77,7 @@ def small_zoo(folder, runs=4, **options):
     """A zoo with random weights; returns the rows of its table and the weights as they are stored."""
     generator = np.random.default_rng(0)
     rows = metrics(runs, generator=generator, **{k: v for k, v in options.items() if k in ("steps", "dataset")})
-    weights = generator.normal(size=(len(rows), 4970)).astype(np.float32)
+    weights = generator.normal(scale=0.2, size=(len(rows), 4970)).astype(np.float32)
     write_zoo(folder, rows, weights, index=options.get("index", False))
     return rows, weights
 

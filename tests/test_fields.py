@@ -154,3 +154,16 @@ def test_layers_of_weights_in_another_order_are_refused():
         zd.layers_of_row(row)
     expected = field_layers(WeightLayout.of_state(siren(0)), zd.Convention(**COLUMNS))
     assert zd.layers_of_row(row_of(siren(0), **COLUMNS)) == expected
+
+
+def test_a_row_without_its_layout_is_no_reason_to_guess_its_convention():
+    state = siren(0, stems=("layer1", "layer2", "layer3"), hidden=32)
+    row = row_of(state, in_channels=2, classes=1)
+    del row["layout"]
+    with pytest.raises(SpecError, match="omega"):
+        zd.to_module(row)
+    points = np.array([[0.1, 0.7]])
+    module = zd.to_module(row | COLUMNS | {"output_offset": 0.0})
+    assert np.allclose(
+        module(torch.tensor(points).float()).detach().numpy(), value_at(state, points, offset=0), atol=1e-5
+    )

@@ -86,13 +86,9 @@ class RepositorySource(StoredSource):
             source_id, left_out = digest_of([SELECTION, manifest.source_id, *narrowing]), ()
         super().__init__(manifest.config, stored, source_id, described, left_out)
         self.credit = credit_of(manifest.source)
+        self.keeps_nonfinite = manifest.keep_nonfinite  # as when its rows were built
         if choice is None:
             self.models, self.states = manifest.models.found, manifest.states.found
-
-    @property
-    def keeps_nonfinite(self) -> bool:
-        """Whether weights that are NaN or infinite were kept when its rows were built."""
-        return self._manifest.keep_nonfinite
 
     @property
     def zoo(self) -> Mapping[str, Any]:

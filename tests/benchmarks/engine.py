@@ -1,8 +1,11 @@
-"""Speed of the engine beside the plain loop: one nn.Module with torch.optim, same batch size, one thread each.
+"""Speed of the engine beside the plain loop: one nn.Module with torch.optim, same batch size, one thread each; and as a
+share of what torch's product of two matrices of 512 × 512 reaches on the same core, counting multiplications and
+additions of convolutions and linear layers only.
 
-    python tests/benchmarks/engine.py [--seconds 0.3] [--members 64] [--json build/bench/engine.json] [--strict]
+    python tests/benchmarks/engine.py [--seconds 0.3] [--members 64] [--networks cnn_s,mlp]
+        [--json build/bench/engine.json] [--strict]
 
-Every measurement alternates between the two and takes the best round of each, so that other work on the
+Every measurement alternates between the three and takes the best round of each, so that other work on the
 machine hurts both alike. The images are random pixels; the arithmetic does not depend on them.
 """
 
@@ -15,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,7 +28,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,43 +36,82 @@ from plain import variational
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.native.compiler import find_compiler
-from zoo_datasets.networks.architectures import get_architecture
+from zoo_datasets.networks.architectures import get_architecture, resnet18_layers
 from zoo_datasets.networks.fields import grid_points
-from zoo_datasets.networks.layers import ACTIVATIONS, Layer, build_layout
+from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.module import Network
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, initialise, lanes_of
 from zoo_datasets.stacked.field import GRID
 from zoo_datasets.stacked.native import block as native
+from zoo_datasets.stacked.native.codegen import IMAGES as THE_IMAGES
+from zoo_datasets.stacked.native.codegen import stages
 from zoo_datasets.stacked.native.field import NativeFieldBlock
 from zoo_datasets.training.steps.cohort import STEPS_AT_ONCE
 
-BATCH, EVALUATION_BATCH, IMAGES, ROUNDS = 10, 100, 2000, 5
-NETWORKS = {"cnn_s": "mnist", "cnn_l": "cifar10"}
-# Samples per second on one core, as a multiple of the plain loop's.
-FIELD_TARGET, FIELD_SHARE = 3.0, 0.25  # the second of the rate of a matrix product
-SPARSIFY_TARGET, KL_WEIGHT = 8.0, 0.01
-TRAIN_TARGETS = {"cnn_s": 12.0, "cnn_l": 4.0}
-EVALUATION_TARGET, TORCH_TARGET, CORES_TARGET = 6.0, 1.8, 1.8
+EVALUATION_BATCH, IMAGES, ROUNDS, MATRIX = 100, 2000, 5, 512
+ACTIVATIONS = ("gelu", "relu", "sigmoid", "tanh")  # of the published zoos
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Net:
+    """A network of the table, and what its training has to reach.
+
+    Attributes:
+        share: of the rate of matrix products; 0 where there is no target.
+        ratio: to the plain loop; likewise.
+    """
+
+    images: str
+    batch: int
+    size: int
+    share: float = 0.0
+    ratio: float = 0.0
+    width: int | None = None
+
+
+NETWORKS = {
+    "cnn_s": Net(images="mnist", batch=10, size=28, share=0.5),
+    "cnn_l": Net(images="cifar10", batch=10, size=32, share=0.5),
+}
+FURTHER = {
+    "small_cnn": Net(images="mnist", batch=32, size=28, share=0.4),
+    "small_cnn 32": Net(images="cifar10", batch=32, size=32, share=0.4),
+    "mlp": Net(images="mnist", batch=32, size=28, ratio=12.0),
+    "resnet 4": Net(images="mnist", batch=32, size=28, share=0.3, width=4),
+    "resnet 8": Net(images="mnist", batch=32, size=28, share=0.3, width=8),
+}
+SIREN, FIELD_SHARE = "siren", 0.25
+ALL = NETWORKS | FURTHER
+KL_WEIGHT = 0.01
+SPARSIFY_SHARE, EVALUATION_SHARE, TORCH_TARGET, CORES_TARGET = 0.3, 0.4, 1.8, 1.8
 
 Rate = Callable[[float], float]  # seconds to measure for → samples per second
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One line of the table: rates in samples per second, all members together."""
+    """One line of the table: rates in samples per second, all members together.
+
+    Attributes:
+        share: of the rate of matrix products; None where it was not measured.
+        target, share_target: the least ratio and share; 0 where there is none.
+    """
 
     what: str
     network: str
     settings: str
     baseline: float
     engine: float
-    target: float
+    target: float = 0.0
+    share: float | None = None
+    share_target: float = 0.0
     ratio: float = field(init=False)
     met: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", self.engine / self.baseline)
-        object.__setattr__(self, "met", self.engine / self.baseline >= self.target)
+        met = self.engine / self.baseline >= self.target and (self.share or 0.0) >= self.share_target
+        object.__setattr__(self, "met", met)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,11 +131,41 @@ class Case:
 
 
 def images_of(network: str) -> ImageData:
-    spec, size = get_image_spec(NETWORKS[network]), get_architecture(network).input_size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (IMAGES, spec.channels, size, size), generator=generator).to(torch.uint8)
+    net = ALL[network]
+    spec, generator = get_image_spec(net.images), torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, spec.channels, net.size, net.size), generator=generator).to(torch.uint8)
     split = Split(pixels, torch.arange(IMAGES) % spec.classes)
-    return ImageData(spec=spec, size=size, fingerprint="benchmark", train=split, val=split, test=split)
+    return ImageData(spec=spec, size=net.size, fingerprint="benchmark", train=split, val=split, test=split)
+
+
+def layers_of(network: str) -> tuple[Layer, ...]:
+    net = ALL[network]
+    channels = get_image_spec(net.images).channels
+    if net.width is not None:
+        return resnet18_layers(net.width)(channels, 10)
+    return get_architecture(network.split()[0]).layers(channels, 10)
+
+
+def operations(network: str, *, training: bool) -> int:
+    """Multiplications and additions of a sample; those of the gradient of images are not needed."""
+    net, total = ALL[network], 0
+    for stage in stages(layers_of(network), (get_image_spec(net.images).channels, net.size, net.size)):
+        if stage.kind == "CONV":
+            passes = (2 if stage.source == THE_IMAGES else 3) if training else 1
+            total += 2 * passes * stage.outputs * stage.inputs * stage.kernel**2 * stage.rows * stage.columns
+    return total
+
+
+def matmul(seconds: float) -> float:
+    """Operations per second of torch's matrix products."""
+    first, second = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
+    out = torch.empty(MATRIX, MATRIX)
+
+    def multiply() -> int:
+        torch.mm(first, second, out=out)
+        return 2 * MATRIX**3
+
+    return rate_of(multiply, seconds)
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:
@@ -109,8 +180,8 @@ def rate_of(work: Callable[[], int], seconds: float) -> float:
 
 def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     """Training and evaluating one module, its images already normalised in memory."""
-    channels = data.train.images.shape[1]
-    module = Network(get_architecture(case.network).layers(channels, 10), case.activation, case.dropout)
+    batch_size = ALL[case.network].batch
+    module = Network(layers_of(case.network), case.activation, case.dropout)
     noisy = variational(module) if case.variational else []
     optimizer = (
         torch.optim.Adam(module.parameters(), 1e-4)
@@ -119,7 +190,7 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
     )
     images, labels = data.normalise(data.train.images), data.train.labels
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
-    batches = itertools.cycle(order.split(BATCH))
+    batches = itertools.cycle(order.split(batch_size))
     parts = itertools.cycle(range(0, IMAGES, EVALUATION_BATCH))
 
     def step() -> int:
@@ -130,7 +201,7 @@ def plain_loop(case: Case, data: ImageData) -> tuple[Rate, Rate]:
             loss = loss + KL_WEIGHT * layer.divergence()
         loss.backward()
         optimizer.step()
-        return BATCH
+        return len(index)
 
     @torch.no_grad()
     def evaluate() -> int:
@@ -155,16 +226,17 @@ class Population:
     """Members in blocks, as the trainer steps them: a range of steps of each block in turn, or in threads."""
 
     def __init__(self, case: Case, data: ImageData, members: int, path: str, threads: int = 1) -> None:
-        layers = get_architecture(case.network).layers(data.train.images.shape[1], 10)
+        layers, self._batch = layers_of(case.network), ALL[case.network].batch
         lanes, make = (native.lanes(), native.NativeBlock) if path == "native" else (lanes_of(layers), TorchBlock)
         self._data, self._threads = data, threads
-        self._steps = STEPS_AT_ONCE if path == "native" else 2
+        long = path == "torch" or ALL[case.network].width is not None  # many steps would take longer than a round
+        self._steps = 2 if long else min(STEPS_AT_ONCE, IMAGES // self._batch)
         size, generator = build_layout(layers).size, torch.Generator().manual_seed(0)
         self._blocks: list[MemberBlock] = []
         for seeds in torch.arange(members).split(lanes):
             rates = torch.full((len(seeds),), case.dropout, dtype=torch.float64)
             recipe = BlockRecipe(
-                layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=BATCH,
+                layers=layers, activation=case.activation, optimizer=case.optimizer, batch_size=self._batch,
                 augmentation=(), seeds=seeds, dropout=rates, variational=case.variational,
             )  # fmt: skip
             state = {"log_sigma2": torch.full((len(seeds), size), -10.0)} if case.variational else None
@@ -194,7 +266,9 @@ class Population:
 
     def _train(self, number: int) -> int:
         block = self._blocks[number]
-        self._at[number] = (self._at[number] + self._steps) % (IMAGES // BATCH)
+        if self._at[number] + 2 * self._steps > IMAGES // self._batch:
+            self._at[number] = -self._steps
+        self._at[number] += self._steps
         members = len(block.recipe.seeds)
         settings = [
             StepSettings(
@@ -225,44 +299,57 @@ def best(rates: list[Rate], seconds: float) -> list[float]:
     return [max(column) for column in zip(*rounds, strict=True)]
 
 
+def measured(what: str, case: Case, members: int, seconds: float, *, training: bool = True, **targets: float) -> Result:
+    """The native path beside the plain loop and matrix products."""
+    data = images_of(case.network)
+    population = Population(case, data, members, "native")
+    plain = plain_loop(case, data)[not training]
+    engine_rate = population.training if training else population.evaluation
+    baseline, engine, products = best([plain, engine_rate, matmul], seconds)
+    return Result(
+        what=what, network=case.network, settings=case.settings, baseline=baseline, engine=engine,
+        share=engine * operations(case.network, training=training) / products, **targets,
+    )  # fmt: skip
+
+
 def training_results(members: int, seconds: float) -> Iterator[Result]:
-    grid = itertools.product(NETWORKS, sorted(ACTIVATIONS), ("adam", "sgd"), (0.0, 0.5))
-    for network, activation, optimizer, dropout in grid:
+    for network, activation, optimizer, dropout in itertools.product(
+        NETWORKS, ACTIVATIONS, ("adam", "sgd"), (0.0, 0.5)
+    ):
         case = Case(network=network, activation=activation, optimizer=optimizer, dropout=dropout)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
-        target = TRAIN_TARGETS[network]
-        yield Result(
-            what="train, 1 thread",
-            network=network,
-            settings=case.settings,
-            baseline=baseline,
-            engine=engine,
-            target=target,
-        )
+        # Dropout draws a number for each unit, which is no matrix product.
+        share = NETWORKS[network].share if not dropout else NETWORKS[network].share / 2
+        yield measured("train, 1 thread", case, members, seconds, share_target=share)
+
+
+def further_results(members: int, seconds: float) -> Iterator[Result]:
+    for network, net in FURTHER.items():
+        for activation in ("relu",) if net.width is not None else ("relu", "tanh"):
+            case = Case(network=network, activation=activation)
+            yield measured(
+                f"train, batch {net.batch}", case, native.lanes(), seconds, target=net.ratio, share_target=net.share
+            )
 
 
 def sparsify_results(members: int, seconds: float) -> Iterator[Result]:
     for network, optimizer in itertools.product(NETWORKS, ("adam", "sgd")):
         case = Case(network=network, optimizer=optimizer, variational=True)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[0], population.training], seconds)
-        yield Result(
-            what="sparsify, 1 thread", network=network, settings=case.settings, baseline=baseline, engine=engine,
-            target=SPARSIFY_TARGET if network == "cnn_s" else TRAIN_TARGETS[network],
-        )  # fmt: skip
+        # Means and variances are each a pass of their own, which is counted once.
+        yield measured("sparsify, 1 thread", case, members, seconds, share_target=SPARSIFY_SHARE / 2)
 
 
 def field_results(members: int, seconds: float) -> Iterator[Result]:
-    """Networks of sines fitted to images of 28 × 28: points per second, and operations beside a matrix product's."""
-    layers, data = get_architecture("siren").layers(2, 1), images_of("cnn_s")
+    """Networks of sines fitted to images of 28 × 28: points per second."""
+    layers, data = get_architecture(SIREN).layers(2, 1), images_of("cnn_s")
     points, widths = data.size**2, [2, 32, 32, 1]
     products = [inputs * outputs for inputs, outputs in itertools.pairwise(widths)]
-    operations = 2 * (3 * sum(products) - products[0])  # forward and both gradients; coordinates need none
+    each = 2 * (3 * sum(products) - products[0])  # forward and both gradients; coordinates need none
     seeds = torch.arange(1, native.lanes() + 1)
-    block = NativeFieldBlock(_field_recipe(layers, seeds), data)
+    recipe = BlockRecipe(
+        layers=layers, activation="none", optimizer="adam", batch_size=1, augmentation=(), seeds=seeds,
+        dropout=torch.zeros(len(seeds), dtype=torch.float64),
+    )  # fmt: skip
+    block = NativeFieldBlock(recipe, data)
     block.load(initialise(layers, seeds, ["siren"] * len(seeds)))
     one = torch.ones(len(seeds), dtype=torch.float64)
     steps = [StepSettings(lr=5e-4 * one, momentum=0 * one, weight_decay=0 * one, count=step) for step in range(4)]
@@ -270,7 +357,6 @@ def field_results(members: int, seconds: float) -> Iterator[Result]:
     module, places = Network(layers, "none"), grid_points(GRID, data.size).float()
     target = data.train.images[0].flatten()[:, None] / 255.0
     optimizer = torch.optim.Adam(module.parameters(), 5e-4)
-    matrix = torch.randn(1024, 1024)
 
     def fit() -> int:
         block.train(data.train, order, epoch=1, first_step=0, settings=steps)
@@ -282,42 +368,21 @@ def field_results(members: int, seconds: float) -> Iterator[Result]:
         optimizer.step()
         return points
 
-    def multiply() -> int:
-        torch.mm(matrix, matrix)
-        return 2 * len(matrix) ** 3
-
-    plainly, product, engine = best([partial(rate_of, work) for work in (step, multiply, fit)], seconds)
-    what, settings = "fit, 1 thread", f"{points} points, adam"
+    baseline, engine, rate = best([partial(rate_of, step), partial(rate_of, fit), matmul], seconds)
     yield Result(
-        what=what, network="siren", settings=settings, baseline=plainly, engine=engine, target=FIELD_TARGET
-    )  # fmt: skip
-    yield Result(
-        what=what, network="siren", settings=f"{settings}; FLOP/s beside a matrix product's", baseline=product,
-        engine=engine * operations, target=FIELD_SHARE,
-    )  # fmt: skip
-
-
-def _field_recipe(layers: Sequence[Layer], seeds: Tensor) -> BlockRecipe:
-    return BlockRecipe(
-        layers=tuple(layers), activation="none", optimizer="adam", batch_size=1, augmentation=(), seeds=seeds,
-        dropout=torch.zeros(len(seeds), dtype=torch.float64),
+        what="fit, 1 thread", network=SIREN, settings=f"{points} points, adam", baseline=baseline, engine=engine,
+        share=engine * each / rate, share_target=FIELD_SHARE,
     )  # fmt: skip
 
 
 def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
-    for network, activation in itertools.product(NETWORKS, sorted(ACTIVATIONS)):
+    for network, activation in itertools.product(NETWORKS, ACTIVATIONS):
         case = Case(network=network, activation=activation)
-        data = images_of(network)
-        population = Population(case, data, members, "native")
-        baseline, engine = best([plain_loop(case, data)[1], population.evaluation], seconds)
-        yield Result(
-            what="evaluate, 1 thread", network=network, settings=case.activation, baseline=baseline, engine=engine,
-            target=EVALUATION_TARGET,
-        )  # fmt: skip
+        yield measured("evaluate, 1 thread", case, members, seconds, training=False, share_target=EVALUATION_SHARE)
 
 
 def torch_results(members: int, seconds: float) -> Iterator[Result]:
-    for optimizer, dropout in (("adam", 0.0), ("sgd", 0.0), ("adam", 0.5)):
+    for optimizer, dropout in (("adam", 0.0), ("sgd", 0.0), ("adam", 0.5)) if "cnn_s" in NETWORKS else ():
         case = Case(network="cnn_s", optimizer=optimizer, dropout=dropout)
         data = images_of("cnn_s")
         population = Population(case, data, members, "torch")
@@ -383,12 +448,14 @@ def table_of(results: list[Result]) -> Table:
     table = Table(title="samples per second")
     for column in ("what", "network", "settings"):
         table.add_column(column)
-    for column in ("baseline", "engine", "ratio", "target", ""):
+    for column in ("baseline", "engine", "ratio", "of matmul", "target", ""):
         table.add_column(column, justify="right")
     for result in results:
         table.add_row(
             result.what, result.network, result.settings, f"{result.baseline:,.0f}", f"{result.engine:,.0f}",
-            f"{result.ratio:.2f} ×", f"{result.target:g} ×", "" if result.met else "below target",
+            f"{result.ratio:.1f} ×", "" if result.share is None else f"{result.share:.0%}",
+            f"{result.target:g} ×" if result.target else f"{result.share_target:.0%}",
+            "" if result.met else "below target",
         )  # fmt: skip
     return table
 
@@ -398,20 +465,26 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=64, help="members trained as one population")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round; each is measured 5 times")
     parser.add_argument("--json", type=Path, default=Path("build/bench/engine.json"), help="where the numbers go")
+    parser.add_argument("--networks", default="", help="names of networks with commas between; only these are measured")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for name in set(ALL) - set(arguments.networks.split(",")) if arguments.networks else ():
+        NETWORKS.pop(name, None)
+        FURTHER.pop(name, None)
     console = Console(width=None if sys.stdout.isatty() else 120)
     facts = machine()
     console.print(facts)
     parts = [torch_results]
     if facts["lanes"] is not None:
-        parts = [training_results, sparsify_results, field_results, evaluation_results, torch_results, cores_results]
+        parts = [training_results, further_results, sparsify_results, evaluation_results, torch_results, cores_results]
+        if not arguments.networks or SIREN in arguments.networks.split(","):
+            parts.insert(2, field_results)
     results: list[Result] = []
     for part in parts:
         for result in part(arguments.members, arguments.seconds):
             results.append(result)
-            console.print(f"{result.what}: {result.network} {result.settings}: {result.ratio:.2f} ×", style="dim")
+            console.print(f"{result.what}: {result.network} {result.settings}: {result.ratio:.1f} ×", style="dim")
     console.print(table_of(results))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": facts, "members": arguments.members, "results": [asdict(result) for result in results]}

@@ -35,7 +35,7 @@ def test_rows_are_the_networks_of_the_description(tmp_path):
     result = build_repository(tmp_path / "mnist", tmp_path / "zoos")
     assert (result.config, result.models, result.rows, result.epochs) == (NAME, 4, 36, STEPS)
     rows = by_number(tmp_path / "zoos")
-    images = torch.randn(5, 1, 28, 28)
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for number, theirs in enumerate(table):
         state = zd.to_state_dict(rows[number])
         own = tensors(weights[number])
@@ -178,7 +178,7 @@ def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch):
 
     def dying(self, numbers, record):
         calls.append(1)
-        if len(calls) > 1:
+        if len(calls) > 10:  # in the second shard, an epoch at a time
             raise KeyboardInterrupt
         return original(self, numbers, record)
 

@@ -639,7 +639,7 @@ def test_stages_lie_where_the_layout_says(name):
         ((Conv("c", 1, 2, 3), AveragePool(3), Flatten(), Linear("f", 2, 2)), (1, 4, 4), "nothing is left"),
         ((Conv("c", 1, 2, 3), Flatten(), Linear("f", 7, 2)), (1, 3, 3), "takes 7 inputs"),
         (get_architecture("resnet18").layers(3, 10), (3, 32, 32), "up to 1,000,000 weights, not 11,173,962"),
-        (resnet18_layers(16)(3, 10), (3, 32, 32), "up to 300,000 numbers a sample"),
+        (resnet18_layers(8)(3, 10), (3, 64, 64), "up to 300,000 numbers a sample"),
         ((BatchNorm("b", 3), Flatten(), Linear("f", 9, 2)), (1, 3, 3), "takes 3 channels"),
         ((Residual((Conv("c", 1, 1, 3),)), Flatten(), Linear("f", 9, 2)), (1, 3, 3), "its shortcut"),
         ((Conv("c", 1, 2, 5), Flatten(), Linear("f", 2, 2)), (1, 3, 3), "nothing is left"),

@@ -153,4 +153,3 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(data, tmp_path)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3, epochs=1)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3)
     assert torch.equal(whole.cohort(0).weights(2), part.cohort(0).weights(2))
-    assert whole.manifest.engine == "torch"

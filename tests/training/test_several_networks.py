@@ -57,7 +57,9 @@ def test_one_zoo_of_several_networks(tmp_path, changes, sizes):
     assert verify_run(run.path, images=data).differences == ()
     built = build_repository(run.path, tmp_path / "repo")
     assert (built.rows, built.left_out) == (zoo.states, ())
-    assert verify_repository(tmp_path / "repo", "mine").differences == ()
+    verified = verify_repository(tmp_path / "repo", "mine", images=data)
+    assert verified.differences == ()
+    assert verified.recomputed == zoo.states
     loaded = zoo_datasets.load_zoo(str(tmp_path / "repo"), "mine")
     rows = [row for split in loaded.values() for row in split]
     assert {row["architecture"]: len(row["weights"]) for row in rows} == sizes

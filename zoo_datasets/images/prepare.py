@@ -245,8 +245,8 @@ def images_of_record(
 
 def _with_pixels(spec: ImageSpec, pixels: Pixels) -> ImageSpec:
     """The images of the table made into other pixels; validation images that were cut stay among the training ones."""
-    own = {name: getattr(pixels, name) for name in ("mode", "grey", "fit", "mean", "std")}
-    counts = {} if spec.val_split is not None else {"train": spec.train + spec.val, "val": 0}
+    own: dict[str, Any] = {name: getattr(pixels, name) for name in ("mode", "grey", "fit", "mean", "std")}
+    counts: dict[str, Any] = {} if spec.val_split is not None else {"train": spec.train + spec.val, "val": 0}
     return dataclasses.replace(spec, convert=True, **own, **counts)
 
 

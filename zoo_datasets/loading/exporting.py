@@ -19,6 +19,7 @@ from zoo_datasets.documents import StrPath, brief, parse_json
 from zoo_datasets.errors import CheckpointError, RepositoryError, ZooError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layout_of_row
+from zoo_datasets.networks.fields import SIREN
 from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.repository.row import COLUMNS, FIGURES, NAMES, WEIGHTS, id_problem, weights_matrix
 from zoo_datasets.storage.files import write_if_changed
@@ -91,6 +92,11 @@ def repository_rows(
     selected = {model_id: rows_by_model[model_id] for model_id in sorted(rows_by_model, key=str)[:models]}
     ids = pa.array(list(selected), pa.string())
     total = sum(pc.sum(pc.is_in(table.column("model_id"), ids)).as_py() for table in tables_read)
+    if any(row["architecture"] == SIREN for row in selected.values()):
+        raise RepositoryError(
+            f"{name} holds fields, whose convention a file of an exported row does not tell: take their tensors by "
+            "zoo_datasets.to_state_dict, and their function by to_module"
+        )
     size = layout_of_row(next(iter(selected.values()))).size
 
     def tables() -> Iterator[pa.Table]:

@@ -216,12 +216,13 @@ def layers_of(row: Mapping[str, Any], convention: Any = None) -> tuple[Layer, ..
     """
     if convention is not None:
         return field_layers(_layout_of(row, None), _complete(row, convention))
+    is_siren = row.get("architecture") == SIREN
     if row.get(LAYOUT) is None:
-        return _network_of(row).layers
+        network = _network_of(row)
+        return field_layers(network.layout, _complete(row, None)) if is_siren else network.layers
     record = record_named(row[LAYOUT])
     if record.layers is not None:
         return layers_from_json(parse_json(record.layers))
-    is_siren = row.get("architecture") == SIREN
     if is_siren and not Convention.of_row(row).missing:
         return field_layers(record.layout, _complete(row, None))
     if all(row.get(name) is not None for name in KIND_COLUMNS) and is_architecture(row["architecture"]):

@@ -244,14 +244,13 @@ def _small_cnn_zoo(name: str, file: str, images: str, rows: int) -> Population:
 
 
 def _inrs(name: str, title: str, images: str, models: int, credit: Credit, page: str, **more: Any) -> Population:
-    return Population(
-        **{
-            "name": name, "title": title, "images": images, "architecture": "siren", "parameters": 1185,
-            "models": models, "states": models, "credit": credit, "page": page,
-            "verified": "weights, labels and signals against an independent reading",
-            "unverified": f"{_OUT_OF_REACH}; the convention (ω₀, offset, grid) is that of the authors' code",
-        } | more
-    )  # fmt: skip
+    known: dict[str, Any] = {
+        "name": name, "title": title, "images": images, "architecture": "siren", "parameters": 1185,
+        "models": models, "states": models, "credit": credit, "page": page,
+        "verified": "weights, labels and signals against an independent reading",
+        "unverified": f"{_OUT_OF_REACH}; the convention (ω₀, offset, grid) is that of the authors' code",
+    }  # fmt: skip
+    return Population(**known | more)
 
 
 _DROPBOX = "https://www.dropbox.com/sh/56pakaxe58z29mq/AABtWNkRYroLYe_cE3c90DXVa"

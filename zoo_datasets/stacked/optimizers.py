@@ -79,7 +79,7 @@ def clip(gradients: Tensor, norms: Tensor) -> Tensor:
 
     Without end the norm is that of a member whose gradients are not clipped.
     """
-    scale = (norms / (torch.linalg.vector_norm(gradients, dim=1) + CLIP_EPS)).clamp(max=1.0)
+    scale: Tensor = (norms / (torch.linalg.vector_norm(gradients, dim=1) + CLIP_EPS)).clamp(max=1.0)
     return gradients * scale[:, None]
 
 

@@ -216,10 +216,8 @@ class InrSource(StateDictSource):
         inr_set = inr_set_of(place)
         if inr_set is None:
             raise SourceError(f"{place if isinstance(place, Path) else place.name} holds no published set of INRs")
-        if isinstance(place, Path):
-            container, beside = open_container(place, reading.num_proc), place.resolve().parent
-        else:
-            container, beside = place, place.beside
+        container = open_container(place, reading.num_proc) if isinstance(place, Path) else place
+        beside = place.resolve().parent if isinstance(place, Path) else place.beside
         named = images_named(container.name) or images_named(reading.name or "")
         told = InrTold(inr_set, container, named, _outside(inr_set, beside), reading.splits is not None)
         if reading.name is None:

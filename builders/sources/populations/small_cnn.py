@@ -362,6 +362,8 @@ class SmallCnnSource(ListedSource):
             self._array = self._checked(data)
         metrics = read_metrics(self._read(self._metrics_file, _LARGEST_TABLE), self._metrics_file.endswith(".gz"))
         listing = self._listed(metrics, reading)
+        # By the number of a row of the listing, that of the array.
+        self._rows: NDArray[np.int64] = listing.table[_ROW].to_numpy()
         images = (
             pc.unique(metrics["dataset"].cast(pa.string())).to_pylist() if "dataset" in metrics.column_names else []
         )
@@ -558,7 +560,7 @@ class SmallCnnSource(ListedSource):
 
     def label(self, number: int) -> str:
         """The row of the authors' array."""
-        return f"row {self._listing.table[_ROW][number].as_py()}"
+        return f"row {int(self._rows[number])}"
 
     def notes(self, tallies: Mapping[str, int]) -> Notes:
         """Irregularities that excluded no state; rows that are not finite are among them."""
@@ -566,7 +568,7 @@ class SmallCnnSource(ListedSource):
         if count := tallies.get("nonfinite", 0):
             text = f"{count:,} states have weights that are not finite; they are rows, as in the authors' files"
             own.add_counted(Note("nonfinite-kept", text, whole=True), count)
-        return self._listing.notes.joined(own)
+        return super().notes(tallies).joined(own)
 
     def describe(self, tallies: Mapping[str, int]) -> dict[str, Any]:
         images = {"name": self._images, "pixels": dict(SMALL_CNN_PIXELS)}
@@ -636,11 +638,6 @@ class SmallCnnSource(ListedSource):
                 np.take(values, places, out=weights[good], mode="clip")  # else numpy makes a copy first
                 good += 1
         return weights[:good], reasons
-
-    @cached_property
-    def _rows(self) -> NDArray[np.int64]:
-        """By the number of a row of the listing, that of the array."""
-        return self._listing.table[_ROW].to_numpy()
 
 
 def _with_tally(states: States) -> States:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def overview(content: Mapping[str, Any]) -> Figure:
     """A zoo at a glance: accuracy over epochs, the map of its weights, and its strongest hyperparameter."""
     effect = next(iter(content["effects"]), None)
     has_map = len(content["map"]["models"]) > 1 and content["map"]["columns"]
-    draw = [lambda axes: _draw_epochs(axes, content, next(iter(content["epochs"])))]
+    draw: list[Callable[[Axes], None]] = [lambda axes: _draw_epochs(axes, content, next(iter(content["epochs"])))]
     if has_map:
         columns = content["map"]["columns"]
         column = effect["hyperparameter"] if effect and effect["hyperparameter"] in columns else next(iter(columns))

@@ -21,7 +21,7 @@ from zoo_datasets.stacked.evaluate import same_loss
 STACK_BYTES = 200_000_000
 
 
-_SHARED = (*KIND_COLUMNS, "activation", LAYOUT)
+_SHARED = (*KIND_COLUMNS, "activation", "train_fraction", LAYOUT)
 
 
 class State(Protocol):
@@ -63,7 +63,7 @@ def wrong_figures(
         rows: with the columns of `schema`; `weights` and others as wide are float32 arrays [D].
         images: as they were in training, limits included.
         start: whether training figures of epoch 0 are those of its weights, too, as in zoos trained by this package;
-            of later epochs they are averages over the training itself.
+            of later epochs they are averages over the training itself. They are those of the row's `train_fraction`.
     """
     for positions in _stacks(rows):
         first = rows[positions[0]]
@@ -74,7 +74,7 @@ def wrong_figures(
         everywhere = list(range(len(positions)))
         at_start = [place for place in everywhere if start and rows[positions[place]]["epoch"] == 0]
         for name, split, places in (
-            ("train", images.train, at_start),
+            ("train", images.train.share(first.get("train_fraction") if start else None), at_start),
             ("val", images.val, everywhere),
             ("test", images.test, everywhere),
         ):

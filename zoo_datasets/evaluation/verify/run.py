@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +22,7 @@ from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import NetworkChoice, ranges
+from zoo_datasets.specs.spec import ranges
 from zoo_datasets.stacked.evaluate import same_loss
 from zoo_datasets.stacked.field import FieldBlock, evaluation_recipe, signals_of
 from zoo_datasets.terminal import Advance
@@ -295,10 +294,10 @@ def _recompute(run: Run, sample: Sequence[_State], images: ImageData, findings: 
     largest = max(network.layout.size for network in run.manifest.networks.values())
     size = max(STACK_BYTES // (4 * largest), 1)
     ordered = sorted(sample, key=lambda state: (state.cohort.path, state.epoch, state.step or 0, state.position))
-    for fraction, states in _pieces(ordered, size):
-        seen = dataclasses.replace(images, train=images.train.share(fraction))
+    for first in range(0, len(ordered), size):
+        states = ordered[first : first + size]
         try:
-            for position, problems in wrong_figures(_rows(run, states), seen, start=True):
+            for position, problems in wrong_figures(_rows(run, states), images, start=True):
                 state = states[position]
                 findings.differ("figures", [f"model {state.model_id} at epoch {state.epoch}: {p}" for p in problems])
         except (ZooError, RuntimeError, ValueError) as error:
@@ -335,18 +334,6 @@ def _recompute_fields(run: Run, sample: Sequence[_State], images: ImageData, fin
                 findings.differs("figures", f"{where}: its label is {label}, that of its signal {own}")
     findings.checked("figures", f"of {len(ordered)} states recomputed from their weights")
     return len(ordered)
-
-
-def _pieces(states: Sequence[_State], size: int) -> Iterator[tuple[float | None, Sequence[_State]]]:
-    """The states, so many at a time of models of one network that are trained on the same share of the images."""
-
-    def kind_of(state: _State) -> tuple[float | None, NetworkChoice]:
-        point = state.cohort.members[state.position].hyperparameters
-        return point.train_fraction, point.network
-
-    for (fraction, _), group in groupby(states, key=kind_of):
-        together = list(group)
-        yield from ((fraction, together[first : first + size]) for first in range(0, len(together), size))
 
 
 def _rows(run: Run, states: Sequence[_State]) -> list[dict[str, Any]]:

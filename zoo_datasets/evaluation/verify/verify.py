@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
@@ -329,6 +330,9 @@ def _check_figures(
             wide = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
             matrices = {name: weights_matrix(table, name) for name in wide}
             values = table.drop_columns(wide).to_pylist()
+            if WEIGHTS not in wide:  # of rows of different lengths
+                for value in values:
+                    value[WEIGHTS] = np.array(value[WEIGHTS], np.float32)
         except (*READ_ERRORS, ZooError) as error:
             message = " ".join(str(error).split())[:200]
             findings.differs("figures", f"{shard.path}: {len(group_rows)} rows could not be read: {message}")

@@ -171,7 +171,7 @@ def _load(compiler: Compiler, source: str, variational: bool) -> ctypes.CDLL:
     library.zoo_workspace_size.restype = ctypes.c_int64
     library.zoo_parameters.restype = ctypes.c_int64
     library.zoo_job_size.restype = ctypes.c_int64
-    library.zoo_train.restype = library.zoo_evaluate.restype = None
+    library.zoo_train.restype = library.zoo_evaluate.restype = library.zoo_prefer_large_pages.restype = None
     if variational:
         library.zoo_noise_size.restype = ctypes.c_int64
         library.zoo_train_noisy.restype = None
@@ -250,7 +250,9 @@ class NativeBlock:
         size = self._kernels.zoo_workspace_size(ctypes.c_int64(images))
         if self.recipe.variational:
             size += self._kernels.zoo_noise_size(ctypes.c_int64(images))
-        return torch.empty(size, dtype=torch.uint8)
+        memory = torch.empty(size, dtype=torch.uint8)
+        self._kernels.zoo_prefer_large_pages(ctypes.c_void_p(memory.data_ptr()), ctypes.c_int64(size))
+        return memory
 
     def _noisy_rows(self, recipe: BlockRecipe) -> Tensor:
         """Which parameters have noise: bool [P, 1]."""

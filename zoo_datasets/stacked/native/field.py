@@ -42,7 +42,7 @@ class NativeFieldBlock(NativeBlock):
         coordinates, _, count = self.in_shape
         points = grid_points(GRID, data.size).to(torch.float32).view(-1, count, coordinates)
         pixels = signals_of(data, recipe.seeds)[0][self._lanes].to(torch.float32) / 255.0
-        parts = pixels.flatten(2).unflatten(2, (-1, count))  # [lanes, C, parts, count]
+        parts = pixels.view(*pixels.shape[:2], -1, count)  # [lanes, C, parts, count]
         return {"points": points.transpose(1, 2).contiguous(), "targets": parts.permute(2, 1, 3, 0).contiguous()}
 
     def _pass(self, split: Split, used: Tensor, arrays: dict[str, Tensor], numbers: dict[str, float]) -> Tally:

@@ -6,6 +6,7 @@
  *   CLASSES, PARAMETERS   of the network; parameters lie in the order of the weight layout
  *   BUFFERS, NORMS        of the network: numbers of its running statistics, and how many normalisations it has
  *   SLOTS                 for gradients of stages; those whose times do not overlap share one
+ *   REMADE                vectors of the largest normalisation that is made anew for the backward pass
  *   STRIP                 vectors of the scratch area for gradients before pooling
  *   PADDED                … of those for an input with its padding, and for its gradient
  *   STAGES(S)             S(name, fields of Stage …) for each stage: a convolution or linear layer with the max-pooling
@@ -15,6 +16,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 #endif
@@ -55,6 +59,7 @@ typedef struct {
   int mean, variance;                              /* offsets in the running statistics */
   float sine, shift;                               /* the frequency of a sine, 0: none; what is added to the output */
   int slot;                                        /* for the gradient of what the stage gives */
+  int remade;                                      /* whether a normalisation is made anew in the backward pass */
   int forward_outputs, forward_columns;            /* block of accumulators of the forward pass */
   int weight_outputs, weight_inputs;               /* … of the gradient of the weights; inputs: of 1 x 1 filters */
   int input_inputs, input_columns;                 /* … of the gradient of the input */

@@ -16,7 +16,7 @@ typedef struct {
   v *output[DEPTH], *slope[DEPTH], *gradient[DEPTH]; /* slope: derivative of the output by the value pooled */
   int8_t *choice[DEPTH];
   v *input;
-  v *scratch, *gradients; /* of all samples, as are */
+  v *scratch, *gradients, *remade; /* of all samples, as are */
   Statistics *statistics; /* [DEPTH], of normalisations */
 } Workspace;
 
@@ -61,8 +61,8 @@ static void lay_out_sample(char **at, Workspace *space) {
   for (int i = 0; i < DEPTH; i++) {
     const Stage *s = LAYERS[i].stage;
     const int64_t n = units(s);
-    space->output[i] = (v *)carve(at, n * sizeof(v));
-    space->slope[i] = (v *)carve(at, activates(s) ? n * sizeof(v) : 0);
+    space->output[i] = s->remade ? space->remade : (v *)carve(at, n * sizeof(v));
+    space->slope[i] = s->remade ? space->remade + REMADE : (v *)carve(at, activates(s) ? n * sizeof(v) : 0);
     space->choice[i] = (int8_t *)carve(at, s->pool > 1 || s->kind == MAXIMUM ? n * LANES : 0);
     sizes[s->slot] = MAX(sizes[s->slot], n);
   }
@@ -74,6 +74,7 @@ static void lay_out_sample(char **at, Workspace *space) {
 static void lay_out_shared(char **at, Workspace *space) {
   space->scratch = (v *)carve(at, (int64_t)sizeof(v) * (STRIP + 2 * PADDED));
   space->gradients = (v *)carve(at, (int64_t)sizeof(v) * PARAMETERS);
+  space->remade = (v *)carve(at, (int64_t)sizeof(v) * 2 * REMADE);
   space->statistics = (Statistics *)carve(at, sizeof(Statistics) * DEPTH);
 }
 
@@ -185,10 +186,24 @@ NOINLINE void drop(const Job *job, const Stage *s, uint32_t step, int64_t sample
   }
 }
 
+INLINE int activation_of(const Job *job, const Stage *s) {
+  return s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN;
+}
+
+/* Whether a stage ends in a ReLU, whose output says where its slope is 0, so that no slope is kept; only in networks
+   with normalisation, which keep much. */
+INLINE int ends_in_relu(const Job *job, const Stage *s) {
+  return NORMS && s->activate && activation_of(job, s) == RELU && !(s->dropout >= 0 && job->dropout);
+}
+
 /* Activation and dropout behind a layer: y becomes the stage's output, d its derivative by the value pooled. */
 static void finish(const Job *job, const Stage *s, v *y, v *d, int training, uint32_t step, int64_t sample) {
-  if (s->sine != 0.f) sines(s->sine, y, d, units(s));
-  else if (s->activate) activate(s->activate == MEMBERS ? job->activation : s->activate - FIRST_OWN, y, d, units(s));
+  if (s->sine != 0.f) {
+    sines(s->sine, y, d, units(s));
+  } else if (ends_in_relu(job, s)) {
+    for (int u = 0; u < units(s); u++) y[u] = relu_v(y[u]);
+    return;
+  } else if (s->activate) activate(activation_of(job, s), y, d, units(s));
   else if (s->dropout >= 0)
     for (int u = 0; u < units(s); u++) d[u] = splat(1.f);
   if (training && s->dropout >= 0 && job->dropout) drop(job, s, step, sample, y, d, units(s));
@@ -205,10 +220,11 @@ static void forward_stages(const Job *job, const Workspace *w, int training, uin
   for (int i = from; i < to; i++) {
     const Stage *s = LAYERS[i].stage;
     const v *x = output_of(w, s->source);
-    if (s->kind == NORM) normalise(s, &w->statistics[i], x, w->output[i]);
-    else if (s->kind == SUM) add(x, output_of(w, s->other), w->output[i], units(s));
+    const int relu = ends_in_relu(job, s);
+    if (s->kind == NORM) normalise(s, &w->statistics[i], x, w->output[i], relu);
+    else if (s->kind == SUM) add(x, output_of(w, s->other), w->output[i], units(s), relu);
     else LAYERS[i].forward(job->parameters, x, w->output[i], w->choice[i], w->scratch);
-    finish(job, s, w->output[i], w->slope[i], training, step, sample);
+    if (!relu || (s->kind != NORM && s->kind != SUM)) finish(job, s, w->output[i], w->slope[i], training, step, sample);
   }
 }
 
@@ -247,10 +263,14 @@ static void cross_entropy(const Job *job, const v *logits, vi labels, v *gradien
 }
 
 /* The gradient of what stage `i` gives becomes that of the value before activation and dropout. */
-INLINE void through_activation(const Workspace *w, int i) {
-  v *g = w->gradient[i];
-  if (activates(LAYERS[i].stage))
-    for (int u = 0; u < units(LAYERS[i].stage); u++) g[u] *= w->slope[i][u];
+INLINE void through_activation(const Job *job, const Workspace *w, int i) {
+  const Stage *s = LAYERS[i].stage;
+  v *restrict g = w->gradient[i];
+  const v *restrict y = w->output[i], *restrict slope = w->slope[i];
+  if (ends_in_relu(job, s))
+    for (int u = 0; u < units(s); u++) g[u] = (v)((vi)g[u] & ~(vi)(y[u] <= 0.f));
+  else if (activates(s))
+    for (int u = 0; u < units(s); u++) g[u] *= slope[u];
 }
 
 /* Of a sum, to both of its branches; of a normalisation into its sums, which are all that can be known before the
@@ -268,7 +288,7 @@ static int backward_without_weights(const Workspace *w, int i) {
 static void backward_stages(const Job *job, const Workspace *w, int from, int to) {
   for (int i = to - 1; i >= from; i--) {
     const Stage *s = LAYERS[i].stage;
-    through_activation(w, i);
+    through_activation(job, w, i);
     if (backward_without_weights(w, i)) continue;
     LAYERS[i].backward(job->parameters, w->gradients, output_of(w, s->source), w->gradient[i], w->choice[i],
                        gradient_of(w, s->source), w->scratch);
@@ -346,6 +366,7 @@ static void normalised_batch(const Pass *p) {
         v *gx = gradient_of(own, s->source);
         if (gx) spread_out(s, &w->statistics[to], output_of(own, s->source), own->gradient[to], gx);
       }
+      if (LAYERS[from].stage->remade) p->forward(p, sample, from, from + 1);
       p->backward(p, sample, from, to);
     }
     if (LAYERS[from].stage->kind == NORM) share_out(LAYERS[from].stage, &w->statistics[from], w->gradients, p->images);
@@ -473,6 +494,16 @@ int64_t zoo_workspace_size(int64_t images) {
   char *at = 0;
   lay_out_batch(&at, images);
   return at - (char *)0;
+}
+
+/* A walk through all samples of a batch misses most small pages; a hint, and nothing where the system has no others. */
+void zoo_prefer_large_pages(void *memory, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const int64_t page = 4096, skipped = -(int64_t)(uintptr_t)memory & (page - 1);
+  if (bytes - skipped >= page) madvise((char *)memory + skipped, (size_t)((bytes - skipped) & -page), MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
 }
 
 /* Takes `steps` steps; with GRADIENTS_ONLY one, whose gradients are copied to `first`. */

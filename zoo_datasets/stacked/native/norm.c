@@ -69,12 +69,22 @@ static void settle_running(const Stage *s, const Statistics *t, const v *paramet
     settle_channel(s, t, parameters, c, buffers[s->mean + c], buffers[s->variance + c]);
 }
 
-NOINLINE void normalise(const Stage *s, const Statistics *t, const v *restrict x, v *restrict y) {
+INLINE v relu_v(v x) { return (v)((vi)x & ~(vi)(x <= 0.f)); } /* NaN passes */
+
+INLINE void normalise_with(const int relu, const Stage *s, const Statistics *t, const v *restrict x, v *restrict y) {
   const int n = pixels(s);
-  for (int c = 0; c < s->outputs; c++) {
+  for (int c = 0; c < s->outputs; c++, x += n, y += n) {
     const v scale = t->scale[c], shift = t->shift[c];
-    for (int p = 0; p < n; p++) *y++ = *x++ * scale + shift;
+    for (int p = 0; p < n; p++) {
+      v z = x[p] * scale + shift;
+      y[p] = relu ? relu_v(z) : z;
+    }
   }
+}
+
+NOINLINE void normalise(const Stage *s, const Statistics *t, const v *x, v *y, int relu) {
+  if (relu) normalise_with(1, s, t, x, y);
+  else normalise_with(0, s, t, x, y);
 }
 
 /* Adds the gradient of a sample's output to the two sums that the gradient of the input needs. */
@@ -117,8 +127,11 @@ NOINLINE void spread_out(const Stage *s, const Statistics *t, const v *restrict 
   }
 }
 
-NOINLINE void add(const v *a, const v *b, v *restrict y, int n) {
-  for (int i = 0; i < n; i++) y[i] = a[i] + b[i];
+NOINLINE void add(const v *restrict a, const v *restrict b, v *restrict y, int n, int relu) {
+  if (relu)
+    for (int i = 0; i < n; i++) y[i] = relu_v(a[i] + b[i]);
+  else
+    for (int i = 0; i < n; i++) y[i] = a[i] + b[i];
 }
 
 /* Sets or adds to the gradient of one branch of a sum; of images, which have none, nothing. */

@@ -189,7 +189,7 @@ static void backward_noisy(const Pass *p, int64_t sample, int from, int to) {
     }
     v *g = w->gradient[i], *gx = gradient_of(w, s->source);
     const v *x = output_of(w, s->source);
-    through_activation(w, i);
+    through_activation(job, w, i);
     for (int u = 0; u < units(s); u++) n->by_variance[u] = g[u] * n->ratio[i][u];
     LAYERS[i].backward(job->parameters, w->gradients, x, g, w->choice[i], gx, w->scratch);
     if (s->adds) memset(n->by_square, 0, sizeof(v) * inputs(s)); /* which the backward pass then adds to */
