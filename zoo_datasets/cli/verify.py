@@ -109,11 +109,11 @@ def _verify_config(
         if manifest.network is not None:
             fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
+        elif records_psnr(manifest):
+            signals = _signals(console, manifest, images)
         elif manifest.pixels is not None and "architecture" in manifest.zoo:
             pixels = manifest.pixels
             data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
-        elif records_psnr(manifest):
-            signals = _signals(console, manifest, images)
     with progress_bar(console, "verifying", "shards") as advance:
         return verify_repository(
             repo, config, images=data, signals=signals, limits=limits, sample=sample, progress=advance
