@@ -424,7 +424,8 @@ def _cheapest(
         ]
         return sum(many * more * cycles(one, other) for one, many in cuts[0] for other, more in cuts[1])
 
-    pairs = itertools.product(*(range(1, min(size, 32) + 1) for size in sizes))
+    first, second = (range(1, min(size, 32) + 1) for size in sizes)
+    pairs = itertools.product(first, second)
     return min((pair for pair in pairs if fits(*pair)), key=total, default=(1, 1))
 
 
