@@ -448,10 +448,10 @@ def test_memory_holds_one_cohort_at_a_time(tmp_path, monkeypatch):
     alive, rows = [], []
     original = from_run.Cohort.weights
 
-    def counted(self, epoch, positions):
+    def counted(self, epoch, positions, step=None):
         import weakref
 
-        weights = original(self, epoch, positions)
+        weights = original(self, epoch, positions, step)
         rows.append(len(weights))
         alive.append(weakref.ref(weights))
         assert sum(reference() is not None for reference in alive) <= 3
