@@ -225,7 +225,9 @@ def dense_name(name: str, sparsifier: SparsifierName | None = None) -> str:
 
 
 def twins_of(zoo: ZooSpec) -> list[ZooSpec]:
-    """The twins that are listed beside a dense zoo; magnitude-pruned ones exist for EuroSAT only."""
+    """The twins that are listed beside a dense zoo: none of fields; magnitude-pruned ones exist for EuroSAT only."""
+    if zoo in _FIELDS:
+        return []
     percents = MAGNITUDE_PERCENTS if zoo.images == "eurosat" else ()
     return [twin_of(zoo), *(_magnitude_twin(zoo, percent) for percent in percents)]
 
@@ -244,7 +246,7 @@ def get_zoo(name: str) -> ZooSpec:
     if name in ZOOS:
         return ZOOS[name]
     twin = _TWIN_NAME.fullmatch(name)
-    if twin and twin["parent"] in ZOOS:
+    if twin and twin["parent"] in ZOOS and ZOOS[twin["parent"]] not in _FIELDS:
         parent = ZOOS[twin["parent"]]
         return _magnitude_twin(parent, int(twin["percent"])) if twin["percent"] else twin_of(parent)
     names = [spec.name for zoo in ZOOS.values() for spec in (zoo, *twins_of(zoo))]
