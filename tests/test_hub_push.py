@@ -321,7 +321,7 @@ def test_what_is_not_as_it_says_is_not_sent(hub, client, name, built, tmp_path):
     assert "no config named 'digits'; did you mean digits_cnn_s" in client.zoo(
         "push", repo, name, "--config", "digits", code=1
     )
-    assert "holds no zoo; `zoo build` makes one" in client.zoo("push", tmp_path, name, code=1)
+    assert "is no dataset repository" in client.zoo("push", tmp_path, name, code=1)
     manifest = repo / "_meta" / A / "manifest.json"
     told = json.loads(manifest.read_text())
     for path in ("/etc/hostname", "../secret.png", f"{A}/../secret.png"):

@@ -70,9 +70,11 @@ def push(
     def tell(text: str) -> None:
         say(console, text)
 
-    # One zoo a commit where there are many: each loads as soon as it has arrived.
-    parts = [(each, target, [zoo.name]) for each, target in targets for zoo in plan_push(each, target, config or ())]
-    for each, target, names in parts if everything else [(repo, repo_id, config or [])]:
+    parts = [(repo, repo_id, config or [])]
+    if everything:  # one zoo a commit where there are many: each loads as soon as it has arrived
+        planned = [zoo for each, target in targets for zoo in plan_push(each, target, config or ())]
+        parts = [(zoo.repo, zoo.repo_id, [zoo.name]) for zoo in planned]
+    for each, target, names in parts:
         result = push_repository(
             each, target, names, private=private, revision=revision, create_pr=create_pr, replace=replace,
             force=force, progress=progress_bar(console, "checking", "files"), tell=tell,
