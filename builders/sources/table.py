@@ -146,7 +146,7 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         names = tuple(name for kind in SOURCE_KINDS for name in kind.unpacks)
         place = unpacked(place, names, fetched) or open_container(place)
     with _readable(place):
-        matching = next((kind for kind in SOURCE_KINDS if kind.recognise(place)), None)
+        matching = _matching(place)
         missing = isinstance(place, Path) and not place.exists()
     if matching is not None:
         _check_options(matching, reading, place)
@@ -156,6 +156,24 @@ def open_source(location: Locations, reading: Reading | None = None, fetched: Fe
         raise SourceError(f"{place.name} holds no raw zoo and is no other kind of source; expected: {kinds}")
     problem = "does not exist" if missing else "is not a source that a repository can be built from"
     raise SourceError(f"{place} {problem}; expected: {kinds}")
+
+
+def _matching(place: Place) -> SourceKind | None:
+    """The kind of source that a place is; None if it is of none.
+
+    Raises:
+        OSError: if it is of none, and something in it could not be looked at.
+    """
+    unseen: OSError | None = None
+    for kind in SOURCE_KINDS:
+        try:
+            if kind.recognise(place):
+                return kind
+        except OSError as error:  # of a folder inside that another kind does not look into
+            unseen = unseen or error
+    if unseen is not None:
+        raise unseen
+    return None
 
 
 def _with_splits(source: Source, reading: Reading) -> Source:
