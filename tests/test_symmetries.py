@@ -23,7 +23,7 @@ NARROW = "narrow resnet18"
 LAYERS = {
     name: architecture.layers(1, 10)
     for name, architecture in ARCHITECTURES.items()
-    if name != "resnet18" and architecture.task == "classification"
+    if not name.startswith("resnet18") and architecture.task == "classification"
 }
 LAYERS[NARROW] = resnet18_layers(4)(1, 10)
 SIZES = {"cnn_l": 32, NARROW: 20}
