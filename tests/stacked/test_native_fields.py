@@ -148,7 +148,9 @@ def test_sines_keep_their_bound():
     finite = np.isfinite(x)
     assert np.isnan(y[~finite]).all()
     assert np.isnan(d[~finite]).all()
-    assert max(np.abs(y - sine)[finite].max(), np.abs(d - cosine)[finite].max()) < 1.5e-7
+    assert (
+        max(np.abs(y - sine)[finite].max(), np.abs(d - cosine)[finite].max()) < 2e-7
+    )  # 1.5e-7 where products and sums are fused
 
 
 @pytest.mark.parametrize(

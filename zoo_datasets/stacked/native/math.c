@@ -179,7 +179,7 @@ INLINE void turn_v(v u, v *cosine, v *sine) {
   *sine = (v)((vi)choose(odd, c, s) ^ negative_sine);
 }
 
-/* sin and cos of x for |x| below SINE_BOUND, within 1.5e-7: x less a multiple of pi, whose three parts times that
+/* sin and cos of x for |x| below SINE_BOUND, within 2e-7: x less a multiple of pi, whose three parts times that
    multiple are exact, and polynomials fitted on half a circle. */
 #define SINE_BOUND 25000.f
 INLINE void sine_v(v x, v *sine, v *cosine) {
