@@ -30,7 +30,8 @@ def points_shape(layers: Sequence[Layer], size: int) -> Shape:
 class NativeFieldBlock(NativeBlock):
     """As `FieldBlock`, for up to `lanes()` members, by the native kernels on the CPU in float32.
 
-    Sines are within 2e-7 (1.5e-7 with fused products and sums) for arguments up to 25,000, beyond which the C library computes them.
+    Sines are within 2e-7 (1.5e-7 with fused products and sums) for arguments up to 25,000, beyond which the C library
+    computes them.
     """
 
     _of_fields: ClassVar[bool] = True
