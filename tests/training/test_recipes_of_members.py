@@ -107,10 +107,10 @@ def test_a_members_bits_do_not_depend_on_how_the_others_are_clipped_and_smoothed
         block.train(data.train, block.order(1, 20), epoch=1, first_step=0, settings=settings)
         return block.store()[0]
 
-    together = trained(chosen[:8])
-    for place in (0, 3, 7):
+    together = trained(chosen[:4])  # as many as the narrowest vectors have lanes
+    for place in (0, 1, 3):
         assert torch.equal(trained([chosen[place]])[0], together[place])
-    assert torch.equal(trained(chosen[2:5]), together[2:5])
+    assert torch.equal(trained(chosen[1:4]), together[1:4])
 
 
 def rates(scheduler, steps, lr=0.5):
