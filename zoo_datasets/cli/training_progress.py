@@ -17,6 +17,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import Member
+from zoo_datasets.stacked.field import psnr
 from zoo_datasets.terminal import say
 from zoo_datasets.text import counted
 from zoo_datasets.training.launch import EpochReport
@@ -115,7 +116,7 @@ class TrainingProgress:
         for row in rows:
             figure = row["test_acc"] if row["val_acc"] is None else row["val_acc"]
             if self._what == PSNR and row["train_loss"]:
-                figure = -10 * math.log10(row["train_loss"])
+                figure = float(psnr(torch.tensor(row["train_loss"], dtype=torch.float64)))
             self._figures[row["model_id"]] = math.nan if figure is None else figure
         self._diverged[cohort] = sum(row["diverged"] for row in rows)
 

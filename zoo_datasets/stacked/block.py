@@ -54,6 +54,18 @@ class BlockRecipe:
         return (*own, *(f"{LOG_SIGMA2}.{name}" for name in own)) if self.variational else own
 
 
+def evaluation_recipe(layers: Sequence[Layer], activation: str, seeds: Tensor) -> BlockRecipe:
+    """The recipe of a block that is evaluated only.
+
+    Args:
+        seeds: int64 [K].
+    """
+    return BlockRecipe(
+        layers=tuple(layers), activation=activation, optimizer="sgd", batch_size=1, augmentation=(), seeds=seeds,
+        dropout=torch.zeros(len(seeds), dtype=torch.float64),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Sums over images: of the cross-entropy, float64 [K], and of correct predictions, int64 [K]."""

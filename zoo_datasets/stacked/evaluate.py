@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer
-from zoo_datasets.stacked.block import BlockRecipe, MemberBlock, Tally, TorchBlock
+from zoo_datasets.stacked.block import MemberBlock, Tally, TorchBlock, evaluation_recipe
 from zoo_datasets.stacked.native import block as native
 from zoo_datasets.stacked.network import lanes_of
 from zoo_datasets.stacked.threads import torch_workers
@@ -48,10 +48,7 @@ def evaluate_stack(
     lanes = native.lanes() if fast else lanes_of(layers)
 
     def evaluate(rows: Tensor) -> Tally:
-        recipe = BlockRecipe(
-            layers=tuple(layers), activation=activation, optimizer="sgd", batch_size=1, augmentation=(),
-            seeds=torch.zeros(len(rows), dtype=torch.int64), dropout=torch.zeros(len(rows), dtype=torch.float64),
-        )  # fmt: skip
+        recipe = evaluation_recipe(layers, activation, torch.zeros(len(rows), dtype=torch.int64))
         block: MemberBlock = native.NativeBlock(recipe, data) if fast else TorchBlock(recipe, data)
         block.load(rows)
         return block.evaluate(split)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.split import Split
 from zoo_datasets.networks.fields import grid_points
-from zoo_datasets.networks.layers import Layer
 from zoo_datasets.stacked.block import BlockRecipe, Tally, TorchBlock
 
 GRID = "xy[-1,1]"
@@ -37,18 +34,6 @@ def signals_of(data: ImageData, seeds: Tensor) -> tuple[Tensor, Tensor]:
 def psnr(error: Tensor) -> Tensor:
     """−10 log₁₀ of mean squared errors of values in [0, 1]: in dB, of the shape of `error`."""
     return -10.0 * torch.log10(error)
-
-
-def evaluation_recipe(layers: Sequence[Layer], seeds: Tensor) -> BlockRecipe:
-    """The recipe of a block of fields that is evaluated only.
-
-    Args:
-        seeds: int64 [K].
-    """
-    return BlockRecipe(
-        layers=tuple(layers), activation="none", optimizer="sgd", batch_size=1, augmentation=(), seeds=seeds,
-        dropout=torch.zeros(len(seeds), dtype=torch.float64),
-    )  # fmt: skip
 
 
 class FieldBlock(TorchBlock):

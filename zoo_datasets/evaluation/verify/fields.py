@@ -21,6 +21,7 @@ from zoo_datasets.images.signals import Signals
 from zoo_datasets.loading.rendering import render
 from zoo_datasets.repository.layouts import local_layouts
 from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.stacked.field import psnr as psnr_of_error
 from zoo_datasets.text import counted
 
 PSNR, INDEX, SPLIT = "psnr", "signal_index", "signal_split"
@@ -52,7 +53,7 @@ def psnr(pictures: Tensor, images: Tensor) -> Tensor:
         pictures, images: [n, C, H, W], of numbers where 1 is white; neither is clipped.
     """
     error = (pictures.double() - images.double()).square().flatten(1).mean(dim=1)
-    return -10 * error.log10()
+    return psnr_of_error(error)
 
 
 def records_psnr(manifest: Manifest) -> bool:

@@ -23,8 +23,9 @@ from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.spec import ranges
+from zoo_datasets.stacked.block import evaluation_recipe
 from zoo_datasets.stacked.evaluate import same_loss
-from zoo_datasets.stacked.field import FieldBlock, evaluation_recipe, signals_of
+from zoo_datasets.stacked.field import FieldBlock, signals_of
 from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
 
@@ -315,7 +316,7 @@ def _recompute_fields(run: Run, sample: Sequence[_State], images: ImageData, fin
         cohort, places = states[0].cohort, [state.position for state in states]
         members = [cohort.members[place] for place in places]
         seeds = torch.tensor([member.seed for member in members], dtype=torch.int64)
-        recipe = evaluation_recipe(run.manifest.network_of(members[0]).layers, seeds)
+        recipe = evaluation_recipe(run.manifest.network_of(members[0]).layers, "none", seeds)
         try:
             block = FieldBlock(recipe, images)
             block.load(cohort.weights(epoch, places))
