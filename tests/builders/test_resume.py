@@ -1,5 +1,6 @@
 """A build that was killed goes on from its finished shards; threads share it; the result is always the same."""
 
+import itertools
 import json
 import os
 import signal
@@ -228,21 +229,32 @@ def test_ctrl_c_stops_after_the_pieces_at_hand(zoo, undisturbed, tmp_path, monke
     name, expected = undisturbed
     for module in (parts, from_raw):
         monkeypatch.setattr(module, "SMALL_PIECE_BYTES", 1)
-    begun, threads = [], set(threading.enumerate())
-    original = parts.ShardWriter.add
+    begun, threads, interrupting = itertools.count(1), set(threading.enumerate()), threading.Event()
+    original, last = parts.ShardWriter.add, 0
+
+    def handler(*arguments):
+        interrupting.set()
+        signal.default_int_handler(*arguments)
 
     def interrupted(*arguments):
-        begun.append(1)
-        if len(begun) == 6:
+        nonlocal last
+        last = number = next(begun)
+        if number == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        if len(begun) >= 6:
-            time.sleep(0.2)
+        if number >= 6:
+            # The pieces at hand last until the main thread has been interrupted and has had time to say so.
+            assert interrupting.wait(60)
+            time.sleep(0.5)
         original(*arguments)
 
     monkeypatch.setattr(parts.ShardWriter, "add", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build_repository(zoo, tmp_path, num_proc=num_proc)
-    assert len(begun) <= 5 + num_proc
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_repository(zoo, tmp_path, num_proc=num_proc)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert last <= 5 + num_proc
     assert not list(tmp_path.rglob("*.tmp"))
     # Threads of pyarrow that called Python count as threads, and stay.
     left = [thread for thread in set(threading.enumerate()) - threads if not isinstance(thread, threading._DummyThread)]
