@@ -16,7 +16,7 @@ from tiny_runs import make_run
 from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.builders.shards import meta, plan, workers
 from zoo_datasets.builders.shards import part as parts
-from zoo_datasets.builders.shards.journal import JOURNAL
+from zoo_datasets.builders.shards.journal import JOURNAL, Journal
 from zoo_datasets.builders.sources.base import StateBlock
 from zoo_datasets.builders.sources.raw import source as from_raw
 from zoo_datasets.errors import SourceError, StorageError
@@ -229,39 +229,55 @@ def test_ctrl_c_stops_after_the_pieces_at_hand(zoo, undisturbed, tmp_path, monke
     name, expected = undisturbed
     for module in (parts, from_raw):
         monkeypatch.setattr(module, "SMALL_PIECE_BYTES", 1)
-    begun, threads, interrupting = itertools.count(1), set(threading.enumerate()), threading.Event()
-    original, last = parts.ShardWriter.add, 0
+    threads, begun, interrupted_at = set(threading.enumerate()), itertools.count(1), []
+    finished, journaled, interrupting, one_at_a_time = *(threading.Event() for _ in range(3)), threading.Lock()
+    add_piece, add_part, last = parts.ShardWriter.add, Journal.add, 0
 
     def handler(*arguments):
         interrupting.set()
         signal.default_int_handler(*arguments)
 
-    def interrupted(*arguments):
+    def write_part(*arguments):
+        result = parts.write_part(*arguments)
+        finished.set()
+        return result
+
+    def journal_part(*arguments):
+        add_part(*arguments)
+        journaled.set()
+
+    def begin_piece(*arguments):
         nonlocal last
-        last = number = next(begun)
-        if number == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        if number >= 6:
+        with one_at_a_time:
+            last = number = next(begun)
+            if finished.is_set() and not interrupted_at:
+                assert journaled.wait(60)
+                interrupted_at.append(number)
+                os.kill(os.getpid(), signal.SIGINT)
+        if interrupted_at:
             # The pieces at hand last until the main thread has been interrupted and has had time to say so.
             assert interrupting.wait(60)
             time.sleep(0.5)
-        original(*arguments)
+        add_piece(*arguments)
 
-    monkeypatch.setattr(parts.ShardWriter, "add", interrupted)
     before = signal.signal(signal.SIGINT, handler)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            build_repository(zoo, tmp_path, num_proc=num_proc)
+        with monkeypatch.context() as patched:
+            patched.setattr(parts.ShardWriter, "add", begin_piece)
+            patched.setattr(Journal, "add", journal_part)
+            patched.setattr(workers, "write_part", write_part)
+            with pytest.raises(KeyboardInterrupt):
+                build_repository(zoo, tmp_path, num_proc=num_proc)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert last <= 5 + num_proc
+    assert interrupted_at
+    assert last <= interrupted_at[0] - 1 + num_proc
     assert not list(tmp_path.rglob("*.tmp"))
     # Threads of pyarrow that called Python count as threads, and stay.
     left = [thread for thread in set(threading.enumerate()) - threads if not isinstance(thread, threading._DummyThread)]
     assert not left
-    finished = len((tmp_path / name / JOURNAL).read_bytes().splitlines()) - 1
-    monkeypatch.setattr(parts.ShardWriter, "add", original)
-    assert build_repository(zoo, tmp_path, num_proc=num_proc).shards_resumed == finished >= 1
+    written = len((tmp_path / name / JOURNAL).read_bytes().splitlines()) - 1
+    assert build_repository(zoo, tmp_path, num_proc=num_proc).shards_resumed == written >= 1
     assert content(tmp_path) == expected
 
 
