@@ -8,7 +8,6 @@ import contextlib
 import csv
 import dataclasses
 import io
-import itertools
 import json
 import math
 import zlib
