@@ -13,7 +13,6 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -363,6 +362,7 @@ class SmallCnnSource(ListedSource):
             )
         self._container, self._folder = container, folders[0]
         self._recycled = Recycled()
+        self._most_rows = 0
         self._metrics_file = next(name for name in METRICS_FILES if f"{self._folder}{name}" in {*container.entries})
         container.prepare(
             [f"{self._folder}{name}" for name in (WEIGHTS_FILE, LAYOUT_FILE, self._metrics_file)], _LARGEST
@@ -594,19 +594,9 @@ class SmallCnnSource(ListedSource):
             for here in [here[here >= 0]]
             for start in range(0, len(here), most)
         ]
-        # The next piece is read while this one is written.
-        with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self._counted, piece) for piece in pieces[:1]]
-            for following in [*pieces[1:], None]:
-                items = ahead.pop().result() if ahead else []
-                if following is not None:
-                    ahead.append(reader.submit(self._counted, following))
-                while items:
-                    yield items.pop(0)
-
-    def _counted(self, places: Sequence[int]) -> list[States | LeftOut]:
-        """Some rows, with the number of those that are not finite."""
-        return [_with_tally(item) if isinstance(item, States) else item for item in self._read_piece(places)]
+        for piece in pieces:
+            for item in self._read_piece(piece):
+                yield _with_tally(item) if isinstance(item, States) else item
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -634,7 +624,8 @@ class SmallCnnSource(ListedSource):
         places = self._orientation.places
         kind = np.dtype(_FLOATS[self._array.dtype]).newbyteorder("<")
         width = len(places) * kind.itemsize
-        weights = self._recycled.empty(len(numbers), len(places), torch.float32).numpy()
+        self._most_rows = max(self._most_rows, len(numbers))  # so that all pieces fit into memory of earlier ones
+        weights = self._recycled.empty(self._most_rows, len(places), torch.float32).numpy()
         reasons: dict[int, str] = {}
         good = 0
         with self._weights() as data:
