@@ -1,13 +1,11 @@
-"""Beside the thread that writes: one that reads what comes next, and one that hashes what was written."""
+"""Beside the thread that writes: one that reads what comes next."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.sources.base import Source, States
@@ -16,8 +14,6 @@ from zoo_datasets.repository.manifest import LeftOut
 Item = States | LeftOut
 # Of weights that were read and wait to be written: a row group. Pieces that are larger are read when they are wanted.
 HELD_BYTES = 100_000_000
-_LOOK_AGAIN = 0.005  # seconds
-_BUFFER = 1 << 20
 
 
 class ReadAhead:
@@ -94,31 +90,3 @@ def _size(item: Item | None) -> int:
     if not isinstance(item, States):
         return 0
     return sum(tensor.nbytes for tensor in (item.weights, *item.extras.values())) + sum(map(len, item.raw or ()))
-
-
-class GrowingDigest:
-    """SHA-256 of a file that is written from its beginning to its end, taken by a thread while it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._ended = threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self._digest = self._pool.submit(self._follow, path)
-
-    def close(self) -> str:
-        """Its hexadecimal digits; the file is written."""
-        self._ended.set()
-        try:
-            return self._digest.result()
-        finally:
-            self._pool.shutdown()
-
-    def _follow(self, path: Path) -> str:
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_BUFFER))
-        with path.open("rb", buffering=0) as file:
-            ended = False
-            while not ended:
-                ended = self._ended.wait(_LOOK_AGAIN)  # what was written before is read now
-                while count := file.readinto(buffer):
-                    digest.update(buffer[:count])
-        return digest.hexdigest()
