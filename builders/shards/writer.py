@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zoo_datasets.builders.shards.digest import GrowingDigest
 from zoo_datasets.errors import StorageError
 from zoo_datasets.repository.manifest import Shard
 from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
 from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import sha256_of, temporary_beside
-from zoo_datasets.storage.growing import GrowingDigest
 
 ROW_GROUP_BYTES = 100_000_000
 # Where rows have several layouts.
