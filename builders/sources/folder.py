@@ -13,6 +13,7 @@ import torch
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import files_below
 from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.builders.sources.base import (
     SMALL_PIECE_BYTES,
@@ -42,7 +43,7 @@ def is_state_dicts(place: Place) -> bool:
     if not isinstance(place, Path):
         return any(map(is_state_file, place.entries))
     if place.is_dir():
-        return any(is_state_file(file.name) for file in place.rglob("*") if file.is_file() and not file.is_symlink())
+        return any(is_state_file(path) and (place / path).is_file() for path in files_below(place))
     return place.is_file() and is_state_file(place.name)
 
 
