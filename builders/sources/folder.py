@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -115,11 +116,12 @@ class StateDictSource(Source):
         population = self._population
         self.__dict__.pop("_models", None)
         self.__dict__.pop("_by_model", None)
-        sizes = [state.filling.layout.size for state in population.states]
+        states = Counter(state.filling for state in population.states)
+        size = sum(filling.layout.size * count for filling, count in states.items())
         records = {filling.record.hash: filling.record for filling in population.fillings}
         remember(records.values())
         self.open_columns = OpenColumns(
-            records=records, further=population.further, weights=sum(sizes) / max(len(sizes), 1)
+            records=records, further=population.further, weights=size / max(states.total(), 1)
         )
 
     def _select(self) -> None:

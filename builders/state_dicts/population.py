@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -470,17 +470,16 @@ class _Finder:
 
     def _fillings(self, files: Sequence[StateFile], ids: Sequence[str], epochs: Sequence[int]) -> list[Filling | None]:
         """The layout of each state; None of those that are left out."""
-        alike: dict[object, dict[Kinds, list[int]]] = {}
-        signatures: dict[Kinds, object] = {}
-        reasons: dict[int, str] = {}
+        places_of: defaultdict[Kinds, list[int]] = defaultdict(list)
         for place, file in enumerate(files):
-            kinds = file.kinds
+            places_of[file.kinds].append(place)
+        alike: dict[object, dict[Kinds, list[int]]] = {}
+        reasons: dict[int, str] = {}
+        for kinds, places in places_of.items():
             try:
-                if kinds not in signatures:
-                    signatures[kinds] = signature_of(kinds)
-                alike.setdefault(signatures[kinds], {}).setdefault(kinds, []).append(place)
+                alike.setdefault(signature_of(kinds), {})[kinds] = places
             except CheckpointError as error:
-                reasons[place] = str(error)
+                reasons |= dict.fromkeys(places, str(error))
         result: list[Filling | None] = [None] * len(files)
         groups: list[tuple[Filling, list[int]]] = []
         for by_kinds in alike.values():
