@@ -106,11 +106,13 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
+        fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
         if manifest.network is not None:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
         elif records_psnr(manifest):
             signals = _signals(console, manifest, images)
+        elif fingerprint is not None:  # of a run of several networks, which tells its zoo and all of its images
+            data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, fingerprint, repo / config)
         elif manifest.pixels is not None and "architecture" in manifest.zoo:
             pixels = manifest.pixels
             data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
