@@ -62,7 +62,7 @@ def verify(
             f"{path} is neither a run (there is no zoo.json in it) nor a dataset repository (there is no {CARD} in "
             f"it): {_description(path)}"
         )
-    _print(console, result, unit)
+    _print(Terminal(), result, unit)
     if not result.ok:
         raise typer.Exit(1)
 
