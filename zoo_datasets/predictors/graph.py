@@ -226,7 +226,9 @@ class _Round(nn.Module):
         weight, bias = self.modulate.weight, self.modulate.bias
         factor = nn.functional.linear(e, weight[:width], bias[:width])
         shift = nn.functional.linear(e, weight[width:], bias[width:])
-        mean, square, least, most = Aggregates.apply(factor, shift, group.at_targets(target), group.at_sources(source))
+        inputs = (factor, shift, group.at_targets(target), group.at_sources(source))
+        aggregates: tuple[Tensor, ...] = Aggregates.apply(*inputs)  # type: ignore[no-untyped-call]
+        mean, square, least, most = aggregates
         deviation = (square - mean.square()).clamp(min=1e-5).sqrt()
         return torch.cat([mean, least, most, deviation], dim=2)
 
