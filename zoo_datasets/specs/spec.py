@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, Literal
 
 # Names of tables, which zoo_datasets.specs.names looks up.
@@ -665,7 +666,16 @@ def base_of(architecture: str) -> str:
 
 def digest_of(value: Any) -> str:
     """BLAKE2b (128 bit, hexadecimal) of the canonical JSON of `value`: the same on every machine."""
-    return hashlib.blake2b(_CANONICAL.encode(value).encode(), digest_size=16).hexdigest()
+    return _digest(_CANONICAL.encode(value))
+
+
+def digest_of_texts(*texts: str) -> str:
+    """`digest_of` a list of texts, several times as fast: it is asked for each of many models."""
+    return _digest(f"[{','.join(map(encode_basestring_ascii, texts))}]")
+
+
+def _digest(canonical: str) -> str:
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def ranges(numbers: Sequence[int]) -> str:
