@@ -17,7 +17,7 @@ from zoo_datasets.builders.sources.base import Source
 from zoo_datasets.builders.sources.repository import held_rows
 from zoo_datasets.builders.sources.stored import StoredRows, StoredSource
 from zoo_datasets.builders.state_dicts.columns import as_type, of_values
-from zoo_datasets.builders.writing.items import STANDARD, Item, Key, rows_of
+from zoo_datasets.builders.writing.items import Item, Key, rows_of
 from zoo_datasets.builders.writing.staging import Staging
 from zoo_datasets.documents import StrPath, brief
 from zoo_datasets.errors import LayoutError, RepositoryError, SourceError, SpecError, StorageError
@@ -28,6 +28,7 @@ from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import Manifest, read_manifest
 from zoo_datasets.repository.row import (
     LAYOUT,
+    STANDARD,
     further_column,
 )
 from zoo_datasets.specs.spec import NAME, digest_of

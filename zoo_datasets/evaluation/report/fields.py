@@ -62,7 +62,7 @@ def gather_fields(
     assert manifest.open is not None
     step("figures of all models")
     columns = [column.name for column in manifest.open.narrow]
-    table = _table(cast(DatasetDict, load_zoo(repo, name, columns=columns)))
+    table = population.table_of(cast(DatasetDict, load_zoo(repo, name, columns=columns)))
     last = population.at_epoch(table)
     step("weights of the last epoch")
     epochs = sorted(set(last["epoch"].to_pylist()))
@@ -93,15 +93,6 @@ def gather_fields(
 
 
 _NO_MAP: dict[str, Any] = {"x": [], "y": [], "labels": ["", ""], "models": [], "columns": {}}
-
-
-def _table(loaded: DatasetDict) -> pa.Table:
-    """Rows of all splits, with the split as a column."""
-    tables = []
-    for split, part in loaded.items():
-        table = cast(pa.Table, part.with_format("arrow")[:])
-        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
-    return pa.concat_tables(tables)
 
 
 def _present(rows: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
