@@ -31,7 +31,7 @@ from zoo_datasets.repository.manifest import (
     read_manifest,
 )
 from zoo_datasets.repository.row import KEY, id_problem
-from zoo_datasets.specs.spec import NAME
+from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import locked_card, locked_zoo

@@ -34,7 +34,7 @@ from zoo_datasets.networks.architectures import get_architecture, layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.plotting import cover, new_figure, render
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.symmetries import canonicalize, permute
 

@@ -23,7 +23,8 @@ from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import HYPERPARAMETERS, Column, OpenRows
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import Limits, digest_of
+from zoo_datasets.specs.members import Limits
+from zoo_datasets.specs.spec import digest_of
 
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000

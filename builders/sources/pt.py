@@ -44,7 +44,8 @@ from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model, matching
-from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.spec import digest_of
 
 _NOT_AT_HAND = Note(
     "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those in the names of its folders"

@@ -28,7 +28,8 @@ from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, Member, digest_of
+from zoo_datasets.specs.members import Limits, Member
+from zoo_datasets.specs.spec import digest_of
 
 NOT_TRAINED = "not trained yet"
 LOST = f"its figures are lost: {METRICS} has none of this epoch; the command that trained the run makes them again"

@@ -43,7 +43,7 @@ from zoo_datasets.documents import MAX_JSON, parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.row import LAYOUT, MAX_FURTHER, STANDARD, WEIGHTS, Column, further_column
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.text import counted, printable
 
 _SHOWN = 3

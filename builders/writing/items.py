@@ -15,7 +15,7 @@ from zoo_datasets.errors import LayoutError, SourceError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.row import LAYOUT, RAW, STANDARD, WEIGHTS, further_problem, id_problem
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 
 Weights: TypeAlias = "Mapping[str, Tensor] | nn.Module | Tensor"
 Item: TypeAlias = "tuple[Weights, Mapping[str, Any]] | Weights"

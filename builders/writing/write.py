@@ -26,12 +26,9 @@ from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import Manifest, read_manifest
-from zoo_datasets.repository.row import (
-    LAYOUT,
-    STANDARD,
-    further_column,
-)
-from zoo_datasets.specs.spec import NAME, digest_of
+from zoo_datasets.repository.row import LAYOUT, STANDARD, further_column
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import hold_folder

@@ -161,7 +161,7 @@ def build(
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
     from zoo_datasets.images.split import check_folder
     from zoo_datasets.repository.credit import Statements
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
     from zoo_datasets.terminal import Terminal, say
 
     condition, open_condition = _conditions(where)
@@ -275,7 +275,7 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
     from zoo_datasets.builders.sources.raw.published import find_original
     from zoo_datasets.errors import SourceError, UnknownNameError
     from zoo_datasets.repository.populations import POPULATIONS
-    from zoo_datasets.specs.spec import NAME
+    from zoo_datasets.specs.bounds import NAME
     from zoo_datasets.storage.remote import is_url
 
     path = Path(source)
@@ -298,8 +298,7 @@ def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
     """A table in which models that lack the same epochs for the same reason are counted on one line."""
     from rich.table import Table
 
-    from zoo_datasets.specs.spec import ranges
-    from zoo_datasets.text import counted
+    from zoo_datasets.text import counted, ranges
 
     models: dict[tuple[str, str], list[str]] = {}
     for entry in left_out:

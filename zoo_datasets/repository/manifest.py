@@ -31,7 +31,8 @@ from zoo_datasets.repository.row import (
     further_column,
     meta_schema,
 )
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME, Pixels
+from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
+from zoo_datasets.specs.images import Pixels
 from zoo_datasets.storage.files import check_files, write_bytes, write_json
 
 MANIFEST = "manifest.json"

@@ -50,7 +50,8 @@ from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
 from zoo_datasets.repository.row import FURTHER_TYPES, further_column, further_problem
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
 WEIGHTS_FILE, LAYOUT_FILE = "weights.npy", "layout.csv"

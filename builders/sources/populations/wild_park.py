@@ -59,7 +59,8 @@ from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import WILD_PARK
 from zoo_datasets.repository.row import further_column
-from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
 _VOCABULARY = vocabulary(Name("create_random_cnns", "CNNConfig"))

@@ -37,7 +37,8 @@ from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import NAME, SparsifierName
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.spec import SparsifierName
 from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.text import printable
 

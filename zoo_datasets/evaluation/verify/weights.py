@@ -22,7 +22,7 @@ from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import prunable, sparsity
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS, weights_matrix
-from zoo_datasets.specs.spec import ranges
+from zoo_datasets.text import ranges
 
 # Weights of one epoch that are held at a time; of larger epochs so many evenly spaced ones of each model.
 _HELD_BYTES = 400_000_000
