@@ -156,7 +156,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from zoo_datasets.builders import build, build_repository
-from zoo_datasets.repository import card
+from zoo_datasets.repository.card import writing as card
 
 def stop(*_):
     os.kill(os.getpid(), signal.SIGKILL)

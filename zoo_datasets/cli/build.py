@@ -214,7 +214,7 @@ def build(
         )
     print_result(console, out, result)
     if plots:
-        from zoo_datasets.repository.card_plots import draw_plots
+        from zoo_datasets.repository.card.plots import draw_plots
 
         draw_plots(out, result.config, lambda text: say(console, text))
 

@@ -13,8 +13,8 @@ from huggingface_hub.hf_api import RepoFile
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.repository.card import CARD, Entry, configs_of, entry_in, move_beside_shards, read_card, zoos_of
-from zoo_datasets.repository.card_plots import draw_plots
-from zoo_datasets.repository.card_text import PAGE
+from zoo_datasets.repository.card.plots import draw_plots
+from zoo_datasets.repository.card.text import PAGE
 from zoo_datasets.repository.manifest import (
     MANIFEST,
     META_FOLDER,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.repository.card import CARD
-from zoo_datasets.repository.card_text import citations_of
+from zoo_datasets.repository.card.text import citations_of
 from zoo_datasets.repository.credit import UNKNOWN_LICENCE, credit_of
 from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
 from zoo_datasets.storage.files import check_files
