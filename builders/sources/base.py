@@ -19,7 +19,7 @@ from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.credit import Credit
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import HYPERPARAMETERS, Column, OpenRows
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model

@@ -40,7 +40,7 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import NetworkKind
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model, matching

@@ -41,7 +41,7 @@ from zoo_datasets.builders.state_dicts.table import Table, of_records, read_tabl
 from zoo_datasets.builders.state_dicts.told import Choose, Told
 from zoo_datasets.documents import MAX_JSON, parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import LAYOUT, MAX_FURTHER, STANDARD, WEIGHTS, Column, further_column
 from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.text import counted, printable

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows

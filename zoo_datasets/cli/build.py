@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zoo_datasets.builders import BuildResult
-    from zoo_datasets.repository.manifest import LeftOut
+    from zoo_datasets.repository.records import LeftOut
     from zoo_datasets.repository.where import Condition
 
 # Rows of a table of things left out; the manifest has them all.

@@ -159,7 +159,7 @@ def _load(
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import configs_with_manifest
+    from zoo_datasets.repository.places import configs_with_manifest
 
     names = configs_with_manifest(repo)
     if len(names) != 1:

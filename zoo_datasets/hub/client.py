@@ -33,7 +33,8 @@ from zoo_datasets.errors import (
     ZooError,
 )
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
-from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.places import manifest_paths
 from zoo_datasets.repository.removal import listed_but_gone, local_files
 from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.storage.files import is_full

@@ -33,8 +33,8 @@ from zoo_datasets.errors import CheckpointError, DocumentError, LayoutError, Sou
 from zoo_datasets.networks.fields import FIELD, SIREN
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import ARENA
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import LAYOUT, further_problem
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.text import counted

@@ -29,8 +29,8 @@ from zoo_datasets.networks.layers import Activate, Conv, GlobalAveragePool, Laye
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE, WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import GPT
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import further_column
 from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.specs.spec import digest_of

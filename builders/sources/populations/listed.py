@@ -18,7 +18,7 @@ from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.records import NetworkRecord, remember
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import LAYOUT, STANDARD, Column, further_column
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.rows import Model, NarrowRows

@@ -47,8 +47,8 @@ from zoo_datasets.networks.layers import Activate, Conv, Dropout, GlobalAverageP
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import FURTHER_TYPES, further_column, further_problem
 from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
 from zoo_datasets.specs.spec import digest_of

@@ -56,8 +56,8 @@ from zoo_datasets.networks.layers import (
 from zoo_datasets.networks.layers.documents import check_network, layers_to_json
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import WILD_PARK
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import further_column
 from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.specs.spec import digest_of

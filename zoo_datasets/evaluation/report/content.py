@@ -26,7 +26,8 @@ from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
 from zoo_datasets.networks.sparsity import layer_sparsity
 from zoo_datasets.plotting import title_of
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.symmetries import canonicalize
 
 

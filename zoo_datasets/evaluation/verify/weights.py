@@ -20,7 +20,8 @@ from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, differs_from
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, rows_of
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import prunable, sparsity
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS, weights_matrix
 from zoo_datasets.text import ranges
 

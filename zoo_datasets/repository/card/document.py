@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 
 from zoo_datasets.documents import MAX_COUNT, MAX_YAML, brief, parse_yaml, problems_of, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
-from zoo_datasets.repository.manifest import LIGHT_ENDINGS
+from zoo_datasets.repository.places import LIGHT_ENDINGS
 from zoo_datasets.storage.files import check_files
 
 CARD = "README.md"

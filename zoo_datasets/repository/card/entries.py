@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from zoo_datasets.repository.card.document import configs_of, entries_of, info_of, zoos_of
 from zoo_datasets.repository.card.licence import LICENCE_KEYS, licence_of
 from zoo_datasets.repository.card.text import SOMEWHERE, card_text, citations_in, lines_of, rows_in, sections_of, yours
-from zoo_datasets.repository.manifest import LIGHT_ENDINGS
+from zoo_datasets.repository.places import LIGHT_ENDINGS
 from zoo_datasets.text import printable
 
 _HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F]..")

@@ -11,15 +11,9 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.repository.card.writing import write_line
-from zoo_datasets.repository.manifest import (
-    META_FOLDER,
-    PLOTS,
-    Manifest,
-    Shard,
-    existing_plots,
-    meta_path,
-    read_manifest,
-)
+from zoo_datasets.repository.manifest import PLOTS, Manifest, existing_plots, read_manifest
+from zoo_datasets.repository.places import META_FOLDER, meta_path
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo

@@ -26,17 +26,9 @@ from zoo_datasets.repository.listing import (
     shards_by_split,
     with_names,
 )
-from zoo_datasets.repository.manifest import (
-    LIGHT_ENDINGS,
-    MANIFEST,
-    META,
-    Manifest,
-    Shard,
-    meta_path,
-    read_manifest,
-    remove_beside_shards,
-    with_moved_plots,
-)
+from zoo_datasets.repository.manifest import Manifest, read_manifest, remove_beside_shards, with_moved_plots
+from zoo_datasets.repository.places import LIGHT_ENDINGS, MANIFEST, META, meta_path
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.storage.files import write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
 
