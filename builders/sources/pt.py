@@ -23,9 +23,11 @@ import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, StandIn, TensorStub
+from zoo_datasets.builders.checkpoints.pickles import load_pickle
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.checkpoints.vocabulary import DATASET
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from zoo_datasets.builders.checkpoints.pickles import Name, TensorStub
+from zoo_datasets.builders.checkpoints.pickled import Name, TensorStub
 from zoo_datasets.builders.checkpoints.torch_file import (
     MAX_CHECKPOINT,
     MAX_PICKLE,
