@@ -107,6 +107,7 @@ OPEN_COLUMNS: tuple[Column, ...] = (
     Column("group", pa.string(), True, "models of one group lie in one split"),
     Column(LAYOUT, pa.string(), False, "hash of the layout of the weights; NAME-layouts tells it"),
 )
+STANDARD: Mapping[str, Column] = {column.name: column for column in (*COLUMNS, *OPEN_COLUMNS)}
 KEY = ("model_id", "epoch", "step")
 FURTHER_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),

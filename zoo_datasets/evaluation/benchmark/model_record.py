@@ -9,17 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.evaluation.benchmark.models import (
-    Comparison,
-    ModelFit,
-    ModelResult,
-    ModelSettings,
-    fit_all,
-    results_of,
-)
-from zoo_datasets.evaluation.benchmark.record import counts_of
+from zoo_datasets.evaluation.benchmark.files import MODELS, check_same, counts_of, read_benchmark, rows_of
+from zoo_datasets.evaluation.benchmark.model_results import Comparison, ModelResult, results_of
+from zoo_datasets.evaluation.benchmark.models import ModelFit, ModelSettings, fit_all
 from zoo_datasets.evaluation.benchmark.run import Data, read_data
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import write_json
@@ -27,7 +20,6 @@ from zoo_datasets.storage.folders import check_output
 from zoo_datasets.terminal import Advance
 
 MODEL_FORMAT = 1
-KIND = "models"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +47,7 @@ class ModelRecord:
         """As JSON values; what is not finite is null."""
         parts = {name: _plain(getattr(self, name)) for name in ("rows", "refused", "fits", "results", "comparisons")}
         return {
-            "format": MODEL_FORMAT, "kind": KIND, "settings": asdict(self.settings), "skipped": dict(self.skipped),
+            "format": MODEL_FORMAT, "kind": MODELS, "settings": asdict(self.settings), "skipped": dict(self.skipped),
             "left_out": self.left_out, "identity": self.identity, **parts,
         }  # fmt: skip
 
@@ -76,28 +68,16 @@ def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
     Raises:
         RepositoryError: if it is the file of another benchmark, or none; names it.
     """
-    try:
-        value = read_json(path)
-        if value.get("kind") != KIND or value["format"] != MODEL_FORMAT:
-            raise RepositoryError(
-                f"{path} holds {brief(value.get('kind', 'features'))} of format {brief(value.get('format'))}, expected "
-                f"a benchmark of models of format {MODEL_FORMAT}; name another file"
-            )
-        if value["identity"] != identity:
-            raise RepositoryError(
-                f"{path} holds a benchmark of other settings or rows; delete it, or name another file for this one"
-            )
+
+    def fits_of(value: dict[str, Any]) -> tuple[ModelFit, ...]:
+        check_same(path, value["identity"], identity)
         fits = tuple(ModelFit(**entry) for entry in value["fits"])
         for fit in fits:
             if not isinstance(fit.outcome, dict) or not isinstance(fit.chosen, dict) or not isinstance(fit.seed, int):
                 raise RepositoryError(f"{path}: a training without predictions, settings or seed; delete the file")
         return fits
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        if isinstance(error, RepositoryError):
-            raise
-        raise RepositoryError(
-            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
-        ) from error
+
+    return read_benchmark(path, MODELS, MODEL_FORMAT, fits_of)
 
 
 def run_models(
@@ -129,8 +109,8 @@ def run_models(
     def refuse(model: str, task: str, reason: str) -> None:
         refused.append({"model": model, "task": task, "reason": reason})
 
-    def keep(**found: Any) -> ModelRecord:
-        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **found)
+    def keep(**results: Any) -> ModelRecord:
+        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **results)
         if out is not None:
             write_json(out, kept.to_dict())
         return kept
@@ -143,12 +123,10 @@ def run_models(
 
 
 def _empty(data: Data, settings: ModelSettings) -> ModelRecord:
-    parts = (data.train, data.validation, *data.tests)
-    rows = [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]
     return ModelRecord(
         settings=settings,
-        rows=tuple(counts_of(part) for part in parts),
+        rows=counts_of(data),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([KIND, asdict(settings), rows]),
+        identity=digest_of([MODELS, asdict(settings), rows_of(data)]),
     )
