@@ -62,7 +62,7 @@ def verify(
             f"{path} is neither a run (there is no zoo.json in it) nor a dataset repository (there is no {CARD} in "
             f"it): {_description(path)}"
         )
-    _print(console, result, unit)
+    _print(Terminal(), result, unit)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -106,11 +106,13 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
+        fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
         if manifest.network is not None:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
         elif records_psnr(manifest):
             signals = _signals(console, manifest, images)
+        elif fingerprint is not None:  # of a run of several networks, which tells its zoo and all of its images
+            data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, fingerprint, repo / config)
         elif manifest.pixels is not None and "architecture" in manifest.zoo:
             pixels = manifest.pixels
             data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
