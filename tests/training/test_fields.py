@@ -1,15 +1,18 @@
 """Fields: each member is fitted to its own image, whatever its neighbours, and what is recorded is what it draws."""
 
 import dataclasses
+import json
 import math
 
 import plain
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading, StateDictOptions
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.images.prepare import ImageData
@@ -153,3 +156,46 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(data, tmp_path)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3, epochs=1)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3)
     assert torch.equal(whole.cohort(0).weights(2), part.cohort(0).weights(2))
+
+
+def test_a_report_shows_what_a_predictor_of_labels_got_wrong(data, tmp_path):
+    made = zd.train_zoo(zoo_of(), tmp_path / "run", data, models=40)
+    repo, record, page = tmp_path / "repo", tmp_path / "labels.json", tmp_path / "report.html"
+    zd.build_repository(made.path, repo)
+
+    def zoo(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments)])
+        return result.exit_code, f"{result.output}{result.exception}"
+
+    options = ("--where", "epoch == 1", "--budget", "2s", "--epochs", 2, "--seeds", 1, "--out", record)
+    code, output = zoo("benchmark", repo, "mnist_siren", "--models", "statistics,probe", "--targets", "label", *options)
+    assert code == 0, output
+    code, output = zoo("report", repo, "mnist_siren", "--out", page, "--benchmark", record)
+    assert code == 0, output
+    content = json.loads(page.read_text().partition('id="content">')[2].partition("</script>")[0])
+    assert len(content["sheet"]["pictures"]) == 40
+    assert [result["model"] for result in content["predictors"]["results"]] == ["statistics", "probe"]
+    fits = {fit["model"]: fit["outcome"]["mnist_siren"]["label"] for fit in json.loads(record.read_text())["fits"]}
+    loaded = zd.load_zoo(repo, "mnist_siren", "test", where="epoch == 1")
+    truth = {row["model_id"]: str(row["label"]) for row in loaded}
+    assert [panel["model"] for panel in content["errors"]] == ["statistics", "probe"]
+    for panel in content["errors"]:
+        pairs = list(zip(truth.items(), fits[panel["model"]], strict=True))
+        expected = {(model, label if label == said else f"{label} → {said}") for (model, label), said in pairs}
+        shown = [entry for side in ("wrong", "right") for entry in panel[side]]
+        told = {(entry["caption"].removeprefix("model ").partition(",")[0], entry["label"]) for entry in shown}
+        assert told == expected
+        assert panel["wrong_of"] == sum(label != said for (_, label), said in pairs)
+        assert all("→" in entry["label"] for entry in panel["wrong"])
+        assert all(entry["image"].startswith("data:image/png;base64,") for entry in shown)
+
+    value = json.loads(record.read_text())
+    for change, said in (
+        ({"identity": "0" * 32}, "of other rows than those of"),
+        ({"kind": "features"}, "give --benchmark a file of `zoo benchmark --models`"),
+        ({"fits": [value["fits"][0] | {"outcome": {"mnist_siren": {"label": ["1"]}}}]}, "has not one prediction"),
+        ({"settings": 3}, "is no benchmark's file"),
+    ):
+        record.write_text(json.dumps(value | change))
+        code, output = zoo("report", repo, "mnist_siren", "--out", page, "--benchmark", record)
+        assert (code, said in " ".join(output.split())) == (1, True), output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -77,12 +78,7 @@ def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
         RepositoryError: if it is the file of another benchmark, or none; names it.
     """
     try:
-        value = read_json(path)
-        if value.get("kind") != KIND or value["format"] != MODEL_FORMAT:
-            raise RepositoryError(
-                f"{path} holds {brief(value.get('kind', 'features'))} of format {brief(value.get('format'))}, expected "
-                f"a benchmark of models of format {MODEL_FORMAT}; name another file"
-            )
+        value = _read(path)
         if value["identity"] != identity:
             raise RepositoryError(
                 f"{path} holds a benchmark of other settings or rows; delete it, or name another file for this one"
@@ -98,6 +94,65 @@ def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
         raise RepositoryError(
             f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
         ) from error
+
+
+def _read(path: Path) -> Any:
+    """The JSON value of a benchmark of models."""
+    try:
+        value = read_json(path)
+        kind, form = value.get("kind", "features"), value.get("format")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RepositoryError(
+            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
+        ) from error
+    if kind != KIND or form != MODEL_FORMAT:
+        raise RepositoryError(
+            f"{path} holds {brief(kind)} of format {brief(form)}, expected "
+            f"a benchmark of models of format {MODEL_FORMAT}; name another file"
+        )
+    return value
+
+
+def read_models(repo: str | Path, path: Path) -> tuple[Data, ModelRecord]:
+    """The rows that a benchmark's file is of, and the record, its results computed anew from the predictions.
+
+    Raises:
+        RepositoryError: if it is no file of a benchmark of models, or one of other rows than the repository has.
+    """
+    value = _read(path)
+    try:
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()}
+        settings = ModelSettings(**{**given, "device": "cpu"})  # the rows are only read
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RepositoryError(f"{path} is no benchmark's file: {brief(str(error))}; name another file") from error
+    data = read_data(repo, settings)
+    record = _empty(data, settings, value["settings"])
+    if value.get("identity") != record.identity:
+        raise RepositoryError(f"{path} holds a benchmark of other rows than those of {repo}; run it again on these")
+    fits = read_fits(path, record.identity)
+    try:
+        for fit, rows in itertools.product(fits, data.tests):
+            if any(len(values) != len(rows) for values in fit.outcome[rows.zoo].values()):
+                raise RepositoryError(f"{path}: {brief(fit.model)} has not one prediction for each row of {rows.zoo}")
+        results, comparisons = results_of(data, settings, fits)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, RepositoryError):
+            raise
+        raise RepositoryError(f"{path}: its predictions cannot be read: {brief(str(error))}; run it again") from error
+    return data, dataclasses.replace(record, fits=fits, results=tuple(results), comparisons=tuple(comparisons))
+
+
+def is_of_models(path: Path) -> bool:
+    """Whether a file holds a benchmark of models, and not one of features.
+
+    Raises:
+        RepositoryError: if it is no JSON file.
+    """
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(f"{path} is no benchmark's file: {error}; name another file") from error
+    return isinstance(value, dict) and value.get("kind") == KIND
 
 
 def run_models(
@@ -142,7 +197,8 @@ def run_models(
     return keep(results=tuple(results), comparisons=tuple(comparisons))
 
 
-def _empty(data: Data, settings: ModelSettings) -> ModelRecord:
+def _empty(data: Data, settings: ModelSettings, recorded: Any = None) -> ModelRecord:
+    """A record without results; `recorded` are the settings as a file has them."""
     parts = (data.train, data.validation, *data.tests)
     rows = [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]
     return ModelRecord(
@@ -150,5 +206,5 @@ def _empty(data: Data, settings: ModelSettings) -> ModelRecord:
         rows=tuple(counts_of(part) for part in parts),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([KIND, asdict(settings), rows]),
+        identity=digest_of([KIND, asdict(settings) if recorded is None else recorded, rows]),
     )
