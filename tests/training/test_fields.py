@@ -16,6 +16,7 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.images.signals import Signals
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import build_layout
@@ -136,6 +137,37 @@ def test_a_changed_label_or_weight_is_found(data, run, tmp_path):
     cohort.write_epoch(1, {name: value for name, value in tensors.items() if name != LABELS}, figures)
     with pytest.raises(RunError, match="no labels of 4 signals"):
         cohort.labels(1)
+
+
+def test_a_config_is_verified_by_members_start_and_the_images_of_its_run(data, run, tmp_path):
+    repo, name = tmp_path / "repo", "mnist_siren"
+    zd.build_repository(run.path, repo)
+    signals = Signals.prepared(data)
+    verified = zd.verify_repository(repo, name, signals=signals, sample=None)
+    assert verified.ok, verified.differences
+    assert verified.recomputed == 40
+    assert {"recipes", "start", "images", "figures"} <= {check.name for check in verified.checks}
+
+    signals.fingerprint = "others"
+    verified = zd.verify_repository(repo, name, signals=signals)
+    assert ([difference.check for difference in verified.differences], verified.recomputed) == (["images"], 0)
+
+    file = repo / "_meta" / name / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["zoo"]["lr"] = [0.001]
+    file.write_text(json.dumps(manifest))
+    first = zd.verify_repository(repo, name).differences[0]
+    assert (first.check, "its id is none of the members" in first.message) == ("recipes", True)
+
+    other = zd.train_zoo(zoo_of(), tmp_path / "run", data, models=4)
+    cohort = other.cohort(0)
+    tensors, figures = cohort.tensors(0), cohort.figures(0)
+    tensors["layer1.weight"][1] += 0.01
+    cohort.write_epoch(0, tensors, figures)
+    zd.build_repository(other.path, tmp_path / "other")
+    differences = zd.verify_repository(tmp_path / "other", name).differences
+    assert [difference.check for difference in differences] == ["start"]
+    assert cohort.members[1].model_id in differences[0].message
 
 
 def test_what_fields_do_not_have_is_refused_before_anything_is_written(data, tmp_path):

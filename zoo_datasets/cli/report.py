@@ -65,9 +65,17 @@ def report(
     if fields and benchmark is not None and not of_models:
         raise SpecError(f"{name} holds fields: give --benchmark a file of `zoo benchmark --models`, not of features")
     extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
+    fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
     with working(console, "images") as show:
         if fields:
-            signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
+            signals = None
+            if images is not None and fingerprint is not None:  # of a run of our own
+                architecture = str(manifest.zoo.get("architecture"))
+                signals = Signals.prepared(
+                    recorded_images(manifest.zoo, architecture, images, fingerprint, repo / name)
+                )
+            elif images is not None:
+                signals = Signals(str(manifest.zoo.get("images")), images)
             content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
             if benchmark is not None:
                 show("what predictors got wrong")
@@ -76,7 +84,6 @@ def report(
             about = str(manifest.zoo.get("images"))
             data = None
             if images or about == _EMBEDDED:
-                fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
                 network = manifest.one_network("a report")
                 data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
             notes, record = [], None
