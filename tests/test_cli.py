@@ -81,17 +81,29 @@ def test_the_chain_from_training_to_verification(tmp_path, monkeypatch):
     assert shard.name in verified.output
 
 
-def test_a_zoo_of_ones_own_trains_from_yaml(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "network",
+    [
+        "architecture: cnn_m\n",
+        "architecture: [{conv: {out: width, kernel: 3, stride: 4}}, activate, flatten, {linear: classes}]\n"
+        "width: [2, 3]\n",
+    ],
+    ids=["of the table", "of two widths"],
+)
+def test_a_zoo_of_ones_own_trains_from_yaml(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(
-        "name: mine\nimages: digits\narchitecture: cnn_m\nepochs: 1\nactivation: [gelu, relu]\ninit: kaiming_normal\n"
+        f"name: mine\nimages: digits\n{network}epochs: 1\nactivation: [gelu, relu]\ninit: kaiming_normal\n"
         "optimizer: sgd\nlr: 1e-2\nweight_decay: 0\nseeds: 2\nbatch_size: 20\n"
     )
     trained = runner.invoke(app, ["train", "mine.yaml", *TRAIN[4:]])
     assert trained.exit_code == 0, trained.output
-    assert "trained 8 states" in trained.output
+    states = 16 if "width" in network else 8
+    assert f"trained {states} states" in trained.output
     assert runner.invoke(app, ["build", "runs/mine", "--out", "repo"]).exit_code == 0
-    assert runner.invoke(app, ["verify", "repo", "mine"]).exit_code == 0
+    verified = runner.invoke(app, ["verify", "repo", "mine"])
+    assert verified.exit_code == 0, verified.output
+    assert f"{states} rows, {states} recomputed" in verified.output
 
 
 def test_quickstart_restores_what_it_trained(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from zoo_datasets.builders.shards.rows import RowMaker, together, without_nonfin
 from zoo_datasets.builders.shards.writer import ShardWriter, Written
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Source, States
 from zoo_datasets.errors import SourceError
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 
 OnBad = Literal["leave out", "fail"]
 

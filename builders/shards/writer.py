@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from zoo_datasets.builders.shards.digest import digest_of_growing
 from zoo_datasets.errors import StorageError
-from zoo_datasets.repository.manifest import Shard
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
 from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import sha256_of, temporary_beside

@@ -42,14 +42,14 @@ from zoo_datasets.builders.state_dicts.table import Table, of_records, read_tabl
 from zoo_datasets.builders.state_dicts.told import Choose, Told
 from zoo_datasets.documents import MAX_JSON, parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
-from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import COLUMNS, MAX_FURTHER, OPEN_COLUMNS, WEIGHTS, Column, further_column
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.repository.records import LeftOut
+from zoo_datasets.repository.row import LAYOUT, MAX_FURTHER, STANDARD, WEIGHTS, Column, further_column
+from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.text import counted, printable
 
 _SHOWN = 3
 _LONGEST_TEXT = 1 << 16
-_STANDARD = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS) if column.name not in (WEIGHTS, "layout")}
+_STANDARD = {name: column.type for name, column in STANDARD.items() if name not in (WEIGHTS, LAYOUT)}
 _TYPE_NAMES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
 _IN_NAME, _IN_FILE = "names of files", "files of tensors"
 

@@ -34,7 +34,7 @@ from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.row import layout_of_schema, split_of
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.members import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"

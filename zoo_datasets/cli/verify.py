@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import Manifest
-    from zoo_datasets.specs.spec import Limits, Pixels, ZooSpec
+    from zoo_datasets.specs.images import Pixels
+    from zoo_datasets.specs.members import Limits
+    from zoo_datasets.specs.spec import ZooSpec
 
 _SHOWN = 5
 
@@ -44,7 +46,7 @@ def verify(
     """Check a config, or a run: checksums, splits, layouts, and figures recomputed from the weights alone."""
     from zoo_datasets.repository.card import CARD
     from zoo_datasets.runs.run import Run
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
     from zoo_datasets.terminal import Terminal
 
     console = Terminal(stderr=True)
@@ -62,7 +64,7 @@ def verify(
             f"{path} is neither a run (there is no zoo.json in it) nor a dataset repository (there is no {CARD} in "
             f"it): {_description(path)}"
         )
-    _print(console, result, unit)
+    _print(Terminal(), result, unit)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -106,11 +108,13 @@ def _verify_config(
         manifest = read_manifest(repo, config)
         if manifest is None:
             raise RepositoryError(f"{repo / config} has no manifest.json; build the config again with `zoo build`")
+        fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
         if manifest.network is not None:
-            fingerprint = (manifest.source.get("images") or {}).get("fingerprint")
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
         elif records_psnr(manifest):
-            signals = _signals(console, manifest, images)
+            signals = _signals(console, manifest, images, fingerprint, repo / config)
+        elif fingerprint is not None:  # of a run of several networks, which tells its zoo and all of its images
+            data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, fingerprint, repo / config)
         elif manifest.pixels is not None and "architecture" in manifest.zoo:
             pixels = manifest.pixels
             data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, None, repo / config, pixels)
@@ -120,8 +124,11 @@ def _verify_config(
         )
 
 
-def _signals(console: Console, manifest: Manifest, folder: Path | None) -> Signals | None:
-    """The images that fields were fitted to; None where the manifest names none of the table, which is said."""
+def _signals(
+    console: Console, manifest: Manifest, folder: Path | None, fingerprint: str | None, owner: Path
+) -> Signals | None:
+    """The images that fields were fitted to; None where the manifest names none of the table, which is said. Those of a
+    run are told by their fingerprint, and others are an error."""
     from zoo_datasets.errors import UnknownNameError
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.terminal import say
@@ -130,6 +137,10 @@ def _signals(console: Console, manifest: Manifest, folder: Path | None) -> Signa
     if name is None:
         say(console, "psnr is not recomputed: the manifest names no images, or several")
         return None
+    if fingerprint is not None:
+        return Signals.prepared(
+            _load(console, manifest.zoo, str(manifest.zoo.get("architecture")), folder, fingerprint, owner)
+        )
     try:
         return Signals(str(name), folder)
     except UnknownNameError as error:
@@ -155,7 +166,7 @@ def _load(
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import configs_with_manifest
+    from zoo_datasets.repository.places import configs_with_manifest
 
     names = configs_with_manifest(repo)
     if len(names) != 1:

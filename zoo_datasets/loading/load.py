@@ -32,7 +32,9 @@ from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection, SplitBy, is_expression
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import LAYOUTS, META
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.repository.shards import check_listed
 

@@ -107,7 +107,8 @@ OPEN_COLUMNS: tuple[Column, ...] = (
     Column("group", pa.string(), True, "models of one group lie in one split"),
     Column(LAYOUT, pa.string(), False, "hash of the layout of the weights; NAME-layouts tells it"),
 )
-_STANDARD = tuple(replace(each, nullable=each.name not in _NEEDED) for each in COLUMNS if each.name != WEIGHTS)
+STANDARD: Mapping[str, Column] = {column.name: column for column in (*COLUMNS, *OPEN_COLUMNS)}
+_NULLABLE = tuple(replace(each, nullable=each.name not in _NEEDED) for each in COLUMNS if each.name != WEIGHTS)
 KEY = ("model_id", "epoch", "step")
 FURTHER_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
@@ -177,7 +178,7 @@ class OpenRows:
     @property
     def narrow(self) -> tuple[Column, ...]:
         """All columns but the weights and the raw tensors."""
-        return (*_STANDARD, *OPEN_COLUMNS, *self.further)
+        return (*_NULLABLE, *OPEN_COLUMNS, *self.further)
 
     @property
     def weights(self) -> pa.DataType:

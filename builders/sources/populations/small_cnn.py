@@ -24,7 +24,7 @@ import pyarrow.csv as pa_csv
 import torch
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
 from zoo_datasets.builders.checkpoints.torch_file import Slices, StoredTensor
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
@@ -46,10 +46,11 @@ from zoo_datasets.networks.layers import Activate, Conv, Dropout, GlobalAverageP
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import FURTHER_TYPES, further_column, further_problem
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
 WEIGHTS_FILE, LAYOUT_FILE = "weights.npy", "layout.csv"

@@ -22,12 +22,11 @@ from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import ranges
 from zoo_datasets.stacked.block import evaluation_recipe
 from zoo_datasets.stacked.evaluate import same_loss
 from zoo_datasets.stacked.field import FieldBlock, signals_of
 from zoo_datasets.terminal import Advance
-from zoo_datasets.text import counted
+from zoo_datasets.text import counted, ranges
 
 _SPARSITY_TOLERANCE = 1e-6
 # Numbers that are drawn to check the weights of epoch 0 of a cohort.
@@ -232,7 +231,7 @@ def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
     points = [member.hyperparameters for member in members]
     stds, biases = [point.init_std for point in points], [point.b_init for point in points]
     network = run.manifest.network_of(members[0])
-    for place in differs_from_start(network, seeds, inits, weights[:count], stds, biases):
+    for place in differs_from_start(network.layers, seeds, inits, weights[:count], stds, biases):
         drawn_by = f"seed {seeds[place]} and init {inits[place]}"
         yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
 
