@@ -66,7 +66,8 @@ def build_repository(
         on_bad: whether what cannot be a row is left out and listed, or stops the build.
         strict: whether any note about the source, harmless or not, stops the build.
         statements: licence, citation and origin, as far as who builds states them.
-        num_proc: threads of this process that list the source, and read and write a shard each at a time.
+        num_proc: threads of this process that list the source, and read and write a shard each at a time; beside a
+            single one, another reads ahead of it where there is a core to spare.
         progress: called with (states done, states in all).
         fetched: as of `open_source`.
 
