@@ -188,10 +188,11 @@ def _check_ids(source: Source) -> None:
     Raises:
         SourceError: for the first such id.
     """
-    for model in (model for block in source.blocks() for model in block.models):
-        problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
-        if problem is not None:
-            raise SourceError(f"{source.name}: {problem}")
+    models = [model for block in source.blocks() for model in block.models]
+    parents = {model.columns.get("parent_id"): None for model in models}
+    problem = next(filter(None, map(id_problem, [*(model.model_id for model in models), *parents])), None)
+    if problem is not None:
+        raise SourceError(f"{source.name}: {problem}")
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, Literal
 
 from zoo_datasets.specs.axes import (
@@ -328,7 +329,16 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 def digest_of(value: Any) -> str:
     """BLAKE2b (128 bit, hexadecimal) of the canonical JSON of `value`: the same on every machine."""
-    return hashlib.blake2b(_CANONICAL.encode(value).encode(), digest_size=16).hexdigest()
+    return _digest(_CANONICAL.encode(value))
+
+
+def digest_of_texts(*texts: str) -> str:
+    """`digest_of` a list of texts, several times as fast: it is asked for each of many models."""
+    return _digest(f"[{','.join(map(encode_basestring_ascii, texts))}]")
+
+
+def _digest(canonical: str) -> str:
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def _ends(values: Sequence[float] | Drawn) -> tuple[float, ...]:

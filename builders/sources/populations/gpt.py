@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.containers.isolated.lmdb_file import DATA, LmdbFile
 from zoo_datasets.builders.containers.isolated.process import Isolated
-from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.locate import Place, folders_in
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
@@ -129,7 +129,7 @@ def _task_of(sizes: tuple[int, ...]) -> _Task:
 def is_gpt(place: Place) -> bool:
     """Whether a place holds runs of G.pt: folders with an LMDB file and figures."""
     if isinstance(place, Path):
-        return place.is_dir() and any(_is_run(folder) for folder in [place, *itertools.islice(place.iterdir(), 1000)])
+        return place.is_dir() and any(map(_is_run, [place, *folders_in(place)[:1000]]))
     entries = set(place.entries)
     return any(f"{path.removesuffix(DATA)}{RUNS}" in entries for path in entries if path.rsplit("/")[-1] == DATA)
 
