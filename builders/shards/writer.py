@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zoo_datasets.builders.shards.digest import GrowingDigest
+from zoo_datasets.builders.shards.digest import digest_of_growing
 from zoo_datasets.errors import StorageError
 from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
@@ -88,7 +88,7 @@ class _Open:
     path: Path
     sink: pa.NativeFile
     writer: pq.ParquetWriter
-    digest: GrowingDigest
+    digest: Callable[[], str]
 
     def close(self) -> str:
         """Finish the file; returns its SHA-256."""
@@ -96,7 +96,7 @@ class _Open:
             self.writer.close()
             self.sink.close()
         finally:
-            digest = self.digest.close()
+            digest = self.digest()
         return digest
 
 
@@ -231,7 +231,7 @@ class ShardWriter:
             column_encoding=dict.fromkeys(wide, "BYTE_STREAM_SPLIT"),
             write_statistics=_with_statistics(self._schema),
         )
-        return _Open(path=path, sink=sink, writer=writer, digest=GrowingDigest(path))
+        return _Open(path=path, sink=sink, writer=writer, digest=digest_of_growing(path))
 
     def _finish(self) -> Written | None:
         """Put the open file into its place under the name that its content gives it."""

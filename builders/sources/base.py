@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,9 +50,9 @@ class StateBlock:
 
     def by_split(self) -> dict[str, StateBlock]:
         """The models of each split that has any."""
-        models: dict[str, list[Model]] = {}
+        models: defaultdict[str, list[Model]] = defaultdict(list)
         for model in self.models:
-            models.setdefault(model.split, []).append(model)
+            models[model.split].append(model)
         return {split: dataclasses.replace(self, models=tuple(here)) for split, here in models.items()}
 
 

@@ -173,14 +173,20 @@ class StateDictSource(Source):
         """By id, those of the layout of most states first."""
         population = self._population
         rank = {filling: number for number, filling in enumerate(population.fillings)}
-        layouts: dict[str, dict[str, None]] = {}
+        alone = {filling: (filling.record.hash,) for filling in rank}
+        layouts: dict[str, tuple[str, ...]] = {}
         order: dict[str, tuple[int, str]] = {}
         for state in population.states:
-            layouts.setdefault(state.model_id, {})[state.filling.record.hash] = None
-            order.setdefault(state.model_id, (rank[state.filling], state.model_id))
+            model_id, own = state.model_id, alone[state.filling]
+            earlier = layouts.get(model_id)
+            if earlier is None:
+                layouts[model_id] = own
+                order[model_id] = (rank[state.filling], model_id)
+            elif own[0] not in earlier:
+                layouts[model_id] = earlier + own
         lasting = self._lasting_columns()
         return {
-            model_id: Model(model_id=model_id, columns=lasting.get(model_id, {}), layouts=tuple(layouts[model_id]))
+            model_id: Model(model_id=model_id, columns=lasting.get(model_id, {}), layouts=layouts[model_id])
             for model_id in sorted(layouts, key=order.__getitem__)
         }
 
@@ -211,7 +217,8 @@ class StateDictSource(Source):
         for place, state in enumerate(states):
             places.setdefault((state.model_id, state.epoch), []).append(place)
         for here in places.values():
-            here.sort(key=lambda place: states[place].step or 0)
+            if len(here) > 1:
+                here.sort(key=lambda place: states[place].step or 0)
         return places
 
     def blocks(self) -> Sequence[StateBlock]:
@@ -222,17 +229,17 @@ class StateDictSource(Source):
     def read(self, block: StateBlock) -> Iterator[States | LeftOut]:
         """The states of a block, several small ones of one layout in a piece; see `Source.read`."""
         held: list[int] = []
-        states = self._population.states
+        current, most = None, 0
+        states, by_model = self._population.states, self._by_model
         for epoch in block.epochs:
             for model in block.models:
-                for place in self._by_model.get((model.model_id, epoch), ()):
+                for place in by_model.get((model.model_id, epoch), ()):
                     filling = states[place].filling
-                    if held and (
-                        filling is not states[held[0]].filling
-                        or len(held) >= SMALL_PIECE_BYTES // max(4 * filling.layout.size, 1)
-                    ):
-                        yield from self._read_piece(held)
-                        held = []
+                    if filling is not current or len(held) >= most:
+                        if held:
+                            yield from self._read_piece(held)
+                        held, current = [], filling
+                        most = max(SMALL_PIECE_BYTES // max(4 * filling.layout.size, 1), 1)
                     held.append(place)
         if held:
             yield from self._read_piece(held)

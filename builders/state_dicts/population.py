@@ -54,7 +54,7 @@ _TYPE_NAMES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64",
 _IN_NAME, _IN_FILE = "names of files", "files of tensors"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each file
 class State:
     """One state: its file, its layout, and its key."""
 
@@ -334,10 +334,10 @@ class _Finder:
     def _ids(self, states: Sequence[StateFile], texts: pa.Array | None) -> pa.Array:
         """The ids that names tell, with the number of its row for a row of an array."""
         own_ids = [None] * len(states) if texts is None else texts.to_pylist()
-        ids = []
-        for state, own in zip(states, own_ids, strict=True):
-            row = [] if state.row is None else [str(state.row)]
-            ids.append("/".join([own or self.fallback_id, *row]))
+        ids = [
+            own or self.fallback_id if state.row is None else f"{own or self.fallback_id}/{state.row}"
+            for state, own in zip(states, own_ids, strict=True)
+        ]
         return pa.array(ids, pa.string())
 
     def _beside(self, names: Sequence[str]) -> list[str]:

@@ -40,7 +40,7 @@ NPZ = ".npz"
 _CHANGED = "it holds other tensors than when it was first read; was it changed meanwhile? Run the command again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each file
 class Part:
     """A file of tensors, or a row of an array from byte `start` on."""
 
@@ -49,7 +49,7 @@ class Part:
     start: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StateFile:
     """One state.
 

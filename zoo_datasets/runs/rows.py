@@ -66,7 +66,8 @@ class Model:
     @property
     def split(self) -> str:
         """Its split; a twin is where its parent is, and a model of a group where all of the group are."""
-        return split_of(self.columns.get("group") or self.columns.get("parent_id") or self.model_id)
+        columns = self.columns
+        return split_of((columns and (columns.get("group") or columns.get("parent_id"))) or self.model_id)
 
 
 class NarrowRows:

@@ -119,7 +119,9 @@ def check_divides(values: Iterable[pa.Array | pa.ChunkedArray], cut: Cut, name: 
         if len(distinct) > 1:
             return
     for value in distinct:
-        have = f"no row has a value of {cut.column}" if value is None else f"all rows have the {cut.column} {brief(value)}"
+        have = (
+            f"no row has a value of {cut.column}" if value is None else f"all rows have the {cut.column} {brief(value)}"
+        )
         told = f"{name}: {have}, so that a cut by it puts all into one split"
         if not chosen:
             raise SpecError(f"{told}; choose another split_by: 'model', 'source' or 'group:COLUMN'")
