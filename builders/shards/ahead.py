@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.sources.base import Source, States
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 
 Item = States | LeftOut
 # Of weights that were read and wait to be written: a row group. Pieces that are larger are read when they are wanted.
