@@ -35,7 +35,7 @@ from zoo_datasets.builders.sources.populations.small_cnn_layout import (
 )
 from zoo_datasets.builders.sources.populations.small_cnn_table import LARGEST_TABLE, METRICS_FILES, read_metrics
 from zoo_datasets.builders.sources.splits import Named, assign, read_splits
-from zoo_datasets.builders.state_dicts.numpy_file import array_in
+from zoo_datasets.builders.state_dicts.formats.numpy_file import array_in
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
