@@ -26,14 +26,14 @@ from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.writer import rows_of_a_group
 from zoo_datasets.builders.sources.base import Reading, StateBlock, States
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
-from zoo_datasets.builders.sources.populations.nfn_splits import plain_numbers, published_splits
-from zoo_datasets.builders.sources.populations.small_cnn_layout import (
+from zoo_datasets.builders.sources.populations.small_cnn.layout import (
     LARGEST_LAYOUT,
     LAYOUT_FILE,
     Orientation,
     read_layout,
 )
-from zoo_datasets.builders.sources.populations.small_cnn_table import LARGEST_TABLE, METRICS_FILES, read_metrics
+from zoo_datasets.builders.sources.populations.small_cnn.splits import plain_numbers, published_splits
+from zoo_datasets.builders.sources.populations.small_cnn.table import LARGEST_TABLE, METRICS_FILES, read_metrics
 from zoo_datasets.builders.sources.splits import Named, assign, read_splits
 from zoo_datasets.builders.state_dicts.formats.numpy_file import array_in
 from zoo_datasets.documents import brief
