@@ -528,7 +528,7 @@ def small_networks(draw):
 
 @needs_compiler
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(small_networks())
 def test_any_chain_of_convolutions_and_linear_layers(made):
     layers, channels, size = made

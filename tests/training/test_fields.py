@@ -1,18 +1,22 @@
 """Fields: each member is fitted to its own image, whatever its neighbours, and what is recorded is what it draws."""
 
 import dataclasses
+import json
 import math
 
 import plain
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import zoo_datasets as zd
 from zoo_datasets.builders import Reading, StateDictOptions
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.images.prepare import ImageData
+from zoo_datasets.images.signals import Signals
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import build_layout
@@ -135,6 +139,37 @@ def test_a_changed_label_or_weight_is_found(data, run, tmp_path):
         cohort.labels(1)
 
 
+def test_a_config_is_verified_by_members_start_and_the_images_of_its_run(data, run, tmp_path):
+    repo, name = tmp_path / "repo", "mnist_siren"
+    zd.build_repository(run.path, repo)
+    signals = Signals.prepared(data)
+    verified = zd.verify_repository(repo, name, signals=signals, sample=None)
+    assert verified.ok, verified.differences
+    assert verified.recomputed == 40
+    assert {"recipes", "start", "images", "figures"} <= {check.name for check in verified.checks}
+
+    signals.fingerprint = "others"
+    verified = zd.verify_repository(repo, name, signals=signals)
+    assert ([difference.check for difference in verified.differences], verified.recomputed) == (["images"], 0)
+
+    file = repo / "_meta" / name / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["zoo"]["lr"] = [0.001]
+    file.write_text(json.dumps(manifest))
+    first = zd.verify_repository(repo, name).differences[0]
+    assert (first.check, "its id is none of the members" in first.message) == ("recipes", True)
+
+    other = zd.train_zoo(zoo_of(), tmp_path / "run", data, models=4)
+    cohort = other.cohort(0)
+    tensors, figures = cohort.tensors(0), cohort.figures(0)
+    tensors["layer1.weight"][1] += 0.01
+    cohort.write_epoch(0, tensors, figures)
+    zd.build_repository(other.path, tmp_path / "other")
+    differences = zd.verify_repository(tmp_path / "other", name).differences
+    assert [difference.check for difference in differences] == ["start"]
+    assert cohort.members[1].model_id in differences[0].message
+
+
 def test_what_fields_do_not_have_is_refused_before_anything_is_written(data, tmp_path):
     for changes, message in (
         ({"seeds": 41}, "seed 41 would be fitted to image 41 of 40"),
@@ -153,3 +188,46 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(data, tmp_path)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3, epochs=1)
     part = zd.train_zoo(zoo_of(epochs=2), tmp_path / "part", data, models=3)
     assert torch.equal(whole.cohort(0).weights(2), part.cohort(0).weights(2))
+
+
+def test_a_report_shows_what_a_predictor_of_labels_got_wrong(data, tmp_path):
+    made = zd.train_zoo(zoo_of(), tmp_path / "run", data, models=40)
+    repo, record, page = tmp_path / "repo", tmp_path / "labels.json", tmp_path / "report.html"
+    zd.build_repository(made.path, repo)
+
+    def zoo(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments)])
+        return result.exit_code, f"{result.output}{result.exception}"
+
+    options = ("--where", "epoch == 1", "--budget", "2s", "--epochs", 2, "--seeds", 1, "--out", record)
+    code, output = zoo("benchmark", repo, "mnist_siren", "--models", "statistics,probe", "--targets", "label", *options)
+    assert code == 0, output
+    code, output = zoo("report", repo, "mnist_siren", "--out", page, "--benchmark", record)
+    assert code == 0, output
+    content = json.loads(page.read_text().partition('id="content">')[2].partition("</script>")[0])
+    assert len(content["sheet"]["pictures"]) == 40
+    assert [result["model"] for result in content["predictors"]["results"]] == ["statistics", "probe"]
+    fits = {fit["model"]: fit["outcome"]["mnist_siren"]["label"] for fit in json.loads(record.read_text())["fits"]}
+    loaded = zd.load_zoo(repo, "mnist_siren", "test", where="epoch == 1")
+    truth = {row["model_id"]: str(row["label"]) for row in loaded}
+    assert [panel["model"] for panel in content["errors"]] == ["statistics", "probe"]
+    for panel in content["errors"]:
+        pairs = list(zip(truth.items(), fits[panel["model"]], strict=True))
+        expected = {(model, label if label == said else f"{label} → {said}") for (model, label), said in pairs}
+        shown = [entry for side in ("wrong", "right") for entry in panel[side]]
+        told = {(entry["caption"].removeprefix("model ").partition(",")[0], entry["label"]) for entry in shown}
+        assert told == expected
+        assert panel["wrong_of"] == sum(label != said for (_, label), said in pairs)
+        assert all("→" in entry["label"] for entry in panel["wrong"])
+        assert all(entry["image"].startswith("data:image/png;base64,") for entry in shown)
+
+    value = json.loads(record.read_text())
+    for change, said in (
+        ({"identity": "0" * 32}, "of other rows than those of"),
+        ({"kind": "features"}, "give --benchmark a file of `zoo benchmark --models`"),
+        ({"fits": [value["fits"][0] | {"outcome": {"mnist_siren": {"label": ["1"]}}}]}, "has not one prediction"),
+        ({"settings": 3}, "is no benchmark's file"),
+    ):
+        record.write_text(json.dumps(value | change))
+        code, output = zoo("report", repo, "mnist_siren", "--out", page, "--benchmark", record)
+        assert (code, said in " ".join(output.split())) == (1, True), output

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,9 +12,11 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import load_dataset
+from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.builders.sources.base import Reading
+from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError, SourceError, SpecError, UnknownNameError
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.architectures import get_architecture
@@ -290,21 +290,21 @@ def test_a_parent_that_was_not_trained_to_the_end_has_no_twin(dense, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_makes_twins_and_says_what_became_of_them(tmp_path, real_mnist):
+def test_the_command_makes_twins_and_says_what_became_of_them(tmp_path, real_mnist, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     def zoo(*arguments):
-        command = [sys.executable, "-m", "zoo_datasets.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        done = CliRunner().invoke(app, [*map(str, arguments), "--images", str(real_mnist)])
+        assert done.exit_code == 0, done.output
+        return done.output
 
     limits = ("--limit-train", 200, "--limit-val", 50, "--limit-test", 50)
-    images = ("--images", real_mnist)
-    assert zoo("train", "mnist_cnn_s", "--models", 2, "--epochs", 1, "--out", "m", *limits, *images).returncode == 0
-    planned = zoo("sparsify", "m", "--epochs", 2, "--out", "s", *images, "--dry-run")
-    assert planned.returncode == 0, planned.stderr
+    zoo("train", "mnist_cnn_s", "--models", 2, "--epochs", 1, "--out", "m", *limits)
+    zoo("sparsify", "m", "--epochs", 2, "--out", "s", "--dry-run")
     assert not (tmp_path / "s").exists()
-    done = zoo("sparsify", "m", "--epochs", 2, "--out", "s", *images)
-    assert done.returncode == 0, done.stderr
-    assert "sparsity 0.0" in done.stderr
-    assert "epoch 0 differs from the parents by at most" in done.stderr
+    said = zoo("sparsify", "m", "--epochs", 2, "--out", "s")
+    assert "sparsity 0.0" in said
+    assert "epoch 0 differs from the parents by at most" in said
     manifest = json.loads((tmp_path / "s" / "zoo.json").read_text())
     assert manifest["limits"]["train"] == 200
     assert Run.open(tmp_path / "s").members[0].parent_id

@@ -10,6 +10,7 @@ from pathlib import Path
 import plain
 import pytest
 import torch
+from forks import forks
 
 from zoo_datasets.errors import RunError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, resnet18_layers
@@ -282,30 +283,36 @@ def test_a_cohort_in_use_by_another_process_is_refused(tmp_path):
     train_zoo(ZOO, tmp_path / "run", data, models=1, epochs=2)
 
 
-COMMAND = [
-    *(sys.executable, "-m", "zoo_datasets.training", "digits_cnn_s", "--models", "12", "--epochs", "3"),
-    *("--limit-train", "200", "--limit-val", "50", "--limit-test", "50", "--out"),
+COMMAND = """
+import sys
+from zoo_datasets.cli.app import app
+app({arguments!r})
+"""
+TRAIN = [
+    *("train", "digits_cnn_s", "--models", "12", "--epochs", "3", "--limit-train", "200", "--limit-val", "50"),
+    *("--limit-test", "50", "--out"),
 ]
 
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_and_the_same_command_gives_the_same_run(tmp_path):
-    subprocess.run([*COMMAND, str(tmp_path / "undisturbed")], check=True, capture_output=True)
     folder = tmp_path / "killed"
     cohort = folder / "cohort-0000"
     moments = ("zoo.json", "cohort-0000/epoch-0000.safetensors", "cohort-0000/.resume*", "cohort-0000/.metrics*",
                "cohort-0000/epoch-0003.safetensors")  # fmt: skip
-    killed = 0
-    for moment in moments:
-        with subprocess.Popen([*COMMAND, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with forks("import zoo_datasets.cli.app, zoo_datasets.training.train, datasets", tmp_path) as programs:
+        programs.run(COMMAND.format(arguments=[*TRAIN, str(tmp_path / "undisturbed")]))
+        killed = 0
+        for moment in moments:
             there = {path.name for path in cohort.glob("*")}
-            while process.poll() is None and not [p for p in folder.glob(moment) if p.name not in there]:
+            process = programs.begin(COMMAND.format(arguments=[*TRAIN, str(folder)]))
+            while process.runs() and not [p for p in folder.glob(moment) if p.name not in there]:
                 if moment == "zoo.json" and (folder / moment).exists():
                     break
                 time.sleep(0.0005)
             process.kill()
             killed += process.wait() == -signal.SIGKILL
-    assert killed >= 4
-    assert contents(folder) != contents(tmp_path / "undisturbed")
-    subprocess.run([*COMMAND, str(folder)], check=True, capture_output=True)
+        assert killed >= 4
+        assert contents(folder) != contents(tmp_path / "undisturbed")
+        programs.run(COMMAND.format(arguments=[*TRAIN, str(folder)]))
     assert contents(folder) == contents(tmp_path / "undisturbed")

@@ -44,9 +44,11 @@ def report(
 ) -> None:
     """One self-contained page: figures over epochs, a map, hyperparameters, trajectories, the benchmark."""
     from zoo_datasets.cli.images import recorded_images
+    from zoo_datasets.evaluation.benchmark.model_record import is_of_models, read_models
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
     from zoo_datasets.evaluation.report.content import gather
+    from zoo_datasets.evaluation.report.errors import gather_errors
     from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
     from zoo_datasets.evaluation.report.page import write_report
     from zoo_datasets.evaluation.report.parts import Extent
@@ -60,25 +62,36 @@ def report(
         raise RepositoryError(f"{repo / name} has no manifest.json; build the config with `zoo build`")
     console = Terminal(stderr=True)
     fields = is_fields(manifest)
-    if fields and benchmark is not None:
-        raise SpecError(f"{name} holds fields, which have no benchmark: leave --benchmark out")
+    of_models = benchmark is not None and is_of_models(benchmark)
+    if fields and benchmark is not None and not of_models:
+        raise SpecError(f"{name} holds fields: give --benchmark a file of `zoo benchmark --models`, not of features")
     extent = Extent(models=models, trajectories=trajectories, pairs=pairs, method=map_.value)
+    fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
     with working(console, "images") as show:
         if fields:
-            signals = None if images is None else Signals(str(manifest.zoo.get("images")), images)
+            signals = None
+            if images is not None and fingerprint is not None:  # of a run of our own
+                architecture = str(manifest.zoo.get("architecture"))
+                signals = Signals.prepared(
+                    recorded_images(manifest.zoo, architecture, images, fingerprint, repo / name)
+                )
+            elif images is not None:
+                signals = Signals(str(manifest.zoo.get("images")), images)
             content = gather_fields(repo, name, manifest, signals=signals, extent=extent, step=show)
+            if benchmark is not None:
+                show("what predictors got wrong")
+                content |= gather_errors(repo, name, benchmark, signals, content["notes"])
         else:
             about = str(manifest.zoo.get("images"))
             data = None
             if images or about == _EMBEDDED:
-                fingerprint = (manifest.source.get("images") or {}).get("fingerprint") if images else None
                 network = manifest.one_network("a report")
                 data = recorded_images(manifest.zoo, network.architecture, images, fingerprint, repo / name)
             notes, record = [], None
             try:
-                if benchmark is not None:
+                if benchmark is not None and not of_models:
                     record = read_record(benchmark)
-                else:
+                elif benchmark is None:
                     show("benchmark of statistics")
                     record = run_benchmark(repo, Settings(train=name, tests=(name,), features=("statistics",)))
             except RepositoryError as error:
@@ -87,6 +100,8 @@ def report(
                 notes.append(f"No benchmark: {error}")
             content = gather(repo, name, manifest, images=data, record=record, extent=extent, step=show)
             content["notes"] += notes
+            if benchmark is not None and of_models:
+                content["predictors"] = read_models(repo, benchmark)[1].to_dict() | {"fits": []}
         show("page")
         write_report(content, out)
     size = out.stat().st_size / 1e6

@@ -112,7 +112,7 @@ def _verify_config(
         if manifest.network is not None:
             data = _load(console, manifest.zoo, manifest.network.architecture, images, fingerprint, repo / config)
         elif records_psnr(manifest):
-            signals = _signals(console, manifest, images)
+            signals = _signals(console, manifest, images, fingerprint, repo / config)
         elif fingerprint is not None:  # of a run of several networks, which tells its zoo and all of its images
             data = _load(console, manifest.zoo, manifest.zoo["architecture"], images, fingerprint, repo / config)
         elif manifest.pixels is not None and "architecture" in manifest.zoo:
@@ -124,8 +124,11 @@ def _verify_config(
         )
 
 
-def _signals(console: Console, manifest: Manifest, folder: Path | None) -> Signals | None:
-    """The images that fields were fitted to; None where the manifest names none of the table, which is said."""
+def _signals(
+    console: Console, manifest: Manifest, folder: Path | None, fingerprint: str | None, owner: Path
+) -> Signals | None:
+    """The images that fields were fitted to; None where the manifest names none of the table, which is said. Those of a
+    run are told by their fingerprint, and others are an error."""
     from zoo_datasets.errors import UnknownNameError
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.terminal import say
@@ -134,6 +137,10 @@ def _signals(console: Console, manifest: Manifest, folder: Path | None) -> Signa
     if name is None:
         say(console, "psnr is not recomputed: the manifest names no images, or several")
         return None
+    if fingerprint is not None:
+        return Signals.prepared(
+            _load(console, manifest.zoo, str(manifest.zoo.get("architecture")), folder, fingerprint, owner)
+        )
     try:
         return Signals(str(name), folder)
     except UnknownNameError as error:

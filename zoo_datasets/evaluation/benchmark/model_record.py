@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.evaluation.benchmark.files import MODELS, check_same, counts_of, read_benchmark, rows_of
 from zoo_datasets.evaluation.benchmark.model_results import Comparison, ModelResult, results_of
@@ -80,6 +82,52 @@ def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
     return read_benchmark(path, MODELS, MODEL_FORMAT, fits_of)
 
 
+def read_models(repo: str | Path, path: Path) -> tuple[Data, ModelRecord]:
+    """The rows that a benchmark's file is of, and the record, its results computed anew from the predictions.
+
+    Raises:
+        RepositoryError: if it is no file of a benchmark of models, or one of other rows than the repository has.
+    """
+
+    def recorded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        return value["settings"], value["identity"]
+
+    given, identity = read_benchmark(path, MODELS, MODEL_FORMAT, recorded)
+    try:
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+        settings = ModelSettings(**{**values, "device": "cpu"})  # the rows are only read
+    except (TypeError, AttributeError) as error:
+        raise RepositoryError(f"{path} is no benchmark's file: {brief(str(error))}; name another file") from error
+    data = read_data(repo, settings)
+    record = _empty(data, settings, given)
+    if identity != record.identity:
+        raise RepositoryError(f"{path} holds a benchmark of other rows than those of {repo}; run it again on these")
+    fits = read_fits(path, record.identity)
+    try:
+        for fit, rows in itertools.product(fits, data.tests):
+            if any(len(values) != len(rows) for values in fit.outcome[rows.zoo].values()):
+                raise RepositoryError(f"{path}: {brief(fit.model)} has not one prediction for each row of {rows.zoo}")
+        results, comparisons = results_of(data, settings, fits)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, RepositoryError):
+            raise
+        raise RepositoryError(f"{path}: its predictions cannot be read: {brief(str(error))}; run it again") from error
+    return data, dataclasses.replace(record, fits=fits, results=tuple(results), comparisons=tuple(comparisons))
+
+
+def is_of_models(path: Path) -> bool:
+    """Whether a file holds a benchmark of models, and not one of features.
+
+    Raises:
+        RepositoryError: if it is no JSON file.
+    """
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(f"{path} is no benchmark's file: {error}; name another file") from error
+    return isinstance(value, dict) and value.get("kind") == MODELS
+
+
 def run_models(
     repo: str | Path,
     settings: ModelSettings,
@@ -122,11 +170,12 @@ def run_models(
     return keep(results=tuple(results), comparisons=tuple(comparisons))
 
 
-def _empty(data: Data, settings: ModelSettings) -> ModelRecord:
+def _empty(data: Data, settings: ModelSettings, recorded: Mapping[str, Any] | None = None) -> ModelRecord:
+    """A record without results; `recorded` are the settings as a file has them."""
     return ModelRecord(
         settings=settings,
         rows=counts_of(data),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([MODELS, asdict(settings), rows_of(data)]),
+        identity=digest_of([MODELS, asdict(settings) if recorded is None else recorded, rows_of(data)]),
     )

@@ -28,7 +28,7 @@ from zoo_datasets.repository.row import LAYOUT, SPLITS, WEIGHTS
 from zoo_datasets.storage.cores import cores
 
 _BATCH_BYTES = 8_000_000
-GROUP = "group"
+GROUP, STEP = "group", "step"
 _IDS = ("model_id", "parent_id", "epoch", "activation", *KIND_COLUMNS)
 
 
@@ -148,7 +148,7 @@ def _ids_of_open(repo: str | Path, name: str, revision: str | None) -> tuple[str
     manifest = Location.of(repo, revision).resolved()[0].zoo_manifest(name)
     if manifest is None or manifest.open is None:
         return ()
-    return (GROUP, LAYOUT, *(column.name for column in manifest.open.further))
+    return (GROUP, LAYOUT, STEP, *(column.name for column in manifest.open.further))
 
 
 def check_apart(first: SampleRows, second: SampleRows) -> None:

@@ -28,6 +28,7 @@ from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.loading.modules import layers_of_row
 from zoo_datasets.loading.rendering import render
 from zoo_datasets.networks.fields import FIELD
+from zoo_datasets.networks.kind import is_field
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.symmetries import canonicalize
 
@@ -40,7 +41,8 @@ _MAP_COLUMNS = ("label", PSNR, "source_split", "images", "copy", "split")
 
 def is_fields(manifest: Manifest) -> bool:
     """Whether the rows of a config are fields."""
-    return manifest.open is not None and manifest.zoo.get("task") == FIELD
+    zoo = manifest.zoo
+    return manifest.open is not None and (zoo.get("task") == FIELD or is_field(str(zoo.get("architecture"))))
 
 
 def gather_fields(
@@ -120,14 +122,21 @@ def _facts(manifest: Manifest, table: pa.Table, last: pa.Table) -> list[list[str
 
 
 def _sheet(rows: Dataset, signals: Signals | None, notes: list[str]) -> dict[str, Any]:
-    """Pictures of some signals by class, each a PNG in a data URI with a caption; and its original where there is one.
+    """Pictures of some signals by class.
 
     Raises:
         SpecError, LayoutError: if they cannot be drawn.
     """
-    chosen = _spread(rows)
-    some = rows.select(chosen)
-    drawn = render(some, _SIDE)
+    return {"pictures": pictures_of(rows.select(_spread(rows)), signals, notes), "of": len(rows), "side": _SIDE}
+
+
+def pictures_of(rows: Dataset, signals: Signals | None, notes: list[str]) -> list[dict[str, Any]]:
+    """What networks draw, each a PNG in a data URI with a caption; and its original where there is one.
+
+    Raises:
+        SpecError, LayoutError: if they cannot be drawn.
+    """
+    drawn = render(rows, _SIDE)
     if drawn.shape[1] not in _CHANNELS:
         raise SpecError(f"the networks give {drawn.shape[1]} numbers at a point, and pictures have 1 or 3")
     outside = ((drawn < -_NEAR) | (drawn > 1 + _NEAR)).double().mean().item()
@@ -135,16 +144,12 @@ def _sheet(rows: Dataset, signals: Signals | None, notes: list[str]) -> dict[str
         low, high = (drawn.flatten(1).amin(1), drawn.flatten(1).amax(1))
         drawn = (drawn - low[:, None, None, None]) / (high - low).clamp(min=1e-9)[:, None, None, None]
         notes.append("Nothing tells how values become pixels: each picture is stretched from its least to its most.")
-    captions = [_caption(row) for row in some.remove_columns("weights")]
-    originals, recomputed = _originals(some, signals, notes)
-    return {
-        "pictures": [
-            {"image": _uri(picture), "original": original, "caption": caption + more}
-            for picture, original, caption, more in zip(drawn, originals, captions, recomputed, strict=True)
-        ],
-        "of": len(rows),
-        "side": _SIDE,
-    }
+    captions = [_caption(row) for row in rows.remove_columns("weights")]
+    originals, recomputed = _originals(rows, signals, notes)
+    return [
+        {"image": _uri(picture), "original": original, "caption": caption + more}
+        for picture, original, caption, more in zip(drawn, originals, captions, recomputed, strict=True)
+    ]
 
 
 def _spread(rows: Dataset) -> NDArray[np.int64]:

@@ -194,13 +194,14 @@ function showSheet() {
   const { pictures, of } = content.sheet;
   const beside = pictures.some(({ original }) => original) ? " To the right of each is the image that it was fitted to." : "";
   const part = section("Signals", `What ${pictures.length} of ${of} networks draw.${beside}`);
-  const sheet = make("div", { class: "sheet" });
-  part.append(sheet);
-  for (const { image, original, caption } of pictures) {
-    const figure = make("figure", { title: caption }, make("img", { src: image, alt: caption }));
-    if (original) figure.append(make("img", { src: original, alt: `original of ${caption}` }));
-    sheet.append(figure);
-  }
+  part.append(sheetOf(pictures));
+}
+function sheetOf(pictures) {
+  return make("div", { class: "sheet" }, ...pictures.map(({ image, original, caption, label }) => {
+    const pair = make("div", { class: "pair" }, make("img", { src: image, alt: caption }));
+    if (original) pair.append(make("img", { src: original, alt: `original of ${caption}` }));
+    return make("figure", { title: caption }, pair, ...(label ? [make("figcaption", {}, label)] : []));
+  }));
 }
 
 function showEpochs() {
@@ -375,6 +376,34 @@ function showBenchmark() {
   }
 }
 
+function showPredictors() {
+  const record = content.predictors;
+  if (!record) return;
+  const counts = record.rows.map((entry) => `${entry.zoo} ${entry.split} ${entry.models} models`).join(", ");
+  const part = section("Models that read weights", `Trained within ${told(record.settings.budget)} s each, `
+    + `${told(record.settings.seeds)} seeds: ${counts}; 95 % intervals over groups.`);
+  const fixed = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+  const score = (found) => (found ? `${fixed(found.value)} [${fixed(found.low)}, ${fixed(found.high)}]` : "");
+  part.append(table(["target", "model", "R²", "Kendall’s τ", "accuracy", "baseline", "parameters", "steps", "seconds", "tested on"],
+    record.results.map((r) => [(r.scale === "log10" ? "log10 " : "") + r.target, r.model, score(r.scores.r2),
+      score(r.scores.kendall), score(r.scores.accuracy), fixed(r.baseline), told(r.parameters), told(r.steps), told(r.seconds), r.test])));
+  for (const { model, task, reason } of record.refused) part.append(make("p", { class: "note" }, `${model}, ${task}: not trained, ${reason}`));
+}
+
+function showErrors() {
+  if (!content.errors || !content.errors.length) return;
+  const part = section("What predictors got wrong", "Networks of the test rows by whether the first seed’s class is right: "
+    + "under each its class, or its class → the predicted one. An image beside it is what it was fitted to.");
+  const shown = make("div", {});
+  const show = (at) => {
+    const panel = content.errors[at];
+    shown.replaceChildren(...["wrong", "right"].flatMap((side) => [
+      make("h3", {}, `${side}: ${panel[side].length} of ${panel[`${side}_of`]}`), sheetOf(panel[side])]));
+  };
+  part.append(select("predictor", content.errors.map(({ model, target }, at) => [at, `${model}, ${target}`]), show), shown);
+  show(0);
+}
+
 function showLeftOut() {
   const { models, states, entries, more, nonfinite } = content.left_out;
   const part = section("What was left out", `Models: ${models.found} found, ${models.written} written, ${models.left_out} `
@@ -384,7 +413,7 @@ function showLeftOut() {
   if (more) part.append(make("p", { class: "note" }, `and ${more} more, in manifest.json`));
 }
 
-for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBetween, showBenchmark, showLeftOut]) show();
+for (const show of [showFacts, showSheet, showEpochs, showSparse, showMap, showEffects, showTrajectories, showAlike, showBetween, showBenchmark, showPredictors, showErrors, showLeftOut]) show();
 // A chart that was drawn before its neighbours stood beside it, or in another window, has another width now.
 const refit = () => drawings.filter(({ box, width }) => box.clientWidth !== width).forEach(({ redraw }) => redraw());
 new ResizeObserver(refit).observe(main);

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import ZooError
-from zoo_datasets.networks.kind import NetworkKind
+from zoo_datasets.networks.layers import Layer
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.specs.axes import POINT_FIELDS, HyperParameters
 from zoo_datasets.specs.members import Limits, model_id_of, twin_id_of
@@ -97,7 +97,7 @@ class Recipe:
 
 
 def differs_from_start(
-    network: NetworkKind,
+    layers: Sequence[Layer],
     seeds: Sequence[int],
     inits: Sequence[str],
     weights: Tensor,
@@ -113,7 +113,7 @@ def differs_from_start(
     Raises:
         ZooError: if there is no such init.
     """
-    drawn = initialise(network.layers, torch.tensor(seeds, dtype=torch.int64), inits, stds, biases)
+    drawn = initialise(layers, torch.tensor(seeds, dtype=torch.int64), inits, stds, biases)
     near = torch.isclose(weights, drawn, rtol=_RELATIVE, atol=_ABSOLUTE).all(dim=1)
     return [place for place, same in enumerate(near.tolist()) if not same]
 

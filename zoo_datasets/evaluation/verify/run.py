@@ -232,7 +232,7 @@ def _wrong_start(run: Run, cohort: Cohort, weights: Tensor) -> Iterator[str]:
     points = [member.hyperparameters for member in members]
     stds, biases = [point.init_std for point in points], [point.b_init for point in points]
     network = run.manifest.network_of(members[0])
-    for place in differs_from_start(network, seeds, inits, weights[:count], stds, biases):
+    for place in differs_from_start(network.layers, seeds, inits, weights[:count], stds, biases):
         drawn_by = f"seed {seeds[place]} and init {inits[place]}"
         yield f"model {members[place].model_id}: weights of epoch 0 are not those of {drawn_by}"
 

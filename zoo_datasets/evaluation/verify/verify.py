@@ -18,6 +18,7 @@ from zoo_datasets.errors import OutsideError, RepositoryError, UnknownNameError,
 from zoo_datasets.evaluation.verify.fields import PSNR, check_fields, records_psnr
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
+from zoo_datasets.evaluation.verify.members import check_members
 from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.evaluation.verify.weights import check_parents, check_weights
@@ -92,18 +93,21 @@ def verify_repository(
     recipe = Recipe(manifest)
     rows = check_shards(repo, manifest, recipe, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
-    _close_recipes(recipe, findings)
+    _close_recipes(manifest, recipe, findings)
     if manifest.open is None:
         check_weights(repo, manifest, recipe, rows, findings)
         check_parents(repo, manifest, recipe, rows, findings)
+    else:
+        check_members(repo, manifest, recipe, rows, findings)
     recomputed = 0
     limited = None
     if images is not None and (manifest.open is None or manifest.pixels is not None):
         limited = _check_images(manifest, images, limits or Limits(), findings)
-    if signals is not None and manifest.open is not None:
+    if signals is not None and manifest.open is not None and _are_recorded(manifest, signals, findings):
         recomputed = check_fields(repo, manifest, rows, signals, sample, findings)
     elif records_psnr(manifest):
-        findings.unchecked(f"{PSNR}, as there are no images")
+        if signals is None:
+            findings.unchecked(f"{PSNR}, as there are no images")
     else:
         _say_unchecked(manifest, rows, recipe, limited is not None, sample, findings)
     if limited is not None:
@@ -227,10 +231,12 @@ def _check_models(rows: list[CheckedRow], findings: Findings) -> None:
     findings.checked("duplicates", f"{len(seen):,} different states")
 
 
-def _close_recipes(recipe: Recipe, findings: Findings) -> None:
+def _close_recipes(manifest: Manifest, recipe: Recipe, findings: Findings) -> None:
     """Say what was compared, and which columns nothing tells."""
     models = f"{len(recipe.models):,} models"
-    if recipe.zoo is not None:
+    if recipe.zoo is not None and manifest.open is not None:
+        pass  # `check_members` says it
+    elif recipe.zoo is not None:
         findings.checked("recipes", f"ids of {models} are the hashes of their recipes and seeds")
     else:
         findings.checked("recipes", f"of {models}, the same in all rows of each and among those of {MANIFEST}")
@@ -264,6 +270,21 @@ def _say_unchecked(
         return
     later = " after epoch 0" if recipe.is_trained else ""
     findings.unchecked(f"train_loss and train_acc{later}, which are averages over the training itself")
+
+
+def _are_recorded(manifest: Manifest, signals: Signals, findings: Findings) -> bool:
+    """Whether the images of fields may be those of the manifest, as far as their fingerprints are known."""
+    fingerprint = _mapping(manifest.source.get("images")).get("fingerprint")
+    if fingerprint is None or signals.fingerprint is None:
+        return True
+    if fingerprint != signals.fingerprint:
+        findings.differs(
+            "images",
+            f"these are not the images of the manifest: fingerprint {signals.fingerprint[:16]}… found, "
+            f"{str(fingerprint)[:16]}… expected; {PSNR} was not recomputed",
+        )
+    findings.checked("images", f"{signals.spec.name}, fingerprint {signals.fingerprint[:16]}…")
+    return bool(fingerprint == signals.fingerprint)
 
 
 def _check_images(manifest: Manifest, images: ImageData, given: Limits, findings: Findings) -> ImageData | None:

@@ -28,7 +28,7 @@ from zoo_datasets.text import ranges
 # Weights of one epoch that are held at a time; of larger epochs so many evenly spaced ones of each model.
 _HELD_BYTES = 400_000_000
 # Numbers that are drawn to check the weights of epoch 0; of larger zoos the first models are checked.
-_DRAWN = 300_000_000
+MOST_DRAWN = 300_000_000
 _SPARSITY_TOLERANCE = 1e-6
 _NARROW = ("model_id", "epoch", "seed", "init", "sparsifier", "sparsity")
 # Pruned weights stay zero; of variational dropout some come back.
@@ -88,7 +88,7 @@ def check_weights(
             finite = torch.isfinite(matrix).all(dim=1)
             findings.differ("rows", list(_wrong_sparsity(manifest, table, matrix, finite)))
             if epoch == 0 and recipe.is_drawn:
-                most = max(_DRAWN // manifest.one_layout("verify").size - drawn, 0)
+                most = max(MOST_DRAWN // manifest.one_layout("verify").size - drawn, 0)
                 drawn += _check_start(manifest.one_network("verify"), table, matrix, most, findings)
             ids = [model for model, kept in zip(table["model_id"].to_pylist(), finite.tolist(), strict=True) if kept]
             parts.append((ids, matrix[finite].numpy()[:, columns].astype(np.float64)))
@@ -140,7 +140,7 @@ def _check_start(network: NetworkKind, table: pa.Table, weights: torch.Tensor, m
     count = min(len(weights), most)
     models, seeds, inits = (table[name].to_pylist() for name in ("model_id", "seed", "init"))
     try:
-        wrong = differs_from_start(network, seeds[:count], inits[:count], weights[:count])
+        wrong = differs_from_start(network.layers, seeds[:count], inits[:count], weights[:count])
     except (ZooError, TypeError, ValueError, RuntimeError) as error:
         findings.differs("start", f"weights of epoch 0 could not be drawn: {' '.join(str(error).split())[:200]}")
         return 0
