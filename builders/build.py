@@ -190,7 +190,7 @@ def _check_ids(source: Source) -> None:
     """
     models = [model for block in source.blocks() for model in block.models]
     parents = {model.columns.get("parent_id"): None for model in models}
-    problem = next(filter(None, map(id_problem, [*(model.model_id for model in models), *parents])), None)
+    problem = next(filter(None, map(id_problem, (*(model.model_id for model in models), *parents))), None)
     if problem is not None:
         raise SourceError(f"{source.name}: {problem}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import files_below
 from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
@@ -35,7 +37,7 @@ def is_state_dicts(place: Place) -> bool:
     if not isinstance(place, Path):
         return any(map(is_state_file, place.entries))
     if place.is_dir():
-        return any(is_state_file(file.name) for file in place.rglob("*") if file.is_file() and not file.is_symlink())
+        return any(is_state_file(path) and (place / path).is_file() for path in files_below(place))
     return place.is_file() and is_state_file(place.name)
 
 
@@ -107,11 +109,12 @@ class StateDictSource(Source):
         population = self._population
         self.__dict__.pop("_models", None)
         self.__dict__.pop("_by_model", None)
-        sizes = [state.filling.layout.size for state in population.states]
+        states = Counter(state.filling for state in population.states)
+        size = sum(filling.layout.size * count for filling, count in states.items())
         records = {filling.record.hash: filling.record for filling in population.fillings}
         remember(records.values())
         self.open_columns = OpenColumns(
-            records=records, further=population.further, weights=sum(sizes) / max(len(sizes), 1)
+            records=records, further=population.further, weights=size / max(states.total(), 1)
         )
 
     def _select(self) -> None:

@@ -12,6 +12,7 @@ from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.hub import is_hub
 from zoo_datasets.builders.containers.joined import Joined
 from zoo_datasets.builders.containers.locate import Place, locate
+from zoo_datasets.builders.containers.look import listed_once
 from zoo_datasets.builders.containers.unpacked import unpacked
 from zoo_datasets.builders.sources.base import Reading, Source
 from zoo_datasets.builders.sources.folder import StateDictSource, is_state_dicts
@@ -165,12 +166,13 @@ def _matching(place: Place) -> SourceKind | None:
         OSError: if it is of none, and something in it could not be looked at.
     """
     unseen: OSError | None = None
-    for kind in SOURCE_KINDS:
-        try:
-            if kind.recognise(place):
-                return kind
-        except OSError as error:  # of a folder inside that another kind does not look into
-            unseen = unseen or error
+    with listed_once():
+        for kind in SOURCE_KINDS:
+            try:
+                if kind.recognise(place):
+                    return kind
+            except OSError as error:  # of a folder inside that another kind does not look into
+                unseen = unseen or error
     if unseen is not None:
         raise unseen
     return None

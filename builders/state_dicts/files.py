@@ -42,17 +42,20 @@ class StateFiles:
 
     def needed(self, names: Sequence[str]) -> list[str]:
         """The files of some states."""
+        if not self.shards and not self.broken:
+            return list(names)
         return [path for name in names for path in self.shards.get(name, (name,)) if name not in self.broken]
 
 
 def find_files(container: Container) -> StateFiles:
     """The files of tensors in a container; indices of sharded ones are read, nothing else."""
     paths = [path for path in container.entries if path[-1] != "/" and is_state_file(path)]
-    files = StateFiles(broken={path: reason for path in paths if (reason := container.refused.get(path)) is not None})
+    refused = container.refused
+    files = StateFiles(broken={path: refused[path] for path in paths if path in refused} if refused else {})
     indices = [path for path in paths if path.endswith(INDEX) and path not in files.broken]
     container.prepare(indices, MAX_JSON)
     taken: set[str] = set()
-    existing = set(container.entries)
+    existing = set(container.entries) if indices else set()
     for path in indices:
         name = path.removesuffix(INDEX)
         try:
@@ -65,9 +68,10 @@ def find_files(container: Container) -> StateFiles:
             files.shards[name] = shards
         except (CheckpointError, DocumentError) as error:
             files.broken[name] = str(error)
+    if other := {*taken, *files.broken, *indices}:
+        paths = [path for path in paths if path not in other]
     for path in paths:
-        if path not in taken and path not in files.broken and not path.endswith(INDEX):
-            (files.rows if path.lower().endswith(_ROWS) else files.single).append(path)
+        (files.rows if path[-4:].lower() == _ROWS else files.single).append(path)
     return files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from zoo_datasets.builders.shards.notes import Note, Notes
@@ -26,17 +26,16 @@ def fillings_of(
     Raises:
         SourceError: if there are several layouts, and that is to be an error.
     """
-    alike: dict[object, dict[Kinds, list[int]]] = {}
-    signatures: dict[Kinds, object] = {}
-    reasons: dict[int, str] = {}
+    places_of: defaultdict[Kinds, list[int]] = defaultdict(list)
     for place, file in enumerate(files):
-        kinds = file.kinds
+        places_of[file.kinds].append(place)
+    alike: dict[object, dict[Kinds, list[int]]] = {}
+    reasons: dict[int, str] = {}
+    for kinds, places in places_of.items():
         try:
-            if kinds not in signatures:
-                signatures[kinds] = signature_of(kinds)
-            alike.setdefault(signatures[kinds], {}).setdefault(kinds, []).append(place)
+            alike.setdefault(signature_of(kinds), {})[kinds] = places
         except CheckpointError as error:
-            reasons[place] = str(error)
+            reasons |= dict.fromkeys(places, str(error))
     result: list[Filling | None] = [None] * len(files)
     groups: list[tuple[Filling, list[int]]] = []
     for by_kinds in alike.values():

@@ -179,7 +179,7 @@ def rows_in_order(table: Table, counts: Mapping[str, int], places: Sequence[tupl
 def _numbers(
     table: Table, count: int, states: Sequence[int | None], names: Sequence[str], verb: str
 ) -> NDArray[np.int64]:
-    rows = np.full(count, NO_ROW, np.int64)
+    rows = [NO_ROW] * count
     for number, state in enumerate(states):
         if state is None:
             continue
@@ -189,7 +189,7 @@ def _numbers(
                 f"{names[state][:200]!r}; one row for each is expected"
             )
         rows[state] = number
-    return rows
+    return np.array(rows, np.int64)
 
 
 def _some(names: Sequence[object]) -> str:

@@ -108,6 +108,7 @@ OPEN_COLUMNS: tuple[Column, ...] = (
     Column(LAYOUT, pa.string(), False, "hash of the layout of the weights; NAME-layouts tells it"),
 )
 STANDARD: Mapping[str, Column] = {column.name: column for column in (*COLUMNS, *OPEN_COLUMNS)}
+_NULLABLE = tuple(replace(each, nullable=each.name not in _NEEDED) for each in COLUMNS if each.name != WEIGHTS)
 KEY = ("model_id", "epoch", "step")
 FURTHER_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
@@ -175,8 +176,7 @@ class OpenRows:
     @property
     def narrow(self) -> tuple[Column, ...]:
         """All columns but the weights and the raw tensors."""
-        standard = tuple(replace(c, nullable=c.name not in _NEEDED) for c in COLUMNS if c.name != WEIGHTS)
-        return (*standard, *OPEN_COLUMNS, *self.further)
+        return (*_NULLABLE, *OPEN_COLUMNS, *self.further)
 
     @property
     def weights(self) -> pa.DataType:

@@ -135,12 +135,12 @@ class NarrowRows:
             return None
         if column.name in _CHANGING or not known:
             return pa.nulls(len(models), column.type)
-        return pa.array([self._value(column.name, model) for model in models], column.type)
-
-    def _value(self, name: str, model: Model) -> Any:
+        name = column.name
         if name == "model_id":
-            return model.model_id
-        return self._constants[name] if name in self._constants else model.columns.get(name)
+            return pa.array([model.model_id for model in models], column.type)
+        if name in self._constants:
+            return pa.array([self._constants[name]] * len(models), column.type)
+        return pa.array([model.columns.get(name) for model in models], column.type)
 
 
 def matching(

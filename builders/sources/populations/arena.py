@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.containers.isolated.hdf5_file import Hdf5File
 from zoo_datasets.builders.containers.isolated.process import Isolated, check_installed
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import files_below
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.inr_sets import signal_group
@@ -71,8 +72,10 @@ def is_arena(place: Place) -> bool:
 
 
 def _files(place: Path) -> Iterator[Path]:
-    found = [place] if place.is_file() else place.rglob("*nefs_*.hdf5") if place.is_dir() else ()
-    return (path for path in found if _FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink())
+    if not place.is_dir():
+        return iter([place] if place.is_file() and not place.is_symlink() and _FILE.fullmatch(place.name) else [])
+    paths = (place / path for path in files_below(place) if path.endswith(".hdf5"))
+    return (path for path in paths if _FILE.fullmatch(path.name) and path.is_file())
 
 
 @dataclass(frozen=True, slots=True)

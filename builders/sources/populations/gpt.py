@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.containers.isolated.lmdb_file import DATA, LmdbFile
 from zoo_datasets.builders.containers.isolated.process import Isolated
-from zoo_datasets.builders.containers.locate import Place, folders_in
+from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import folders_in
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of

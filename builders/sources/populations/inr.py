@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import files_below
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.folder import StateDictSource
@@ -29,6 +31,7 @@ from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.repository.row import STANDARD
 from zoo_datasets.repository.where import Condition, parse_where
 
+_ENDING = re.compile(r"\.[pc][tk][^/]*$")
 _LOOKED_AT = 64  # files of tensors whose names tell which set it is
 _TYPES: Mapping[str, pa.DataType] = {
     "images": pa.string(),
@@ -80,8 +83,7 @@ def _state_files(place: Place) -> Iterator[str]:
     if not isinstance(place, Path):
         yield from filter(is_state_file, place.entries)
     elif place.is_dir():
-        files = (path.relative_to(place).as_posix() for path in place.rglob("*.[pc][tk]*") if not path.is_symlink())
-        yield from filter(is_state_file, files)
+        yield from (path for path in files_below(place) if _ENDING.search(path) and is_state_file(path))
 
 
 def is_inrs(place: Place) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from zoo_datasets.builders.checkpoints.torch_file import Slices
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import inside
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
@@ -140,8 +140,8 @@ def is_nino(place: Place) -> bool:
             return bool(_tasks_of([place.name]))
         if not place.is_dir():
             return False
-        with os.scandir(place) as listing:
-            return bool(_tasks_of([one.name for one in listing if one.name.lower().endswith(ENDING) and one.is_file()]))
+        names = (name for name in inside(place).files if name.lower().endswith(ENDING))
+        return bool(_tasks_of([name for name in names if (place / name).is_file()]))
     return bool(_tasks_of(place.entries))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import folders_near
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
@@ -55,7 +56,9 @@ _TYPES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64", pa.s
 def is_transformer_zoo(place: Place) -> bool:
     """Whether a place holds the zoo: a table of metadata that names files of states."""
     if isinstance(place, Path):
-        if not place.is_dir() or (not any(place.glob("metadata/*.csv")) and not any(place.glob("*/metadata/*.csv"))):
+        if not place.is_dir():
+            return False
+        if not any(any(folder.glob("metadata/*.csv")) for folder in [place, *folders_near(place, 1)]):
             return False
         place = open_container(place)
     return any(_names_files(place, path) for path in place.entries if _METADATA.fullmatch(path))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
 from zoo_datasets.builders.checkpoints.torch_file import Slices, StoredTensor
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
-from zoo_datasets.builders.containers.locate import Place, folders_in
+from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import folders_near
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.writer import rows_of_a_group
 from zoo_datasets.builders.sources.base import Reading, StateBlock, States
@@ -83,18 +83,8 @@ def is_small_cnn(place: Place) -> bool:
     if isinstance(place, Path):
         if not place.is_dir():
             return False
-        return any(map(_is_folder, _near(place)))
+        return any(map(_is_folder, [place, *folders_near(place, 2)]))
     return bool(_folders(place))
-
-
-def _near(place: Path) -> Iterator[Path]:
-    """A folder, and those in it down to two levels."""
-    yield place
-    folders = folders_in(place)
-    yield from folders
-    for folder in folders:
-        with contextlib.suppress(PermissionError):
-            yield from folders_in(folder)
 
 
 def _is_folder(path: Path) -> bool:

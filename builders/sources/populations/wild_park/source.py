@@ -23,6 +23,7 @@ from zoo_datasets.builders.checkpoints.torch_file import (
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.look import folders_near
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
@@ -73,10 +74,7 @@ def is_wild_park(place: Place) -> bool:
             return False
         if (place / _ARCHIVE).is_file():
             return True
-        if (
-            next(place.glob("*/*/checkpoint.pt"), None) is None
-            and next(place.glob("*/*/*/checkpoint.pt"), None) is None
-        ):
+        if not any((folder / "checkpoint.pt").exists() for folder in folders_near(place, 3)):
             return False
         place = open_container(place)
     paths = _paths(place)
