@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices, as_files
+from zoo_datasets.builders.checkpoints.structure import Slices, as_files
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
 from zoo_datasets.builders.state_dicts.formats.numpy_file import describe_npz, unpack_npz

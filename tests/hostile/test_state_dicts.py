@@ -25,7 +25,7 @@ from safetensors.torch import save
 from state_folders import NAME, mlp, same, write_folder
 
 from zoo_datasets.builders import Reading, StateDictOptions, build_repository, open_source
-from zoo_datasets.builders.checkpoints.torch_file import as_files
+from zoo_datasets.builders.checkpoints.structure import as_files
 from zoo_datasets.builders.state_dicts.formats.numpy_file import describe_npz, unpack_npz
 from zoo_datasets.builders.state_dicts.formats.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.formats.torch_state import describe_torch

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
-from zoo_datasets.builders.checkpoints.torch_file import Slices, StoredTensor
+from zoo_datasets.builders.checkpoints.structure import Slices, StoredTensor
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place

@@ -13,16 +13,8 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.pickled import Name, TensorStub
-from zoo_datasets.builders.checkpoints.torch_file import (
-    Slices,
-    StoredTensor,
-    as_files,
-    member_bytes,
-    open_archive,
-    read_pickle,
-    state_tensors,
-    structure_of,
-)
+from zoo_datasets.builders.checkpoints.structure import Slices, StoredTensor, as_files, structure_of
+from zoo_datasets.builders.checkpoints.torch_file import member_bytes, open_archive, read_pickle, state_tensors
 from zoo_datasets.builders.sources.populations.wild_park.network import WildConfig, record_of
 from zoo_datasets.builders.sources.populations.wild_park.omegaconf import plain, vocabulary
 from zoo_datasets.documents import brief, finite_number

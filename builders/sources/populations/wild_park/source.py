@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import (
-    MAX_CHECKPOINT,
-    MAX_PICKLE,
-    StoredTensor,
-    member_bytes,
-    open_archive,
-)
+from zoo_datasets.builders.checkpoints.structure import StoredTensor
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, MAX_PICKLE, member_bytes, open_archive
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
