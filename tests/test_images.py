@@ -26,8 +26,8 @@ from PIL import EpsImagePlugin, Image
 
 from zoo_datasets.errors import ImagesError, StorageError, UnknownNameError
 from zoo_datasets.images import sources as image_sources
+from zoo_datasets.images.pixels import ZOO_OF_MODE, prepare_image
 from zoo_datasets.images.prepare import ImageData, Split, cut, load_images
-from zoo_datasets.images.sources import ZOO_OF_MODE, prepare_image
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo, list_zoos

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from zoo_datasets.networks.architectures import get_architecture, layout_of
-from zoo_datasets.runs.cohort import Cohort, metrics_table
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, RunManifest
+from zoo_datasets.runs.metrics import metrics_table
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.members import Limits, Member, members_of
 from zoo_datasets.specs.spec import ZooSpec, digest_of

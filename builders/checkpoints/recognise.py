@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
+from zoo_datasets.builders.checkpoints.structure import StoredTensor, Structure
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError, LayoutError, SpecError
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture

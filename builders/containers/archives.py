@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices
+from zoo_datasets.builders.checkpoints.structure import Slices
 from zoo_datasets.builders.checkpoints.zips import (
     BOMB_FLOOR,
     BOMB_RATIO,

@@ -22,7 +22,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, Slices
+from zoo_datasets.builders.checkpoints.structure import Slices
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT
 from zoo_datasets.builders.checkpoints.zips import Read, check_name, slashed
 from zoo_datasets.builders.containers.links import OUTSIDE, follow
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library, list_tree, read_alike

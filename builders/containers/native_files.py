@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import Structure
+from zoo_datasets.builders.checkpoints.structure import Structure
 from zoo_datasets.errors import NativeError
 from zoo_datasets.native.compiler import compile_library
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo_datasets.text import json_text
+from zoo_datasets.text import counted, json_text
 
 _TEXTS = 20  # different texts of one code that are kept
 _SHOWN = 3  # of them in a warning
@@ -48,6 +48,10 @@ class Notes:
         if count:
             self.counts[note.code] += count
             self.add_text(note, count)
+
+    def add_count(self, code: str, count: int, noun: str, text: str) -> None:
+        """Add that `count` things, of a noun, are as a text says: `3 files without a row`; nothing of none."""
+        self.add_counted(Note(code, f"{counted(count, noun)} {text}", whole=True), count)
 
     def joined(self, other: Notes) -> Notes:
         """The notes of both, as a new object."""

@@ -29,8 +29,6 @@ from zoo_datasets.specs.spec import digest_of
 
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000
-
-
 NOT_FINITE = "weights are not finite (the model diverged)"
 
 

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, StandIn, TensorStub
 from zoo_datasets.builders.checkpoints.pickles import load_pickle
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
-from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.checkpoints.structure import Structure
+from zoo_datasets.builders.checkpoints.torch_file import member_bytes, open_archive, state_tensors
 from zoo_datasets.builders.checkpoints.vocabulary import DATASET
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes

@@ -24,8 +24,9 @@ from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
 from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.where import parse_where
-from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
+from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
+from zoo_datasets.runs.metrics import METRICS, STEPS
 from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.members import Limits, Member

@@ -20,9 +20,9 @@ from zoo_datasets.builders.sources.populations.arena import ArenaSource, is_aren
 from zoo_datasets.builders.sources.populations.gpt import GptSource, is_gpt
 from zoo_datasets.builders.sources.populations.inr import InrSource, is_inrs
 from zoo_datasets.builders.sources.populations.nino import NinoSource, is_nino
-from zoo_datasets.builders.sources.populations.small_cnn import FILES, SmallCnnSource, is_small_cnn
+from zoo_datasets.builders.sources.populations.small_cnn.source import FILES, SmallCnnSource, is_small_cnn
 from zoo_datasets.builders.sources.populations.transformer_zoo import TransformerZooSource, is_transformer_zoo
-from zoo_datasets.builders.sources.populations.wild_park import WildParkSource, is_wild_park
+from zoo_datasets.builders.sources.populations.wild_park.source import WildParkSource, is_wild_park
 from zoo_datasets.builders.sources.pt import PREPROCESSED, PtSource, is_pt
 from zoo_datasets.builders.sources.raw.source import RawSource, is_raw
 from zoo_datasets.builders.sources.run import RunSource, is_run

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from zoo_datasets.builders.containers.folder import Container
+from zoo_datasets.builders.state_dicts.formats.numpy_file import array_in, rows_kind
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind
 from zoo_datasets.builders.state_dicts.names import INDEX, is_state_file
-from zoo_datasets.builders.state_dicts.numpy_file import array_in, rows_kind
 from zoo_datasets.builders.state_dicts.reader import Part, StateFile, StateReader
 from zoo_datasets.documents import MAX_JSON, parse_json, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, LayoutError, SourceError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from zoo_datasets.builders.checkpoints.torch_file import StoredTensor, Structure
+from zoo_datasets.builders.checkpoints.structure import StoredTensor, Structure
 from zoo_datasets.builders.shards.notes import Note
 
 MAX_STATE = 1 << 34  # bytes of a file, of which layouts take up to 2³¹ weights

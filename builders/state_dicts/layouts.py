@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
-from zoo_datasets.builders.checkpoints.torch_file import StoredTensor
+from zoo_datasets.builders.checkpoints.structure import StoredTensor
 from zoo_datasets.builders.state_dicts.kinds import FileKind, Signature
 from zoo_datasets.errors import CheckpointError, LayoutError
 from zoo_datasets.networks.layout import BUFFERS, FLAT_DTYPES, MAX_SIZE, TensorKind, WeightLayout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +13,9 @@ import pyarrow as pa
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.state_dicts.columns import as_type, column_name, merged, of_texts
+from zoo_datasets.builders.state_dicts.documents import STANDARD_TYPES, Documents
 from zoo_datasets.builders.state_dicts.files import StateFiles, described, find_files, read_layout_file
+from zoo_datasets.builders.state_dicts.grouping import fillings_of
 from zoo_datasets.builders.state_dicts.joining import (
     FILE,
     NO_ROW,
@@ -24,7 +26,7 @@ from zoo_datasets.builders.state_dicts.joining import (
     rows_of_files,
 )
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE
-from zoo_datasets.builders.state_dicts.layouts import Filling, Kinds, filling_of, signature_of
+from zoo_datasets.builders.state_dicts.layouts import Filling
 from zoo_datasets.builders.state_dicts.names import (
     EPOCH,
     MODEL_ID,
@@ -38,18 +40,17 @@ from zoo_datasets.builders.state_dicts.names import (
 )
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.state_dicts.reader import StateFile, StateReader
-from zoo_datasets.builders.state_dicts.table import Table, of_records, read_table
+from zoo_datasets.builders.state_dicts.table import Table, read_table
 from zoo_datasets.builders.state_dicts.told import Choose, Told
-from zoo_datasets.documents import MAX_JSON, parse_json
-from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
+from zoo_datasets.documents import MAX_JSON
+from zoo_datasets.errors import SourceError, SpecError
 from zoo_datasets.repository.records import LeftOut
-from zoo_datasets.repository.row import LAYOUT, MAX_FURTHER, STANDARD, WEIGHTS, Column, further_column
+from zoo_datasets.repository.row import MAX_FURTHER, Column, further_column
 from zoo_datasets.specs.bounds import MAX_EPOCH
-from zoo_datasets.text import counted, printable
+from zoo_datasets.text import printable
 
 _SHOWN = 3
 _LONGEST_TEXT = 1 << 16
-_STANDARD = {name: column.type for name, column in STANDARD.items() if name not in (WEIGHTS, LAYOUT)}
 _TYPE_NAMES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
 _IN_NAME, _IN_FILE = "names of files", "files of tensors"
 
@@ -134,6 +135,10 @@ class _Finder:
     left_out: list[LeftOut] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def _documents(self) -> Documents:
+        return Documents(self.container, self.options.columns_from, self.notes)
+
     def population(self) -> Population:
         options = self.options
         layout = None if options.layout is None else read_layout_file(options.layout)
@@ -152,7 +157,7 @@ class _Finder:
         known, chosen = self._known(names, values)
         if chosen is not None:
             names, values, rows = [names[n] for n in chosen], [values[n] for n in chosen], rows[chosen]
-        self.container.prepare([*files.needed(names), *self._beside(names)], MAX_STATE)
+        self.container.prepare([*files.needed(names), *self._documents.paths(names)], MAX_STATE)
         reader = StateReader(self.container)
         states, reasons = described(reader, self.container, files, names, layout)
         number = {name: place for place, name in enumerate(names)}
@@ -252,9 +257,11 @@ class _Finder:
         without = [place for place, row in enumerate(rows.tolist()) if row == NO_ROW]
         for place in without:
             self._leave_out(names[place], values[place], "the table has no row of it")
-        self._count("state-no-file", len(lonely), "row", f"of the table without a file, as {', '.join(shown[:_SHOWN])}")
+        self.notes.add_count(
+            "state-no-file", len(lonely), "row", f"of the table without a file, as {', '.join(shown[:_SHOWN])}"
+        )
         some = ", ".join(names[place] for place in without[:_SHOWN])
-        self._count("state-no-row", len(without), "file", f"without a row in the table, as {some}")
+        self.notes.add_count("state-no-row", len(without), "file", f"without a row in the table, as {some}")
         kept = [place for place, row in enumerate(rows.tolist()) if row != NO_ROW]
         if not kept:
             raise SourceError(f"--table {table.path}: none of its rows is of a file; there is {names[0][:200]!r}")
@@ -267,10 +274,6 @@ class _Finder:
             text = "the rows of the table are taken in the order of the array"
             self.notes.add([Note("state-row-order", text, whole=True)])
         return rows_in_order(table, counts, places)
-
-    def _count(self, code: str, count: int, noun: str, text: str) -> None:
-        if count:
-            self.notes.add_counted(Note(code, f"{counted(count, noun)} {text}", whole=True), count)
 
     # columns
 
@@ -298,9 +301,9 @@ class _Finder:
             self.origins = {name: self.told.docs[name] for name in known if name in self.told.docs} | self.origins
             self._tell(known, "what is published of the population")
         if self.options.columns_from is not None:
-            sources.append(self._theirs(self._documents([state.name for state in states]), texts=False))
+            sources.append(self._documents.columns_beside([state.name for state in states]))
             self._tell(sources[-1], self.options.columns_from)
-        sources.append(self._own(states))
+        sources.append(self._documents.columns_inside(states))
         self._tell(sources[-1], _IN_FILE)
         columns = merged(sources)
         if self.options.task is not None and "task" not in columns:
@@ -340,73 +343,6 @@ class _Finder:
         ]
         return pa.array(ids, pa.string())
 
-    def _beside(self, names: Sequence[str]) -> list[str]:
-        """The files that `columns_from` names, one beside each file of tensors."""
-        wanted = self.options.columns_from
-        return [] if wanted is None else sorted({f"{_folder(name)}{wanted}" for name in names})
-
-    def _documents(self, names: Sequence[str]) -> list[Mapping[str, object]]:
-        """For each state, the JSON object beside it; empty where there is none."""
-        wanted = self.options.columns_from
-        existing = set(self.container.entries)
-        known: dict[str, Mapping[str, object]] = {}
-        for name in names:
-            path = f"{_folder(name)}{wanted}"
-            if path in known:
-                continue
-            known[path] = {}
-            if path in existing:
-                try:
-                    value = parse_json(self.container.read(path, MAX_JSON))
-                    if not isinstance(value, dict):
-                        raise DocumentError(f"it holds a {type(value).__name__}, expected an object")
-                    known[path] = value
-                except (CheckpointError, DocumentError) as error:
-                    raise SourceError(f"{path[:200]}: {error}") from error
-        missing = sum(path not in existing for path in known)
-        if missing == len(known):
-            raise SourceError(
-                f"--columns-from {str(wanted)[:80]!r}: no file of this name lies beside a file of tensors"
-            )
-        self._count("state-no-document", missing, "folder", f"without {wanted}; its columns are null there")
-        return [known[f"{_folder(name)}{wanted}"] for name in names]
-
-    def _own(self, states: Sequence[StateFile]) -> dict[str, pa.Array]:
-        """What the files themselves say beside their tensors."""
-        if not any(kind.columns for state in states for kind in state.kinds):
-            return {}
-        said = [{name: value for kind in state.kinds for name, value in kind.columns.items()} for state in states]
-        texts = all(isinstance(value, str) for values in said for value in values.values())
-        return self._theirs(said, texts)
-
-    def _theirs(self, records: Sequence[Mapping[str, object]], texts: bool) -> dict[str, pa.Array]:
-        """Columns of documents that the user did not write: what cannot be a column is left out with a note."""
-        short = [
-            {name: value for name, value in record.items() if not isinstance(value, str) or len(value) <= _LONGEST_TEXT}
-            for record in records
-        ]
-        try:
-            pairs = of_records(short)
-        except DocumentError as error:
-            self.notes.add([Note("state-column-refused", f"what files say beside tensors: {error}", whole=True)])
-            return {}
-        columns: dict[str, pa.Array] = {}
-        refused: list[str] = []
-        for name, values in pairs:
-            plain = column_name(name)
-            if values.null_count == len(values):
-                continue
-            try:
-                if plain in columns or _is_refused(plain):
-                    raise SourceError("no column can have this name")
-                typed = of_texts(values) if texts else values
-                columns[plain] = as_type(typed, _STANDARD.get(plain, typed.type), plain)
-            except SourceError:
-                refused.append(name)
-        some = ", ".join(f"{name[:80]!r}" for name in refused[:_SHOWN])
-        self._count("state-column-refused", len(refused), "value", f"beside tensors that cannot be a column: {some}")
-        return columns
-
     # rows
 
     def _assembled(
@@ -414,7 +350,7 @@ class _Finder:
     ) -> Population:
         further: list[Column] = []
         for name, values in columns.items():
-            kind = _STANDARD.get(name)
+            kind = STANDARD_TYPES.get(name)
             if kind is not None:
                 columns[name] = as_type(values, kind, name)
             else:
@@ -424,8 +360,10 @@ class _Finder:
                     raise SourceError(f"{self.container.name}: {error}") from error
         if len(further) > MAX_FURTHER:
             raise SourceError(f"{len(further):,} further columns, at most {MAX_FURTHER:,} expected; leave some out")
-        ids, epochs, steps = self._keys(columns, files)
-        fillings = self._fillings(files, ids, epochs)
+        ids, epochs, steps = _keys(columns, files)
+        fillings, reasons = fillings_of(files, self.options, self.container.name, self.notes)
+        for place, reason in sorted(reasons.items()):
+            self._leave_out(files[place].shown, {EPOCH: str(epochs[place])}, reason)
         states = [
             State(file, filling, model_id, epoch, step)
             for file, filling, model_id, epoch, step in zip(files, fillings, ids, epochs, steps, strict=True)
@@ -446,113 +384,28 @@ class _Finder:
             population.select([p for p, state in enumerate(states) if state.epoch in self.epochs])
         return population
 
-    def _keys(
-        self, columns: dict[str, pa.Array], files: Sequence[StateFile]
-    ) -> tuple[list[str], list[int], list[int | None]]:
-        """Id, epoch and step of each state, which are no columns any more."""
-        ids = columns.pop(MODEL_ID).to_pylist()
-        epochs = [0] * len(files) if EPOCH not in columns else [e or 0 for e in columns.pop(EPOCH).to_pylist()]
-        steps = columns[STEP].to_pylist() if STEP in columns else [None] * len(files)
-        first: dict[tuple[str, int, int | None], int] = {}
-        for place, key in enumerate(zip(ids, epochs, steps, strict=True)):
-            model_id, epoch, step = key
-            if not model_id:
-                raise SourceError(f"{files[place].shown[:200]!r} has no model_id in the table; fill it")
-            if not 0 <= epoch <= MAX_EPOCH or (step is not None and step < 0):
-                raise SourceError(f"{files[place].shown[:200]!r} is of epoch {epoch}, step {step}; 0 and more expected")
-            if (other := first.setdefault(key, place)) != place:
-                at = f"epoch {epoch}" if step is None else f"epoch {epoch}, step {step}"
-                raise SourceError(
-                    f"{files[other].shown[:200]!r} and {files[place].shown[:200]!r} are both model {model_id[:80]!r} "
-                    f"at {at}; tell them apart by --pattern, or by model_id, epoch and step in the table"
-                )
-        return ids, epochs, steps
-
-    def _fillings(self, files: Sequence[StateFile], ids: Sequence[str], epochs: Sequence[int]) -> list[Filling | None]:
-        """The layout of each state; None of those that are left out."""
-        places_of: defaultdict[Kinds, list[int]] = defaultdict(list)
-        for place, file in enumerate(files):
-            places_of[file.kinds].append(place)
-        alike: dict[object, dict[Kinds, list[int]]] = {}
-        reasons: dict[int, str] = {}
-        for kinds, places in places_of.items():
-            try:
-                alike.setdefault(signature_of(kinds), {})[kinds] = places
-            except CheckpointError as error:
-                reasons |= dict.fromkeys(places, str(error))
-        result: list[Filling | None] = [None] * len(files)
-        groups: list[tuple[Filling, list[int]]] = []
-        for by_kinds in alike.values():
-            places = sorted(place for here in by_kinds.values() for place in here)
-            try:
-                filling = filling_of(list(by_kinds), files[places[0]].shown, self.options.cast)
-                groups.append((filling, places))
-            except CheckpointError as error:
-                reasons |= dict.fromkeys(places, str(error))
-        for filling, places in self._kept_layouts(groups, reasons):
-            self._remark(filling, [files[place] for place in places])
-            for place in places:
-                result[place] = filling
-        for place, reason in sorted(reasons.items()):
-            self._leave_out(files[place].shown, {EPOCH: str(epochs[place])}, reason)
-        return result
-
-    def _kept_layouts(
-        self, groups: list[tuple[Filling, list[int]]], reasons: dict[int, str]
-    ) -> list[tuple[Filling, list[int]]]:
-        """The layouts that the rows may have; where others are left out, the one of most files."""
-        if len(groups) < 2:
-            return groups
-        usual = max(groups, key=lambda group: len(group[1]))
-        ordered = [usual, *(group for group in groups if group is not usual)]
-        some = "; ".join(
-            f"{len(places):,} × {filling.layout.size:,} weights as {filling.first[:80]!r}"
-            for filling, places in ordered[:_SHOWN]
-        )
-        more = f"; and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
-        text = f"the files have {len(groups):,} layouts ({some}{more})"
-        if self.options.on_other_layout == "fail":
-            raise SourceError(f"{self.container.name}: {text}; --on-other-layout leave-out keeps those of the first")
-        if self.options.on_other_layout == "ragged":
-            self.notes.add([Note("state-layouts", f"{text}; rows are lists of any length", whole=True)])
-            return groups
-        reason = f"its tensors are not those of most files, as {usual[0].first[:80]!r}"
-        for _, places in ordered[1:]:
-            reasons |= dict.fromkeys(places, reason)
-        self.notes.add([Note("state-layouts", f"{text}; all but those of the first are left out", whole=True)])
-        return [usual]
-
-    def _remark(self, filling: Filling, files: Sequence[StateFile]) -> None:
-        """Count what the files of a layout are noted for."""
-        counts = Counter(file.kinds for file in files)
-        for kinds, count in counts.items():
-            for remark in dict.fromkeys(remark for kind in kinds for remark in kind.remarks):
-                self.notes.add_counted(remark, count)
-        if filling.cast:
-            text = f"tensors are converted to float32, as {min(filling.cast)[:80]!r}; values may be rounded"
-            self.notes.add_counted(Note("state-cast", text), len(files))
-        if not filling.layout.size:
-            text = (
-                "all tensors are such as float32 cannot hold, and lie in the column raw; --cast float32 makes weights"
-            )
-            self.notes.add_counted(Note("state-all-raw", text), len(files))
-
 
 def _taken(columns: Mapping[str, pa.Array], places: Sequence[int]) -> dict[str, pa.Array]:
     rows = pa.array(places, pa.int64())
     return {name: values.take(rows) for name, values in columns.items()}
 
 
-def _is_refused(name: str) -> bool:
-    """Whether no column of documents of others may have a name; further ones and what describes a model may."""
-    if name in _STANDARD and name not in ("zoo", "group"):
-        return False
-    try:
-        further_column(name, "string")
-    except SpecError:
-        return True
-    return False
-
-
-def _folder(path: str) -> str:
-    return path[: path.rfind("/") + 1]
+def _keys(columns: dict[str, pa.Array], files: Sequence[StateFile]) -> tuple[list[str], list[int], list[int | None]]:
+    """Id, epoch and step of each state, which are no columns any more."""
+    ids = columns.pop(MODEL_ID).to_pylist()
+    epochs = [0] * len(files) if EPOCH not in columns else [e or 0 for e in columns.pop(EPOCH).to_pylist()]
+    steps = columns[STEP].to_pylist() if STEP in columns else [None] * len(files)
+    first: dict[tuple[str, int, int | None], int] = {}
+    for place, key in enumerate(zip(ids, epochs, steps, strict=True)):
+        model_id, epoch, step = key
+        if not model_id:
+            raise SourceError(f"{files[place].shown[:200]!r} has no model_id in the table; fill it")
+        if not 0 <= epoch <= MAX_EPOCH or (step is not None and step < 0):
+            raise SourceError(f"{files[place].shown[:200]!r} is of epoch {epoch}, step {step}; 0 and more expected")
+        if (other := first.setdefault(key, place)) != place:
+            at = f"epoch {epoch}" if step is None else f"epoch {epoch}, step {step}"
+            raise SourceError(
+                f"{files[other].shown[:200]!r} and {files[place].shown[:200]!r} are both model {model_id[:80]!r} "
+                f"at {at}; tell them apart by --pattern, or by model_id, epoch and step in the table"
+            )
+    return ids, epochs, steps

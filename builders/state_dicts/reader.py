@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices, as_files
+from zoo_datasets.builders.checkpoints.structure import Slices, as_files
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
+from zoo_datasets.builders.state_dicts.formats.numpy_file import describe_npz, unpack_npz
+from zoo_datasets.builders.state_dicts.formats.safetensors_file import describe_safetensors
+from zoo_datasets.builders.state_dicts.formats.torch_state import describe_torch
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind
 from zoo_datasets.builders.state_dicts.layouts import Filling, Moves
-from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_npz
-from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
-from zoo_datasets.builders.state_dicts.torch_state import describe_torch
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.native.rows import Recycled, ThreadMemory
 

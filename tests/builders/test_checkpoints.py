@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from zoo_datasets.builders.checkpoints.pickled import Name
 from zoo_datasets.builders.checkpoints.pickles import load_pickle
-from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, parse_structure, read_tensors
+from zoo_datasets.builders.checkpoints.structure import as_files
+from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, parse_structure, read_tensors
 from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, DATASET
 from zoo_datasets.errors import CheckpointError
 

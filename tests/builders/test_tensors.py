@@ -16,7 +16,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.builders.checkpoints.recognise import acting_weights, recognise
-from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files
+from zoo_datasets.builders.checkpoints.structure import as_files
+from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader
 from zoo_datasets.errors import CheckpointError
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.repository.manifest import read_manifest

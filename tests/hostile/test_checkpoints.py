@@ -29,7 +29,8 @@ from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository, open_source
 from zoo_datasets.builders.checkpoints.pickles import load_pickle
-from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, read_tensors
+from zoo_datasets.builders.checkpoints.structure import as_files
+from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, read_tensors
 from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, DATASET
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library
 from zoo_datasets.builders.sources.base import States

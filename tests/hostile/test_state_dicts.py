@@ -25,13 +25,13 @@ from safetensors.torch import save
 from state_folders import NAME, mlp, same, write_folder
 
 from zoo_datasets.builders import Reading, StateDictOptions, build_repository, open_source
-from zoo_datasets.builders.checkpoints.torch_file import as_files
+from zoo_datasets.builders.checkpoints.structure import as_files
+from zoo_datasets.builders.state_dicts.formats.numpy_file import describe_npz, unpack_npz
+from zoo_datasets.builders.state_dicts.formats.safetensors_file import describe_safetensors
+from zoo_datasets.builders.state_dicts.formats.torch_state import describe_torch
 from zoo_datasets.builders.state_dicts.kinds import FileKind
 from zoo_datasets.builders.state_dicts.layouts import filling_of
-from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_npz
-from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.table import read_table
-from zoo_datasets.builders.state_dicts.torch_state import describe_torch
 from zoo_datasets.errors import CheckpointError, SourceError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its bounds are those of Linux")

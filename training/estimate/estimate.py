@@ -19,7 +19,8 @@ from rich.table import Table
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
+from zoo_datasets.runs.cohort import Cohort
+from zoo_datasets.runs.metrics import METRICS_SCHEMA
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.members import Member
 from zoo_datasets.stacked.block import MASK, TRAINED

@@ -17,7 +17,8 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.kind import LAYERS, NetworkKind, is_field
 from zoo_datasets.networks.layers import Layer
-from zoo_datasets.runs.cohort import MEMBERS, Cohort
+from zoo_datasets.runs.checked import MEMBERS
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.members import Limits, Member, members_of

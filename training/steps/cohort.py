@@ -19,7 +19,8 @@ from zoo_datasets.networks.kind import is_field
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.runs.cohort import ACTING, LABELS, RESUME, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.cohort import ACTING, LABELS, RESUME, Cohort
+from zoo_datasets.runs.metrics import SPARSITY, metrics_table
 from zoo_datasets.specs.members import Member
 from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally

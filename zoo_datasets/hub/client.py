@@ -46,8 +46,6 @@ DATASET = "dataset"
 _REQUESTS = 8  # to the Hub at a time
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
-
-
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses; uploads end in RuntimeError.
 _HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 

@@ -185,7 +185,7 @@ def _read(
     files: Sequence[tuple[Path, int]], spec: ImageSpec, folder: Path, size: int | None, role: str,
     progress: Fetched | None,
 ) -> Split:  # fmt: skip
-    from zoo_datasets.images.sources import decode_image, prepare_image
+    from zoo_datasets.images.pixels import decode_image, prepare_image
 
     pixels: Tensor | None = None
     for number, (file, _) in enumerate(files):

@@ -5,7 +5,7 @@ Stages, each owned by one function:
 1. `read_source` opens the source and returns the splits it holds, by role (train, val, test);
 2. `_load_folder` and `_load_hub` ask `datasets` for the rows;
 3. `find_columns` chooses the image and the label column;
-4. `prepare_image` makes one image fit: mode, then crop or resize.
+4. `prepare_image`, of `pixels`, makes one image fit: mode, then crop or resize.
 
 Cutting validation images from the training images, and the cache, belong to `zoo_datasets.images`.
 """
@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import io
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -36,30 +33,17 @@ from PIL import Image
 from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
+from zoo_datasets.images.pixels import decode_image, prepare_image, reason_of
 from zoo_datasets.images.split import VALIDATION_NAMES, Role, Split
-from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.specs.images import ImageSpec
-from zoo_datasets.specs.zoos import list_zoos
 from zoo_datasets.storage.files import cache_folder
 from zoo_datasets.terminal import Fetched
 
 BATCH = 1000
 HUB_TIMEOUT = 10.0  # seconds until a Hub that does not answer counts as out of reach
-# Raster formats that Pillow decodes by itself; others, such as EPS, would start another program.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MAX_PIXELS = 1 << 26  # of one image
-# Eight bits a channel; others, such as I;16, would lose theirs in silence.
-_CONVERTIBLE = frozenset(
-    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-)
-# For errors: the first zoo of the table for images of a mode.
-ZOO_OF_MODE: dict[str, str] = {
-    get_image_spec(zoo.images, zoo.architecture).mode: zoo.name for zoo in reversed(list_zoos())
-}
 
 # HTTPError is that of httpx or of its successor, whichever the Hub's client uses.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException, HTTPError, yaml.YAMLError)
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def read_source(
@@ -125,7 +109,7 @@ def _load_folder(spec: ImageSpec, folder: Path, scratch: Path) -> Mapping[str, A
         raise
     except _LOAD_ERRORS as error:
         raise ImagesError(
-            f"{folder} could not be loaded as images: {_reason(error)}. Expected a folder in the layout of "
+            f"{folder} could not be loaded as images: {reason_of(error)}. Expected a folder in the layout of "
             f"{spec.hub_id or 'a dataset on the Hub'}, or an image folder train/<class>/*.png"
         ) from error
 
@@ -142,7 +126,7 @@ def _load_hub(spec: ImageSpec) -> Mapping[str, Any]:
         raise
     except _LOAD_ERRORS as error:
         raise ImagesError(
-            f"{spec.name} could not be fetched from the Hub ({spec.hub_id}: {unreachable or _reason(error)}): "
+            f"{spec.name} could not be fetched from the Hub ({spec.hub_id}: {unreachable or reason_of(error)}): "
             "connect to the network, or download it elsewhere and pass its folder: "
             f"--images PATH (a folder in the layout of {spec.hub_id}, or an image folder)"
         ) from error
@@ -185,7 +169,7 @@ def _hub_is_unreachable(spec: ImageSpec) -> str | None:
     except HfHubHTTPError:
         return None  # it answers; `datasets` will say what is wrong
     except (OSError, HTTPError) as error:
-        return _reason(error)
+        return reason_of(error)
     return None
 
 
@@ -208,14 +192,6 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if not disabled:
             datasets.enable_progress_bars()
-
-
-def _reason(error: BaseException) -> str:
-    """One line; `datasets` wraps what went wrong in an error that only says that something did."""
-    if isinstance(error, DatasetsError) and error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(str(error).split())
-    return (text or type(error).__name__).rstrip(".")
 
 
 def _read_splits(
@@ -340,81 +316,6 @@ def _labels(dataset: Any, column: str, spec: ImageSpec, where: str) -> Tensor:
             "number them from 0 and leave out unlabelled images"
         )
     return torch.from_numpy(values.cast(pa.int64()).to_numpy().copy())
-
-
-def decode_image(content: bytes | None, path: str | None) -> Image.Image:
-    """The decoded image, turned upright as `datasets` does.
-
-    Raises:
-        ImagesError: if it is missing, truncated or of an unknown format.
-    """
-    if content is None and path is None:
-        raise ImagesError("no image found; leave out the row")
-    try:
-        # The path of an image that comes with its content is a bare name.
-        with Image.open(io.BytesIO(content) if content is not None else str(path), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImagesError(
-                    f"{image.width:,}×{image.height:,} pixels found, at most {MAX_PIXELS:,} in all expected"
-                )
-            image.load()
-            return _upright(image)
-    except ImagesError:
-        raise
-    except _DECODE_ERRORS as error:
-        raise ImagesError(
-            f"could not be decoded: {_reason(error)}; replace it or leave it out ({', '.join(FORMATS)} are read)"
-        ) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ExifTags, ImageOps
-
-    if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) is not None:
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def prepare_image(image: Image.Image, spec: ImageSpec, size: int | None) -> NDArray[np.uint8]:
-    """One image as the networks see it before normalisation: uint8 [C, H, W].
-
-    The mode first (grey as the spec says: ITU-R 601-2 luma, as PIL does it, or the mean of the channels), then a centre
-    crop or a bilinear, antialiased resize of the uint8 image to `size` × `size`; None keeps a square image's own size.
-
-    Raises:
-        ImagesError: if the image is of another mode and may not be converted, or cannot be made to fit.
-    """
-    if image.mode != spec.mode:
-        # One bit to eight loses nothing.
-        if not spec.convert and (image.mode, spec.mode) != ("1", "L"):
-            other = ZOO_OF_MODE.get(image.mode)
-            raise ImagesError(
-                f"mode {image.mode} found, {spec.mode} ({spec.channels} channel{'s' * (spec.channels > 1)}) expected "
-                f"by {spec.name}; convert the images to {spec.mode}"
-                + (f", or choose a zoo for images of mode {image.mode}, such as {other}" if other else "")
-            )
-        if image.mode not in _CONVERTIBLE:
-            raise ImagesError(f"mode {image.mode} found, 8 bits a channel expected; convert the images first")
-        image = _mean_of_channels(image) if (spec.mode, spec.grey) == ("L", "mean") else image.convert(spec.mode)
-    width, height = image.size
-    if size is None and width != height:
-        raise ImagesError(f"{width}×{height} pixels found, a square image expected; crop or resize the images")
-    if size is not None and (width, height) != (size, size):
-        if spec.fit == "resize":
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        elif min(width, height) >= size:
-            left, top = round((width - size) / 2), round((height - size) / 2)
-            image = image.crop((left, top, left + size, top + size))
-        else:
-            raise ImagesError(f"{width}×{height} pixels found, at least {size}×{size} expected; enlarge the images")
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _mean_of_channels(image: Image.Image) -> Image.Image:
-    """Grey as the mean of red, green and blue, rounded to even."""
-    colours = np.asarray(image.convert("RGB"), np.float64)
-    return Image.fromarray(np.rint(colours.mean(axis=2)).astype(np.uint8))
 
 
 def _size(pixels: NDArray[np.uint8]) -> str:

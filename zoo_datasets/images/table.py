@@ -12,8 +12,6 @@ _HALF: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
 _HALF_RGB: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 _MNIST: dict[str, Any] = {"mean": (0.1307,), "std": (0.3081,)}
 _CIFAR10: dict[str, Any] = {"hub_id": "uoft-cs/cifar10", "image_column": "img", "raw_names": ("cifar_10",)}
-
-
 # As the Small CNN Zoo prepares them: all official training images, x / 255 · 2 − 1, grey as the mean of the channels.
 _SMALL_CNN: dict[str, Any] = {
     "architectures": ("small_cnn",), "classes": 10, "val": 0, "mode": "L", "grey": "mean", **_HALF,
@@ -22,8 +20,6 @@ _SMALL_CNN: dict[str, Any] = {
 
 # The signals of fields: all official images, pixels as they are in [0, 1].
 _SIREN: dict[str, Any] = {"architectures": ("siren",), "classes": 10, "val": 0}
-
-
 IMAGES: tuple[ImageSpec, ...] = (
     ImageSpec(
         name="mnist", hub_id="ylecun/mnist", train=60_000, test=10_000, mode="L", mean=(0.0,), std=(1.0,), **_SIREN,
@@ -95,6 +91,11 @@ IMAGES: tuple[ImageSpec, ...] = (
         classes=10, train=1_297, val=250, test=250, mode="L", **_HALF,
     ),
 )  # fmt: skip
+
+if len({(spec.name, spec.architectures) for spec in IMAGES}) != len(IMAGES):
+    raise ValueError("the table of image datasets repeats an entry")
+if any(len(values) != spec.channels for spec in IMAGES for values in (spec.mean, spec.std)):
+    raise ValueError("the table of image datasets holds a mean or std that is not one number a channel")
 
 
 def get_image_spec(images: str, architecture: str | None = None) -> ImageSpec:

@@ -31,8 +31,6 @@ from zoo_datasets.text import json_text
 EXPORT_FORMAT = 1
 BATCH_BYTES = 32_000_000
 HEADER_KEY = "zoo_datasets"
-
-
 # What of a row belongs to the state, and not to the model.
 CHANGING = frozenset({"epoch", *FIGURES, "ggap", "sparsity", WEIGHTS})
 LASTING = tuple(name for name in NAMES if name not in CHANGING)

@@ -28,8 +28,6 @@ LAYERS: Final = "layers"
 
 # Architectures of zoos of one's own that this process read of a run or a manifest, by the columns that rows tell.
 _KNOWN: Final[dict[tuple[str, int, int], set[tuple[Layer, ...]]]] = {}
-
-
 COORDINATES: Final = 2
 """What networks of pictures read: a column and a row."""
 

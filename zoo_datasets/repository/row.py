@@ -119,8 +119,6 @@ RAW_END = b"\1"
 _RESERVED = frozenset({*NAMES, *(column.name for column in OPEN_COLUMNS), *EXTRAS, RAW, "tensor", "tensors"})
 _FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_FURTHER = 1000
-
-
 LAYOUTS_SCHEMA = pa.schema(
     [
         pa.field(LAYOUT, pa.string(), nullable=False),

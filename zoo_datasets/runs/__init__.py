@@ -1,6 +1,7 @@
 """A run on disk: what training writes and builders read."""
 
-from zoo_datasets.runs.cohort import MEMBERS, METRICS_SCHEMA, SPARSITY, Cohort, metrics_table
+from zoo_datasets.runs.checked import MEMBERS
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.manifest import (
     MAX_STATES,
     RUN_FORMAT,
@@ -10,6 +11,7 @@ from zoo_datasets.runs.manifest import (
     ParentsRecord,
     RunManifest,
 )
+from zoo_datasets.runs.metrics import METRICS_SCHEMA, SPARSITY, metrics_table
 from zoo_datasets.runs.run import Run
 
 __all__ = [

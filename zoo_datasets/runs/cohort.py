@@ -12,52 +12,35 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import safetensors
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from zoo_datasets.documents import brief, problems_of, read_json, whole_number
-from zoo_datasets.errors import CohortInUseError, DamagedError, DocumentError, LayoutError, RunError, StorageError
+from zoo_datasets.documents import brief, whole_number
+from zoo_datasets.errors import CohortInUseError, DocumentError, LayoutError, RunError, StorageError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
+from zoo_datasets.runs.checked import MEMBERS, CheckedFiles, reading, write_table, write_tensors
 from zoo_datasets.runs.manifest import RUN_MANIFEST
+from zoo_datasets.runs.members import digest_of_members, read_members
+from zoo_datasets.runs.metrics import METRICS, METRICS_SCHEMA, STEPS, STEPS_SCHEMA, read_metrics, read_steps
 from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.specs.members import Member
-from zoo_datasets.specs.spec import digest_of
-from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
+from zoo_datasets.storage.checksums import Record
 from zoo_datasets.storage.files import remove_temporaries, write_json
 from zoo_datasets.storage.locks import hold_folder
-from zoo_datasets.text import one_line, ranges
+from zoo_datasets.text import ranges
 
 _T = TypeVar("_T")
 
-MEMBERS = "members.json"
-METRICS = "metrics.parquet"
-STEPS = "steps.parquet"
 RESUME = "resume.safetensors"
 ACTING = "acting"
-SPARSITY = "sparsity"
 LABELS = "labels"
 """In an epoch's file of fields, beside their tensors: the labels of the members' signals, int64 [K]."""
 
-METRICS_SCHEMA = pa.schema(
-    [pa.field("model_id", pa.string(), nullable=False), pa.field("epoch", pa.int32(), nullable=False)]
-    + [pa.field(f"{split}_{what}", pa.float32()) for split in ("train", "val", "test") for what in ("loss", "acc")]
-    + [pa.field("diverged", pa.bool_(), nullable=False), pa.field(SPARSITY, pa.float32())]
-)
-# Of states within epochs.
-STEPS_SCHEMA = METRICS_SCHEMA.insert(2, pa.field("step", pa.int64(), nullable=False))
 UNCHECKED = "files of this run carry no checksums, as earlier versions wrote them: damage in these cannot be seen"
 _AGAIN = "the command that trained the run then trains these models again from epoch 0, to the same weights"
-# What readers raise of a file that is not what it should be.
-_UNREADABLE = (
-    OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError, AttributeError,
-    pa.ArrowException, safetensors.SafetensorError,
-)  # fmt: skip
-_MEMBERS: TypeAdapter[list[Member]] = TypeAdapter(list[Member])
 
 
 class Cohort:
@@ -67,9 +50,6 @@ class Cohort:
         layout: of the weights, or what tells it of the first member.
         checkpoints: the epochs whose states are kept; None: all.
         steps_within: the steps within an epoch after which states are kept, of the first member; None: none.
-
-    Attributes:
-        unchecked: names of the files read so far that carry no checksum.
     """
 
     def __init__(
@@ -83,8 +63,7 @@ class Cohort:
         self._steps_within = steps_within
         self._layout = layout
         self._checkpoints = None if checkpoints is None else frozenset(checkpoints)
-        self.unchecked: set[str] = set()
-        self._records: dict[str, tuple[tuple[int, ...], Record | None]] = {}
+        self._files = CheckedFiles()
 
     @cached_property
     def layout(self) -> WeightLayout:
@@ -103,6 +82,11 @@ class Cohort:
             RunError: if members.json is missing or broken.
         """
         return read_members(self.path / MEMBERS)
+
+    @property
+    def unchecked(self) -> set[str]:
+        """Names of the files read so far that carry no checksum."""
+        return self._files.unchecked
 
     def begin(self, members: Sequence[Member]) -> None:
         """Write members.json, or check that it lists these very members.
@@ -189,18 +173,9 @@ class Cohort:
         file = self.path / METRICS
         if not file.is_file():
             return METRICS_SCHEMA.empty_table()
-        with _reading(file, f"delete it: {_AGAIN}"):
+        with reading(file, f"delete it: {_AGAIN}"):
             self._check(file)
-            with pq.ParquetFile(file) as opened:
-                table = opened.read()
-            if SPARSITY not in table.column_names:
-                table = table.append_column(SPARSITY, pa.nulls(len(table), pa.float32()))
-            table = table.cast(METRICS_SCHEMA)
-            table.validate(full=True)
-            _check_ranges(table)
-            epochs = table["epoch"].to_numpy()
-            ascending = bool((epochs[1:] >= epochs[:-1]).all())
-            return table.combine_chunks() if ascending else table.take(np.argsort(epochs, kind="stable"))
+            return read_metrics(file)
 
     def figures(self, epoch: int) -> pa.Table | None:
         """The rows of an epoch in the order of the stack; None where the epoch is not finished.
@@ -269,13 +244,9 @@ class Cohort:
         file = self.path / STEPS
         if not file.is_file():
             return STEPS_SCHEMA.empty_table()
-        with _reading(file, f"delete it: {_AGAIN}"):
+        with reading(file, f"delete it: {_AGAIN}"):
             self._check(file)
-            with pq.ParquetFile(file) as opened:
-                table = opened.read().cast(STEPS_SCHEMA)
-            table.validate(full=True)
-            _check_ranges(table)
-            return table.combine_chunks().sort_by([("step", "ascending")]) if _descends(table["step"]) else table
+            return read_steps(file)
 
     def step_figures(self, metrics: pa.Table, step: int) -> pa.Table | None:
         """The rows of a step, of what `step_metrics` returned, in the order of the stack; None where there are none.
@@ -307,7 +278,7 @@ class Cohort:
         file = self.epoch_file(epoch) if step is None else self.step_file(step)
         if not file.is_file():  # opening a pipe would wait forever
             raise RunError(f"{file} could not be read: there is no such file; delete {RESUME} beside it: {_AGAIN}")
-        with _reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
+        with reading(file, f"delete {RESUME} beside it: {_AGAIN}"):
             self._check(file, epoch)
             tensors: dict[str, Tensor] = load_file(file)
             return tensors
@@ -361,14 +332,14 @@ class Cohort:
 
     def write_step(self, epoch: int, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Write the tensors [K, …] after a step within an epoch; its figures follow with those of the epoch."""
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=self._record(epoch))
-        write_checked(self.step_file(step), data)
+        write_tensors(self.step_file(step), tensors, self._record(epoch))
 
     def write_step_metrics(self, epoch: int, metrics: pa.Table) -> None:
         """Write steps.parquet with the rows of an epoch added; rows of this and later epochs are replaced."""
         earlier = self.step_metrics()
         earlier = earlier.filter(pc.less(earlier["epoch"], epoch))
-        self._write_table(self.path / STEPS, epoch, pa.concat_tables([earlier, metrics.cast(STEPS_SCHEMA)]))
+        table = pa.concat_tables([earlier, metrics.cast(STEPS_SCHEMA)])
+        write_table(self.path / STEPS, table, self._record(epoch))
 
     def write_epoch(self, epoch: int, tensors: Mapping[str, Tensor], metrics: pa.Table) -> None:
         """Write the tensors [K, …] of an epoch, then the metrics with its rows added.
@@ -388,27 +359,16 @@ class Cohort:
                 "Run the same command again"
             )
         record = self._record(epoch)
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=record)
-        write_checked(self.epoch_file(epoch), data)
-        self._write_table(self.path / METRICS, epoch, pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]))
-
-    def _write_table(self, file: Path, epoch: int, table: pa.Table) -> None:
-        table = table.combine_chunks()
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, table.schema) as writer:
-            writer.write_table(table)
-            writer.add_key_value_metadata(self._record(epoch))
-        write_checked(file, sink.getvalue().to_pybytes())
+        write_tensors(self.epoch_file(epoch), tensors, record)
+        write_table(self.path / METRICS, pa.concat_tables([earlier, metrics.cast(METRICS_SCHEMA)]), record)
 
     def write_resume(self, epoch: int, state: Mapping[str, Tensor]) -> None:
         """Write the optimizer state after `epoch`, which finishes the epoch; with `ACTING`, the weights [K, D], where
         those of the epoch are not kept."""
-        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_checked(self.path / RESUME, save(tensors, metadata=self._record(epoch)))
+        write_tensors(self.path / RESUME, state, self._record(epoch))
 
-    def _record(self, epoch: int) -> dict[str, str]:
-        # One metadata key only: safetensors writes several in random order.
-        return {RECORD: Record(epoch, self._digest).line()}
+    def _record(self, epoch: int) -> Record:
+        return Record(epoch, self._digest)
 
     @cached_property
     def _ids(self) -> pa.ChunkedArray:
@@ -419,26 +379,7 @@ class Cohort:
         return digest_of_members(self.members)
 
     def _check(self, file: Path, epoch: int | None = None) -> Record | None:
-        """The record of a file that holds what was written, of this cohort and of `epoch` where one is given.
-
-        Raises:
-            DamagedError: if it does not.
-            OSError: if it cannot be read.
-        """
-        status = file.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        before, record = self._records.get(file.name, ((), None))
-        if before != stamp:
-            record = read_record(file)
-            self._records[file.name] = stamp, record
-        if record is None:
-            self.unchecked.add(file.name)
-            return None
-        if record.members != self._digest:
-            raise DamagedError(f"{file} is of other models than {MEMBERS} beside it lists")
-        if epoch is not None and record.epoch != epoch:
-            raise DamagedError(f"{file} was written after epoch {record.epoch}, expected epoch {epoch}")
-        return record
+        return self._files.check(file, self._digest, epoch)
 
     def resume_epoch(self) -> int | None:
         """The epoch that training goes on from, without reading the state; None where it begins at epoch 0.
@@ -480,7 +421,7 @@ class Cohort:
         file = self.path / RESUME
         if not file.is_file():
             return None
-        with _reading(file, f"delete it: {_AGAIN}"):
+        with reading(file, f"delete it: {_AGAIN}"):
             record = self._check(file)
             with safetensors.safe_open(file, framework="pt") as opened:
                 text = (opened.metadata() or {})["epoch"] if record is None else str(record.epoch)
@@ -488,72 +429,3 @@ class Cohort:
                 if epoch is None or epoch > MAX_EPOCH:
                     raise DocumentError(f"its epoch is {brief(text)}, expected 0 to {MAX_EPOCH:,}")
                 return read(epoch, opened)
-
-
-@contextlib.contextmanager
-def _reading(file: Path, remedy: str) -> Iterator[None]:
-    """Make an error of ours of whatever reading a file raises, with what to do about it."""
-    try:
-        yield
-    except DamagedError as error:
-        raise DamagedError(f"{error}; {remedy}") from error
-    except RunError:
-        raise
-    except _UNREADABLE as error:
-        raise RunError(f"{file} could not be read: {one_line(error)[:200]}; {remedy}") from error
-
-
-def read_members(file: Path) -> list[Member]:
-    try:
-        members = _MEMBERS.validate_python(read_json(file))
-        if not members:
-            raise ValueError("it lists no models")
-        for member in members:
-            member.check()
-        return members
-    except ValidationError as error:
-        problem = f"is no list of members: {problems_of(error)}"
-    except _UNREADABLE as error:
-        problem = f"could not be read: {one_line(error)}"
-    raise RunError(f"{file} {problem}; delete it, and the command that trained the run writes it again")
-
-
-def digest_of_members(members: Sequence[Member]) -> str:
-    """What records say of their models: a hash of the ids, in order."""
-    return digest_of([member.model_id for member in members])[:16]
-
-
-def _descends(values: pa.ChunkedArray) -> bool:
-    numbers = values.to_numpy()
-    return bool((numbers[1:] < numbers[:-1]).any())
-
-
-def _check_ranges(table: pa.Table) -> None:
-    """Raise ValueError where a figure or an epoch is none."""
-    limits: dict[str, tuple[float, float]] = {"epoch": (0, MAX_EPOCH), SPARSITY: (0, 1)}
-    limits |= {f"{split}_acc": (0, 1) for split in ("train", "val", "test")}
-    limits |= {f"{split}_loss": (0, np.inf) for split in ("train", "val", "test")}
-    for name, (low, high) in limits.items():
-        smallest, largest = pc.min_max(table[name]).as_py().values()
-        if smallest is not None and (smallest < low or largest > high):
-            raise ValueError(f"{name} reaches from {smallest} to {largest}, expected {low} to {high}")
-
-
-def metrics_table(
-    members: Sequence[Member], epoch: int, figures: Mapping[str, Tensor | None], diverged: Tensor
-) -> pa.Table:
-    """Rows of `METRICS_SCHEMA` for one epoch: `figures` by column [K], None where a split is missing."""
-    count = len(members)
-    columns: dict[str, Any] = {
-        "model_id": [member.model_id for member in members],
-        "epoch": [epoch] * count,
-        "diverged": diverged.tolist(),
-    }
-    for field in METRICS_SCHEMA:
-        if field.name not in columns:
-            values = figures.get(field.name)
-            # From numpy, so that NaN stays NaN and does not become null.
-            columns[field.name] = (
-                pa.nulls(count, field.type) if values is None else pa.array(values.to(torch.float32).cpu().numpy())
-            )
-    return pa.table([columns[field.name] for field in METRICS_SCHEMA], schema=METRICS_SCHEMA)

@@ -25,21 +25,11 @@ from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 
 RUN_FORMAT = 1
-
-
 RUN_MANIFEST = "zoo.json"
-
-
 # Of a run: members times epochs.
 MAX_STATES = 20_000_000
-
-
 _Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-
-
 _Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-
-
 _Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 
 

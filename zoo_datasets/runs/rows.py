@@ -32,7 +32,7 @@ from zoo_datasets.repository.row import (
     split_of,
 )
 from zoo_datasets.repository.where import Condition
-from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
+from zoo_datasets.runs.metrics import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.axes import FURTHER_AXES
 from zoo_datasets.specs.members import Member

@@ -30,8 +30,10 @@ from pathlib import Path
 
 from zoo_datasets.documents import StrPath, read_json
 from zoo_datasets.errors import DamagedError, DocumentError, RunError
-from zoo_datasets.runs.cohort import MEMBERS, Cohort, digest_of_members, read_members
+from zoo_datasets.runs.checked import MEMBERS
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST, RunManifest
+from zoo_datasets.runs.members import digest_of_members, read_members
 from zoo_datasets.specs.members import Member, members_of
 from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import write_json

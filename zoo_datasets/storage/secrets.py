@@ -7,11 +7,7 @@ import re
 from huggingface_hub import get_token
 
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
-
-
 _USER = re.compile(r"(https?://)[^/@\s]+@")
-
-
 _TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9_]+|(?<=Bearer )[^\s'\"]+")
 
 

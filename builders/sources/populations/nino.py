@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices
+from zoo_datasets.builders.checkpoints.structure import Slices
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, fits, recognise
-from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, CheckpointReader, Structure
+from zoo_datasets.builders.checkpoints.structure import Structure
+from zoo_datasets.builders.checkpoints.torch_file import MAX_CHECKPOINT, CheckpointReader
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.native_files import Template, library
 from zoo_datasets.builders.shards.notes import Note

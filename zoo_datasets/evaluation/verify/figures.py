@@ -19,8 +19,6 @@ from zoo_datasets.stacked import evaluate_stack
 from zoo_datasets.stacked.evaluate import same_loss
 
 STACK_BYTES = 200_000_000
-
-
 _SHARED = (*KIND_COLUMNS, "activation", "train_fraction", LAYOUT)
 
 

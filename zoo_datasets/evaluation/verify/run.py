@@ -19,8 +19,9 @@ from zoo_datasets.evaluation.verify.recipes import differs_from_start
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
-from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
+from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
+from zoo_datasets.runs.metrics import METRICS, SPARSITY, STEPS
 from zoo_datasets.runs.run import Run
 from zoo_datasets.stacked.block import evaluation_recipe
 from zoo_datasets.stacked.evaluate import same_loss

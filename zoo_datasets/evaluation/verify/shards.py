@@ -37,8 +37,6 @@ from zoo_datasets.terminal import Advance
 from zoo_datasets.text import counted
 
 METADATA_COLUMNS = [name for name in NAMES if name != WEIGHTS]
-
-
 READ_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 

@@ -3,16 +3,9 @@
 
 from __future__ import annotations
 
-import ast
-import csv
 import dataclasses
-import io
-import json
 import math
-import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +13,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import torch
 from numpy.typing import NDArray
 
 from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
-from zoo_datasets.builders.checkpoints.torch_file import Slices, StoredTensor
+from zoo_datasets.builders.checkpoints.structure import Slices, StoredTensor
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
 from zoo_datasets.builders.containers.locate import Place
@@ -34,17 +26,19 @@ from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.writer import rows_of_a_group
 from zoo_datasets.builders.sources.base import Reading, StateBlock, States
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing
-from zoo_datasets.builders.sources.populations.nfn_splits import plain_numbers, published_splits
+from zoo_datasets.builders.sources.populations.small_cnn.layout import (
+    LARGEST_LAYOUT,
+    LAYOUT_FILE,
+    Orientation,
+    read_layout,
+)
+from zoo_datasets.builders.sources.populations.small_cnn.splits import plain_numbers, published_splits
+from zoo_datasets.builders.sources.populations.small_cnn.table import LARGEST_TABLE, METRICS_FILES, read_metrics
 from zoo_datasets.builders.sources.splits import Named, assign, read_splits
-from zoo_datasets.builders.state_dicts.columns import column_name
-from zoo_datasets.builders.state_dicts.numpy_file import array_in
+from zoo_datasets.builders.state_dicts.formats.numpy_file import array_in
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.native.rows import Recycled
-from zoo_datasets.networks.architectures import MAX_WIDTH, get_architecture
-from zoo_datasets.networks.layers import Activate, Conv, Dropout, GlobalAveragePool, Layer, Linear, build_layout
-from zoo_datasets.networks.layers.documents import layers_to_json
-from zoo_datasets.networks.layout import MAX_SIZE
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
 from zoo_datasets.repository.records import LeftOut
@@ -53,17 +47,11 @@ from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
-WEIGHTS_FILE, LAYOUT_FILE = "weights.npy", "layout.csv"
-METRICS_FILES: Final = ("metrics.csv.gz", "metrics.csv")
+WEIGHTS_FILE = "weights.npy"
 FILES: Final = (WEIGHTS_FILE, LAYOUT_FILE, *METRICS_FILES)
 _LARGEST = 1 << 40  # bytes of the array
 _LARGEST_MEMBER = 1 << 31  # where it is compressed, and so read as a whole
-_LARGEST_TABLE = 1 << 30
-_LARGEST_LAYOUT = 1 << 20
-_MOST_COLUMNS = 500
 _FLOATS: Final = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
-_STRIDE = 2  # of every convolution, none of which is padded
-SMALL_CNN_ARCHITECTURE = "small_cnn"
 
 # Our columns by theirs, `config.` left out.
 _STANDARD: Final = {
@@ -77,14 +65,6 @@ _STANDARD: Final = {
     "test_loss": "test_loss",
     "train_accuracy": "train_acc",
     "train_loss": "train_loss",
-}
-_TYPES: Final[Mapping[str, pa.DataType]] = {
-    **{name: pa.string() for name in ("activation", "optimizer", "w_init", "b_init", "dataset", "dnn_architecture")},
-    **{name: pa.float64() for name in ("dropout", "learning_rate", "l2reg", "init_std", "train_fraction")},
-    **{name: pa.float64() for name in ("test_accuracy", "test_loss", "train_accuracy", "train_loss")},
-    **{name: pa.int64() for name in ("epochs", "epochs_between_checkpoints", "num_layers", "num_units")},
-    **{name: pa.int64() for name in ("random_seed", "step")},
-    "modeldir": pa.string(),
 }
 _ROW = "row"
 _DOCS: Final = {
@@ -123,219 +103,6 @@ def _folders(container: Container) -> list[str]:
     )
 
 
-# the layout
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A variable of TensorFlow in each row: its layer, whether it is a bias, and where it lies."""
-
-    layer: str
-    bias: bool
-    start: int
-    shape: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        """Where the next one begins."""
-        return self.start + math.prod(self.shape)
-
-
-def read_layout(data: bytes) -> list[Variable]:
-    """The variables of a layout file, in the order of a row.
-
-    Raises:
-        SourceError: if it is none, or its variables do not lie side by side.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{LAYOUT_FILE} is no CSV: {error}") from error
-    variables = sorted(map(_variable, rows), key=lambda one: one.start)
-    place = 0
-    for one in variables:
-        if one.start != place:
-            what = "leaves out" if one.start > place else "has twice"
-            low, high = sorted((place, one.start))
-            raise SourceError(f"{LAYOUT_FILE} {what} the weights {low:,} to {high:,}; expected each once")
-        place = one.stop
-    if not variables or place > MAX_SIZE:
-        raise SourceError(f"{LAYOUT_FILE} tells {place:,} weights, 1 to {MAX_SIZE:,} expected")
-    return variables
-
-
-def _variable(row: Mapping[str, Any]) -> Variable:
-    name, start, stop, shape = (row.get(column) for column in ("varname", "start_idx", "end_idx", "shape"))
-    if not all(isinstance(text, str) for text in (name, start, stop, shape)):
-        raise SourceError(f"{LAYOUT_FILE}: expected the columns varname, start_idx, end_idx and shape in each row")
-    layer, _, kind = str(name).rpartition(":")[0].rpartition("/")
-    axes = _shape(str(shape))
-    try:
-        begin, end = int(str(start)), int(str(stop))
-    except ValueError:
-        begin = end = -1
-    if begin < 0 or end - begin != math.prod(axes):
-        raise SourceError(
-            f"{LAYOUT_FILE}: {brief(name)} of shape {list(axes)} reaches from {brief(start)} to {brief(stop)}; "
-            f"expected {math.prod(axes):,} weights"
-        )
-    if len(axes) not in {"bias": (1,), "kernel": (2, 4)}.get(kind, ()):
-        raise SourceError(
-            f"{LAYOUT_FILE}: {brief(name)} has the shape {list(axes)}; expected kernels of 4 axes (convolutions) or 2 "
-            "(dense), and biases of 1"
-        )
-    return Variable(layer, kind == "bias", begin, axes)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """The text of a tuple, read as a literal of at most a few numbers: nothing in it is ever run."""
-    try:
-        value = ast.literal_eval(text.strip()) if len(text) <= 100 else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = None
-    axes = value if isinstance(value, (tuple, list)) else ()
-    whole = all(isinstance(axis, int) and not isinstance(axis, bool) and 1 <= axis <= MAX_WIDTH for axis in axes)
-    if not 1 <= len(axes) <= 4 or not whole:
-        raise SourceError(f"{LAYOUT_FILE}: the shape {brief(text)} is none; expected as (3, 3, 1, 16)")
-    return tuple(axes)
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """The network of a layout, and where each of its weights, in torch's order, lies in a row of TensorFlow's."""
-
-    layers: tuple[Layer, ...]
-    places: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, variables: Sequence[Variable]) -> Orientation:
-        """Convolutions of stride 2 without padding, each with activation and dropout, the mean of all pixels, and a
-        dense layer.
-
-        Raises:
-            SourceError: if the variables are not of such a network.
-        """
-        by_layer: dict[str, dict[bool, Variable]] = {}
-        for one in variables:
-            if by_layer.setdefault(one.layer, {}).setdefault(one.bias, one) is not one:
-                raise SourceError(f"{LAYOUT_FILE}: two kernels, or biases, of {brief(one.layer)}; expected one")
-        layers: list[Layer] = []
-        sources: dict[str, NDArray[np.int64]] = {}
-        width: int | None = None
-        for number, (name, parts) in enumerate(by_layer.items(), 1):
-            kernel, last = parts.get(False), number == len(by_layer)
-            if kernel is None or len(kernel.shape) != (2 if last else 4):
-                expected = "a dense layer at the end" if last else "convolutions before the last layer"
-                raise SourceError(
-                    f"{LAYOUT_FILE}: {brief(name)} is another layer than expected: {expected}, with kernel"
-                )
-            inputs, outputs = kernel.shape[-2:]
-            own = "fc" if last else f"conv{number}"
-            bias = parts.get(True)
-            square = last or kernel.shape[0] == kernel.shape[1]
-            if not square or (width not in (None, inputs)) or (bias is not None and bias.shape != (outputs,)):
-                raise SourceError(
-                    f"{LAYOUT_FILE}: {brief(name)} of shape {list(kernel.shape)} does not fit: square kernels, as many "
-                    "inputs as the layer before has outputs, and as many biases as outputs expected"
-                )
-            width = outputs
-            if last:
-                layers += [GlobalAveragePool(), Linear(own, inputs, outputs)]
-            else:
-                convolution = Conv(own, inputs, outputs, kernel.shape[0], _STRIDE, bias=bias is not None)
-                layers += [convolution, Activate(), Dropout()]
-            if last and bias is None:
-                raise SourceError(f"{LAYOUT_FILE}: {brief(name)} has no bias; expected one")
-            axes = (1, 0) if last else (3, 2, 0, 1)  # (in, out) and HWIO
-            sources[f"{own}.weight"] = _indices(kernel).transpose(axes)
-            if bias is not None:
-                sources[f"{own}.bias"] = _indices(bias)
-        ordered = [sources[spec.name].ravel() for spec in build_layout(layers).tensors]
-        return cls(tuple(layers), np.concatenate(ordered))
-
-    @cached_property
-    def record(self) -> NetworkRecord:
-        """What rows name their network by."""
-        return NetworkRecord(build_layout(self.layers), json.dumps(layers_to_json(self.layers)))
-
-    def columns(self) -> dict[str, Any]:
-        """`architecture`, where it is that of the table, and numbers of inputs and classes."""
-        first, last = self.layers[0], self.layers[-1]
-        inputs = first.in_channels if isinstance(first, Conv) else 1
-        classes = last.out_features if isinstance(last, Linear) else 1
-        known = get_architecture(SMALL_CNN_ARCHITECTURE).layers(inputs, classes) == self.layers
-        return {
-            "architecture": SMALL_CNN_ARCHITECTURE if known else None,
-            "in_channels": inputs,
-            "classes": classes,
-        }
-
-
-def _indices(one: Variable) -> NDArray[np.int64]:
-    return np.arange(one.start, one.stop).reshape(one.shape)
-
-
-# the table of figures
-
-
-def read_metrics(data: bytes, compressed: bool) -> pa.Table:
-    """The columns of a table of figures by their plain names; what has no name, as an index, is left out.
-
-    Raises:
-        SourceError: if it is no CSV, a bomb, or lacks what tells the rows apart.
-    """
-    text = _gunzipped(data) if compressed else data
-    try:
-        header = next(csv.reader(io.StringIO(text[:_LARGEST_LAYOUT].decode("utf-8-sig", "replace"), newline="")), [])
-    except csv.Error as error:
-        raise SourceError(f"{METRICS_FILES[0]} is no CSV: {error}") from error
-    names = [column_name(name.removeprefix("config.")) for name in header]
-    named = [name for name in names if name]
-    if len(names) > _MOST_COLUMNS or len({*named}) != len(named):
-        twice = [name for name, count in Counter(named).items() if count > 1]
-        problem = f"has two columns {brief(twice[0])}" if twice else f"has {len(names):,} columns"
-        raise SourceError(f"{METRICS_FILES[0]} {problem}; expected names that differ, {_MOST_COLUMNS} at most")
-    if missing := [name for name in ("modeldir", "step") if name not in named]:
-        raise SourceError(f"{METRICS_FILES[0]} lacks the column {missing[0]}; expected one of these: modeldir, step")
-    unique = [name or f" {place}" for place, name in enumerate(names)]
-    options = pa_csv.ConvertOptions(
-        column_types={
-            name: pa.float64() if _TYPES[name] == pa.int64() else _TYPES[name] for name in named if name in _TYPES
-        },
-        include_columns=named,
-        strings_can_be_null=True,
-    )
-    reading = pa_csv.ReadOptions(column_names=unique, skip_rows=1, use_threads=False)
-    try:
-        table = pa_csv.read_csv(pa.BufferReader(text), reading, pa_csv.ParseOptions(), options)
-    except (pa.ArrowException, ValueError) as error:
-        raise SourceError(f"{METRICS_FILES[0]} could not be read: {' '.join(str(error).split())[:200]}") from error
-    return pa.table({name: _typed(name, table[name].combine_chunks()) for name in table.column_names})
-
-
-def _typed(name: str, values: pa.Array) -> pa.Array:
-    """A column as bool, int64, float64 or string; of whole numbers, what is none is null."""
-    if name in _TYPES and _TYPES[name] == pa.int64():
-        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), float(1 << 53)))
-        return pc.if_else(pc.fill_null(whole, False), values, None).cast(pa.int64())
-    if values.type in FURTHER_TYPES.values():
-        return values
-    return values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
-
-
-def _gunzipped(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        text = unpacker.decompress(data, _LARGEST_TABLE)
-    except zlib.error as error:
-        raise SourceError(f"{METRICS_FILES[0]} is no gzip, or broken: {error}") from error
-    if unpacker.unconsumed_tail:
-        raise SourceError(f"{METRICS_FILES[0]} unpacks to more than {_LARGEST_TABLE:,} bytes; it was refused")
-    if not unpacker.eof:
-        raise SourceError(f"{METRICS_FILES[0]} is cut short")
-    return text
-
-
 class SmallCnnSource(ListedSource):
     """A Small CNN Zoo in a folder or an archive; weights are read where they lie, some rows at a time."""
 
@@ -358,10 +125,10 @@ class SmallCnnSource(ListedSource):
         container.prepare(
             [f"{self._folder}{name}" for name in (WEIGHTS_FILE, LAYOUT_FILE, self._metrics_file)], _LARGEST
         )
-        self._orientation = Orientation.of(read_layout(self._read(LAYOUT_FILE, _LARGEST_LAYOUT)))
+        self._orientation = Orientation.of(read_layout(self._read(LAYOUT_FILE, LARGEST_LAYOUT)))
         with self._weights() as data:
             self._array = self._checked(data)
-        metrics = read_metrics(self._read(self._metrics_file, _LARGEST_TABLE), self._metrics_file.endswith(".gz"))
+        metrics = read_metrics(self._read(self._metrics_file, LARGEST_TABLE), self._metrics_file.endswith(".gz"))
         listing = self._listed(metrics, reading)
         # By the number of a row of the listing, that of the array.
         self._rows: NDArray[np.int64] = listing.table[_ROW].to_numpy()

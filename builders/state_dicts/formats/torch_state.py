@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo_datasets.builders.checkpoints.pickled import StandIn, TensorStub
-from zoo_datasets.builders.checkpoints.torch_file import Slices, open_archive, read_pickle, state_tensors, structure_of
+from zoo_datasets.builders.checkpoints.structure import Slices, structure_of
+from zoo_datasets.builders.checkpoints.torch_file import open_archive, read_pickle, state_tensors
 from zoo_datasets.builders.checkpoints.wrapped import WRAPPED
 from zoo_datasets.builders.shards.notes import Note, shown
 from zoo_datasets.builders.state_dicts.kinds import FileKind, common_prefix, prefix_note

@@ -1,0 +1,1 @@
+"""The CNN Wild Park: checkpoints of CNNs, each of a network of its own."""

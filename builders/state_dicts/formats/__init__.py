@@ -1,0 +1,1 @@
+"""Formats of files of tensors: one file each, which says what a file holds before its tensors are read."""
