@@ -21,17 +21,11 @@ from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import RepositoryError, SourceError, StorageError, ZooError
 from zoo_datasets.repository.card import listed_by_name, write_card
 from zoo_datasets.repository.credit import Credit, Statements, credit_of
-from zoo_datasets.repository.manifest import (
-    LIGHT_ENDINGS,
-    META_FOLDER,
-    PLOTS,
-    Manifest,
-    Shard,
-    meta_path,
-    read_manifest,
-)
+from zoo_datasets.repository.manifest import PLOTS, Manifest, read_manifest
+from zoo_datasets.repository.places import LIGHT_ENDINGS, META_FOLDER, meta_path
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import KEY, id_problem
-from zoo_datasets.specs.spec import NAME
+from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.storage.files import check_files, remove_temporaries
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import locked_card, locked_zoo
@@ -194,10 +188,11 @@ def _check_ids(source: Source) -> None:
     Raises:
         SourceError: for the first such id.
     """
-    for model in (model for block in source.blocks() for model in block.models):
-        problem = id_problem(model.model_id) or id_problem(model.columns.get("parent_id"))
-        if problem is not None:
-            raise SourceError(f"{source.name}: {problem}")
+    models = [model for block in source.blocks() for model in block.models]
+    parents = {model.columns.get("parent_id"): None for model in models}
+    problem = next(filter(None, map(id_problem, [*(model.model_id for model in models), *parents])), None)
+    if problem is not None:
+        raise SourceError(f"{source.name}: {problem}")
 
 
 def _check_replaceable(source: Source, repo: Path, config: str) -> None:

@@ -14,7 +14,8 @@ from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.channels import permutations
 from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs.members import Limits, Member, members_of
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.stacked import BlockRecipe, StepSettings, augmentation, initialise, streams
 

@@ -22,8 +22,11 @@ from zoo_datasets.errors import RepositoryError, SpecError, UnknownNameError
 from zoo_datasets.evaluation.benchmark import scores
 from zoo_datasets.evaluation.benchmark.memory import measured
 from zoo_datasets.evaluation.benchmark.model_record import run_models
-from zoo_datasets.evaluation.benchmark.models import ModelSettings, fit_all, results_of, tasks_of
+from zoo_datasets.evaluation.benchmark.model_results import results_of
+from zoo_datasets.evaluation.benchmark.models import ModelSettings, fit_all
+from zoo_datasets.evaluation.benchmark.record import read_record
 from zoo_datasets.evaluation.benchmark.run import read_data
+from zoo_datasets.evaluation.benchmark.tasks import tasks_of
 from zoo_datasets.networks.layers import Linear, Sine
 from zoo_datasets.predictors import PREDICTORS
 from zoo_datasets.predictors import fit as fit_module
@@ -106,6 +109,8 @@ def test_models_are_compared_on_the_same_rows_and_go_on(repo, tmp_path, monkeypa
     assert json.loads(out.read_text()) == json.loads(json.dumps(again.to_dict()))
     with pytest.raises(RepositoryError, match="a benchmark of other settings or rows"):
         run_models(repo, settings_of(seeds=3), out=out)
+    with pytest.raises(RepositoryError, match="holds a benchmark of 'models', format 1, expected one of features"):
+        read_record(out)
     for text in ('{"format": 1}', "[]", '{"kind": "models", "format": 1}'):
         out.write_text(text)
         with pytest.raises(RepositoryError, match=r"models\.json"):

@@ -17,10 +17,10 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, StorageError
 from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.hub.local_zoo import local_zoos
-from zoo_datasets.repository import card_plots
-from zoo_datasets.repository.card_plots import draw_plots
+from zoo_datasets.repository.card import plots as card_plots
+from zoo_datasets.repository.card.figures import accuracy_over_epochs, sparsity_over_epochs
+from zoo_datasets.repository.card.plots import draw_plots
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.repository.plots import accuracy_over_epochs, sparsity_over_epochs
 
 NAME = "digits_cnn_s"
 ACCURACY = f"_meta/{NAME}/accuracy.png"

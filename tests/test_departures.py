@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
-from zoo_datasets.repository.card_text import page_of
+from zoo_datasets.repository.card.text import page_of
 from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
 from zoo_datasets.repository.departures import departures
 from zoo_datasets.repository.manifest import read_manifest

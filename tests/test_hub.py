@@ -13,7 +13,7 @@ from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.repository.card import YOURS, configs_of, read_card, zoos_of
 from zoo_datasets.repository.listing import files_among, version_of
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.members import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"

@@ -12,9 +12,9 @@ from tiny_runs import make_run
 
 from zoo_datasets.builders import build_repository
 from zoo_datasets.repository.card import configs_of, parse_card, read_card
-from zoo_datasets.repository.card_text import YOURS
+from zoo_datasets.repository.card.text import YOURS
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.storage.files import sha256_of
 

@@ -29,7 +29,7 @@ from zoo_datasets.images import sources as image_sources
 from zoo_datasets.images.prepare import ImageData, Split, cut, load_images
 from zoo_datasets.images.sources import ZOO_OF_MODE, prepare_image
 from zoo_datasets.images.table import IMAGES, get_image_spec
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo, list_zoos
 
 CLASSES = ("cat", "dog", "eel")

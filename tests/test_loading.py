@@ -18,7 +18,7 @@ from zoo_datasets.loading.modules import layout_of_row, to_module, to_state_dict
 from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.repository.row import split_of, split_of_seed
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "mnist_cnn_s_hyp_fix"

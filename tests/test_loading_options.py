@@ -9,7 +9,7 @@ from hub_client import Client
 from hub_server import serving
 from tiny_runs import make_run
 
-from zoo_datasets.builders import build_repository
+from zoo_datasets.builders import build_repository, write_rows
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.loading.batches import batches
 from zoo_datasets.loading.load import load_zoo
@@ -59,6 +59,29 @@ def test_parts_of_splits_come_with_other_options_and_as_objects(repo):
     assert len(load_zoo(repo, NAME, datasets.Split.TEST)) == 6
     whole = load_zoo(repo, NAME, "train", split_by="seed")
     assert load_zoo(repo, NAME, "train[4:9]", split_by="seed")[:] == whole[4:9]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_cut_by_what_is_the_same_in_all_rows_is_refused(tmp_path, streaming):
+    rows = [
+        ({"weight": torch.full((2,), float(number))}, {"model_id": f"m{number}", "seed": 42, "rank": number % 2})
+        for number in range(12)
+    ]
+    write_rows(tmp_path, "same", rows)
+    with pytest.raises(
+        SpecError, match="all rows have the seed 42, so that a cut by it puts all into one split; choose"
+    ):
+        load_zoo(tmp_path, "same", "train", split_by="seed", streaming=streaming)
+    with pytest.raises(SpecError, match="no row has a value of lr, so that"):
+        load_zoo(tmp_path, "same", split_by="group:lr", streaming=streaming)
+    assert load_zoo(tmp_path, "same", split_by="group:rank", streaming=streaming)
+
+
+def test_a_cut_of_chosen_rows_that_are_the_same_is_warned_of(tmp_path):
+    rows = [({"weight": torch.zeros(2)}, {"model_id": f"m{number}", "rank": number % 2}) for number in range(12)]
+    write_rows(tmp_path, "two", rows)
+    with pytest.warns(UserWarning, match="all rows have the rank 1, so that a cut by it puts all into one split"):
+        assert len(load_zoo(tmp_path, "two", split_by="group:rank", where="rank == 1")) == 1
 
 
 @pytest.mark.parametrize(

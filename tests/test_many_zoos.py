@@ -26,7 +26,7 @@ from zoo_datasets.hub.local_zoo import local_zoos
 from zoo_datasets.repository.card import configs_of, info_of, listed_by_name, read_card, write_card
 from zoo_datasets.repository.listing import by_pattern, files_among, version_of
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
@@ -156,7 +156,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from zoo_datasets.builders import build, build_repository
-from zoo_datasets.repository import card
+from zoo_datasets.repository.card import writing as card
 
 def stop(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ import zoo_datasets as zd
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import ImagesError, SpecError
 from zoo_datasets.images.own import read_class_folders
-from zoo_datasets.specs.spec import Pixels
+from zoo_datasets.specs.images import Pixels
 from zoo_datasets.specs.zoos import read_zoo_file, zoo_from_dict
 
 YAML = """

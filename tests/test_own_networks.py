@@ -15,7 +15,7 @@ from zoo_datasets.errors import LayoutError, RepositoryError, RunError, SpecErro
 from zoo_datasets.loading.exporting import export_safetensors, repository_rows
 from zoo_datasets.networks import kind
 from zoo_datasets.networks.kind import NetworkKind
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.training.population.opening import open_run
 from zoo_datasets.training.population.parents import open_parents

@@ -7,7 +7,7 @@ import pytest
 from zoo_datasets.errors import SourceError, UnknownNameError
 from zoo_datasets.repository.credit import HUB_LICENCES
 from zoo_datasets.repository.populations import get_population, list_populations, markdown_rows
-from zoo_datasets.specs.spec import NAME
+from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.specs.zoos import list_zoos, twins_of
 
 

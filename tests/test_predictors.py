@@ -25,6 +25,7 @@ from zoo_datasets.predictors.augment import augmented
 from zoo_datasets.predictors.base import WeightSpace
 from zoo_datasets.predictors.chain import chain_of
 from zoo_datasets.predictors.fit import Plan, Rows
+from zoo_datasets.predictors.graph import Aggregates
 from zoo_datasets.predictors.nfn import Equivariant, dimensions, global_width, pooled
 from zoo_datasets.predictors.predictor import Predictor, TargetForm
 from zoo_datasets.specs.zoos import get_zoo
@@ -242,6 +243,18 @@ def test_a_plain_graph_network_does_not_know_of_signs_and_scales():
     weights, model = weights_for(layers), model_of("graph", layers).double()
     for changed, code in ((flip_signs(weights, layers, "tanh"), 2), (rescale(weights, layers, "relu"), 1)):
         assert (says(model, changed, code) - says(model, weights, code)).abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("sources", [1, 3], ids=["shared", "each its own"])
+def test_gradients_of_what_messages_come_to_are_those_of_autograd(sources):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 1, 5), (2, sources, 4, 5))
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(Aggregates.apply, inputs)
+    factor, shift, target, source = inputs
+    messages = factor * (target + source) + shift
+    expected = (messages.mean(dim=2), messages.square().mean(dim=2), messages.amin(dim=2), messages.amax(dim=2))
+    torch.testing.assert_close(Aggregates.apply(*inputs), expected)
 
 
 def test_probes_tell_activations_apart_and_reach_the_generator():

@@ -13,7 +13,7 @@ from zoo_datasets.builders import Reading, build_repository
 from zoo_datasets.evaluation.benchmark import Settings, run_benchmark
 from zoo_datasets.evaluation.verify.continuity import exchanges
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, get
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Dropout, Flatten, Linear
 from zoo_datasets.repository.card import read_card
-from zoo_datasets.repository.card_text import citations_of, page_of, table_line
+from zoo_datasets.repository.card.text import citations_of, page_of, table_line
 from zoo_datasets.repository.credit import Credit
 from zoo_datasets.repository.manifest import Manifest, read_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS

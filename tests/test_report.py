@@ -22,16 +22,19 @@ from zoo_datasets.errors import RepositoryError, SpecError
 from zoo_datasets.evaluation import analysis, population
 from zoo_datasets.evaluation.benchmark.record import read_record
 from zoo_datasets.evaluation.predictions import predictions, representations
-from zoo_datasets.evaluation.report.content import Extent, _best, _histogram, _sparse, _tells, gather
+from zoo_datasets.evaluation.report.content import _best, _sparse, gather
+from zoo_datasets.evaluation.report.maps import _tells
 from zoo_datasets.evaluation.report.page import page
+from zoo_datasets.evaluation.report.parts import Extent
 from zoo_datasets.evaluation.report.plots import overview
+from zoo_datasets.evaluation.report.values import histogram_of
 from zoo_datasets.images.prepare import load_images
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.architectures import get_architecture, layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.plotting import cover, new_figure, render
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.symmetries import canonicalize, permute
 
@@ -206,7 +209,7 @@ def test_seeds_colour_a_map_only_where_models_share_them():
 @pytest.mark.parametrize(("images", "spread"), [(30, 30), (1000, 400), (1000, 3), (10_000, 77)])
 def test_every_bin_of_shares_holds_equally_many_values(images, spread):
     shares = torch.arange(images - spread, images + 1).double() / images
-    found = _histogram("agreement", shares, images)
+    found = histogram_of("agreement", shares, images)
     assert sum(found["counts"]) == spread + 1
     assert len(found["counts"]) <= 40
     assert len(set(found["counts"][:-1])) <= 1  # no comb

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.members import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 

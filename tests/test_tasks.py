@@ -18,7 +18,7 @@ from zoo_datasets.loading.tasks import (
     sequence_prediction,
     trajectories,
 )
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"

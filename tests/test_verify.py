@@ -21,7 +21,7 @@ from zoo_datasets.networks.architectures import layout_of
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.row import SPLITS
-from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.members import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.storage.files import sha256_of
 from zoo_datasets.training import train_zoo

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from zoo_datasets.specs.axes import FURTHER_AXES, GRID_FIELDS
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.names import names_of
-from zoo_datasets.specs.spec import FURTHER_AXES, GRID_FIELDS, members_of
 from zoo_datasets.specs.zoos import read_zoo
 
 PAGE = (Path(__file__).parent.parent / "docs" / "zoo_files.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ from zoo_datasets.networks.architectures import get_architecture, layout_of
 from zoo_datasets.runs.cohort import Cohort, metrics_table
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, RunManifest
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, Member, ZooSpec, digest_of, members_of
+from zoo_datasets.specs.members import Limits, Member, members_of
+from zoo_datasets.specs.spec import ZooSpec, digest_of
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.stacked.initialise import initialise
 from zoo_datasets.storage.files import sha256_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,8 @@ from zoo_datasets.documents import StrPath
 from zoo_datasets.errors import SpecError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, ZooSpec
+from zoo_datasets.specs.members import Limits
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.training.engines.table import get_engine
 from zoo_datasets.training.engines.watching import Watch
 from zoo_datasets.training.engines.work import Work

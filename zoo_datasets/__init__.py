@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from zoo_datasets.networks.module import build_module as build_module
     from zoo_datasets.predictors.predictor import Predictor as Predictor
     from zoo_datasets.runs.run import Run as Run
-    from zoo_datasets.specs.spec import HyperParameters as HyperParameters
-    from zoo_datasets.specs.spec import ImageSpec as ImageSpec
-    from zoo_datasets.specs.spec import Limits as Limits
-    from zoo_datasets.specs.spec import Member as Member
+    from zoo_datasets.specs.axes import HyperParameters as HyperParameters
+    from zoo_datasets.specs.images import ImageSpec as ImageSpec
+    from zoo_datasets.specs.members import Limits as Limits
+    from zoo_datasets.specs.members import Member as Member
+    from zoo_datasets.specs.members import members_of as members_of
     from zoo_datasets.specs.spec import ZooSpec as ZooSpec
-    from zoo_datasets.specs.spec import members_of as members_of
     from zoo_datasets.specs.zoos import get_zoo as get_zoo
     from zoo_datasets.specs.zoos import list_zoos as list_zoos
     from zoo_datasets.specs.zoos import read_zoo as read_zoo
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Convention": "networks.fields",
-    "HyperParameters": "specs.spec",
-    "ImageSpec": "specs.spec",
-    "Limits": "specs.spec",
-    "Member": "specs.spec",
+    "HyperParameters": "specs.axes",
+    "ImageSpec": "specs.images",
+    "Limits": "specs.members",
+    "Member": "specs.members",
     "Predictor": "predictors.predictor",
     "Run": "runs.run",
     "WeightLayout": "networks.layout",
@@ -87,7 +87,7 @@ _HOMES = {
     "load_zoo": "loading.load",
     "read_layouts": "loading.load",
     "loss_barrier": "evaluation.alignment",
-    "members_of": "specs.spec",
+    "members_of": "specs.members",
     "mixed_tokens": "loading.mixing",
     "property_prediction": "loading.tasks",
     "push_repository": "hub.push",

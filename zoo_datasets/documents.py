@@ -225,6 +225,12 @@ def whole_number(text: str) -> int | None:
     return int(text) if len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
 
 
+def finite_number(value: Any) -> float | None:
+    """A number of a document as a float; None where it is something else, or not finite."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
 def problems_of(error: ValidationError, where: str = "") -> str:
     """What pydantic found, on one line: each place, what was expected and what was there."""
     problems = error.errors(include_url=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Printable for `str.isprintable`, but blank or invisible: the rest of Unicode's default ignorable characters.
@@ -112,3 +112,14 @@ def _kind_of(value: Any) -> str:
     if not hasattr(value, "shape"):
         return repr(value)
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: 0, 1, 2, 5 as `0–2, 5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in parts)

@@ -22,14 +22,9 @@ import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import (
-    CHECKPOINT,
-    ITEM_SIZES,
-    Plain,
-    TensorStub,
-    Vocabulary,
-    load_pickle,
-)
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, Plain, TensorStub
+from zoo_datasets.builders.checkpoints.pickles import load_pickle
+from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, Vocabulary
 from zoo_datasets.builders.checkpoints.zips import (
     CENTRAL_CRC,
     ENCRYPTED,

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, Name, NumpyType, Plain, Vocabulary
+from zoo_datasets.builders.checkpoints.pickled import Name, NumpyType, Plain
+from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, Vocabulary
 from zoo_datasets.errors import CheckpointError
 
 _SCALAR_BYTES = 16

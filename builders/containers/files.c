@@ -139,8 +139,8 @@ static int list_below(int folder, Text *prefix, Listing *found, int depth)
     return fine;
 }
 
-/* A folder of `root`, whose name ends with a slash, and all that lies below it: paths relative to `root`, sorted, those
-   of folders with a slash at the end; those that cannot be read: links and devices, and after "/errno:" folders; and in
+/* A folder of `root`, whose name ends with a slash, and all that lies below it; without a name all that lies below
+   `root`. Paths are relative to `root` and sorted, those of folders with a slash at the end; those that cannot be read: links and devices, and after "/errno:" folders; and in
    `stamps` two int64 of each file whose name begins with no dot, its size and its time of change in nanoseconds. The
    caller frees `data` of all, in any case. Returns 0 where there is no memory left. */
 int zoo_list(const char *root, const char *name, Listing *found)
@@ -150,7 +150,10 @@ int zoo_list(const char *root, const char *name, Listing *found)
     char *copy = strdup(name);
     int folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int fine = copy != 0;
-    if (fine && folder >= 0)
+    if (fine && folder >= 0 && !*copy) {
+        fine = list_below(folder, &prefix, found, 0);
+        folder = -1;
+    } else if (fine && folder >= 0)
         fine = add(folder, copy, strlen(copy), &prefix, found, 0);
     else if (fine)
         fine = put(&prefix, copy, strlen(copy)) && not_listed(&prefix, found, errno);

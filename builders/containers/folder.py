@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -118,6 +119,28 @@ class OneByOne:
                     here[row] = True
         good = check_alike(memory, len(paths), template)
         return None if good is None else here & good
+
+
+class FetchedFiles(OneByOne):
+    """A container whose files are fetched, each as a whole, when they are asked for."""
+
+    @abstractmethod
+    def _at_hand(self, path: str, limit: int) -> str:
+        """Where a file lies on this machine, fetched if necessary.
+
+        Raises:
+            CheckpointError: if there is no such file, or it has more than `limit` bytes.
+        """
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of a file; errors as in `Container.read`."""
+        return read_file(self._at_hand(path, limit), limit)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, limit: int) -> Iterator[Slices]:
+        """The bytes of a file, fetched as a whole; see `Container.opened`."""
+        with opened_file(self._at_hand(path, limit), limit) as data:
+            yield data
 
 
 class Folder(AtHand):

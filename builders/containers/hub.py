@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices
 from zoo_datasets.builders.checkpoints.zips import check_name
-from zoo_datasets.builders.containers.folder import OneByOne, opened_file, read_file
+from zoo_datasets.builders.containers.folder import FetchedFiles
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.hub.client import hub_errors
@@ -34,7 +32,7 @@ def is_hub(location: object) -> bool:
     return isinstance(location, str) and location.startswith(_PREFIX) and not location.startswith("hf://")
 
 
-class HubFolder(OneByOne):
+class HubFolder(FetchedFiles):
     """A model or dataset repository of the Hub at one commit, or a folder in it."""
 
     notes: Sequence[Note] = ()
@@ -76,16 +74,6 @@ class HubFolder(OneByOne):
             )
             sizes = {item.path.removeprefix(under): item.size for item in tree if isinstance(item, RepoFile)}
         return cls(repo, kind, commit, under, sizes, fetched)
-
-    def read(self, path: str, limit: int) -> bytes:
-        """The content of a file; errors as in `Container.read`."""
-        return read_file(self._at_hand(path, limit), limit)
-
-    @contextlib.contextmanager
-    def opened(self, path: str, limit: int) -> Iterator[Slices]:
-        """The bytes of a file, fetched as a whole; see `Container.opened`."""
-        with opened_file(self._at_hand(path, limit), limit) as data:
-            yield data
 
     def prepare(self, paths: Iterable[str], limit: int) -> None:
         """Fetch files into the Hub's cache, several at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ def open_location(location: Path | str, fetched: Fetched | None = None) -> Conta
 def has_file(place: Place, name: str) -> bool:
     """Whether a folder, local or remote, directly holds a file of that name."""
     return (place / name).is_file() if isinstance(place, Path) else name in place.entries
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders that lie directly in a folder; files are told from them without a look at each."""
+    with os.scandir(place) as listing:
+        return [place / entry.name for entry in listing if entry.is_dir()]
 
 
 def local_folder(place: Place) -> Path:

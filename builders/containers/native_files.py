@@ -12,7 +12,7 @@ import functools
 import itertools
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -62,7 +62,7 @@ def library() -> ctypes.CDLL | None:
     return compiled
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Tree:
     """What lies below a folder.
 
@@ -84,39 +84,38 @@ def list_tree(root: str, threads: int = 1) -> Tree | None:
     if functions is None:
         return None
     try:
+        with os.scandir(root) as listing:
+            if threads <= 1 or not any(entry.is_dir(follow_symlinks=False) for entry in listing):
+                return Tree(*_list_below(functions, root, ""))
         # Once and here: what comes or goes meanwhile is in or out, and each folder is listed by one thread.
         with os.scandir(root) as listing:
             named = {
                 f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name: entry for entry in listing
             }
     except OSError as error:
-        return Tree(entries=[], refused={"": error.errno}, stamps=b"")
+        return Tree([], {"": error.errno}, b"")
     top_level = sorted(named)
     folders = [path for path in top_level if path.endswith("/")]
-    if threads <= 1:
-        below = {path: _list_below(functions, root, path) for path in folders}
-    else:
-        pool = ThreadPoolExecutor(threads)
-        try:
-            below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        below = dict(zip(folders, pool.map(lambda path: _list_below(functions, root, path), folders), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
     trees = [below[path] if path in below else _own(path, named[path]) for path in top_level]
     return Tree(
-        entries=list(itertools.chain.from_iterable(tree[0] for tree in trees)),
-        refused={path: number for tree in trees for path, number in tree[1].items()},
-        stamps=b"".join(tree[2] for tree in trees),
+        list(itertools.chain.from_iterable(tree[0] for tree in trees)),
+        {path: number for tree in trees for path, number in tree[1].items()},
+        b"".join(tree[2] for tree in trees),
     )
 
 
-_Listed = tuple[Sequence[str], Mapping[str, int | None], bytes]  # as the attributes of `Tree`
-_NOTHING: Mapping[str, int | None] = {}
+_Listed = tuple[list[str], dict[str, int | None], bytes]  # as the attributes of `Tree`
 
 
 def _own(path: str, entry: os.DirEntry[str]) -> _Listed:
     """A file of the root itself."""
-    refused = _NOTHING if entry.is_file(follow_symlinks=False) else {path: None}
-    return (path,), refused, b"" if path.startswith(".") else _STAMP.pack(*_stamp(entry))
+    refused: dict[str, int | None] = {} if entry.is_file(follow_symlinks=False) else {path: None}
+    return [path], refused, b"" if path.startswith(".") else _STAMP.pack(*_stamp(entry))
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:

@@ -7,16 +7,15 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from zoo_datasets.builders.checkpoints.torch_file import Slices
 from zoo_datasets.builders.checkpoints.zips import check_name
-from zoo_datasets.builders.containers.folder import OneByOne, opened_file, read_file
+from zoo_datasets.builders.containers.folder import FetchedFiles
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, whole_number
 from zoo_datasets.errors import CheckpointError, DownloadError, MissingError
@@ -140,7 +139,7 @@ class FsspecTree:
         return FsspecFile(self._fs, f"{self._path}/{path}", self._url)
 
 
-class RemoteFolder(OneByOne):
+class RemoteFolder(FetchedFiles):
     """A remote folder as a container; files that were fetched lie in a local folder, `mirror`.
 
     Checkpoint folders are not listed: each is assumed to hold a file `checkpoints`; reading a missing one reports it.
@@ -160,16 +159,6 @@ class RemoteFolder(OneByOne):
         self._walk(refused)
         self.refused = refused
         self.entries: Sequence[str] = sorted(self._listed)
-
-    def read(self, path: str, limit: int) -> bytes:
-        """The content of a file; errors as in `Container.read`."""
-        return read_file(self._at_hand(path, limit), limit)
-
-    @contextlib.contextmanager
-    def opened(self, path: str, limit: int) -> Iterator[Slices]:
-        """The bytes of a file, fetched as a whole; see `Container.opened`."""
-        with opened_file(self._at_hand(path, limit), limit) as data:
-            yield data
 
     def _at_hand(self, path: str, limit: int) -> str:
         """Where the mirror has a file, fetched if necessary."""

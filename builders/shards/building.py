@@ -18,7 +18,8 @@ from zoo_datasets.builders.shards.plan import ShardPart, plan
 from zoo_datasets.builders.shards.workers import run_parts
 from zoo_datasets.builders.shards.writer import Written, sync
 from zoo_datasets.errors import SourceError
-from zoo_datasets.repository.manifest import Count, LeftOut, Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.records import Count, LeftOut, Shard
 from zoo_datasets.repository.row import SPLITS
 
 

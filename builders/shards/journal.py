@@ -14,7 +14,7 @@ from zoo_datasets.builders.shards.part import BuildJob, Outcome
 from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.documents import parse_json, read_bytes
 from zoo_datasets.errors import DocumentError, StorageError
-from zoo_datasets.repository.manifest import is_plain
+from zoo_datasets.repository.places import is_plain
 from zoo_datasets.repository.row import REPOSITORY_FORMAT
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of, temporary_beside

@@ -15,15 +15,9 @@ import pyarrow.parquet as pq
 from zoo_datasets.builders.shards.writer import size_in_memory
 from zoo_datasets.errors import RepositoryError
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import (
-    LAYOUTS,
-    META,
-    Manifest,
-    Shard,
-    existing_plots,
-    read_manifest,
-    with_moved_plots,
-)
+from zoo_datasets.repository.manifest import Manifest, existing_plots, read_manifest, with_moved_plots
+from zoo_datasets.repository.places import LAYOUTS, META
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import LAYOUT, LAYOUTS_SCHEMA, SPLITS
 from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import write_bytes

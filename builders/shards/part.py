@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
+from zoo_datasets.builders.shards.ahead import ReadAhead
 from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.shards.rows import RowMaker, together, without_nonfinite
 from zoo_datasets.builders.shards.writer import ShardWriter, Written
-from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Source
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, Source, States
 from zoo_datasets.errors import SourceError
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 
 OnBad = Literal["leave out", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildJob:
-    """What all parts of a build have in common."""
+    """What all parts of a build have in common.
+
+    Attributes:
+        ahead: reads the source where one thread writes all parts in their order.
+    """
 
     source: Source
     repo: Path
     config: str
     keep_nonfinite: bool = False
     on_bad: OnBad = "leave out"
+    ahead: ReadAhead | None = None
+
+    def read(self, part: ShardPart) -> Iterator[States | LeftOut]:
+        """The states of a part, which were perhaps read ahead."""
+        return self.source.read(part.block) if self.ahead is None else self.ahead.read(part)
 
     def refuse(self, entries: Iterable[LeftOut]) -> None:
         """Raise for the first state left out, unless leaving out is allowed.
@@ -87,7 +97,7 @@ def write_part(
     tallies: Counter[str] = Counter()
     schema = rows.shard_schema({layout for model in part.block.models for layout in model.layouts})
     with ShardWriter(job.repo, job.config, part.split, schema, part.place) as writer:
-        for item in together(job.source.read(part.block), few):
+        for item in together(job.read(part), few):
             if isinstance(item, LeftOut):
                 dropped = [item]
             else:

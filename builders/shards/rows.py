@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from zoo_datasets.builders.sources.base import NOT_FINITE, Source, States
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import LAYOUT, RAW, RAW_END, WEIGHTS, arrow_schema
 from zoo_datasets.runs.rows import NarrowRows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
@@ -9,10 +11,12 @@ from queue import SimpleQueue
 
 import pyarrow as pa
 
+from zoo_datasets.builders.shards.ahead import ReadAhead
 from zoo_datasets.builders.shards.part import BuildJob, Outcome, write_part
 from zoo_datasets.builders.shards.plan import ShardPart
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.stacked.threads import torch_workers
+from zoo_datasets.storage.cores import cores
 
 Finished = tuple[int, Outcome, pa.Table | None]
 
@@ -29,15 +33,21 @@ def run_parts(
     The expensive steps (reading, copying, compressing, hashing) release the GIL.
 
     Args:
-        num_proc: parts that are written at a time, each by a thread; with one, all are written by this thread, in
-            their order.
+        num_proc: parts that are read and written at a time, each by a thread; with one, all are written by this
+            thread, in their order, while another one reads ahead where there is a core for it.
         progress: called in this thread with the number of states done since the last call.
     """
     rows = RowMaker(job.source, job.config)
     workers = min(num_proc, len(parts))
+    if not parts:
+        return
     if workers <= 1:
-        for index, part in parts.items():
-            yield index, *write_part(job, rows, part, progress)
+        with contextlib.ExitStack() as stack:
+            if cores() > 1:
+                ahead = stack.enter_context(ReadAhead(job.source, list(parts.values())))
+                job = dataclasses.replace(job, ahead=ahead)
+            for index, part in parts.items():
+                yield index, *write_part(job, rows, part, progress)
         return
     stop = threading.Event()
     reports: SimpleQueue[int | Future[Finished]] = SimpleQueue()

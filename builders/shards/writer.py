@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zoo_datasets.builders.shards.digest import GrowingDigest
 from zoo_datasets.errors import StorageError
-from zoo_datasets.repository.manifest import Shard
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import COLUMNS, LAYOUT, WEIGHTS, is_wide
 from zoo_datasets.repository.shards import shard_name
 from zoo_datasets.storage.files import sha256_of, temporary_beside
@@ -87,10 +88,16 @@ class _Open:
     path: Path
     sink: pa.NativeFile
     writer: pq.ParquetWriter
+    digest: GrowingDigest
 
-    def close(self) -> None:
-        self.writer.close()
-        self.sink.close()
+    def close(self) -> str:
+        """Finish the file; returns its SHA-256."""
+        try:
+            self.writer.close()
+            self.sink.close()
+        finally:
+            digest = self.digest.close()
+        return digest
 
 
 class ShardWriter:
@@ -224,7 +231,7 @@ class ShardWriter:
             column_encoding=dict.fromkeys(wide, "BYTE_STREAM_SPLIT"),
             write_statistics=_with_statistics(self._schema),
         )
-        return _Open(path=path, sink=sink, writer=writer)
+        return _Open(path=path, sink=sink, writer=writer, digest=GrowingDigest(path))
 
     def _finish(self) -> Written | None:
         """Put the open file into its place under the name that its content gives it."""
@@ -232,8 +239,7 @@ class ShardWriter:
             return None
         done = self._open
         with _storing(self._folder):
-            done.close()
-            digest = sha256_of(done.path)
+            digest = done.close()
             target = self._folder / shard_name(self._split, self._place, digest)
             size = done.path.stat().st_size
             reused = target.is_file() and target.stat().st_size == size and sha256_of(target) == digest

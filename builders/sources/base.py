@@ -19,11 +19,12 @@ from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.credit import Credit
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import HYPERPARAMETERS, Column, OpenRows
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import Limits, digest_of
+from zoo_datasets.specs.members import Limits
+from zoo_datasets.specs.spec import digest_of
 
 # Of weights that are read and written at a time, where one epoch has less.
 SMALL_PIECE_BYTES = 4_000_000

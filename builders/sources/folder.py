@@ -14,20 +14,13 @@ from zoo_datasets.builders.containers.archives import is_archive, open_container
 from zoo_datasets.builders.containers.folder import Container, OneFile
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Notes
-from zoo_datasets.builders.sources.base import (
-    SMALL_PIECE_BYTES,
-    OpenColumns,
-    Reading,
-    Source,
-    StateBlock,
-    States,
-)
+from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
 from zoo_datasets.builders.state_dicts.names import is_state_file
 from zoo_datasets.builders.state_dicts.population import Population, State, population_of
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.records import remember
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.rows import Model, NarrowRows
 from zoo_datasets.specs.spec import digest_of

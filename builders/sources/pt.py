@@ -23,9 +23,11 @@ import torch
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import DATASET, ITEM_SIZES, StandIn, TensorStub, load_pickle
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, StandIn, TensorStub
+from zoo_datasets.builders.checkpoints.pickles import load_pickle
 from zoo_datasets.builders.checkpoints.recognise import Recognised, acting_weights, recognise
 from zoo_datasets.builders.checkpoints.torch_file import Structure, member_bytes, open_archive, state_tensors
+from zoo_datasets.builders.checkpoints.vocabulary import DATASET
 from zoo_datasets.builders.containers.locate import Place
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.rows import RowMaker
@@ -40,11 +42,12 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.networks.architectures import ARCHITECTURES
 from zoo_datasets.networks.kind import NetworkKind
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import FIGURES
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import Model, matching
-from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.spec import digest_of
 
 _NOT_AT_HAND = Note(
     "import-no-raw-zoo", "the raw zoo is not at hand; hyperparameters are those in the names of its folders"

@@ -21,10 +21,9 @@ from zoo_datasets.repository.credit import credit_of
 from zoo_datasets.repository.layouts import local_layouts
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import (
-    COLUMNS,
     LAYOUT,
     NAMES,
-    OPEN_COLUMNS,
+    STANDARD,
     WEIGHTS,
     is_wide,
 )
@@ -32,7 +31,6 @@ from zoo_datasets.repository.shards import ShardDigests
 from zoo_datasets.specs.spec import digest_of
 
 SELECTION = "selection"
-_STANDARD = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS)}
 # What rows are without, they are other rows, or no network can be made of them.
 _ALWAYS = frozenset({
     "zoo", "model_id", "epoch", "step", "images", "architecture", "in_channels", "classes", "activation", "parent_id",
@@ -205,7 +203,7 @@ def _chosen(rows: StoredRows, manifest: Manifest, selection: Selection) -> Store
         if not len(kept):
             raise selection.no_rows(manifest.config)
     wanted = set(selection.columns or ())
-    known = [*columns.column_names, *NAMES, *rows.extras, *(_STANDARD if manifest.open is not None else ())]
+    known = [*columns.column_names, *NAMES, *rows.extras, *(STANDARD if manifest.open is not None else ())]
     for name in selection.columns or ():
         if name not in known:
             raise UnknownNameError("column", name, dict.fromkeys(known))

@@ -22,13 +22,14 @@ from zoo_datasets.errors import RunError, SourceError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.repository.credit import TRAINED
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.cohort import METRICS, STEPS, UNCHECKED, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.rows import LABEL, PSNR, Model, RunRows, figures_of, further_columns, is_open, psnr_of
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, Member, digest_of
+from zoo_datasets.specs.members import Limits, Member
+from zoo_datasets.specs.spec import digest_of
 
 NOT_TRAINED = "not trained yet"
 LOST = f"its figures are lost: {METRICS} has none of this epoch; the command that trained the run makes them again"

@@ -17,7 +17,7 @@ from zoo_datasets.builders.sources.base import Source, StateBlock, States
 from zoo_datasets.builders.state_dicts.table import read_table
 from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import DocumentError, SourceError
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.specs.spec import digest_of
 
 SOURCE_SPLIT = "source_split"

@@ -21,17 +21,8 @@ from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, S
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import (
-    HYPERPARAMETERS,
-    KEY,
-    LAYOUT,
-    RAW,
-    RAW_END,
-    WEIGHTS,
-    Column,
-    is_wide,
-)
+from zoo_datasets.repository.records import LeftOut
+from zoo_datasets.repository.row import HYPERPARAMETERS, KEY, LAYOUT, RAW, RAW_END, WEIGHTS, Column, is_wide
 from zoo_datasets.runs.rows import Model
 
 # Decide where a model is, or are written otherwise than as figures of a state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from zoo_datasets.builders.containers.folder import Container
@@ -34,7 +35,7 @@ class StateFiles:
     shards: dict[str, tuple[str, ...]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Of all states, those of arrays once, in order."""
         return sorted({*self.single, *self.rows, *self.shards, *self.broken})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
 from zoo_datasets.builders.checkpoints.torch_file import StoredTensor
 from zoo_datasets.builders.state_dicts.kinds import FileKind, Signature
 from zoo_datasets.errors import CheckpointError, LayoutError

@@ -47,11 +47,11 @@ _SEPARATORS = "/_-. ="
 
 def is_state_file(path: str) -> bool:
     """Whether a file's name is that of tensors, and not of what training loops save beside weights."""
-    lower = path.lower()
-    if not lower.endswith(ENDINGS) and not lower.endswith(_INDICES):
-        return False
-    beside = not lower.endswith(ENDINGS[0]) and _BESIDE.fullmatch(lower.rsplit("/", 1)[-1])
-    return not beside and not ("_" in path and _RESOURCE_FORK.search(path))
+    if not path.endswith(ENDINGS[0]):
+        lower = path.lower()
+        if not lower.endswith((*ENDINGS, *_INDICES)) or _BESIDE.fullmatch(lower.rsplit("/", 1)[-1]):
+            return False
+    return not (("._" in path or "__MACOSX/" in path) and _RESOURCE_FORK.search(path))
 
 
 def is_unicode(name: str) -> bool:
@@ -65,7 +65,8 @@ def is_unicode(name: str) -> bool:
 
 def without_ending(path: str) -> str:
     """A path without the ending of a file of tensors."""
-    return path[: path.rindex(".")] if path.lower().endswith(ENDINGS) else path
+    stem, _, ending = path.rpartition(".")
+    return stem if f".{ending.lower()}" in ENDINGS else path
 
 
 def common_folder(paths: Sequence[str]) -> str:
@@ -184,6 +185,15 @@ class Guess:
         return values | ({MODEL_ID: rest} if rest else {})
 
 
+def values_of(names: Names, paths: Sequence[str]) -> list[Mapping[str, str] | None]:
+    """What each of the paths says that names were guessed from, or a pattern is for; see `Names.values`."""
+    if not isinstance(names, Guess) or names.numbers or names.last or names.constant:
+        return list(map(names.values, paths))
+    start = len(names.folder)
+    rests = [without_ending(path)[start:] for path in paths]
+    return [{MODEL_ID: rest} if rest else names.values(path) for path, rest in zip(paths, rests, strict=True)]
+
+
 def guess(paths: Sequence[str]) -> Guess:
     """The likeliest meaning of the names of some files.
 
@@ -192,11 +202,7 @@ def guess(paths: Sequence[str]) -> Guess:
     """
     folder = common_folder(paths)
     rests = [without_ending(path.removeprefix(folder)) for path in paths]
-    numbers = tuple(
-        field
-        for field, token in _TOKENS.items()
-        if 2 * sum(token.search(rest) is not None for rest in rests) >= len(rests)
-    )
+    numbers = tuple(field for field, token in _TOKENS.items() if 2 * _matching(token, rests) >= len(rests))
     ending = next((end for end in ENDINGS if paths and paths[0].lower().endswith(end)), "")
     if numbers:
         tails = {rest[match.end() :] for rest in rests if (match := _last(_TOKENS[numbers[-1]], rest)) is not None}
@@ -212,6 +218,14 @@ def guess(paths: Sequence[str]) -> Guess:
     if len(rests) > 1 and len({name for _, _, name in split}) == 1 and all(parent for parent, _, _ in split):
         return Guess(text=f"{{model_id}}/{split[0][2]}{ending}", folder=folder, constant=True)
     return Guess(text=f"{{model_id}}{ending}", folder=folder)
+
+
+def _matching(token: re.Pattern[str], texts: Sequence[str]) -> int:
+    """How many texts a token is found in."""
+    joined = "/".join(texts)  # which is an edge of tokens, as the ends of a text are
+    if "\n" not in joined and token.search(joined) is None:
+        return 0
+    return sum(token.search(text) is not None for text in texts)
 
 
 def _last(token: re.Pattern[str], text: str) -> re.Match[str] | None:

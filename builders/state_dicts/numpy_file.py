@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES, MAX_DIMENSIONS
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, MAX_DIMENSIONS
 from zoo_datasets.builders.checkpoints.torch_file import MAX_TENSORS, Slices, StoredTensor, Structure
 from zoo_datasets.builders.checkpoints.zips import read_directory, read_member, repeated
 from zoo_datasets.builders.state_dicts.kinds import MAX_STATE, FileKind, common_prefix, prefix_note

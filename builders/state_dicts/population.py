@@ -34,6 +34,7 @@ from zoo_datasets.builders.state_dicts.names import (
     common_folder,
     guess,
     is_unicode,
+    values_of,
 )
 from zoo_datasets.builders.state_dicts.options import StateDictOptions
 from zoo_datasets.builders.state_dicts.reader import StateFile, StateReader
@@ -41,14 +42,14 @@ from zoo_datasets.builders.state_dicts.table import Table, of_records, read_tabl
 from zoo_datasets.builders.state_dicts.told import Choose, Told
 from zoo_datasets.documents import MAX_JSON, parse_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError, SpecError
-from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import COLUMNS, MAX_FURTHER, OPEN_COLUMNS, WEIGHTS, Column, further_column
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.repository.records import LeftOut
+from zoo_datasets.repository.row import LAYOUT, MAX_FURTHER, STANDARD, WEIGHTS, Column, further_column
+from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.text import counted, printable
 
 _SHOWN = 3
 _LONGEST_TEXT = 1 << 16
-_STANDARD = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS) if column.name not in (WEIGHTS, "layout")}
+_STANDARD = {name: column.type for name, column in STANDARD.items() if name not in (WEIGHTS, LAYOUT)}
 _TYPE_NAMES = {pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
 _IN_NAME, _IN_FILE = "names of files", "files of tensors"
 
@@ -171,8 +172,9 @@ class _Finder:
 
     def _named(self, files: StateFiles) -> tuple[Names, list[str], list[Mapping[str, str]]]:
         """What reads names, the names of all states that it can read, and what they say."""
-        names = [name for name in files.names if is_unicode(name)]
-        for name in set(files.names) - {*names}:
+        all_names = files.names
+        names = all_names if is_unicode("".join(all_names)) else [name for name in all_names if is_unicode(name)]
+        for name in {*all_names} - {*names} if len(names) < len(all_names) else ():
             self._leave_out(printable(name), {}, "its name is no text in UTF-8")
         reading: Names
         if self.told is not None:
@@ -181,8 +183,7 @@ class _Finder:
             reading = guess(names) if self.options.pattern is None else Pattern(self.options.pattern)
         folder = common_folder(names)
         kept, values, other = [], [], []
-        for name in names:
-            value = reading.values(name)
+        for name, value in zip(names, values_of(reading, names), strict=True):
             if value is None and self.options.pattern is not None:
                 value = reading.values(name.removeprefix(folder))
             if value is None:

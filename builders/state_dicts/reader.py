@@ -20,7 +20,7 @@ from zoo_datasets.builders.state_dicts.numpy_file import describe_npz, unpack_np
 from zoo_datasets.builders.state_dicts.safetensors_file import describe_safetensors
 from zoo_datasets.builders.state_dicts.torch_state import describe_torch
 from zoo_datasets.errors import CheckpointError
-from zoo_datasets.native.rows import Recycled
+from zoo_datasets.native.rows import Recycled, ThreadMemory
 
 # Files up to this size are read as a whole to see what they hold.
 _SMALL = 1 << 20
@@ -88,19 +88,6 @@ class StatesRead:
     raw: list[bytes] | None
 
 
-class _Memory(threading.local):
-    """Memory of a thread that each of its reads uses anew."""
-
-    def __init__(self) -> None:
-        self._all = np.empty(0, np.uint8)
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """uint8 [size], not initialised, until this is called again."""
-        if size > self._all.size:
-            self._all = np.empty(size, np.uint8)
-        return self._all[:size]
-
-
 class StateReader:
     """Describes and reads the files of a container. Threads may share it."""
 
@@ -111,7 +98,7 @@ class StateReader:
         self._kept: dict[str, tuple[NDArray[np.uint8], int]] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
-        self._memory = _Memory()
+        self._memory = ThreadMemory()
         self._recycled = Recycled()
         library()  # compiled before threads ask for it
 

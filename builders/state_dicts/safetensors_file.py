@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES, MAX_DIMENSIONS
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES, MAX_DIMENSIONS
 from zoo_datasets.builders.checkpoints.torch_file import MAX_TENSORS, Slices, StoredTensor, Structure
 from zoo_datasets.builders.state_dicts.kinds import FileKind, common_prefix, prefix_note
 from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zoo_datasets.builders.checkpoints.pickles import StandIn, TensorStub
+from zoo_datasets.builders.checkpoints.pickled import StandIn, TensorStub
 from zoo_datasets.builders.checkpoints.torch_file import Slices, open_archive, read_pickle, state_tensors, structure_of
 from zoo_datasets.builders.checkpoints.wrapped import WRAPPED
 from zoo_datasets.builders.shards.notes import Note, shown

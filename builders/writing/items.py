@@ -14,8 +14,8 @@ from zoo_datasets.documents import brief
 from zoo_datasets.errors import LayoutError, SourceError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.row import COLUMNS, LAYOUT, OPEN_COLUMNS, RAW, WEIGHTS, further_problem, id_problem
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.repository.row import LAYOUT, RAW, STANDARD, WEIGHTS, further_problem, id_problem
+from zoo_datasets.specs.bounds import MAX_EPOCH
 
 Weights: TypeAlias = "Mapping[str, Tensor] | nn.Module | Tensor"
 Item: TypeAlias = "tuple[Weights, Mapping[str, Any]] | Weights"
@@ -23,7 +23,6 @@ Key: TypeAlias = tuple[str, int, int | None]  # model_id, epoch, step
 
 # Of the tensors of a row that float32 cannot hold.
 RAW_BYTES = 1_000_000
-STANDARD = {column.name: column for column in (*COLUMNS, *OPEN_COLUMNS)}
 _GIVEN = frozenset({WEIGHTS, RAW, LAYOUT, "zoo", "ggap"})  # columns that nobody gives
 
 

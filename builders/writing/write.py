@@ -17,7 +17,7 @@ from zoo_datasets.builders.sources.base import Source
 from zoo_datasets.builders.sources.repository import held_rows
 from zoo_datasets.builders.sources.stored import StoredRows, StoredSource
 from zoo_datasets.builders.state_dicts.columns import as_type, of_values
-from zoo_datasets.builders.writing.items import STANDARD, Item, Key, rows_of
+from zoo_datasets.builders.writing.items import Item, Key, rows_of
 from zoo_datasets.builders.writing.staging import Staging
 from zoo_datasets.documents import StrPath, brief
 from zoo_datasets.errors import LayoutError, RepositoryError, SourceError, SpecError, StorageError
@@ -26,11 +26,9 @@ from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.manifest import Manifest, read_manifest
-from zoo_datasets.repository.row import (
-    LAYOUT,
-    further_column,
-)
-from zoo_datasets.specs.spec import NAME, digest_of
+from zoo_datasets.repository.row import LAYOUT, STANDARD, further_column
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder
 from zoo_datasets.storage.locks import hold_folder

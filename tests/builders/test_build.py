@@ -20,8 +20,8 @@ from tiny_runs import make_run, weights_of, write_epoch
 
 from zoo_datasets.builders import Reading, build_repository, open_source, zoo_builder
 from zoo_datasets.builders import build as repository
+from zoo_datasets.builders.shards import ahead, plan, workers
 from zoo_datasets.builders.shards import part as parts
-from zoo_datasets.builders.shards import plan
 from zoo_datasets.builders.shards import writer as shards
 from zoo_datasets.builders.shards.rows import RowMaker
 from zoo_datasets.builders.sources import run as from_run
@@ -34,7 +34,7 @@ from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.row import layout_of_schema, split_of
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits, members_of
+from zoo_datasets.specs.members import Limits, members_of
 from zoo_datasets.specs.zoos import get_zoo
 
 NAME = "digits_cnn_s"
@@ -442,9 +442,11 @@ def test_an_empty_split_is_left_out_of_the_card(tmp_path):
 
 
 def test_memory_holds_one_cohort_at_a_time(tmp_path, monkeypatch):
-    """Each piece of a run is dropped before the next one but one is read."""
+    """Each piece of a run, if it is too large to be read ahead, is dropped before the next one but one is read."""
     make_run(tmp_path / "run", ((12, 3),), cohort_size=3)
     monkeypatch.setattr(parts, "SMALL_PIECE_BYTES", 1)
+    monkeypatch.setattr(ahead, "HELD_BYTES", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     alive, rows = [], []
     original = from_run.Cohort.weights
 

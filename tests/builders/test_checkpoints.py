@@ -15,8 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, DATASET, Name, load_pickle
+from zoo_datasets.builders.checkpoints.pickled import Name
+from zoo_datasets.builders.checkpoints.pickles import load_pickle
 from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, parse_structure, read_tensors
+from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, DATASET
 from zoo_datasets.errors import CheckpointError
 
 

@@ -42,7 +42,7 @@ from zoo_datasets.loading.modules import evaluate
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.repository.row import split_of
 from zoo_datasets.repository.where import parse_where
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 
 
 def rows_of(repo, name):

@@ -14,7 +14,7 @@ from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
 from zoo_datasets.builders import Reading, build_repository
-from zoo_datasets.builders.shards import meta, plan, workers
+from zoo_datasets.builders.shards import ahead, meta, plan, workers
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.shards.journal import JOURNAL, Journal
 from zoo_datasets.builders.sources.base import StateBlock
@@ -59,6 +59,7 @@ build_repository(Path(source), Path(repo), num_proc=int(num_proc))
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(plan, "SMALL_SHARD_BYTES", SMALL)
+    monkeypatch.setattr(workers, "cores", lambda: 2)  # so that one thread reads ahead of the other
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +299,30 @@ def test_the_plan_covers_each_state_once_and_keeps_shards_small(monkeypatch):
         assert order == sorted(order)
     (first, *_), (half, *_) = (plan.plan(blocks[:1], 1, states) for states in (100, 50))
     assert len(half.block.epochs) >= len(first.block.epochs)
+
+
+@pytest.mark.parametrize("held", [1, 100_000_000])
+def test_reading_ahead_gives_the_same_bytes_and_what_reading_raises(zoo, undisturbed, tmp_path, monkeypatch, held):
+    monkeypatch.setattr(ahead, "HELD_BYTES", held)
+    build_repository(zoo, tmp_path / "ahead")
+    assert content(tmp_path / "ahead") == undisturbed[1]
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    build_repository(zoo, tmp_path / "alone")
+    assert content(tmp_path / "alone") == undisturbed[1]
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    read, begun = from_raw.RawSource.read, []
+
+    def failing(self, block):
+        begun.append(block)
+        if len(begun) == 3:
+            raise SourceError("the disk was pulled out")
+        return read(self, block)
+
+    threads = set(threading.enumerate())
+    monkeypatch.setattr(from_raw.RawSource, "read", failing)
+    with pytest.raises(SourceError, match="the disk was pulled out"):
+        build_repository(zoo, tmp_path / "failed")
+    assert set(threading.enumerate()) == threads
+    monkeypatch.setattr(from_raw.RawSource, "read", read)
+    assert build_repository(zoo, tmp_path / "failed").shards_resumed == 2
+    assert content(tmp_path / "failed") == undisturbed[1]

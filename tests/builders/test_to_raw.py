@@ -20,7 +20,7 @@ from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.module import build_module
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import GRID_FIELDS
+from zoo_datasets.specs.axes import GRID_FIELDS
 from zoo_datasets.specs.zoos import list_zoos, twins_of
 
 SAME = (*GRID_FIELDS, "batch_size", "images", "architecture", "train_loss", "train_acc", "val_loss", "val_acc",

@@ -36,7 +36,7 @@ from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.images.prepare import load_images
 from zoo_datasets.loading.modules import evaluate
 from zoo_datasets.repository.manifest import read_manifest
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 
 OWN = "mnist_of_mine"  # a name that tells the images and is none of the authors'
 

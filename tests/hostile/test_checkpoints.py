@@ -28,8 +28,9 @@ from tiny_runs import make_run
 from typer.testing import CliRunner
 
 from zoo_datasets.builders import build_repository, open_source
-from zoo_datasets.builders.checkpoints.pickles import CHECKPOINT, DATASET, load_pickle
+from zoo_datasets.builders.checkpoints.pickles import load_pickle
 from zoo_datasets.builders.checkpoints.torch_file import CheckpointReader, as_files, read_tensors
+from zoo_datasets.builders.checkpoints.vocabulary import CHECKPOINT, DATASET
 from zoo_datasets.builders.containers.native_files import Template, check_alike, library
 from zoo_datasets.builders.sources.base import States
 from zoo_datasets.cli.app import app
@@ -498,7 +499,7 @@ def pickles(tally: Tally) -> None:
 
 
 def inert(value: object) -> bool:
-    return type(value).__module__ in ("builtins", "zoo_datasets.builders.checkpoints.pickles")
+    return type(value).__module__ in ("builtins", "zoo_datasets.builders.checkpoints.pickled")
 
 
 def storages(tally: Tally) -> None:

@@ -44,7 +44,7 @@ def repo(run):
 def train(folder):
     data = load_images("digits", "cnn_s")
     small = {"train": 32, "val": 16, "test": 16}
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
 
     train_zoo(get_zoo(NAME), folder, data, models=4, epochs=1, limits=Limits(**small))
     return folder

@@ -19,7 +19,7 @@ from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, ZooError
 from zoo_datasets.hub.local_zoo import local_zoos
 from zoo_datasets.repository.card import parse_card
-from zoo_datasets.repository.card_plots import draw_plots
+from zoo_datasets.repository.card.plots import draw_plots
 from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.storage.locks import LOCK
 

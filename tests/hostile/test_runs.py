@@ -24,7 +24,7 @@ from zoo_datasets.builders.sources.run import RunSource
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import DamagedError, RunError
 from zoo_datasets.evaluation.verify.run import verify_run
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.runs import Run
 from zoo_datasets.training import train_zoo
 from zoo_datasets.training.population.parents import open_parents

@@ -11,7 +11,7 @@ import yaml
 from zoo_datasets.documents import MAX_DEPTH, check_yaml, parse_json, parse_yaml
 from zoo_datasets.errors import DocumentError, RepositoryError, SpecError, ZooError
 from zoo_datasets.repository.card import parse_card
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import read_zoo, zoo_from_dict
 
 GOOD = """\

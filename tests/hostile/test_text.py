@@ -34,8 +34,9 @@ from zoo_datasets.evaluation.report.page import page
 from zoo_datasets.evaluation.report.plots import write_plots
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.repository.card import read_card, write_line
-from zoo_datasets.repository.card_text import page_of, table_line
-from zoo_datasets.repository.manifest import LeftOut, read_manifest
+from zoo_datasets.repository.card.text import page_of, table_line
+from zoo_datasets.repository.manifest import read_manifest
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.storage.files import write_json
 from zoo_datasets.terminal import Terminal, say, working
 from zoo_datasets.text import json_text, markdown, markdown_cell, markdown_code, plot_text, printable

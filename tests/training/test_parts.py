@@ -11,7 +11,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.runs.manifest import Growth
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import get_zoo
 from zoo_datasets.training import train_zoo
 from zoo_datasets.training.population.cohorts import plan_cohorts

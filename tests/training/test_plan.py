@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import zoo_datasets.training.estimate.pace as pace_module
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RunError
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.training import train_zoo
 from zoo_datasets.training.estimate.estimate import _seconds, estimate_training, print_estimate
 from zoo_datasets.training.launch import Launch

@@ -13,7 +13,7 @@ from zoo_datasets.images.split import Split
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import build_layout
 from zoo_datasets.networks.module import Network
-from zoo_datasets.specs.spec import members_of
+from zoo_datasets.specs.members import members_of
 from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
 from zoo_datasets.stacked import TorchBlock, initialise
 from zoo_datasets.stacked.native import block as native

@@ -15,7 +15,7 @@ from forks import forks
 from zoo_datasets.errors import RunError, SpecError, StorageError, UnknownNameError
 from zoo_datasets.networks.architectures import ARCHITECTURES, Architecture, resnet18_layers
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.training import train_zoo
 from zoo_datasets.training.launch import Launch
 from zoo_datasets.training.population.opening import check_run

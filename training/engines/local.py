@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from zoo_datasets.errors import CohortInUseError, RunError
 from zoo_datasets.runs.cohort import Cohort
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.work import Work, raise_broken

@@ -24,7 +24,7 @@ from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.split import Split
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.training.engines.local import train_here
 from zoo_datasets.training.engines.work import Work, raise_broken

@@ -11,7 +11,7 @@ import torch
 
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import Cohort
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.stacked.field import psnr
 from zoo_datasets.training.launch import EpochReport
 

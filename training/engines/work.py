@@ -10,7 +10,7 @@ from zoo_datasets.errors import RunError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.training.launch import EpochReport, Share
 from zoo_datasets.training.population.opening import Start
 from zoo_datasets.training.steps.paths import EnginePath

@@ -21,7 +21,7 @@ from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.stacked.block import MASK, TRAINED
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.storage.files import TEMPORARY_SUFFIX

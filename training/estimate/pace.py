@@ -11,7 +11,8 @@ import torch
 
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer
-from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.specs.members import Member
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock
 from zoo_datasets.stacked.threads import torch_workers
 from zoo_datasets.training.population.opening import Start, initial_weights

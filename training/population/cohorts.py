@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from zoo_datasets.runs.manifest import Growth
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 
 # A cohort is the unit that processes share out and that files hold; small enough to spread over
 # processes, large enough to keep the number of files low.

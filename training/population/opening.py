@@ -20,8 +20,9 @@ from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.cohort import MEMBERS, Cohort
 from zoo_datasets.runs.manifest import Growth, ImagesRecord, ParentsRecord, RunManifest
 from zoo_datasets.runs.run import Run
+from zoo_datasets.specs.members import Limits, Member, members_of
 from zoo_datasets.specs.names import check_names
-from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked import initialise
 from zoo_datasets.stacked.optimizers import State
 from zoo_datasets.storage.folders import check_output

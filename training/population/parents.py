@@ -13,22 +13,15 @@ from torch import Tensor
 
 from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.loading.load import load_zoo
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, SPLITS, WEIGHTS
 from zoo_datasets.repository.where import Condition, conditions_in
 from zoo_datasets.runs.rows import RunRows
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import (
-    FURTHER_AXES,
-    GRID_FIELDS,
-    OPTIONAL_FIELDS,
-    OWN_FIELDS,
-    POINT_FIELDS,
-    HyperParameters,
-    Limits,
-    Member,
-    ZooSpec,
-)
+from zoo_datasets.specs.axes import FURTHER_AXES, GRID_FIELDS, POINT_FIELDS, HyperParameters
+from zoo_datasets.specs.members import Limits, Member
+from zoo_datasets.specs.spec import OPTIONAL_FIELDS, OWN_FIELDS, ZooSpec
 from zoo_datasets.specs.zoos import get_zoo, zoo_from_dict
 
 NOT_TRAINED = "not trained to that epoch"

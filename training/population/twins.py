@@ -13,7 +13,8 @@ from torch import Tensor
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.manifest import ParentsRecord
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member, Scope, ZooSpec, twin_id_of
+from zoo_datasets.specs.members import Member, twin_id_of
+from zoo_datasets.specs.spec import Scope, ZooSpec
 from zoo_datasets.specs.zoos import twin_of
 from zoo_datasets.stacked.optimizers import State
 from zoo_datasets.training.population.opening import Population

@@ -20,7 +20,8 @@ from zoo_datasets.networks.layers import Layer
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.cohort import ACTING, LABELS, RESUME, SPARSITY, Cohort, metrics_table
-from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.specs.members import Member
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, Tally
 from zoo_datasets.stacked.field import psnr, signals_of
 from zoo_datasets.training.launch import EpochReport

@@ -13,7 +13,8 @@ from zoo_datasets.images.split import Split
 from zoo_datasets.networks.kind import is_field
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.runs.manifest import FIELD_STEPS
-from zoo_datasets.specs.spec import Member, ZooSpec
+from zoo_datasets.specs.members import Member
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked import BlockRecipe, StepSettings
 from zoo_datasets.training.sparsifiers import SPARSIFIERS
 from zoo_datasets.training.steps.schedules import DECAY_FACTOR, Decay, scheduled

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zoo_datasets.evaluation.benchmark.model_record import ModelRecord
-    from zoo_datasets.evaluation.benchmark.models import ModelResult
+    from zoo_datasets.evaluation.benchmark.model_results import ModelResult
     from zoo_datasets.evaluation.benchmark.record import Record
     from zoo_datasets.evaluation.benchmark.run import Result
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from zoo_datasets.cli import build_options as option
+from zoo_datasets.cli.build_options import OnBadChoice, OtherLayoutChoice
+from zoo_datasets.cli.options import Epochs, Models, Where
 from zoo_datasets.cli.progress import transfer_bar
 from zoo_datasets.cli.shell import numbers, stoppable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zoo_datasets.builders import BuildResult
-    from zoo_datasets.repository.manifest import LeftOut
+    from zoo_datasets.repository.records import LeftOut
     from zoo_datasets.repository.where import Condition
 
 # Rows of a table of things left out; the manifest has them all.
@@ -24,144 +24,47 @@ _SHOWN = 20
 _LONGEST_CITATION = 100_000  # bytes
 
 
-class OtherLayoutChoice(enum.StrEnum):
-    """What becomes of files whose tensors are not those of most."""
-
-    ragged = "ragged"
-    leave_out = "leave-out"
-    fail = "fail"
-
-
-class CastChoice(enum.StrEnum):
-    """What tensors become that float32 cannot hold."""
-
-    float32 = "float32"
-
-
-class OnBadChoice(enum.StrEnum):
-    """What a bad state does to a build."""
-
-    leave_out = "leave-out"
-    fail = "fail"
-
-
 @stoppable("the repository is as it was before; the same command goes on from the shards that are finished")
 def build(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="A run made by `zoo train`; a raw zoo: its folder, a .zip or .tar of it, or a URL of either; "
-            "the name of a published zoo; with --name state dicts (.safetensors, .pt, .npz and the like) in a folder, "
-            ".zip, .tar, URL or hf:org/name@revision. Several are parts of one raw zoo."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The dataset repository, new or existing.")],
-    name: Annotated[str | None, typer.Option(help="The config's name.", show_default="the zoo's name")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a config built from another source.")] = False,
-    keep_nonfinite: Annotated[
-        bool, typer.Option("--keep-nonfinite", help="Keep states whose weights are not finite as rows.")
-    ] = False,
-    on_bad: Annotated[OnBadChoice, typer.Option(help="Leave bad states out and list them, or fail at the first.")] = (
-        OnBadChoice.leave_out
-    ),
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Whatever would be noted about the source is an error.")
-    ] = False,
-    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
-    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="""Only rows as 'activation == "relu" and lr < 0.01'.""")
-    ] = None,
-    limit_train: Annotated[int | None, typer.Option(min=1, help="Raw zoos: images they were trained on.")] = None,
-    limit_val: Annotated[int | None, typer.Option(min=1, help="Raw zoos: validation images of their figures.")] = None,
-    limit_test: Annotated[int | None, typer.Option(min=1, help="Raw zoos: test images of their figures.")] = None,
-    parents: Annotated[
-        str | None,
-        typer.Option(help="Raw twins: the parents' raw zoo.", show_default="beside the source, if it exists"),
-    ] = None,
-    keep_log_sigma2: Annotated[
-        bool, typer.Option("--keep-log-sigma2", help="Raw twins: log σ², means and recorded losses as columns too.")
-    ] = False,
-    images: Annotated[
-        Path | None, typer.Option(help="Raw twins: a folder with the images, to recompute cross-entropy.")
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            help="State dicts: CSV, TSV, JSON lines or Parquet with a row for each file, by `file` or what names say."
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            metavar="'{model_id}/epoch_{epoch}.pt'",
-            help="State dicts: what names of files say: model_id, epoch, step, any column; * is anything.",
-            show_default="a guess, which is printed",
-        ),
-    ] = None,
-    columns_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="adapter_config.json",
-            help="State dicts: a JSON file beside each file of tensors, whose values are columns.",
-        ),
-    ] = None,
-    split_column: Annotated[
-        str | None,
-        typer.Option(help="State dicts: column of the table with the authors' own split."),
-    ] = None,
-    parent_column: Annotated[
-        str | None,
-        typer.Option(help="State dicts: column of the table with the id of a model's parent."),
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        typer.Option(help="State dicts: column of the table; models of one value lie in one split."),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="State dicts: of all models: classification, field, regression, language, adapter."),
-    ] = None,
-    on_other_layout: Annotated[
-        OtherLayoutChoice,
-        typer.Option(
-            help="State dicts: rows of several layouts, leave out files of all layouts but the usual one, or fail."
-        ),
-    ] = OtherLayoutChoice.ragged,
-    on_missing: Annotated[
-        OnBadChoice,
-        typer.Option(help="State dicts: leave rows of the table out whose files are not there, or fail."),
-    ] = OnBadChoice.fail,
-    cast: Annotated[
-        CastChoice | None,
-        typer.Option(help="State dicts: convert float64 tensors, and large ones of whole numbers, to float32."),
-    ] = None,
-    layout: Annotated[
-        Path | None,
-        typer.Option(help="State dicts: JSON with names and shapes of the tensors in each row of .npy files."),
-    ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(help="The authors' split of each model or file, by index, path or id: CSV, or JSON."),
-    ] = None,
-    plots: Annotated[
-        bool, typer.Option("--plots", help="Draw the card's plots now; else `zoo push` draws them.")
-    ] = False,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", metavar="NAME", help="Of the models, as the Hub names it; or 'NAME https://…'."),
-    ] = None,
-    citation: Annotated[str | None, typer.Option(metavar="BIBTEX", help="What to cite; or a file with it.")] = None,
-    origin: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the models come from.")] = None,
-    num_proc: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Shards read and written at a time; the result is the same.")
-    ] = 1,
+    source: option.Source,
+    out: option.Out,
+    name: option.Name = None,
+    replace: option.Replace = False,
+    keep_nonfinite: option.KeepNonfinite = False,
+    on_bad: option.OnBad = OnBadChoice.leave_out,
+    strict: option.Strict = False,
+    epochs: Epochs = None,
+    models: Models = None,
+    where: Where = None,
+    limit_train: option.LimitTrain = None,
+    limit_val: option.LimitVal = None,
+    limit_test: option.LimitTest = None,
+    parents: option.Parents = None,
+    keep_log_sigma2: option.KeepLogSigma2 = False,
+    images: option.Images = None,
+    table: option.Table = None,
+    pattern: option.Pattern = None,
+    columns_from: option.ColumnsFrom = None,
+    split_column: option.SplitColumn = None,
+    parent_column: option.ParentColumn = None,
+    group_column: option.GroupColumn = None,
+    task: option.Task = None,
+    on_other_layout: option.OnOtherLayout = OtherLayoutChoice.ragged,
+    on_missing: option.OnMissing = OnBadChoice.fail,
+    cast: option.Cast = None,
+    layout: option.Layout = None,
+    splits: option.Splits = None,
+    plots: option.Plots = False,
+    license_: option.License = None,
+    citation: option.Citation = None,
+    origin: option.Origin = None,
+    num_proc: option.NumProc = 1,
 ) -> None:
     """Turn a trained population, a published raw zoo, or anybody's state dicts, into a config of a repository."""
     from zoo_datasets.builders import Reading, StateDictOptions, build_repository
     from zoo_datasets.images.split import check_folder
     from zoo_datasets.repository.credit import Statements
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
     from zoo_datasets.terminal import Terminal, say
 
     condition, open_condition = _conditions(where)
@@ -193,10 +96,7 @@ def build(
     console = Terminal(stderr=True)
     if images is not None:
         check_folder(images)
-    locations = []
-    for one in source:
-        location, name = _located(one, name)
-        locations.append(location)
+    locations, name = _all_located(source, name)
     with transfer_bar(console, "building", "states") as (fetched, advance):
         result = build_repository(
             locations,
@@ -214,7 +114,7 @@ def build(
         )
     print_result(console, out, result)
     if plots:
-        from zoo_datasets.repository.card_plots import draw_plots
+        from zoo_datasets.repository.card.plots import draw_plots
 
         draw_plots(out, result.config, lambda text: say(console, text))
 
@@ -268,6 +168,14 @@ def print_result(console: Console, out: Path, result: BuildResult) -> None:
     say(console, f'load it: datasets.load_dataset("{out}", "{result.config}")')
 
 
+def _all_located(sources: Sequence[str], name: str | None) -> tuple[list[Path | str], str | None]:
+    locations = []
+    for source in sources:
+        location, name = _located(source, name)
+        locations.append(location)
+    return locations, name
+
+
 def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
     """Where a source lies, and the config's name: a path, a URL, or else where the published zoo, or the population of
     others, of that name lies."""
@@ -275,7 +183,7 @@ def _located(source: str, name: str | None) -> tuple[Path | str, str | None]:
     from zoo_datasets.builders.sources.raw.published import find_original
     from zoo_datasets.errors import SourceError, UnknownNameError
     from zoo_datasets.repository.populations import POPULATIONS
-    from zoo_datasets.specs.spec import NAME
+    from zoo_datasets.specs.bounds import NAME
     from zoo_datasets.storage.remote import is_url
 
     path = Path(source)
@@ -298,8 +206,7 @@ def _print_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
     """A table in which models that lack the same epochs for the same reason are counted on one line."""
     from rich.table import Table
 
-    from zoo_datasets.specs.spec import ranges
-    from zoo_datasets.text import counted
+    from zoo_datasets.text import counted, ranges
 
     models: dict[tuple[str, str], list[str]] = {}
     for entry in left_out:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo_datasets.cli.options import Epochs, Models, Where
 from zoo_datasets.cli.progress import progress_bar
 from zoo_datasets.cli.shell import numbers, stoppable
 from zoo_datasets.errors import RepositoryError
@@ -34,11 +35,9 @@ def export(
         ExportFormat,
         typer.Option("--format", help="One safetensors file a row, or a raw zoo as the original authors' tools read."),
     ] = ExportFormat.safetensors,
-    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
-    models: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only N models, spread.")] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="""Only rows as 'activation == "relu" and lr < 0.01'.""")
-    ] = None,
+    epochs: Epochs = None,
+    models: Models = None,
+    where: Where = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, on the Hub.")] = None,
 ) -> None:
     """Write single models as files."""

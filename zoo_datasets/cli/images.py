@@ -8,7 +8,8 @@ from typing import Any
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.prepare import ImageData, images_of, images_of_record
-from zoo_datasets.specs.spec import Pixels, ZooSpec
+from zoo_datasets.specs.images import Pixels
+from zoo_datasets.specs.spec import ZooSpec
 
 
 def recorded_images(

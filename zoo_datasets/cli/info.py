@@ -51,7 +51,7 @@ def info(
 
 def _described(holdings: Holdings, name: str | None) -> list[dict[str, Any]]:
     from zoo_datasets.repository.card import configs_of, info_of, zoos_of
-    from zoo_datasets.repository.card_text import lines_of, rows_in
+    from zoo_datasets.repository.card.text import lines_of, rows_in
 
     described: list[dict[str, Any]] = []
     lines = lines_of(holdings.card.text)

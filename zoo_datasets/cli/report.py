@@ -47,10 +47,11 @@ def report(
     from zoo_datasets.evaluation.benchmark.model_record import is_of_models, read_models
     from zoo_datasets.evaluation.benchmark.record import read_record, run_benchmark
     from zoo_datasets.evaluation.benchmark.run import Settings
-    from zoo_datasets.evaluation.report.content import Extent, gather
+    from zoo_datasets.evaluation.report.content import gather
     from zoo_datasets.evaluation.report.errors import gather_errors
     from zoo_datasets.evaluation.report.fields import gather_fields, is_fields
     from zoo_datasets.evaluation.report.page import write_report
+    from zoo_datasets.evaluation.report.parts import Extent
     from zoo_datasets.evaluation.report.plots import write_plots
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import read_manifest

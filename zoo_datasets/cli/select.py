@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo_datasets.cli.build import print_result
+from zoo_datasets.cli.options import Epochs, Where
 from zoo_datasets.cli.progress import progress_bar
 from zoo_datasets.cli.shell import numbers, stoppable
 
@@ -20,11 +21,9 @@ def select(
     name: Annotated[
         str | None, typer.Option(metavar="NEW", help="Of the selection.", show_default="that of the config")
     ] = None,
-    epochs: Annotated[str | None, typer.Option(metavar="0,10,50", help="Only these epochs.")] = None,
+    epochs: Epochs = None,
     steps: Annotated[str | None, typer.Option(metavar="0,1000", help="Only these optimizer steps.")] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="""Only rows as 'activation == "relu" and lr < 0.01'.""")
-    ] = None,
+    where: Where = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="lr,rank", help="Only these columns keep their values, and those that make the network."),

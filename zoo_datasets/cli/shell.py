@@ -15,7 +15,7 @@ import typer
 
 from zoo_datasets.documents import whole_number
 from zoo_datasets.errors import ZooError
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.storage.folders import check_text
 from zoo_datasets.text import one_line
 

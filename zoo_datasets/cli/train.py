@@ -54,7 +54,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
 ) -> None:
     """Train a zoo, many models at a time, into a run; the same command goes on where it was stopped."""
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import check_run
 

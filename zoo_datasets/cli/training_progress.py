@@ -16,7 +16,7 @@ from zoo_datasets.cli.progress import add_bar, amount_of, progress_bars
 from zoo_datasets.errors import RunError
 from zoo_datasets.runs.cohort import UNCHECKED, Cohort
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import Member
+from zoo_datasets.specs.members import Member
 from zoo_datasets.stacked.field import psnr
 from zoo_datasets.terminal import say
 from zoo_datasets.text import counted

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zoo_datasets.images.prepare import ImageData
     from zoo_datasets.images.signals import Signals
     from zoo_datasets.repository.manifest import Manifest
-    from zoo_datasets.specs.spec import Limits, Pixels, ZooSpec
+    from zoo_datasets.specs.images import Pixels
+    from zoo_datasets.specs.members import Limits
+    from zoo_datasets.specs.spec import ZooSpec
 
 _SHOWN = 5
 
@@ -44,7 +46,7 @@ def verify(
     """Check a config, or a run: checksums, splits, layouts, and figures recomputed from the weights alone."""
     from zoo_datasets.repository.card import CARD
     from zoo_datasets.runs.run import Run
-    from zoo_datasets.specs.spec import Limits
+    from zoo_datasets.specs.members import Limits
     from zoo_datasets.terminal import Terminal
 
     console = Terminal(stderr=True)
@@ -164,7 +166,7 @@ def _load(
 
 
 def _only_config(repo: Path) -> str:
-    from zoo_datasets.repository.manifest import configs_with_manifest
+    from zoo_datasets.repository.places import configs_with_manifest
 
     names = configs_with_manifest(repo)
     if len(names) != 1:

@@ -62,7 +62,12 @@ def read_figures(repo: str | Path, name: str) -> pa.Table:
     Raises:
         RepositoryError: if there is no such repository or config.
     """
-    loaded = cast(DatasetDict, load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS]))
+    loaded = load_zoo(repo, name, columns=[column for column in NAMES if column != WEIGHTS])
+    return table_of(cast(DatasetDict, loaded))
+
+
+def table_of(loaded: DatasetDict) -> pa.Table:
+    """The rows of all splits, with the split as a further column."""
     tables = []
     for split, part in loaded.items():
         table = cast(pa.Table, part.with_format("arrow")[:])

@@ -33,9 +33,10 @@ from zoo_datasets.errors import (
     ZooError,
 )
 from zoo_datasets.repository.card import CARD, configs_of, parse_card, read_card, zoos_of
-from zoo_datasets.repository.manifest import Manifest, manifest_paths, parse_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.places import manifest_paths
 from zoo_datasets.repository.removal import listed_but_gone, local_files
-from zoo_datasets.specs.spec import NAME
+from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.storage.files import is_full
 from zoo_datasets.storage.hub_address import check_no_revision, parse_address
 from zoo_datasets.storage.hub_cache import Revision, cached_file, resolve

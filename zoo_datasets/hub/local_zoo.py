@@ -13,17 +13,10 @@ from huggingface_hub.hf_api import RepoFile
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.repository.card import CARD, Entry, configs_of, entry_in, move_beside_shards, read_card, zoos_of
-from zoo_datasets.repository.card_plots import draw_plots
-from zoo_datasets.repository.card_text import PAGE
-from zoo_datasets.repository.manifest import (
-    MANIFEST,
-    META_FOLDER,
-    Manifest,
-    folders_of,
-    has_manifest,
-    meta_path,
-    read_manifest,
-)
+from zoo_datasets.repository.card.plots import draw_plots
+from zoo_datasets.repository.card.text import PAGE
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import MANIFEST, META_FOLDER, folders_of, has_manifest, meta_path
 from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import check_files, sha256_of

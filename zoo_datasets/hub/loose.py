@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from datasets.data_files import FILES_TO_IGNORE
 from datasets.packaged_modules import _EXTENSION_TO_MODULE
 
-from zoo_datasets.repository.manifest import META_FOLDER, folders_of
+from zoo_datasets.repository.places import META_FOLDER, folders_of
 from zoo_datasets.repository.shards import is_shard_name
 
 # Files about a dataset, whose extensions are those of data too.

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.repository.card import CARD
-from zoo_datasets.repository.card_text import citations_of
+from zoo_datasets.repository.card.text import citations_of
 from zoo_datasets.repository.credit import UNKNOWN_LICENCE, credit_of
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.storage.files import check_files
 
 _NO_LICENCE = "no licence is known: state it with `zoo build --license`, or ask whose models these are"

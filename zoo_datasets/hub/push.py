@@ -44,9 +44,10 @@ from zoo_datasets.repository.card import (
     read_card,
     texts_in,
 )
-from zoo_datasets.repository.card_text import citations_of, table_line, yours
+from zoo_datasets.repository.card.text import citations_of, table_line, yours
 from zoo_datasets.repository.listing import by_pattern, configs_by_pattern, files_among, named
-from zoo_datasets.repository.manifest import MANIFEST, Manifest, folders_of, manifest_paths, meta_path
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import MANIFEST, folders_of, manifest_paths, meta_path
 from zoo_datasets.repository.removal import listed_but_gone
 from zoo_datasets.terminal import Advance, Tell
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.split import VALIDATION_NAMES, Role, Split
-from zoo_datasets.specs.spec import ImageSpec, Pixels
+from zoo_datasets.specs.images import ImageSpec, Pixels
 from zoo_datasets.terminal import Fetched
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})

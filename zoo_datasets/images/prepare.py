@@ -29,7 +29,9 @@ from zoo_datasets.images.own import own_spec, read_class_folders, spec_before_cu
 from zoo_datasets.images.split import Role, Split, folder_digest
 from zoo_datasets.images.table import IMAGES, get_image_spec
 from zoo_datasets.networks.architectures import get_architecture
-from zoo_datasets.specs.spec import OWN_FIELDS, ImageSpec, Limits, Pixels, ZooSpec, digest_of
+from zoo_datasets.specs.images import ImageSpec, Pixels
+from zoo_datasets.specs.members import Limits
+from zoo_datasets.specs.spec import OWN_FIELDS, ZooSpec, digest_of
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.files import cache_folder, replacing
 from zoo_datasets.storage.locks import hold

@@ -38,7 +38,7 @@ from torch import Tensor
 from zoo_datasets.errors import ImagesError
 from zoo_datasets.images.split import VALIDATION_NAMES, Role, Split
 from zoo_datasets.images.table import get_image_spec
-from zoo_datasets.specs.spec import ImageSpec
+from zoo_datasets.specs.images import ImageSpec
 from zoo_datasets.specs.zoos import list_zoos
 from zoo_datasets.storage.files import cache_folder
 from zoo_datasets.terminal import Fetched

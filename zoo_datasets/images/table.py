@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoo_datasets.errors import UnknownNameError
-from zoo_datasets.specs.spec import ImageSpec, base_of
+from zoo_datasets.specs.axes import base_of
+from zoo_datasets.specs.images import ImageSpec
 
 _HALF: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
 _HALF_RGB: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}

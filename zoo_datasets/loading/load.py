@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, DownloadConfig, IterableDataset, IterableDatasetDict
 
 from zoo_datasets.documents import StrPath
@@ -26,12 +27,14 @@ from zoo_datasets.loading.repositories.builder import (
     stream,
 )
 from zoo_datasets.loading.repositories.citing import citation_text, note_citation
-from zoo_datasets.loading.repositories.cuts import cut_rows, one_value
+from zoo_datasets.loading.repositories.cuts import check_divides, cut_rows
 from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection, SplitBy, is_expression
 from zoo_datasets.loading.row_groups import StreamFiles, tell_source
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import LAYOUTS, META
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.repository.shards import check_listed
 
@@ -171,6 +174,8 @@ def _load_commit(location: Location, name: str, selection: Selection, streaming:
     if whole is not None and not files:
         check_listed(list(map(location.relative, files_of(builder))), _listed(whole, name), location.repo)
     # Rows of the Hub are streamed from what is prepared, if nothing else can be read.
+    if streaming:
+        _check_streamed_cut(location, manifest, selection)
     from_files = streaming and (location.out_of_reach is None or not is_prepared(builder))
     if from_files:
         if location.out_of_reach is not None:
@@ -185,6 +190,24 @@ def _load_commit(location: Location, name: str, selection: Selection, streaming:
     sources = _sources(builder, selection, list(splits)) if from_files else {}
     loaded = _chosen(splits, sources, selection, name, citation_text(name, whole))
     return _as_stream(loaded) if streaming and not from_files else loaded
+
+
+def _check_streamed_cut(location: Location, manifest: Manifest | None, selection: Selection) -> None:
+    """See that a cut of rows that are streamed divides them, by the light config of a folder.
+
+    Raises:
+        SpecError: if it does not.
+    """
+    cut = selection.cut
+    if cut is None or cut.named or manifest is None or location.folder is None or selection.where is not None:
+        return
+    try:
+        tables = [
+            pq.read_table(location.file(shard.path), columns=[cut.column], partitioning=None) for shard in manifest.meta
+        ]
+    except (OSError, pa.ArrowException):  # rows are streamed without it
+        return
+    check_divides([table[cut.column] for table in tables], cut, manifest.config, chosen=False)
 
 
 def _as_stream(loaded: Any) -> Loaded:
@@ -211,11 +234,9 @@ def _chosen(
     """The split asked for, or all of them, cut anew if that is asked for; streamed ones know their files."""
     cut = selection.cut
     if cut is not None:
-        if isinstance(splits, DatasetDict) and not cut.named and one_value(splits, cut.column):
-            warnings.warn(
-                f"{name}: all rows have the same {cut.column}, so that this split_by puts all into one split",
-                stacklevel=4,
-            )
+        if isinstance(splits, DatasetDict) and not cut.named:
+            columns = (rows.select_columns(cut.column).with_format("arrow")[:][cut.column] for rows in splits.values())
+            check_divides(columns, cut, name, chosen=selection.where is not None)
         splits = cut_rows(splits, cut, selection.split, drop=selection.columns_read != selection.columns)
     note_citation(splits, citation)
     for split, source in sources.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -29,6 +30,19 @@ Positions = NDArray[np.int64]
 def is_numbers_list(type_: pa.DataType) -> bool:
     """Whether a column of this type is a list of so many floats in every row, as the weights are."""
     return bool(pa.types.is_fixed_size_list(type_) and pa.types.is_floating(type_.value_type))
+
+
+class ThreadMemory(threading.local):
+    """Memory of a thread that each of its reads uses anew: fresh memory costs more than copying into it."""
+
+    def __init__(self) -> None:
+        self._all = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """uint8 [size], not initialised, until this is called again."""
+        if size > self._all.size:
+            self._all = np.empty(size, np.uint8)
+        return self._all[:size]
 
 
 class Recycled:

@@ -17,7 +17,8 @@ from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_j
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.outlines import complete, sized
-from zoo_datasets.specs.spec import NetworkChoice, ZooSpec
+from zoo_datasets.specs.axes import NetworkChoice
+from zoo_datasets.specs.spec import ZooSpec
 
 KIND_COLUMNS: Final = ("architecture", "in_channels", "classes")
 """The columns of a row that tell its network."""

@@ -18,9 +18,11 @@ from zoo_datasets.predictors.augment import augmented
 from zoo_datasets.predictors.base import Model
 from zoo_datasets.predictors.statistics import Statistics
 
-# Share of the budget in which the learning rate grows, and between two measurements on validation.
+# Share of the budget in which the learning rate grows, and between two measurements on validation, which are further
+# apart where they would take more than a tenth of the time.
 _WARM_UP = 0.05
 _BETWEEN = 0.04
+_TRAINING = 9  # seconds at least between measurements, of each second that the last one took
 _READ = 256
 # Called with the share of the budget that is used.
 Tick = Callable[[float], None]
@@ -136,16 +138,17 @@ def _descend(model: Model, train: Rows, validation: Rows, plan: Plan, begun: flo
     size = min(config.batch_size, len(train))
     per_epoch = max(len(train) // size, 1)
     best, kept = math.inf, copy.deepcopy(model.state_dict())
-    step, measured = 0, 0.0
+    step, measured, between = 0, 0.0, _BETWEEN
     order = torch.empty(0, dtype=torch.int64)
     while True:
         share = max(
             (time.perf_counter() - begun) / plan.seconds,
             step / (per_epoch * plan.epochs) if plan.epochs is not None else 0.0,
         )
-        if step and (share - measured >= _BETWEEN or share >= 1):
-            measured = share
+        if step and (share - measured >= between or share >= 1):
+            measured, started = share, time.perf_counter()
             error = error_of(model, validation)
+            between = max(_BETWEEN, _TRAINING * (time.perf_counter() - started) / plan.seconds)
             if error < best:
                 best, kept = error, copy.deepcopy(model.state_dict())
             if tick:

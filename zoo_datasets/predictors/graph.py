@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from zoo_datasets.adapters.graphs import Graphs, to_graphs
-from zoo_datasets.predictors.base import Config, Decay, Model, Share, TensorScale, WeightSpace, Width, mean_of, mlp
+from zoo_datasets.predictors.base import Config, Decay, Model, Share, TensorScale, WeightSpace, Width, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,39 @@ class GraphConfig(Config):
     dropout: Share = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Nodes with equally many incoming edges, whose features lie side by side: [B, n, degree, d].
+
+    Attributes:
+        nodes: int64 [n].
+        edges: of each node, int64 [n, degree].
+        sources: the nodes that the edges come from: int64 [degree] where all nodes have the same, else [n, degree].
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    sources: Tensor
+
+    def at_targets(self, x: Tensor) -> Tensor:
+        """Features of nodes [B, N, d] at the node that each edge leads to, [B, n, 1, d]."""
+        return x.index_select(1, self.nodes.to(x.device))[:, :, None]
+
+    def at_sources(self, x: Tensor) -> Tensor:
+        """Features of nodes [B, N, d] at the node that each edge comes from, [B, n or 1, degree, d]."""
+        taken = x.index_select(1, self.sources.flatten().to(x.device))
+        return taken.view(len(x), -1, self.edges.shape[1], x.shape[2])
+
+
 class Nodes:
     """The nodes of a network's graph, apart from their features.
 
     Attributes:
         source, target: of each edge, int64 [E].
-        groups: nodes with equally many incoming edges, int64 [n], and these, int64 [n, degree].
+        groups: the nodes that edges lead to.
         places: the embedding of each node: one of each input and output, one of each hidden layer.
         degree: of each node, float64 [N].
+        position: of each node in the order of the groups; those without incoming edges come last, as zeros.
     """
 
     def __init__(self, graphs: Graphs) -> None:
@@ -65,28 +90,30 @@ class Nodes:
         incoming: dict[int, list[int]] = defaultdict(list)
         for edge, node in enumerate(self.target.tolist()):
             incoming[node].append(edge)
-        by_degree: dict[int, list[int]] = defaultdict(list)
+        layers = graphs.layer.tolist()
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
         for node, edges in sorted(incoming.items()):
-            by_degree[len(edges)].append(node)
-        self.groups = [
-            (torch.tensor(nodes), torch.tensor([incoming[node] for node in nodes])) for nodes in by_degree.values()
-        ]
+            alike[layers[node], len(edges)].append(node)
+        self.groups = [_group(nodes, [incoming[node] for node in nodes], self.source) for nodes in alike.values()]
         self.degree = torch.bincount(self.target, minlength=self.count).double()
         final = int(graphs.layer.max())
-        places = [
-            number if layer == 0 else self.first + layer - 1 for number, layer in enumerate(graphs.layer.tolist())
-        ]
+        places = [number if layer == 0 else self.first + layer - 1 for number, layer in enumerate(layers)]
         self.outputs = torch.nonzero(graphs.layer == final).flatten()
         for number, node in enumerate(self.outputs.tolist()):
             places[node] = self.first + final - 1 + number
         self.places = torch.tensor(places)
         self.embeddings = self.first + final - 1 + self.last
         self.hidden = (graphs.layer > 0) & (graphs.layer < final)
-        # Nodes in the order of the groups, and back; those without incoming edges come last, as zeros.
-        order = torch.cat([nodes for nodes, _ in self.groups])
-        position = torch.full((self.count,), len(order))
-        position[order] = torch.arange(len(order))
-        self.position = position
+        order = torch.cat([group.nodes for group in self.groups])
+        self.position = torch.full((self.count,), len(order))
+        self.position[order] = torch.arange(len(order))
+
+
+def _group(nodes: list[int], edges: list[list[int]], source: Tensor) -> Group:
+    places = torch.tensor(edges)
+    sources = source[places]
+    shared = bool((sources == sources[:1]).all())
+    return Group(torch.tensor(nodes), places, sources[0] if shared else sources)
 
 
 class GraphNetwork(Model):
@@ -127,11 +154,17 @@ class GraphNetwork(Model):
         device = weights.device
         told = self.activation(activation)[:, None] * self.nodes.hidden.to(device)[:, None]
         x = self.node_features(graphs.nodes) + self.place(self.nodes.places.to(device)) + told
-        e = self.edge_features(graphs.edges) + self.kind(graphs.kind)
+        edges = [self._edges_of(group, graphs) for group in self.nodes.groups]
         for step in self.rounds:
-            x, e = step(x, e)
+            x, edges = step(x, edges)
         out: Tensor = self.head(x[:, self.nodes.outputs.to(device)].flatten(1))
         return out
+
+    def _edges_of(self, group: Group, graphs: Graphs) -> Tensor:
+        """Features of a group's edges, [B, n, degree, d]."""
+        where = group.edges.flatten().to(graphs.edges.device)
+        features: Tensor = self.edge_features(graphs.edges.index_select(1, where)) + self.kind(graphs.kind[where])
+        return features.view(len(features), *group.edges.shape, features.shape[2])
 
 
 class _Fourier(nn.Module):
@@ -152,7 +185,7 @@ class _Fourier(nn.Module):
 
 
 class _Round(nn.Module):
-    """One round of messages: nodes [B, N, d] and edges [B, E, d] to new ones."""
+    """One round of messages: nodes [B, N, d] and the edges of each group, [B, n, degree, d], to new ones."""
 
     amplify: Tensor
 
@@ -169,29 +202,60 @@ class _Round(nn.Module):
             self.edge = nn.ModuleList(nn.Linear(width, width, bias=number == 0) for number in range(3))
             self.edge_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        source, target = self.nodes.source.to(x.device), self.nodes.target.to(x.device)
-        factor, shift = self.modulate(e).chunk(2, dim=2)
-        message = (
-            factor * (self.from_target(x).index_select(1, target) + self.from_source(x).index_select(1, source)) + shift
-        )
-        gathered = self._aggregate(message)
-        told = [x, gathered, gathered * self.amplify[:, None]]
-        new: Tensor = self.update(torch.cat(told, dim=2))
+    def forward(self, x: Tensor, edges: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        device = x.device
+        pairs = list(zip(self.nodes.groups, edges, strict=True))
+        target, source = self.from_target(x), self.from_source(x)
+        parts = [self._aggregates(group, e, target, source) for group, e in pairs]
+        parts.append(parts[0].new_zeros(len(x), 1, parts[0].shape[2]))  # of nodes to which no edge leads
+        gathered = torch.cat(parts, dim=1).index_select(1, self.nodes.position.to(device))
+        new: Tensor = self.update(torch.cat([x, gathered, gathered * self.amplify[:, None]], dim=2))
         if self.final:
-            return x + new, e
+            return x + new, edges
         new = x + self.dropout(nn.functional.silu(self.norm(new)))
-        mixed = self.edge[0](e) + self.edge[1](new).index_select(1, source) + self.edge[2](new).index_select(1, target)
-        return new, e + self.edge_out(nn.functional.silu(mixed))
+        source, target = self.edge[1](new), self.edge[2](new)
+        mixed = [self.edge[0](e).add_(group.at_sources(source)).add_(group.at_targets(target)) for group, e in pairs]
+        return new, [e + self.edge_out(nn.functional.silu(told)) for e, told in zip(edges, mixed, strict=True)]
 
-    def _aggregate(self, message: Tensor) -> Tensor:
-        """Mean, minimum, maximum and deviation of the messages to each node, [B, N, 4 d]; 0 where none arrive."""
-        parts = []
-        for _, edges in self.nodes.groups:
-            taken = message.index_select(1, edges.flatten().to(message.device))
-            taken = taken.view(len(message), *edges.shape, -1)
-            mean = mean_of(taken, 2)
-            variance = (mean_of(taken.square(), 2) - mean.square()).clamp(min=1e-5)
-            parts.append(torch.cat([mean, taken.amin(dim=2), taken.amax(dim=2), variance.sqrt()], dim=2))
-        parts.append(parts[0].new_zeros(len(message), 1, parts[0].shape[2]))
-        return torch.cat(parts, dim=1).index_select(1, self.nodes.position.to(message.device))
+    def _aggregates(self, group: Group, e: Tensor, target: Tensor, source: Tensor) -> Tensor:
+        """Mean, minimum, maximum and deviation of α ∘ (B [x_p, x_q]) + β over the edges to each node, [B, n, 4 d].
+
+        α and β are computed apart: halves of one tensor would be copied together again in the backward pass.
+        """
+        width = target.shape[2]
+        weight, bias = self.modulate.weight, self.modulate.bias
+        factor = nn.functional.linear(e, weight[:width], bias[:width])
+        shift = nn.functional.linear(e, weight[width:], bias[width:])
+        inputs = (factor, shift, group.at_targets(target), group.at_sources(source))
+        aggregates: tuple[Tensor, ...] = Aggregates.apply(*inputs)  # type: ignore[no-untyped-call]
+        mean, square, least, most = aggregates
+        deviation = (square - mean.square()).clamp(min=1e-5).sqrt()
+        return torch.cat([mean, least, most, deviation], dim=2)
+
+
+class Aggregates(torch.autograd.Function):
+    """Mean, mean square, minimum and maximum over k of factor ∘ (target + source) + shift, each [B, n, d], for factor
+    and shift [B, n, k, d], target [B, n, 1, d], source [B, 1 or n, k, d]. Autograd would read and write the large
+    tensors more than twice as often."""
+
+    @staticmethod
+    def forward(ctx: Any, factor: Tensor, shift: Tensor, target: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+        messages = torch.addcmul(shift, factor, target + source)
+        least, most = messages.amin(dim=2), messages.amax(dim=2)
+        ctx.save_for_backward(messages, factor, target, source, least, most)
+        return messages.mean(dim=2), messages.square().mean(dim=2), least, most
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        messages, factor, target, source, least, most = ctx.saved_tensors
+        mean, square, *ends = (gradient[:, :, None] for gradient in gradients)
+        count = messages.shape[2]
+        back = torch.addcmul(mean / count, messages, square * (2 / count))
+        at = torch.empty_like(messages)
+        for end, gradient in zip((least, most), ends, strict=True):
+            torch.eq(messages, end[:, :, None], out=at)  # equal ones share it
+            back.addcmul_(at, gradient / at.sum(dim=2, keepdim=True))
+        to_factor = torch.mul(back, torch.add(target, source, out=at), out=at)
+        inside = back * factor
+        to_source = inside.sum(dim=1, keepdim=True) if source.shape[1] == 1 else inside
+        return to_factor, back, inside.sum(dim=2, keepdim=True), to_source

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import LAYOUTS, META
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import LAYOUTS_SCHEMA, SPLITS
 
 _MAGIC = frozenset("*?[")

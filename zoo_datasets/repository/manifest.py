@@ -6,23 +6,36 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
-from zoo_datasets.documents import MAX_COUNT, MAX_JSON, brief, parse_json, problems_of, read_text
+from zoo_datasets.documents import MAX_JSON, brief, parse_json, read_text
 from zoo_datasets.errors import DocumentError, OutsideError, RepositoryError
-from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.kind import LAYERS, NetworkKind
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.credit import Credit
+from zoo_datasets.repository.places import LAYOUTS, MANIFEST, META, META_FOLDER, is_plain, manifest_paths, meta_path
+from zoo_datasets.repository.records import (
+    COUNT,
+    LEFT_OUT,
+    OPEN,
+    PIXELS,
+    SHARDS,
+    SOURCE,
+    TEXT,
+    TEXTS,
+    WIDTH,
+    YES,
+    ZOO,
+    Count,
+    LeftOut,
+    Shard,
+    checked,
+)
 from zoo_datasets.repository.row import (
     EXTRAS,
     FURTHER_TYPES,
     HYPERPARAMETERS,
-    MAX_FURTHER,
     OPEN_FORMAT,
     REPOSITORY_FORMAT,
     SPLITS,
@@ -31,106 +44,9 @@ from zoo_datasets.repository.row import (
     further_column,
     meta_schema,
 )
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME, Pixels
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.images import Pixels
 from zoo_datasets.storage.files import check_files, write_bytes, write_json
-
-MANIFEST = "manifest.json"
-# `NAME-meta` is the config NAME without weights.
-META = "-meta"
-# `NAME-layouts` holds the layouts of the rows of an open config NAME.
-LAYOUTS = "-layouts"
-LIGHT_ENDINGS = (META, LAYOUTS)
-# `_meta/NAME` holds what is no data of the config NAME, so that any reader of Parquet takes the folder NAME as it is.
-META_FOLDER = "_meta"
-
-_T = TypeVar("_T")
-Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Limit = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
-Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One Parquet file; `path` is relative to the repository, `models` counts distinct ones."""
-
-    path: str
-    split: str
-    rows: Number
-    models: Number
-    epochs: tuple[Epoch, ...]
-    bytes: Number
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """States of a model that are no rows, and why. `model` is its id, or its name in the source."""
-
-    model: str
-    epochs: tuple[Epoch, ...]
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Count:
-    """found = written + left_out."""
-
-    found: Number
-    written: Number
-    left_out: Number
-
-
-class _Zoo(TypedDict, total=False):
-    """The fields of a zoo that are read one by one; its grid may be anything."""
-
-    name: str
-    images: str
-    architecture: str
-    parent: str | None
-    sparsifier: str | None
-    doi: str | None
-    epochs: Epoch | None
-    seeds: Number | None
-
-
-class _Source(TypedDict, total=False):
-    """The fields of a source that are read one by one."""
-
-    kind: str
-    engine: str | None
-    limits: dict[Literal["train", "val", "test"], Limit | None] | None
-    images: dict[str, Any] | None
-    credit: Credit | None
-
-
-class _Further(TypedDict):
-    """A further column; `doc` says where it comes from."""
-
-    name: str
-    type: str
-    doc: str
-
-
-class _Open(TypedDict):
-    """The columns of an open config."""
-
-    columns: Annotated[list[_Further], Field(max_length=MAX_FURTHER)]
-    size: Number | None
-    raw: bool
-
-
-_OPEN: TypeAdapter[_Open] = TypeAdapter(_Open)
-_ZOO: TypeAdapter[_Zoo] = TypeAdapter(_Zoo)
-_SOURCE: TypeAdapter[_Source] = TypeAdapter(_Source)
-_WIDTH: TypeAdapter[int] = TypeAdapter(Width)
-_TEXT: TypeAdapter[str] = TypeAdapter(str)
-_YES: TypeAdapter[bool] = TypeAdapter(bool)
-_TEXTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
-_PIXELS: TypeAdapter[Pixels] = TypeAdapter(Pixels)
-_COUNT: TypeAdapter[Count] = TypeAdapter(Count)
-_SHARDS: TypeAdapter[tuple[Shard, ...]] = TypeAdapter(tuple[Shard, ...])
-_LEFT_OUT: TypeAdapter[tuple[LeftOut, ...]] = TypeAdapter(tuple[LeftOut, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +142,7 @@ class Manifest:
         if told is None:
             return None
         try:
-            return _checked(_PIXELS, told, "source.images.pixels")
+            return checked(PIXELS, told, "source.images.pixels")
         except (TypeError, ValueError) as error:
             raise RepositoryError(f"{self.config}: its manifest tells no pixels: {error}") from error
 
@@ -291,29 +207,29 @@ class Manifest:
                     f"{origin}: format {brief(value['format'])} found, this version reads {REPOSITORY_FORMAT} and "
                     f"{OPEN_FORMAT}"
                 )
-            _checked(_ZOO, value["zoo"], "zoo")
-            _checked(_SOURCE, value["source"], "source")
+            checked(ZOO, value["zoo"], "zoo")
+            checked(SOURCE, value["source"], "source")
             manifest = cls(
-                config=_checked(_TEXT, value["config"], "config"),
-                source_id=_checked(_TEXT, value["source_id"], "source_id"),
+                config=checked(TEXT, value["config"], "config"),
+                source_id=checked(TEXT, value["source_id"], "source_id"),
                 zoo=value["zoo"],
                 source=value["source"],
                 **_rows_of(value),
-                keep_nonfinite=_checked(_YES, value["keep_nonfinite"], "keep_nonfinite"),
-                models=_checked(_COUNT, value["counts"]["models"], "counts.models"),
-                states=_checked(_COUNT, value["counts"]["states"], "counts.states"),
-                shards=_checked(_SHARDS, value["shards"], "shards"),
-                left_out=_checked(_LEFT_OUT, value["left_out"], "left_out"),
+                keep_nonfinite=checked(YES, value["keep_nonfinite"], "keep_nonfinite"),
+                models=checked(COUNT, value["counts"]["models"], "counts.models"),
+                states=checked(COUNT, value["counts"]["states"], "counts.states"),
+                shards=checked(SHARDS, value["shards"], "shards"),
+                left_out=checked(LEFT_OUT, value["left_out"], "left_out"),
                 extras=tuple(
-                    name for name in _checked(_TEXTS, value.get("extra_columns", ()), "extra_columns") if name in EXTRAS
+                    name for name in checked(TEXTS, value.get("extra_columns", ()), "extra_columns") if name in EXTRAS
                 ),
                 unknown=tuple(
                     name
                     for name in HYPERPARAMETERS
-                    if name in _checked(_TEXTS, value.get("unknown_columns", ()), "unknown_columns")
+                    if name in checked(TEXTS, value.get("unknown_columns", ()), "unknown_columns")
                 ),
-                meta=_checked(_SHARDS, value.get("meta", ()), "meta"),
-                plots=_checked(_TEXTS, value.get("plots", ()), "plots"),
+                meta=checked(SHARDS, value.get("meta", ()), "meta"),
+                plots=checked(TEXTS, value.get("plots", ()), "plots"),
             )
         except KeyError as error:
             raise RepositoryError(
@@ -353,43 +269,17 @@ class Manifest:
         write_json(repo / meta_path(self.config, MANIFEST), self.to_dict())
 
 
-def meta_path(config: str, file: str) -> str:
-    """Where a file about a config lies, relative to the repository."""
-    return f"{META_FOLDER}/{config}/{file}"
-
-
-def folders_of(config: str) -> tuple[str, ...]:
-    """The folders of a zoo: its shards, the configs beside it, and what is about it."""
-    return config, *(f"{config}{end}" for end in LIGHT_ENDINGS), f"{META_FOLDER}/{config}"
-
-
-def manifest_paths(config: str) -> tuple[str, str]:
-    """Where the manifest of a config may lie; the first that exists counts, earlier versions wrote the second."""
-    return meta_path(config, MANIFEST), f"{config}/{MANIFEST}"
-
-
-def has_manifest(repo: Path, config: str) -> bool:
-    """Whether a local repository has a manifest of a config."""
-    return any((repo / path).is_file() for path in manifest_paths(config))
-
-
-def configs_with_manifest(repo: Path) -> list[str]:
-    """The configs of a local repository that have a manifest, by name."""
-    files = [*repo.glob(f"{META_FOLDER}/*/{MANIFEST}"), *repo.glob(f"*/{MANIFEST}")]
-    return sorted({file.parent.name for file in files} - {META_FOLDER})
-
-
 def _rows_of(value: Any) -> dict[str, Any]:
     """What a manifest says of its rows' networks and columns."""
     if value["format"] == REPOSITORY_FORMAT:
         network = NetworkKind.recorded(
-            _checked(_TEXT, value["architecture"], "architecture"),
-            _checked(_WIDTH, value["in_channels"], "in_channels"),
-            _checked(_WIDTH, value["classes"], "classes"),
+            checked(TEXT, value["architecture"], "architecture"),
+            checked(WIDTH, value["in_channels"], "in_channels"),
+            checked(WIDTH, value["classes"], "classes"),
             value.get(LAYERS),
         )
         return {"network": network, "layout": WeightLayout.from_list(value["layout"])}
-    columns = _checked(_OPEN, value["open"], "open")
+    columns = checked(OPEN, value["open"], "open")
     further = tuple(further_column(column["name"], column["type"], column["doc"]) for column in columns["columns"])
     if len({column.name for column in further}) != len(further):
         raise DocumentError("open: a column stands in it twice")
@@ -397,13 +287,8 @@ def _rows_of(value: Any) -> dict[str, Any]:
         "network": None,
         "layout": None,
         "open": OpenRows(further=further, size=columns["size"], raw=columns["raw"]),
-        "layouts": _checked(_SHARDS, value["layouts"], "layouts"),
+        "layouts": checked(SHARDS, value["layouts"], "layouts"),
     }
-
-
-def is_plain(path: str) -> bool:
-    """Whether a path of a manifest, or of a build's notes, is one of plain names below the repository's folder."""
-    return all(NAME.fullmatch(part) for part in path.split("/"))
 
 
 def parse_manifest(text: str, origin: str, config: str) -> Manifest:
@@ -421,18 +306,6 @@ def parse_manifest(text: str, origin: str, config: str) -> Manifest:
     if manifest.config != config:  # it says where to write
         raise RepositoryError(f"{origin} is that of config {manifest.config[:200]!a}; build {config} again")
     return manifest
-
-
-def _checked(adapter: TypeAdapter[_T], value: Any, where: str) -> _T:
-    """A part of a manifest, its numbers within their ranges.
-
-    Raises:
-        DocumentError: naming the field, what was expected and its value.
-    """
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise DocumentError(problems_of(error, where)) from None
 
 
 def read_manifest(repo: Path, config: str) -> Manifest | None:

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard
 from zoo_datasets.errors import RepositoryError, UnknownNameError
 from zoo_datasets.repository.card import CARD, card_without, configs_of, read_card, zoos_of
 from zoo_datasets.repository.listing import files_among
-from zoo_datasets.repository.manifest import LIGHT_ENDINGS, META_FOLDER, folders_of
+from zoo_datasets.repository.places import LIGHT_ENDINGS, META_FOLDER, folders_of
 from zoo_datasets.storage.files import check_files, write_bytes
 from zoo_datasets.storage.locks import LOCK, locked_card, locked_zoo
 

@@ -18,7 +18,7 @@ from zoo_datasets.errors import LayoutError, SpecError
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord, records_of
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.specs.spec import digest_of
+from zoo_datasets.specs.spec import digest_of, digest_of_texts
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -34,7 +34,8 @@ SPLITS = ("train", "validation", "test")
 # An id is free text: printable, and no longer than this.
 ID_BYTES = 512
 
-_SPLIT_SHARES = (70, 15, 15)
+# Of each hundred models.
+_SPLIT_AT = tuple(split for split, share in zip(SPLITS, (70, 15, 15), strict=True) for _ in range(share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ OPEN_COLUMNS: tuple[Column, ...] = (
     Column("group", pa.string(), True, "models of one group lie in one split"),
     Column(LAYOUT, pa.string(), False, "hash of the layout of the weights; NAME-layouts tells it"),
 )
+STANDARD: Mapping[str, Column] = {column.name: column for column in (*COLUMNS, *OPEN_COLUMNS)}
 KEY = ("model_id", "epoch", "step")
 FURTHER_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
@@ -316,26 +318,21 @@ def id_problem(model_id: object) -> str | None:
 @lru_cache(maxsize=1 << 17)  # asked once a row
 def split_of(model_id: str) -> str:
     """The split of a model: train, validation or test = 70 / 15 / 15, by a hash of its id alone."""
-    return _split_by(["split", model_id])
+    return _split_by(digest_of_texts("split", model_id))
 
 
 def split_of_seed(seed: int | None) -> str:
     """The same by seed, which keeps models that started from equal weights in one split; unknown seeds are as one."""
-    return _split_by(["split of seed", seed])
+    return _split_by(digest_of(["split of seed", seed]))
 
 
 def split_of_group(column: str, value: Any) -> str:
     """The same by the value of any column; unknown values are as one."""
-    return _split_by(["split of", column, value])
+    return _split_by(digest_of(["split of", column, value]))
 
 
-def _split_by(key: Any) -> str:
-    position = int(digest_of(key), 16) % sum(_SPLIT_SHARES)
-    for split, share in zip(SPLITS, _SPLIT_SHARES, strict=True):
-        if position < share:
-            return split
-        position -= share
-    raise AssertionError("the shares of the splits cover every position")
+def _split_by(digest: str) -> str:
+    return _SPLIT_AT[int(digest, 16) % len(_SPLIT_AT)]
 
 
 def _fields(layout: WeightLayout, extras: Sequence[str], unknown: Sequence[str] = ()) -> list[pa.Field]:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.manifest import Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import SPLITS
 from zoo_datasets.storage.cores import cores
 from zoo_datasets.storage.files import sha256_of

@@ -24,11 +24,13 @@ from zoo_datasets.errors import CohortInUseError, DamagedError, DocumentError, L
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.variational import LOG_SIGMA2
 from zoo_datasets.runs.manifest import RUN_MANIFEST
-from zoo_datasets.specs.spec import MAX_EPOCH, Member, digest_of, ranges
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.members import Member
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import remove_temporaries, write_json
 from zoo_datasets.storage.locks import hold_folder
-from zoo_datasets.text import one_line
+from zoo_datasets.text import one_line, ranges
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,11 @@ from zoo_datasets.errors import RunError, SpecError
 from zoo_datasets.networks.architectures import MAX_WIDTH
 from zoo_datasets.networks.kind import NetworkKind, is_field
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.specs.spec import MAX_EPOCH, Limits, Member, NetworkChoice, Pixels, ZooSpec
+from zoo_datasets.specs.axes import NetworkChoice
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.images import Pixels
+from zoo_datasets.specs.members import Limits, Member
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.storage.checksums import RECORD
 

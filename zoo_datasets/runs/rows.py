@@ -34,7 +34,9 @@ from zoo_datasets.repository.row import (
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.cohort import METRICS_SCHEMA, SPARSITY
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import FURTHER_AXES, Member, ZooSpec
+from zoo_datasets.specs.axes import FURTHER_AXES
+from zoo_datasets.specs.members import Member
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.stacked.field import GRID
 
 # Batches of different models whose columns are remembered: some cohorts of each split.

@@ -32,7 +32,7 @@ from zoo_datasets.documents import StrPath, read_json
 from zoo_datasets.errors import DamagedError, DocumentError, RunError
 from zoo_datasets.runs.cohort import MEMBERS, Cohort, digest_of_members, read_members
 from zoo_datasets.runs.manifest import RUN_MANIFEST, RunManifest
-from zoo_datasets.specs.spec import Member, members_of
+from zoo_datasets.specs.members import Member, members_of
 from zoo_datasets.storage.checksums import RECORD, Record, read_record, write_checked
 from zoo_datasets.storage.files import write_json
 from zoo_datasets.text import json_text

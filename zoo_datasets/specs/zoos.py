@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
+from zoo_datasets.specs.axes import FURTHER_AXES, GRID_FIELDS, Drawn
+from zoo_datasets.specs.images import Pixels
 from zoo_datasets.specs.names import check_own, names_of, unknown_names
-from zoo_datasets.specs.spec import (
-    FURTHER_AXES,
-    GRID_FIELDS,
-    OWN_ARCHITECTURE,
-    Drawn,
-    Pixels,
-    Scope,
-    SparsifierName,
-    ZooSpec,
-)
+from zoo_datasets.specs.spec import OWN_ARCHITECTURE, Scope, SparsifierName, ZooSpec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -28,13 +28,13 @@ from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.inr_sets import signal_group
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, further, table_of
 from zoo_datasets.builders.state_dicts.columns import column_name
-from zoo_datasets.documents import brief, parse_json, read_json
+from zoo_datasets.documents import brief, finite_number, parse_json, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, LayoutError, SourceError
 from zoo_datasets.networks.fields import FIELD, SIREN
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import ARENA
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import LAYOUT, further_problem
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.text import counted
@@ -278,7 +278,7 @@ def _columns(path: Path, layout: WeightLayout, start: int, rows: int) -> dict[st
     weights = [spec for spec in layout.tensors if spec.name.endswith(".weight") and len(spec.shape) == 2]
     inputs, outputs = (weights[0].shape[1], weights[-1].shape[0]) if weights else (None, None)
     siren = name == "SIREN"
-    omega = _number(nef.get("params", {}), "omega_0") if siren else None
+    omega = _positive(nef.get("params", {}), "omega_0") if siren else None
     numbers = range(start, start + rows)
     facts = {
         "epoch": 0,
@@ -321,11 +321,9 @@ def _nef(path: Path) -> dict[str, Any]:
     return value | {"params": value["params"] if isinstance(value.get("params"), dict) else {}}
 
 
-def _number(values: Mapping[str, Any], name: str) -> float | None:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        return None
-    return float(value)
+def _positive(values: Mapping[str, Any], name: str) -> float | None:
+    number = finite_number(values.get(name))
+    return number if number is not None and number > 0 else None
 
 
 def _attributes(file: Hdf5File, rows: int) -> dict[str, Sequence[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +18,22 @@ from numpy.typing import NDArray
 
 from zoo_datasets.builders.containers.isolated.lmdb_file import DATA, LmdbFile
 from zoo_datasets.builders.containers.isolated.process import Isolated
-from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.locate import Place, folders_in
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
-from zoo_datasets.documents import brief, read_json
+from zoo_datasets.documents import brief, finite_number, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, SourceError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import Activate, Conv, GlobalAveragePool, Layer, Linear, build_layout
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE, WeightLayout
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import GPT
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import further_column
-from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.text import counted
 
 RUNS, DONE = "runs.json", "DONE.txt"
@@ -129,7 +129,7 @@ def _task_of(sizes: tuple[int, ...]) -> _Task:
 def is_gpt(place: Place) -> bool:
     """Whether a place holds runs of G.pt: folders with an LMDB file and figures."""
     if isinstance(place, Path):
-        return place.is_dir() and any(_is_run(folder) for folder in [place, *itertools.islice(place.iterdir(), 1000)])
+        return place.is_dir() and any(map(_is_run, [place, *folders_in(place)[:1000]]))
     entries = set(place.entries)
     return any(f"{path.removesuffix(DATA)}{RUNS}" in entries for path in entries if path.rsplit("/")[-1] == DATA)
 
@@ -371,17 +371,12 @@ def _sizes(arch: memoryview) -> tuple[int, ...]:
 
 def _figures(held: Mapping[str, Any]) -> dict[str, float | None]:
     """Losses, accuracies of errors in percent, and the return of Cartpole."""
-    figures = {name: _number(held.get(theirs)) for name, theirs in {**_FIGURES, _RETURN: _RETURN}.items()}
-    errors = {name: _number(held.get(theirs)) for name, theirs in _ERRORS.items()}
+    figures = {name: finite_number(held.get(theirs)) for name, theirs in {**_FIGURES, _RETURN: _RETURN}.items()}
+    errors = {name: finite_number(held.get(theirs)) for name, theirs in _ERRORS.items()}
     accuracies = {
         name: 1 - error / 100 if error is not None and 0 <= error <= 100 else None for name, error in errors.items()
     }
     return {**figures, **accuracies}
-
-
-def _number(value: Any) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
 
 
 def _steps(states: Sequence[_State]) -> tuple[Callable[[_State], int], str]:

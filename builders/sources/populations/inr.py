@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from zoo_datasets.builders.sources.populations.inr_sets import INR_SETS, InrSet,
 from zoo_datasets.builders.sources.splits import SOURCE_SPLIT
 from zoo_datasets.builders.state_dicts.names import MODEL_ID, common_folder, is_state_file
 from zoo_datasets.builders.state_dicts.population import Population, population_of
-from zoo_datasets.documents import MAX_JSON, parse_json, read_json
+from zoo_datasets.documents import MAX_JSON, finite_number, parse_json, read_json
 from zoo_datasets.errors import CheckpointError, DocumentError, LayoutError, SourceError, UnknownNameError
 from zoo_datasets.networks.fields import CONVENTION_COLUMNS, FIELD, SIREN, Convention, field_layers
 from zoo_datasets.networks.kind import KIND_COLUMNS
 from zoo_datasets.networks.layers.chain import inputs_of, tensors_of
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.repository.row import COLUMNS, OPEN_COLUMNS
+from zoo_datasets.repository.row import STANDARD
 from zoo_datasets.repository.where import Condition, parse_where
 
 _LOOKED_AT = 64  # files of tensors whose names tell which set it is
@@ -62,7 +61,6 @@ _DOCS = {
     "signal_mean": "of each channel: the network gives (pixel − mean) / std",
     "signal_std": "of each channel, as signal_mean",
 }
-_STANDARD = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS)}
 
 
 def inr_set_of(place: Place) -> InrSet | None:
@@ -231,7 +229,7 @@ class InrSource(StateDictSource):
         networks = {filling: _network(filling.layout) for filling in population.fillings}
         for name in KIND_COLUMNS:
             values = [networks[state.filling][name] for state in population.states]
-            population.columns[name] = pa.array(values, _STANDARD[name])
+            population.columns[name] = pa.array(values, STANDARD[name].type)
             population.origins[name] = "shapes of the tensors"
         population.columns["activation"] = pa.array(
             [None if networks[state.filling]["architecture"] is None else "sine" for state in population.states]
@@ -241,7 +239,7 @@ class InrSource(StateDictSource):
     def _chosen(self, columns: Mapping[str, pa.Array]) -> Sequence[int]:
         """The networks that can be among those that the user selects, as far as is known before files are read."""
         reading = self._reading
-        further = {name: values.type for name, values in columns.items() if name not in _STANDARD}
+        further = {name: values.type for name, values in columns.items() if name not in STANDARD}
         table = pa.table({name: values for name, values in columns.items() if name != "group"})
         where: Condition | None = reading.where
         if reading.state_dicts.where is not None:
@@ -311,8 +309,8 @@ def _document(container: Container, path: str) -> Any:
 def _numbers(document: Any) -> Iterator[tuple[str, float]]:
     """Finite numbers by name."""
     for key, value in document.items() if isinstance(document, dict) else ():
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            yield key, float(value)
+        if (number := finite_number(value)) is not None:
+            yield key, number
 
 
 def _folders_of(path: str) -> Iterator[str]:

@@ -18,20 +18,19 @@ from zoo_datasets.builders.shards.notes import Notes
 from zoo_datasets.builders.sources.base import SMALL_PIECE_BYTES, OpenColumns, Reading, Source, StateBlock, States
 from zoo_datasets.errors import SourceError
 from zoo_datasets.networks.records import NetworkRecord, remember
-from zoo_datasets.repository.manifest import LeftOut
-from zoo_datasets.repository.row import COLUMNS, LAYOUT, OPEN_COLUMNS, Column, further_column
+from zoo_datasets.repository.records import LeftOut
+from zoo_datasets.repository.row import LAYOUT, STANDARD, Column, further_column
 from zoo_datasets.repository.where import parse_where
 from zoo_datasets.runs.rows import Model, NarrowRows
 from zoo_datasets.specs.spec import digest_of
 
 _OF_MODEL = ("parent_id", "group")
 _KEY = ("model_id", "epoch", LAYOUT)
-_TYPES = {column.name: column.type for column in (*COLUMNS, *OPEN_COLUMNS)}
 
 
 def table_of(columns: Mapping[str, Sequence[Any]], further: Sequence[Column]) -> pa.Table:
     """Columns by name, standard ones and further ones, in their types; those of nothing but null are left out."""
-    types = _TYPES | {column.name: column.type for column in further}
+    types = {column.name: column.type for column in (*STANDARD.values(), *further)}
     arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
     return pa.table(
         {name: values for name, values in arrays.items() if name in _KEY or values.null_count < len(values)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -137,7 +138,10 @@ def is_nino(place: Place) -> bool:
     if isinstance(place, Path):
         if place.is_file():
             return bool(_tasks_of([place.name]))
-        return place.is_dir() and bool(_tasks_of([path.name for path in place.iterdir() if path.is_file()]))
+        if not place.is_dir():
+            return False
+        with os.scandir(place) as listing:
+            return bool(_tasks_of([one.name for one in listing if one.name.lower().endswith(ENDING) and one.is_file()]))
     return bool(_tasks_of(place.entries))
 
 

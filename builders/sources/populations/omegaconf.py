@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from zoo_datasets.builders.checkpoints.pickles import Name, StandIn, Vocabulary
+from zoo_datasets.builders.checkpoints.pickled import Name, StandIn
+from zoo_datasets.builders.checkpoints.vocabulary import Vocabulary
 from zoo_datasets.builders.checkpoints.wrapped import WRAPPED
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import io
-import itertools
 import json
 import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +25,11 @@ import pyarrow.csv as pa_csv
 import torch
 from numpy.typing import NDArray
 
-from zoo_datasets.builders.checkpoints.pickles import ITEM_SIZES
+from zoo_datasets.builders.checkpoints.pickled import ITEM_SIZES
 from zoo_datasets.builders.checkpoints.torch_file import Slices, StoredTensor
 from zoo_datasets.builders.containers.archives import open_container
 from zoo_datasets.builders.containers.folder import Container
-from zoo_datasets.builders.containers.locate import Place
+from zoo_datasets.builders.containers.locate import Place, folders_in
 from zoo_datasets.builders.shards.notes import Note, Notes
 from zoo_datasets.builders.shards.writer import rows_of_a_group
 from zoo_datasets.builders.sources.base import Reading, StateBlock, States
@@ -47,10 +46,11 @@ from zoo_datasets.networks.layers import Activate, Conv, Dropout, GlobalAverageP
 from zoo_datasets.networks.layers.documents import layers_to_json
 from zoo_datasets.networks.layout import MAX_SIZE
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import SMALL_CNN, SMALL_CNN_FACTS, SMALL_CNN_PIXELS
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import FURTHER_TYPES, further_column, further_problem
-from zoo_datasets.specs.spec import MAX_EPOCH, NAME, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH, NAME
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
 WEIGHTS_FILE, LAYOUT_FILE = "weights.npy", "layout.csv"
@@ -103,8 +103,18 @@ def is_small_cnn(place: Place) -> bool:
     if isinstance(place, Path):
         if not place.is_dir():
             return False
-        return any(map(_is_folder, itertools.chain([place], place.glob("*/"), place.glob("*/*/"))))
+        return any(map(_is_folder, _near(place)))
     return bool(_folders(place))
+
+
+def _near(place: Path) -> Iterator[Path]:
+    """A folder, and those in it down to two levels."""
+    yield place
+    folders = folders_in(place)
+    yield from folders
+    for folder in folders:
+        with contextlib.suppress(PermissionError):
+            yield from folders_in(folder)
 
 
 def _is_folder(path: Path) -> bool:
@@ -353,6 +363,7 @@ class SmallCnnSource(ListedSource):
             )
         self._container, self._folder = container, folders[0]
         self._recycled = Recycled()
+        self._most_rows = 0
         self._metrics_file = next(name for name in METRICS_FILES if f"{self._folder}{name}" in {*container.entries})
         container.prepare(
             [f"{self._folder}{name}" for name in (WEIGHTS_FILE, LAYOUT_FILE, self._metrics_file)], _LARGEST
@@ -584,19 +595,9 @@ class SmallCnnSource(ListedSource):
             for here in [here[here >= 0]]
             for start in range(0, len(here), most)
         ]
-        # The next piece is read while this one is written.
-        with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self._counted, piece) for piece in pieces[:1]]
-            for following in [*pieces[1:], None]:
-                items = ahead.pop().result() if ahead else []
-                if following is not None:
-                    ahead.append(reader.submit(self._counted, following))
-                while items:
-                    yield items.pop(0)
-
-    def _counted(self, places: Sequence[int]) -> list[States | LeftOut]:
-        """Some rows, with the number of those that are not finite."""
-        return [_with_tally(item) if isinstance(item, States) else item for item in self._read_piece(places)]
+        for piece in pieces:
+            for item in self._read_piece(piece):
+                yield _with_tally(item) if isinstance(item, States) else item
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -624,7 +625,8 @@ class SmallCnnSource(ListedSource):
         places = self._orientation.places
         kind = np.dtype(_FLOATS[self._array.dtype]).newbyteorder("<")
         width = len(places) * kind.itemsize
-        weights = self._recycled.empty(len(numbers), len(places), torch.float32).numpy()
+        self._most_rows = max(self._most_rows, len(numbers))  # so that all pieces fit into memory of earlier ones
+        weights = self._recycled.empty(self._most_rows, len(places), torch.float32).numpy()
         reasons: dict[int, str] = {}
         good = 0
         with self._weights() as data:

@@ -28,10 +28,10 @@ from zoo_datasets.builders.state_dicts.reader import Part, StateFile, StateReade
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.layout import TensorKind, WeightLayout
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import TRANSFORMERS
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import COLUMNS, MAX_FURTHER, Column, further_column, further_problem
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 from zoo_datasets.text import counted
 
 _METADATA = re.compile(r"(?P<folder>(?:.*/)?)metadata/(?P<images>[A-Za-z0-9_-]+)\.csv")

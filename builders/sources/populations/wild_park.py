@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from zoo_datasets.builders.checkpoints.pickles import Name, TensorStub
+from zoo_datasets.builders.checkpoints.pickled import Name, TensorStub
 from zoo_datasets.builders.checkpoints.torch_file import (
     MAX_CHECKPOINT,
     MAX_PICKLE,
@@ -41,7 +40,7 @@ from zoo_datasets.builders.sources.base import Reading
 from zoo_datasets.builders.sources.populations.listed import ListedSource, Listing, table_of
 from zoo_datasets.builders.sources.populations.omegaconf import plain, vocabulary
 from zoo_datasets.builders.sources.splits import SOURCE_SPLIT, Named, assign, read_splits
-from zoo_datasets.documents import brief, problems_of
+from zoo_datasets.documents import brief, finite_number, problems_of
 from zoo_datasets.errors import CheckpointError, LayerError, SourceError, SpecError
 from zoo_datasets.networks.layers import (
     ACTIVATIONS,
@@ -57,10 +56,11 @@ from zoo_datasets.networks.layers import (
 from zoo_datasets.networks.layers.documents import check_network, layers_to_json
 from zoo_datasets.networks.module import Network
 from zoo_datasets.networks.records import NetworkRecord
-from zoo_datasets.repository.manifest import LeftOut
 from zoo_datasets.repository.populations import WILD_PARK
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import further_column
-from zoo_datasets.specs.spec import MAX_EPOCH, digest_of
+from zoo_datasets.specs.bounds import MAX_EPOCH
+from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import sha256_of
 
 _VOCABULARY = vocabulary(Name("create_random_cnns", "CNNConfig"))
@@ -228,7 +228,7 @@ class _Checkpoint:
             record=record,
             tensors=self._tensors(record),
             checksum=self._members[_PICKLE].crc,
-            figures={name: _figure(results.get(theirs)) for name, theirs in _FIGURES.items()},
+            figures={name: finite_number(results.get(theirs)) for name, theirs in _FIGURES.items()},
             optimizer=self._optimizer(),
         )
 
@@ -254,7 +254,7 @@ class _Checkpoint:
         optimizer = self._content.get("optimizer")
         groups = optimizer.get("param_groups") if isinstance(optimizer, dict) else None
         group = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
-        return {name: _figure(group.get(name)) for name in ("lr", "weight_decay")}
+        return {name: finite_number(group.get(name)) for name in ("lr", "weight_decay")}
 
     def _tensors(self, record: NetworkRecord) -> tuple[StoredTensor, ...]:
         """Where the tensors lie, which are those of the record and no others.
@@ -292,12 +292,6 @@ def _weights(data: bytes, state: _State) -> NDArray[np.float32]:
 
 def _shown(tensor: tuple[tuple[int, ...], str] | None) -> str:
     return "missing" if tensor is None else f"{tensor[1]} of {list(tensor[0])}"
-
-
-def _figure(value: Any) -> float | None:
-    """A number of the training loop; null where it is none."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
 
 
 def is_wild_park(place: Place) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.raw.figures import Figures
 from zoo_datasets.builders.sources.raw.results import Results
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 
 UNMATCHED = Note(
     "import-unmatched-report",

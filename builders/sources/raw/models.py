@@ -35,9 +35,10 @@ from zoo_datasets.builders.sources.raw.results import Results, last_config, pars
 from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial, contradictions, find_zoo, read_json
 from zoo_datasets.documents import MAX_JSON
 from zoo_datasets.errors import CheckpointError, SourceError
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.runs.rows import Model
-from zoo_datasets.specs.spec import NAME, SparsifierName
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.spec import SparsifierName
 from zoo_datasets.storage.instead import BEGINNING, instead
 from zoo_datasets.text import printable
 

@@ -12,7 +12,8 @@ from typing import Any
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.images import table as image_table
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture
-from zoo_datasets.specs.spec import NAME, SparsifierName, digest_of
+from zoo_datasets.specs.bounds import NAME
+from zoo_datasets.specs.spec import SparsifierName, digest_of
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.names import file_name
 

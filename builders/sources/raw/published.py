@@ -16,7 +16,8 @@ from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import DownloadError, MissingError, SourceError, UnknownNameError
 from zoo_datasets.repository.credit import MODEL_ZOOS, Credit
 from zoo_datasets.repository.populations import WEIGHTCLIP
-from zoo_datasets.specs.spec import GRID_FIELDS, ZooSpec
+from zoo_datasets.specs.axes import GRID_FIELDS
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import dense_name, get_zoo
 from zoo_datasets.storage.downloads import download
 from zoo_datasets.storage.remote import Http, HttpFile, shown

@@ -15,7 +15,7 @@ from zoo_datasets.builders.sources.raw.figures import REPORTED, Figures, cleaned
 from zoo_datasets.documents import parse_json
 from zoo_datasets.errors import DocumentError
 from zoo_datasets.repository.row import FIGURES
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 
 # What counts reports: Ray's name, and that of later zoos, which count from 0 after the first epoch.
 ITERATION, EPOCH = "training_iteration", "epoch"

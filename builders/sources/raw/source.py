@@ -38,7 +38,7 @@ from zoo_datasets.errors import CheckpointError, SourceError
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.networks.variational import LOG_SIGMA2
-from zoo_datasets.repository.manifest import LeftOut
+from zoo_datasets.repository.records import LeftOut
 from zoo_datasets.repository.row import EXTRAS, FIGURES, MEANS
 from zoo_datasets.repository.where import Condition
 from zoo_datasets.runs.rows import check_readable, matching

@@ -21,7 +21,7 @@ from zoo_datasets.builders.shards.notes import Note
 from zoo_datasets.builders.sources.raw.results import checkpoint_number
 from zoo_datasets.builders.sources.raw.trials import RawFolder, Trial
 from zoo_datasets.errors import CheckpointError, SourceError
-from zoo_datasets.native.rows import Recycled
+from zoo_datasets.native.rows import Recycled, ThreadMemory
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.text import printable
 
@@ -68,19 +68,6 @@ class _Part:
     notes: Sequence[Note]
 
 
-class _Memory(threading.local):
-    """Memory of a thread that each of its reads uses anew: fresh memory costs more than copying into it."""
-
-    def __init__(self) -> None:
-        self._all = np.empty(0, np.uint8)
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """uint8 [size], not initialised, until this is called again."""
-        if size > self._all.size:
-            self._all = np.empty(size, np.uint8)
-        return self._all[:size]
-
-
 class RawCheckpoints:
     """Reads the checkpoints of a zoo, all of which must be of the kind that most are. Thread-safe."""
 
@@ -92,7 +79,7 @@ class RawCheckpoints:
         # By the trial's name where its checkpoints are not as most are.
         self._expected: dict[str, Recognised] = {}
         self._lock = threading.Lock()
-        self._memory = _Memory()
+        self._memory = ThreadMemory()
         library()  # compiled before threads ask for it
         self._recycled = Recycled()
         self.kind = self._probe(folder)

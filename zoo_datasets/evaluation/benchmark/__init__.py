@@ -1,7 +1,8 @@
 """Benchmarks of properties predicted from weights."""
 
 from zoo_datasets.evaluation.benchmark.model_record import ModelRecord, run_models
-from zoo_datasets.evaluation.benchmark.models import ModelResult, ModelSettings
+from zoo_datasets.evaluation.benchmark.model_results import ModelResult
+from zoo_datasets.evaluation.benchmark.models import ModelSettings
 from zoo_datasets.evaluation.benchmark.record import Record, run_benchmark
 from zoo_datasets.evaluation.benchmark.run import (
     DEFAULT_FEATURES,

@@ -12,15 +12,9 @@ from typing import Any
 
 from zoo_datasets.documents import brief, read_json
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.evaluation.benchmark.models import (
-    Comparison,
-    ModelFit,
-    ModelResult,
-    ModelSettings,
-    fit_all,
-    results_of,
-)
-from zoo_datasets.evaluation.benchmark.record import counts_of
+from zoo_datasets.evaluation.benchmark.files import MODELS, check_same, counts_of, read_benchmark, rows_of
+from zoo_datasets.evaluation.benchmark.model_results import Comparison, ModelResult, results_of
+from zoo_datasets.evaluation.benchmark.models import ModelFit, ModelSettings, fit_all
 from zoo_datasets.evaluation.benchmark.run import Data, read_data
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import write_json
@@ -28,7 +22,6 @@ from zoo_datasets.storage.folders import check_output
 from zoo_datasets.terminal import Advance
 
 MODEL_FORMAT = 1
-KIND = "models"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +49,7 @@ class ModelRecord:
         """As JSON values; what is not finite is null."""
         parts = {name: _plain(getattr(self, name)) for name in ("rows", "refused", "fits", "results", "comparisons")}
         return {
-            "format": MODEL_FORMAT, "kind": KIND, "settings": asdict(self.settings), "skipped": dict(self.skipped),
+            "format": MODEL_FORMAT, "kind": MODELS, "settings": asdict(self.settings), "skipped": dict(self.skipped),
             "left_out": self.left_out, "identity": self.identity, **parts,
         }  # fmt: skip
 
@@ -77,40 +70,16 @@ def read_fits(path: Path, identity: str) -> tuple[ModelFit, ...]:
     Raises:
         RepositoryError: if it is the file of another benchmark, or none; names it.
     """
-    try:
-        value = _read(path)
-        if value["identity"] != identity:
-            raise RepositoryError(
-                f"{path} holds a benchmark of other settings or rows; delete it, or name another file for this one"
-            )
+
+    def fits_of(value: dict[str, Any]) -> tuple[ModelFit, ...]:
+        check_same(path, value["identity"], identity)
         fits = tuple(ModelFit(**entry) for entry in value["fits"])
         for fit in fits:
             if not isinstance(fit.outcome, dict) or not isinstance(fit.chosen, dict) or not isinstance(fit.seed, int):
                 raise RepositoryError(f"{path}: a training without predictions, settings or seed; delete the file")
         return fits
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        if isinstance(error, RepositoryError):
-            raise
-        raise RepositoryError(
-            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
-        ) from error
 
-
-def _read(path: Path) -> Any:
-    """The JSON value of a benchmark of models."""
-    try:
-        value = read_json(path)
-        kind, form = value.get("kind", "features"), value.get("format")
-    except (OSError, ValueError, AttributeError) as error:
-        raise RepositoryError(
-            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
-        ) from error
-    if kind != KIND or form != MODEL_FORMAT:
-        raise RepositoryError(
-            f"{path} holds {brief(kind)} of format {brief(form)}, expected "
-            f"a benchmark of models of format {MODEL_FORMAT}; name another file"
-        )
-    return value
+    return read_benchmark(path, MODELS, MODEL_FORMAT, fits_of)
 
 
 def read_models(repo: str | Path, path: Path) -> tuple[Data, ModelRecord]:
@@ -119,15 +88,19 @@ def read_models(repo: str | Path, path: Path) -> tuple[Data, ModelRecord]:
     Raises:
         RepositoryError: if it is no file of a benchmark of models, or one of other rows than the repository has.
     """
-    value = _read(path)
+
+    def recorded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        return value["settings"], value["identity"]
+
+    given, identity = read_benchmark(path, MODELS, MODEL_FORMAT, recorded)
     try:
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()}
-        settings = ModelSettings(**{**given, "device": "cpu"})  # the rows are only read
-    except (KeyError, TypeError, AttributeError) as error:
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+        settings = ModelSettings(**{**values, "device": "cpu"})  # the rows are only read
+    except (TypeError, AttributeError) as error:
         raise RepositoryError(f"{path} is no benchmark's file: {brief(str(error))}; name another file") from error
     data = read_data(repo, settings)
-    record = _empty(data, settings, value["settings"])
-    if value.get("identity") != record.identity:
+    record = _empty(data, settings, given)
+    if identity != record.identity:
         raise RepositoryError(f"{path} holds a benchmark of other rows than those of {repo}; run it again on these")
     fits = read_fits(path, record.identity)
     try:
@@ -152,7 +125,7 @@ def is_of_models(path: Path) -> bool:
         value = read_json(path)
     except (OSError, ValueError) as error:
         raise RepositoryError(f"{path} is no benchmark's file: {error}; name another file") from error
-    return isinstance(value, dict) and value.get("kind") == KIND
+    return isinstance(value, dict) and value.get("kind") == MODELS
 
 
 def run_models(
@@ -184,8 +157,8 @@ def run_models(
     def refuse(model: str, task: str, reason: str) -> None:
         refused.append({"model": model, "task": task, "reason": reason})
 
-    def keep(**found: Any) -> ModelRecord:
-        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **found)
+    def keep(**results: Any) -> ModelRecord:
+        kept = dataclasses.replace(record, refused=tuple(refused), fits=tuple(fits), **results)
         if out is not None:
             write_json(out, kept.to_dict())
         return kept
@@ -197,14 +170,12 @@ def run_models(
     return keep(results=tuple(results), comparisons=tuple(comparisons))
 
 
-def _empty(data: Data, settings: ModelSettings, recorded: Any = None) -> ModelRecord:
+def _empty(data: Data, settings: ModelSettings, recorded: Mapping[str, Any] | None = None) -> ModelRecord:
     """A record without results; `recorded` are the settings as a file has them."""
-    parts = (data.train, data.validation, *data.tests)
-    rows = [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]
     return ModelRecord(
         settings=settings,
-        rows=tuple(counts_of(part) for part in parts),
+        rows=counts_of(data),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([KIND, asdict(settings) if recorded is None else recorded, rows]),
+        identity=digest_of([MODELS, asdict(settings) if recorded is None else recorded, rows_of(data)]),
     )

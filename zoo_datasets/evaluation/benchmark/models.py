@@ -10,27 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo_datasets.errors import SpecError, ZooError
-from zoo_datasets.evaluation.benchmark import scores
 from zoo_datasets.evaluation.benchmark.memory import measured
-from zoo_datasets.evaluation.benchmark.run import Data, baseline_of
+from zoo_datasets.evaluation.benchmark.run import Data
 from zoo_datasets.evaluation.benchmark.samples import SampleRows
-from zoo_datasets.evaluation.benchmark.scores import Sampled, Score
-from zoo_datasets.evaluation.benchmark.targets import (
-    Target,
-    as_classes,
-    check_targets,
-    is_finite,
-    logarithmic,
-    values_for,
-)
+from zoo_datasets.evaluation.benchmark.targets import check_targets
+from zoo_datasets.evaluation.benchmark.tasks import Task, Values, form_of, scaled_values, tasks_of
 from zoo_datasets.loading.load import SplitBy
 from zoo_datasets.loading.modules import layers_of_row
 from zoo_datasets.loading.samples import SampleForm
@@ -41,14 +32,12 @@ from zoo_datasets.predictors.fit import Plan, Rows
 from zoo_datasets.predictors.predictor import ACTIVATION, Predictor, TargetForm
 from zoo_datasets.repository.row import WEIGHTS
 
-NUMBERS = "numbers"
 # Share of the budget that is for the choice of settings.
 CHOICE = 0.25
 _LIMIT = 8_000_000_000
 _PARTS = 1000  # of a fit, for progress
 _READ = 8192
 
-Values = NDArray[Any]
 Outcome = dict[str, dict[str, list[Any]]]
 # Settings, and the seconds that their choice took.
 Chosen = tuple[Mapping[str, Any], float]
@@ -130,65 +119,6 @@ class ModelFit:
     outcome: Outcome
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelResult:
-    """How well one model predicts one target in one test zoo.
-
-    Attributes:
-        kind, scale, baseline: as of `Result`.
-        scores: the mean over seeds, with its interval over groups.
-        by_seed: each seed's.
-        ceiling: the largest τ that predictions without ties can have; None of classes.
-        seconds: of all seeds and the choice, for all targets that were learned together.
-        invariant: under which changes of the weights, that keep the function, predictions stay.
-    """
-
-    test: str
-    target: str
-    kind: str
-    scale: str
-    model: str
-    scores: Mapping[str, Score]
-    by_seed: Mapping[str, tuple[float, ...]]
-    baseline: float
-    ceiling: float | None
-    chosen: Mapping[str, Any]
-    rows: int
-    groups: int
-    parameters: int
-    steps: int
-    seconds: float
-    memory: int
-    invariant: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """The best model of a target less another one, on the same test rows, with the same draws of groups."""
-
-    test: str
-    target: str
-    best: str
-    other: str
-    metric: str
-    difference: Score
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What one training learns: all numbers, or one class."""
-
-    name: str
-    targets: tuple[Target, ...]
-
-
-def tasks_of(data: Data) -> list[Task]:
-    """The numbers together, if there are any, and each class."""
-    numbers = tuple(target for target in data.targets if target.numeric)
-    classes = [Task(target.name, (target,)) for target in data.targets if not target.numeric]
-    return ([Task(NUMBERS, numbers)] if numbers else []) + classes
-
-
 @dataclass
 class Learning:
     """A task's rows in memory.
@@ -209,20 +139,19 @@ class Benchmark:
 
     def __init__(self, data: Data, settings: ModelSettings) -> None:
         self.data, self.settings = data, settings
-        parts = (data.train, data.validation, *data.tests)
-        size = 4 * data.train.layout.size * sum(map(len, parts))
+        size = 4 * data.train.layout.size * sum(map(len, data.parts))
         if size > _LIMIT:
             raise SpecError(
                 f"all weights together are {size / 1e9:.1f} GB, at most {_LIMIT / 1e9:.0f} are held in memory; choose "
                 "fewer rows by a condition, as epoch == 50"
             )
-        self._weights = [_weights_of(part) for part in parts]
-        self._activations = [_activations_of(part) for part in parts]
+        self._weights = [_weights_of(part) for part in data.parts]
+        self._activations = [_activations_of(part) for part in data.parts]
         self._layers = layers_of_row(data.train.data[int(data.train.kept[0])])
 
     def learning(self, task: Task) -> Learning:
         """The rows of a task. A class that is to be predicted is not told: neither are activations then."""
-        parts = (self.data.train, self.data.validation, *self.data.tests)
+        parts = self.data.parts
         told = task.name != ACTIVATION and all(names is not None for names in self._activations)
         names = sorted({name for part in self._activations for name in part or ()}) if told else []
         space = WeightSpace(self._layers, tuple(names))
@@ -230,7 +159,7 @@ class Benchmark:
             space.codes(part) if told and part is not None else torch.zeros(len(rows), dtype=torch.int64)
             for part, rows in zip(self._activations, parts, strict=True)
         ]
-        forms = tuple(_form(target, self.data) for target in task.targets)
+        forms = tuple(form_of(target, self.data) for target in task.targets)
         encoded = [self._encoded(rows, forms, task) for rows in parts[:2]]
         kept = [~values.isnan().all(dim=1) if values.dtype != torch.int64 else values >= 0 for values in encoded]
         train, validation = (
@@ -241,7 +170,9 @@ class Benchmark:
         return Learning(space, forms, train, validation, tests)
 
     def _encoded(self, rows: SampleRows, forms: tuple[TargetForm, ...], task: Task) -> Tensor:
-        columns = [form.encoded(_values(target, form, rows)) for form, target in zip(forms, task.targets, strict=True)]
+        columns = [
+            form.encoded(scaled_values(target, form, rows)) for form, target in zip(forms, task.targets, strict=True)
+        ]
         return columns[0] if forms[0].kind == "class" else torch.stack(columns, dim=1)
 
     def refusal(self, model: str, learning: Learning) -> str | None:
@@ -370,107 +301,6 @@ def fit_all(
                 count += 1
                 told(0)
                 yield fit
-
-
-def results_of(
-    data: Data, settings: ModelSettings, fits: Sequence[ModelFit]
-) -> tuple[list[ModelResult], list[Comparison]]:
-    """The scores of all models of which every seed is there, by target, and the best of each target less the others."""
-    results: list[ModelResult] = []
-    comparisons: list[Comparison] = []
-    for task in tasks_of(data):
-        for target in task.targets:
-            form = _form(target, data)
-            for rows in data.tests:
-                sampled: dict[str, dict[str, Sampled]] = {}
-                for model in settings.models:
-                    mine = [fit for fit in fits if (fit.model, fit.task) == (model, task.name)]
-                    if len(mine) == settings.seeds:
-                        result, by_metric = _result(data, settings, rows, target, form, mine)
-                        if result is not None:
-                            results.append(result)
-                            sampled[model] = by_metric
-                comparisons += _compared(rows.zoo, target.name, sampled)
-    return results, comparisons
-
-
-def _result(
-    data: Data, settings: ModelSettings, rows: SampleRows, target: Target, form: TargetForm, fits: list[ModelFit]
-) -> tuple[ModelResult | None, dict[str, Sampled]]:
-    truth = _values(target, form, rows)
-    known = is_finite(truth)
-    truth, groups = truth[known], rows.group_codes[known]
-    if not len(truth):
-        return None, {}
-    kinds = {
-        "number": {"r2": scores.sampled_r2, "kendall": scores.sampled_kendall},
-        "class": {"accuracy": scores.sampled_accuracy},
-    }[form.kind]
-    by_seed: dict[str, list[Sampled]] = {name: [] for name in kinds}
-    for fit in fits:
-        predicted = np.array(fit.outcome[rows.zoo][target.name])[known]
-        for name, function in kinds.items():
-            by_seed[name].append(function(truth, predicted, groups, settings.resamples))
-    means = {name: Sampled.mean(parts) for name, parts in by_seed.items()}
-    train = _values(target, form, data.train)
-    train = train[is_finite(train)]
-    result = ModelResult(
-        test=rows.zoo, target=target.name, kind=form.kind, scale=form.scale, model=fits[0].model,
-        scores={name: mean.score() for name, mean in means.items()},
-        by_seed={name: tuple(part.value for part in parts) for name, parts in by_seed.items()},
-        baseline=baseline_of(form.kind, train, truth),
-        ceiling=scores.kendall_ceiling(truth) if form.kind == "number" else None,
-        chosen=fits[0].chosen, rows=len(truth), groups=len(np.unique(groups)), parameters=fits[0].parameters,
-        steps=int(np.mean([fit.steps for fit in fits])),
-        seconds=sum(fit.seconds for fit in fits) + fits[0].choice_seconds, memory=max(fit.memory for fit in fits),
-        invariant=get_predictor(fits[0].model).invariant,
-    )  # fmt: skip
-    return result, means
-
-
-def _compared(test: str, target: str, sampled: Mapping[str, Mapping[str, Sampled]]) -> list[Comparison]:
-    comparisons = []
-    for metric in dict.fromkeys(name for by_metric in sampled.values() for name in by_metric):
-        values = {model: by_metric[metric] for model, by_metric in sampled.items()}
-        best = max(values, key=lambda model: values[model].value)
-        comparisons += [
-            Comparison(
-                test=test,
-                target=target,
-                best=best,
-                other=model,
-                metric=metric,
-                difference=values[best].less(other).score(),
-            )
-            for model, other in values.items()
-            if model != best
-        ]
-    return comparisons
-
-
-def _form(target: Target, data: Data) -> TargetForm:
-    """What the outputs for a target mean, by the training rows."""
-    values = values_for(target, data.train)
-    if not target.numeric:
-        return TargetForm.of_classes(target.name, as_classes(values[is_finite(values)]).tolist())
-    known = [part[is_finite(part)] for part in (values_for(target, rows) for rows in _all(data))]
-    scale: Literal["linear", "log10"] = "log10" if logarithmic(target, np.concatenate(known)) else "linear"
-    return TargetForm.of_numbers(target.name, np.log10(values) if scale == "log10" else values, scale)
-
-
-def _all(data: Data) -> tuple[SampleRows, ...]:
-    return (data.train, data.validation, *data.tests)
-
-
-def _values(target: Target, form: TargetForm, rows: SampleRows) -> Values:
-    """A target on its scale: float64 [N] with NaN where unknown, or names of classes with None."""
-    values = values_for(target, rows)
-    if form.kind == "number":
-        return np.log10(values) if form.scale == "log10" else values
-    known = is_finite(values)
-    named = np.full(len(values), None, dtype=object)
-    named[known] = as_classes(values[known])
-    return named
 
 
 def _weights_of(rows: SampleRows) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_datasets.documents import brief, read_json
-from zoo_datasets.errors import RepositoryError
+from zoo_datasets.evaluation.benchmark.files import FEATURES, check_same, counts_of, read_benchmark, rows_of
 from zoo_datasets.evaluation.benchmark.run import Data, Result, Settings, benchmark, read_data
-from zoo_datasets.evaluation.benchmark.samples import SampleRows
 from zoo_datasets.specs.spec import digest_of
 from zoo_datasets.storage.files import write_json
 from zoo_datasets.storage.folders import check_output
@@ -56,27 +55,19 @@ def read_record(path: Path) -> Record:
     Raises:
         RepositoryError: if it is no benchmark's file; names it.
     """
-    try:
-        value = read_json(path)
-        if value["format"] != RECORD_FORMAT:
-            raise RepositoryError(f"{path}: format {brief(value['format'])} found, this version reads {RECORD_FORMAT}")
-        settings: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()
-        }
-        return Record(
-            settings=Settings(**settings),
-            rows=tuple(value["rows"]),
-            skipped=value["skipped"],
-            left_out=int(value["left_out"]),
-            identity=str(value["identity"]),
-            results=tuple(Result.from_dict(result) for result in value["results"]),
-        )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        if isinstance(error, RepositoryError):
-            raise
-        raise RepositoryError(
-            f"{path} is no benchmark's file: {type(error).__name__} {error}; delete it, or name another file"
-        ) from error
+    return read_benchmark(path, FEATURES, RECORD_FORMAT, _record)
+
+
+def _record(value: dict[str, Any]) -> Record:
+    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value["settings"].items()}
+    return Record(
+        settings=Settings(**settings),
+        rows=tuple(value["rows"]),
+        skipped=value["skipped"],
+        left_out=int(value["left_out"]),
+        identity=str(value["identity"]),
+        results=tuple(Result.from_dict(result) for result in value["results"]),
+    )
 
 
 def run_benchmark(
@@ -101,44 +92,29 @@ def run_benchmark(
     record = _empty(data, settings)
     if out is not None and out.exists():
         earlier = read_record(out)
-        if earlier.identity != record.identity:
-            raise RepositoryError(
-                f"{out} holds a benchmark of other settings or rows; delete it, or name another file for this one"
-            )
+        check_same(out, earlier.identity, record.identity)
         record = earlier
     results = list(record.results)
 
     def finished(result: Result) -> None:
         results.append(result)
         if out is not None:
-            write_json(out, _with(record, results).to_dict())
+            write_json(out, dataclasses.replace(record, results=tuple(results)).to_dict())
 
     benchmark(data, settings, done=record.results, finished=finished, progress=progress)
-    complete = _with(record, results)
+    complete = dataclasses.replace(record, results=tuple(results))
     if out is not None:
         write_json(out, complete.to_dict())
     return complete
 
 
-def _with(record: Record, results: list[Result]) -> Record:
-    return Record(
-        settings=record.settings,
-        rows=record.rows,
-        skipped=record.skipped,
-        left_out=record.left_out,
-        identity=record.identity,
-        results=tuple(results),
-    )
-
-
 def _empty(data: Data, settings: Settings) -> Record:
-    parts = (data.train, data.validation, *data.tests)
     return Record(
         settings=settings,
-        rows=tuple(counts_of(rows) for rows in parts),
+        rows=counts_of(data),
         skipped=data.skipped,
         left_out=data.left_out,
-        identity=digest_of([_identity(settings), [[rows.zoo, len(rows), sorted(rows.families)] for rows in parts]]),
+        identity=digest_of([_identity(settings), rows_of(data)]),
         results=(),
     )
 
@@ -147,9 +123,3 @@ def _identity(settings: Settings) -> dict[str, Any]:
     """The settings as hashed; records of versions without protocols keep theirs."""
     value = asdict(settings)
     return value if settings.protocol != "standard" else {k: v for k, v in value.items() if k != "protocol"}
-
-
-def counts_of(rows: SampleRows) -> dict[str, Any]:
-    """Zoo, split, and how many rows, models and groups."""
-    models = int(rows.models.max()) + 1
-    return {"zoo": rows.zoo, "split": rows.split, "rows": len(rows), "models": models, "groups": rows.groups}

@@ -149,9 +149,14 @@ class Data:
     skipped: Mapping[str, str]
 
     @property
+    def parts(self) -> tuple[SampleRows, ...]:
+        """All splits: training, validation, then the tests."""
+        return (self.train, self.validation, *self.tests)
+
+    @property
     def left_out(self) -> int:
         """Rows with weights that are not finite."""
-        return sum(rows.left_out for rows in (self.train, self.validation, *self.tests))
+        return sum(rows.left_out for rows in self.parts)
 
 
 class Reading(Protocol):
@@ -280,13 +285,13 @@ def _fold(feature: Feature, data: Data, settings: Settings) -> Fold:
     """The features of all splits, standardised unless the protocol takes them as they are."""
     transform = feature.fit(partial(data.train.sample, settings.fit_rows), data.train.layout)
     if feature.name == "weights":
-        size = 4 * data.train.layout.size * sum(map(len, (data.train, data.validation, *data.tests)))
+        size = 4 * data.train.layout.size * sum(map(len, data.parts))
         if size > _LIMIT:
             raise SpecError(
                 f"all weights together are {size / 1e9:.1f} GB, at most {_LIMIT / 1e9:.0f} are held in memory; "
                 "choose features without weights, as statistics, or fewer rows by a condition, as epoch == 50"
             )
-    train, validation, *tests = (features_of(rows, transform) for rows in (data.train, data.validation, *data.tests))
+    train, validation, *tests = (features_of(rows, transform) for rows in data.parts)
     fold = Fold(train, validation, tuple(tests))
     return fold if settings.protocol == "paper" else probes.standardised(fold)
 
@@ -320,7 +325,7 @@ class _Values:
 
     @classmethod
     def of(cls, task: _Task, data: Data, settings: Settings) -> _Values:
-        all_values = [values_for(task.target, rows) for rows in (data.train, data.validation, *data.tests)]
+        all_values = [values_for(task.target, rows) for rows in data.parts]
         masks = tuple(is_finite(values) for values in all_values)
         values = [part[mask] for part, mask in zip(all_values, masks, strict=True)]
         if task.kind == CLASS:

@@ -19,15 +19,9 @@ from torch import Tensor
 
 from zoo_datasets.errors import ImagesError, LayoutError, SpecError
 from zoo_datasets.evaluation import analysis, population
-from zoo_datasets.evaluation.report.content import (
-    Extent,
-    Step,
-    _histogram,
-    _last_rows,
-    _left_out,
-    _map,
-    _weights,
-)
+from zoo_datasets.evaluation.report.maps import map_of
+from zoo_datasets.evaluation.report.parts import Extent, Step, evenly, last_rows, left_out_of, weights_of
+from zoo_datasets.evaluation.report.values import histogram_of, histograms_of_pairs
 from zoo_datasets.evaluation.verify.fields import INDEX, PSNR, SPLIT, psnr
 from zoo_datasets.images.signals import Signals
 from zoo_datasets.loading.load import load_zoo
@@ -70,15 +64,15 @@ def gather_fields(
     assert manifest.open is not None
     step("figures of all models")
     columns = [column.name for column in manifest.open.narrow]
-    table = _table(cast(DatasetDict, load_zoo(repo, name, columns=columns)))
+    table = population.table_of(cast(DatasetDict, load_zoo(repo, name, columns=columns)))
     last = population.at_epoch(table)
     step("weights of the last epoch")
     epochs = sorted(set(last["epoch"].to_pylist()))
     rows = cast(DatasetDict, load_zoo(repo, name, epochs=epochs))
-    final = _last_rows(concatenate_datasets(list(rows.values())), last, extent.models)
+    final = last_rows(concatenate_datasets(list(rows.values())), last, extent.models)
     content: dict[str, Any] = {
         "name": name, "facts": _facts(manifest, table, last), "epochs": {}, "effects": [], "trajectories": None,
-        "left_out": _left_out(manifest, 0), "benchmark": None, "notes": [], "alike": [], "map": _NO_MAP,
+        "left_out": left_out_of(manifest, 0), "benchmark": None, "notes": [], "alike": [], "map": _NO_MAP,
     }  # fmt: skip
     step("signals")
     try:
@@ -87,29 +81,20 @@ def gather_fields(
         content["notes"].append(f"The signals were not drawn: {error}")
     if len(manifest.layouts) and len(pc.unique(last["layout"])) == 1:
         step("map")
-        weights = _weights(final)
-        content["map"] = _map(final, weights, table, extent.method, _present(final, _MAP_COLUMNS))
+        weights = weights_of(final)
+        content["map"] = map_of(final, weights, table, extent.method, _present(final, _MAP_COLUMNS))
         step("pairs of models")
         content["alike"] += _alike(final, weights, extent.pairs)
     else:
         content["notes"].append("The networks have several layouts: there is no map, and no pair is compared.")
     if PSNR in table.column_names:
         recorded = torch.tensor([value for value in last[PSNR].to_pylist() if value is not None], dtype=torch.float64)
-        if (histogram := _histogram("PSNR in dB, as recorded", recorded)) is not None:
+        if (histogram := histogram_of("PSNR in dB, as recorded", recorded)) is not None:
             content["alike"].insert(0, histogram | {"unit": "networks"})
     return content
 
 
 _NO_MAP: dict[str, Any] = {"x": [], "y": [], "labels": ["", ""], "models": [], "columns": {}}
-
-
-def _table(loaded: DatasetDict) -> pa.Table:
-    """Rows of all splits, with the split as a column."""
-    tables = []
-    for split, part in loaded.items():
-        table = cast(pa.Table, part.with_format("arrow")[:])
-        tables.append(table.append_column("split", pa.array([split] * table.num_rows)))
-    return pa.concat_tables(tables)
 
 
 def _present(rows: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
@@ -233,7 +218,7 @@ def sheet_pixels(sheet: dict[str, Any], columns: int = 12) -> NDArray[np.uint8]:
 
 def _alike(rows: Dataset, weights: Tensor, limit: int) -> list[dict[str, Any]]:
     """Histograms over pairs of networks."""
-    drawn = torch.from_numpy(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64))
+    drawn = torch.from_numpy(evenly(len(rows), limit))
     some = weights[drawn]
     measures = {"distance of weights": analysis.distances(some), "cosine of weights": analysis.cosines(some)}
     try:
@@ -242,5 +227,4 @@ def _alike(rows: Dataset, weights: Tensor, limit: int) -> list[dict[str, Any]]:
         measures["cosine of weights in canonical order of channels"] = analysis.cosines(ordered)
     except (SpecError, LayoutError):  # the convention is not known
         pass
-    found = (_histogram(label, analysis.pairs_of(matrix)) for label, matrix in measures.items())
-    return [histogram for histogram in found if histogram is not None]
+    return histograms_of_pairs(measures)

@@ -27,7 +27,8 @@ from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.layouts import local_layouts
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import LAYOUT, WEIGHTS
-from zoo_datasets.specs.spec import Limits, Member, ZooSpec, members_of
+from zoo_datasets.specs.members import Limits, Member, members_of
+from zoo_datasets.specs.spec import ZooSpec
 
 _MOST_MEMBERS = 2_000_000
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from zoo_datasets.errors import ZooError
 from zoo_datasets.networks.layers import Layer
 from zoo_datasets.repository.manifest import Manifest
-from zoo_datasets.specs.spec import POINT_FIELDS, HyperParameters, Limits, ZooSpec, model_id_of, twin_id_of
+from zoo_datasets.specs.axes import POINT_FIELDS, HyperParameters
+from zoo_datasets.specs.members import Limits, model_id_of, twin_id_of
+from zoo_datasets.specs.spec import ZooSpec
 from zoo_datasets.specs.zoos import zoo_from_dict
 from zoo_datasets.stacked.initialise import initialise
 

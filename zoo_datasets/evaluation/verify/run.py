@@ -22,12 +22,11 @@ from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import METRICS, SPARSITY, STEPS, Cohort
 from zoo_datasets.runs.manifest import RUN_MANIFEST
 from zoo_datasets.runs.run import Run
-from zoo_datasets.specs.spec import ranges
 from zoo_datasets.stacked.block import evaluation_recipe
 from zoo_datasets.stacked.evaluate import same_loss
 from zoo_datasets.stacked.field import FieldBlock, signals_of
 from zoo_datasets.terminal import Advance
-from zoo_datasets.text import counted
+from zoo_datasets.text import counted, ranges
 
 _SPARSITY_TOLERANCE = 1e-6
 # Numbers that are drawn to check the weights of epoch 0 of a cohort.

@@ -16,7 +16,9 @@ from zoo_datasets.evaluation.verify.findings import Findings
 from zoo_datasets.evaluation.verify.recipes import Recipe
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.layouts import read_layouts_file
-from zoo_datasets.repository.manifest import LAYOUTS, META, Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import LAYOUTS, META
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import (
     LAYOUT,
     METADATA_KEY,

@@ -25,18 +25,12 @@ from zoo_datasets.evaluation.verify.weights import check_parents, check_weights
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.signals import Signals
 from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
-from zoo_datasets.repository.card_text import lines_of, rows_in
+from zoo_datasets.repository.card.text import lines_of, rows_in
 from zoo_datasets.repository.listing import by_pattern, files_among
-from zoo_datasets.repository.manifest import (
-    LIGHT_ENDINGS,
-    MANIFEST,
-    Manifest,
-    has_manifest,
-    meta_path,
-    read_manifest,
-)
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import LIGHT_ENDINGS, MANIFEST, has_manifest, meta_path
 from zoo_datasets.repository.row import FIGURES, HYPERPARAMETERS, LAYOUT, NAMES, WEIGHTS, weights_matrix
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.terminal import Advance
 
 __all__ = ["Check", "Difference", "Verification", "verify_repository"]

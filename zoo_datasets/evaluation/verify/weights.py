@@ -20,9 +20,10 @@ from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, differs_from
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, rows_of
 from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.sparsity import prunable, sparsity
-from zoo_datasets.repository.manifest import Manifest, configs_with_manifest, read_manifest
+from zoo_datasets.repository.manifest import Manifest, read_manifest
+from zoo_datasets.repository.places import configs_with_manifest
 from zoo_datasets.repository.row import HYPERPARAMETERS, WEIGHTS, weights_matrix
-from zoo_datasets.specs.spec import ranges
+from zoo_datasets.text import ranges
 
 # Weights of one epoch that are held at a time; of larger epochs so many evenly spaced ones of each model.
 _HELD_BYTES = 400_000_000

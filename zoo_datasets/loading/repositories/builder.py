@@ -23,7 +23,8 @@ from zoo_datasets.loading.caches.checking import CachedDownloads, CheckedDownloa
 from zoo_datasets.loading.repositories.location import Location
 from zoo_datasets.loading.repositories.selection import Selection
 from zoo_datasets.loading.row_groups import TableReading, read_schema
-from zoo_datasets.repository.manifest import Manifest, Shard
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import NAMES
 from zoo_datasets.storage.files import is_full
 from zoo_datasets.storage.secrets import without_secrets

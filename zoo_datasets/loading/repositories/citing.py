@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 
 from zoo_datasets.errors import SpecError
 from zoo_datasets.loading.row_groups import StreamFiles
-from zoo_datasets.repository.card_text import bibtex_of
+from zoo_datasets.repository.card.text import bibtex_of
 from zoo_datasets.repository.manifest import Manifest
 
 _SEPARATOR = "\n\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,12 +103,26 @@ def _cut_prepared(rows: Dataset, cut: Cut, split: str | None, left_out: list[str
     return DatasetDict({name: rows.select(positions.get(name, [])).remove_columns(left_out) for name in names})
 
 
-def one_value(rows: DatasetDict, column: str) -> bool:
-    """Whether all rows have the same value in a column, so that a cut by it puts all of them into one split."""
-    values: set[Any] = set()
-    for part in rows.values():
-        unique = pa.chunked_array(part.select_columns(column).with_format("arrow")[:][column]).unique()
-        values.update(unique.to_pylist())
-        if len(values) > 1:
-            return False
-    return True
+def check_divides(values: Iterable[pa.Array | pa.ChunkedArray], cut: Cut, name: str, chosen: bool) -> None:
+    """See that rows differ in the column of a cut by a hash, which else puts all of them into one split.
+
+    Args:
+        values: all of the column's, in some parts.
+        chosen: whether a condition chose the rows, so that others may differ: then that is only warned of.
+
+    Raises:
+        SpecError: if all rows have one value; says it.
+    """
+    distinct: set[Any] = set()
+    for part in values:
+        distinct.update(part.unique().to_pylist())
+        if len(distinct) > 1:
+            return
+    for value in distinct:
+        have = (
+            f"no row has a value of {cut.column}" if value is None else f"all rows have the {cut.column} {brief(value)}"
+        )
+        told = f"{name}: {have}, so that a cut by it puts all into one split"
+        if not chosen:
+            raise SpecError(f"{told}; choose another split_by: 'model', 'source' or 'group:COLUMN'")
+        warnings.warn(told, stacklevel=5)

@@ -20,15 +20,10 @@ from zoo_datasets.errors import DocumentError, NotCachedError, OutsideError, Rep
 from zoo_datasets.networks.records import NetworkRecord
 from zoo_datasets.repository.card import CARD, check_patterns, configs_of, parse_card, read_card, zoos_of
 from zoo_datasets.repository.layouts import local_layouts, read_layouts_file
-from zoo_datasets.repository.manifest import (
-    LIGHT_ENDINGS,
-    Manifest,
-    manifest_paths,
-    parse_manifest,
-    read_manifest,
-)
+from zoo_datasets.repository.manifest import Manifest, parse_manifest, read_manifest
+from zoo_datasets.repository.places import LIGHT_ENDINGS, manifest_paths
 from zoo_datasets.repository.removal import gone_message, listed_but_gone, local_files
-from zoo_datasets.specs.spec import NAME
+from zoo_datasets.specs.bounds import NAME
 from zoo_datasets.storage.files import check_files
 from zoo_datasets.storage.folders import check_repository_folder, check_text
 from zoo_datasets.storage.hub_address import check_no_revision, parse_address

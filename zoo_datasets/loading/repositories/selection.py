@@ -20,7 +20,7 @@ from zoo_datasets.loading.repositories.cuts import Cut, check_cut, parse_cut
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import NAMES, SPLITS
 from zoo_datasets.repository.where import Condition, parse_where
-from zoo_datasets.specs.spec import MAX_EPOCH
+from zoo_datasets.specs.bounds import MAX_EPOCH
 
 SplitBy: TypeAlias = str
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from zoo_datasets.documents import whole_number
 from zoo_datasets.repository.credit import UNKNOWN_LICENCE, Credit, credit_of
 from zoo_datasets.repository.departures import departures
-from zoo_datasets.repository.manifest import LAYOUTS, META, META_FOLDER, Manifest
-from zoo_datasets.specs.spec import ranges
-from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable
+from zoo_datasets.repository.manifest import Manifest
+from zoo_datasets.repository.places import LAYOUTS, META, META_FOLDER
+from zoo_datasets.text import markdown, markdown_cell, markdown_code, printable, ranges
 
 YOURS = ("<!-- yours -->", "<!-- /yours -->")
 # Stands in the examples until the repository has a name.

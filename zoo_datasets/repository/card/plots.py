@@ -10,16 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo_datasets.errors import RepositoryError
-from zoo_datasets.repository.card import write_line
-from zoo_datasets.repository.manifest import (
-    META_FOLDER,
-    PLOTS,
-    Manifest,
-    Shard,
-    existing_plots,
-    meta_path,
-    read_manifest,
-)
+from zoo_datasets.repository.card.writing import write_line
+from zoo_datasets.repository.manifest import PLOTS, Manifest, existing_plots, read_manifest
+from zoo_datasets.repository.places import META_FOLDER, meta_path
+from zoo_datasets.repository.records import Shard
 from zoo_datasets.repository.row import meta_schema
 from zoo_datasets.storage.files import remove_temporaries, sha256_of, write_bytes
 from zoo_datasets.storage.locks import locked_card, locked_zoo
@@ -81,7 +75,7 @@ def _pictures(repo: Path, manifest: Manifest, tell: Callable[[str], None]) -> di
         return {}
     tell(f"drawing plots of {manifest.config}")
     from zoo_datasets.plotting import render, title_of
-    from zoo_datasets.repository.plots import DPI, accuracy_over_epochs, sparsity_over_epochs
+    from zoo_datasets.repository.card.figures import DPI, accuracy_over_epochs, sparsity_over_epochs
 
     draw = {"accuracy": accuracy_over_epochs, "sparsity": sparsity_over_epochs}
     title = plot_text(title_of(manifest.config, manifest.models.written, manifest.epochs))
