@@ -131,11 +131,13 @@ class Canonical(nn.Module):
 
     def forward(self, x: Tensor, symmetry: Tensor) -> Tensor:
         """[..., width] to [..., width]; `symmetry` [...] says how each vector may change."""
-        length = x.norm(dim=-1, keepdim=True) + _TINY
-        x = torch.where((symmetry == SCALE)[..., None], x / length, x)
+        scaled, signed = symmetry == SCALE, symmetry == SIGN
+        if bool(scaled.any()):
+            x = x / (x.norm(dim=-1, keepdim=True) + _TINY).where(scaled[..., None], x.new_ones(()))
         out: Tensor = self.map(x)
-        signed = symmetry == SIGN
-        if bool(signed.any()):
+        if bool(signed.all()):
+            out = out + self.map(-x)
+        elif bool(signed.any()):
             out = out + self.map(-x) * signed[..., None]
         return out
 
