@@ -8,12 +8,12 @@ may have written, so that a name alone imports nothing: the package must have be
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from zoo_datasets.documents import brief
@@ -100,7 +100,7 @@ def load_factory(name: str) -> Callable[..., Any]:
 @contextmanager
 def working_directory() -> Iterator[None]:
     """Look for packages in the working directory too, after all other places."""
-    folder = os.getcwd()
+    folder = str(Path.cwd())
     added = folder not in sys.path and "" not in sys.path
     if added:
         sys.path.append(folder)

@@ -131,5 +131,5 @@ def _works_in_stacks(layer: Module) -> bool:
             )
             for training in (False, True)
         )
-    except Exception:  # whatever a stranger's forward pass does with tensors that are stacks
+    except Exception:  # noqa: BLE001 - whatever a user's forward pass does with tensors that are stacks
         return False

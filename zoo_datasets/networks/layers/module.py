@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Module(Layer):
         if self.alone or members == 1:
             return torch.stack([self._alone(images[number], number, state) for number in range(members)])
         tensors = {name: state.tensors[name] for name, _, _ in self.parts}
-        # Copies of the last member fill the vectors, so that no member is computed by the scalar code of a tensor's end.
+        # Copies of the last member fill the vectors: no member is computed by the scalar code of a tensor's end.
         copies = next(copies for copies in range(members, VECTOR_LOOP * members + 1, members)
                       if copies * batch % VECTOR_LOOP == 0) - members  # fmt: skip
         if copies:
@@ -85,6 +86,7 @@ class Module(Layer):
                 for name, tensor in tensors.items()
             }
         module = self.made(x.device).train(state.training)
+        _fold_attention()
         with _steady_attention():
             logits, buffers = vmap(lambda own, batch: _called(module, own, batch), randomness="error")(tensors, images)
         self._keep(state, {name: buffer[:members] for name, buffer in buffers.items()})
@@ -220,8 +222,8 @@ def parts_of(module: nn.Module) -> tuple[Part, ...]:
     """Name, shape and kind of the float32 tensors of a network's state dict, in its order.
 
     Raises:
-        SpecError: naming the tensor that is lazy, tied to another one, or floating but not float32; or where there is no
-            parameter.
+        SpecError: naming the tensor that is lazy, tied to another one, or floating but not float32; or where there is
+            no parameter.
     """
     owners: dict[int, str] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -264,6 +266,27 @@ def _called(module: nn.Module, own: Mapping[str, Tensor], images: Tensor) -> tup
     tensors |= {name: buffer.clone() for name, buffer in module.named_buffers() if name not in tensors}
     logits = functional_call(module, tensors, (images,))
     return logits, {name: tensors[name].detach() for name in own if name in buffers}
+
+
+@functools.cache
+def _fold_attention() -> None:
+    """Tell torch how attention of a stack is computed on the CPU: with the members as further samples.
+
+    It has no such rule itself, and would go through the members in a loop that costs more than the attention.
+    """
+    torch.library.register_vmap("aten::_scaled_dot_product_flash_attention_for_cpu", _attention_of_stack)
+
+
+def _attention_of_stack(
+    info: Any, axes: Sequence[int | None], *inputs: Any, **options: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    members = info.batch_size
+    folded = []
+    for tensor, axis in zip(inputs[:3], axes[:3], strict=True):
+        stacked = tensor.expand(members, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+        folded.append(stacked.flatten(0, 1))
+    outputs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*folded, *inputs[3:], **options)
+    return tuple(output.unflatten(0, (members, -1)) for output in outputs), (0, 0)  # type: ignore[return-value]
 
 
 class _SteadyAttention:
