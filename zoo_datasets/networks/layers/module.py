@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
 
 from zoo_datasets.errors import LayerError, SpecError
 from zoo_datasets.networks.code import FACTORY, MAX_NAME, is_allowed, load_factory, working_directory
@@ -86,8 +86,7 @@ class Module(Layer):
                 for name, tensor in tensors.items()
             }
         module = self.made(x.device).train(state.training)
-        _fold_attention()
-        with _steady_attention():
+        with _steady_attention(stacked=True):
             logits, buffers = vmap(lambda own, batch: _called(module, own, batch), randomness="error")(tensors, images)
         self._keep(state, {name: buffer[:members] for name, buffer in buffers.items()})
         return torch.as_tensor(logits[:members])
@@ -268,47 +267,68 @@ def _called(module: nn.Module, own: Mapping[str, Tensor], images: Tensor) -> tup
     return logits, {name: tensors[name].detach() for name in own if name in buffers}
 
 
-@functools.cache
-def _fold_attention() -> None:
-    """Tell torch how attention of a stack is computed on the CPU: with the members as further samples.
+class _Attention(torch.autograd.Function):
+    """Attention of a stack, with the members as further samples: torch has no rule for it, and would loop over them."""
 
-    It has no such rule itself, and would go through the members in a loop that costs more than the attention.
-    """
-    torch.library.register_vmap("aten::_scaled_dot_product_flash_attention_for_cpu", _attention_of_stack)
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:
+        """As `scaled_dot_product_attention`: [B, H, T, D] each."""
+        return _TORCH_ATTENTION(query, key, value, is_causal=causal, scale=scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep nothing: gradients go through what `vmap` computes."""
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """The attention of all members: [K, B, H, T, D], members first."""
+        folded = []
+        for tensor, axis in zip(inputs[:3], axes[:3], strict=True):
+            stacked = tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+            folded.append(stacked.flatten(0, 1))
+        out = _TORCH_ATTENTION(*folded, is_causal=inputs[3], scale=inputs[4])
+        return out.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _attention_of_stack(
-    info: Any, axes: Sequence[int | None], *inputs: Any, **options: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    members = info.batch_size
-    folded = []
-    for tensor, axis in zip(inputs[:3], axes[:3], strict=True):
-        stacked = tensor.expand(members, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
-        folded.append(stacked.flatten(0, 1))
-    outputs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*folded, *inputs[3:], **options)
-    return tuple(output.unflatten(0, (members, -1)) for output in outputs), (0, 0)  # type: ignore[return-value]
+_TORCH_ATTENTION: Final = functional.scaled_dot_product_attention
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+    """`scaled_dot_product_attention`, of stacks without masks and draws by `_Attention`."""
+    mask, dropout, causal = (*args, *(None, 0.0, False)[len(args) :])[:3]
+    mask, dropout = options.get("attn_mask", mask), options.get("dropout_p", dropout)
+    stacked = getattr(_MADE, "stacked", False) and query.ndim == 4
+    if not stacked or mask is not None or dropout or options.get("enable_gqa"):
+        return _TORCH_ATTENTION(query, key, value, *args, **options)
+    out = _Attention.apply(query, key, value, options.get("is_causal", causal), options.get("scale"))  # type: ignore[no-untyped-call]
+    return torch.as_tensor(out)
 
 
 class _SteadyAttention:
-    """torch's fast path of attention, which takes no stacks, switched off while any thread computes one."""
+    """While any thread computes a network: without torch's fast path of attention, which takes no stacks, and with
+    `_attention` in place of torch's."""
 
     def __init__(self) -> None:
         self._lock, self._users, self._before = threading.Lock(), 0, True
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, stacked: bool = False) -> Iterator[None]:
         with self._lock:
             if not self._users:
                 self._before = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
+                functional.scaled_dot_product_attention = _attention
             self._users += 1
+        _MADE.stacked = stacked
         try:
             yield
         finally:
+            _MADE.stacked = False
             with self._lock:
                 self._users -= 1
                 if not self._users:
                     torch.backends.mha.set_fastpath_enabled(self._before)
+                    functional.scaled_dot_product_attention = _TORCH_ATTENTION
 
 
 _steady_attention = _SteadyAttention()
