@@ -263,7 +263,11 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
-    value = _with_own_images(_with_own_architecture(value, origin), origin)
+    try:
+        value = _with_own_architecture(value, origin)
+    except SpecError as error:
+        raise SpecError(str(error) if origin in str(error) else f"{origin}: {error}") from None
+    value = _with_own_images(value, origin)
     value = _with_random_points(value, origin)
     lists = (*GRID_FIELDS, *FURTHER_AXES, "augmentation", "checkpoints")
     prepared = {
@@ -320,6 +324,13 @@ def _is_code(architecture: Any) -> bool:
 
 
 def _name_of_code(name: str) -> str:
+    """What an architecture of code is called.
+
+    Raises:
+        SpecError: if this is no name of a function.
+    """
+    if not importlib.import_module("zoo_datasets.networks.code").is_factory(name):
+        raise SpecError(f"architecture: expected a function as my_package.models:make_model, found {brief(name)}")
     return name.replace(":", ".")
 
 
