@@ -14,6 +14,7 @@ from zoo_datasets.errors import SpecError
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.networks import code, kind
 from zoo_datasets.networks.layers import module as module_layer
+from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
 from zoo_datasets.specs.zoos import zoo_from_dict
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -113,11 +114,13 @@ def test_from_code_to_modules(tmp_path, vit):
     zd.build_repository(run.path, tmp_path / "repo")
     assert verify_run(run.path, images=images, sample=None).ok
     result = zd.verify_repository(tmp_path / "repo", "own", images=images, sample=None)
-    assert result.ok and result.recomputed == result.rows
+    assert result.ok
+    assert result.recomputed == result.rows
 
     row = zd.load_zoo(tmp_path / "repo", "own", split="train")[0]
     module = zd.to_module(row)
-    assert type(module).__name__ == "NarrowViT" and not module.training
+    assert type(module).__name__ == "NarrowViT"
+    assert not module.training
     assert torch.equal(torch.cat([tensor.flatten() for tensor in module.parameters()]), torch.tensor(row["weights"]))
 
 
@@ -129,7 +132,8 @@ def test_a_name_alone_runs_nothing(tmp_path, vit):
     zd.build_repository(run.path, tmp_path / "repo")  # the recorded tensors say enough
     row = zd.load_zoo(tmp_path / "repo", "own", split="train")[0]
     result = verify_run(run.path)
-    assert result.ok and any("--allow-code" in text for text in result.unchecked)
+    assert result.ok
+    assert any("--allow-code" in text for text in result.unchecked)
     for attempt in (
         lambda: zd.to_module(row),
         lambda: zd.train_zoo(zoo, tmp_path / "new", images, models=2),
@@ -139,7 +143,8 @@ def test_a_name_alone_runs_nothing(tmp_path, vit):
     ):
         with pytest.raises(SpecError, match="--allow-code narrow_vit"):
             attempt()
-    assert not (tmp_path / "new").exists() and "narrow_vit" not in sys.modules
+    assert not (tmp_path / "new").exists()
+    assert "narrow_vit" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -178,3 +183,14 @@ def test_other_tensors_than_the_recorded_ones(tmp_path, monkeypatch):
     monkeypatch.setattr("own_modules.make_mlp", lambda in_channels, classes: nn.Linear(3, 4))
     with pytest.raises(SpecError, match="own_modules"):
         layer.fresh()
+
+
+def test_a_document_has_the_tensors_and_stands_alone():
+    layer = module_layer.Module("own:make", 1, 10, 28, (("fc.weight", (10, 784), "parameter"),), (("dim", 8),), "draws")
+    (document,) = layers_to_json((layer,))
+    assert layers_from_json([document]) == (layer,)
+    with pytest.raises(SpecError, match="by itself"):
+        layers_from_json([document, "flatten"])
+    document["module"]["factory"] = "own/make.py"
+    with pytest.raises(SpecError, match="factory"):
+        layers_from_json([document])
