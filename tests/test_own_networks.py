@@ -143,7 +143,7 @@ def test_members_are_others_where_the_layers_are(zoo):
         ("{name: a/b, layers: [flatten, linear: classes]}", "architecture: expected a name, found 'a/b'"),
         ("{name: x, input_size: 0, layers: [flatten]}", "input_size: expected 1 to"),
         ("cnn_s\ninput_size: 28", "input_size: is for an architecture of your own"),
-        ("my_package.models:make", "expected a name, found 'my_package.models:make'"),
+        ("my_package.models:make", "a network of code of your own decides it by itself"),
     ],
 )
 def test_an_architecture_that_is_none_is_refused_by_the_file(tmp_path, architecture, message):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from zoo_datasets.loading.tasks import trajectories as trajectories
     from zoo_datasets.networks.architectures import get_architecture as get_architecture
     from zoo_datasets.networks.architectures import layout_of as layout_of
+    from zoo_datasets.networks.code import allow_code as allow_code
     from zoo_datasets.networks.fields import Convention as Convention
     from zoo_datasets.networks.layout import WeightLayout as WeightLayout
     from zoo_datasets.networks.module import build_module as build_module
@@ -67,6 +68,7 @@ _HOMES = {
     "WeightLayout": "networks.layout",
     "ZooSpec": "specs.spec",
     "align": "evaluation.alignment",
+    "allow_code": "networks.code",
     "batches": "loading.batches",
     "by_layout": "loading.ragged",
     "build_module": "networks.module",

@@ -22,6 +22,7 @@ import torch
 from zoo_datasets.errors import RunError, ZooError
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.split import Split
+from zoo_datasets.networks.code import allow_code, allowed_code
 from zoo_datasets.runs.cohort import Cohort
 from zoo_datasets.runs.run import Run
 from zoo_datasets.specs.members import Member
@@ -66,7 +67,7 @@ def train_on_ray(work: Work, tick: Callable[[], None]) -> None:
 
         def submit(number: int) -> Any:
             members = work.cohorts[number][1]
-            return task.remote(folder, number, members, work.start, shell, images, device, threads)
+            return task.remote(folder, number, members, work.start, shell, images, device, threads, allowed_code())
 
         tasks = {submit(number): number for number in left}
         try:
@@ -84,9 +85,11 @@ def _train_cohort(
     arrays: Arrays,
     device: str,
     threads: int,
+    allowed: Sequence[str] = (),
 ) -> ZooError | None:
     """Train one cohort to the run's last epoch; a ZooError is returned, so that Ray does not retry it."""
     try:
+        allow_code(*allowed)
         run = Run.open(folder)
         data = _from_arrays(shell, arrays)
         train_here(

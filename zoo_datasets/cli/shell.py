@@ -7,9 +7,9 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
@@ -38,6 +38,20 @@ def stoppable(message: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
         return run
 
     return decorate
+
+
+AllowCode = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PACKAGE", help="Import this package of yours where a zoo's networks are its code."),
+]
+
+
+def allow(packages: Sequence[str] | None) -> None:
+    """Let this process import packages, those of `--allow-code`."""
+    if packages:
+        from zoo_datasets.networks.code import allow_code
+
+        allow_code(*packages)
 
 
 def make_app(**options: Any) -> typer.Typer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.cli.shell import AllowCode, allow, stoppable
 from zoo_datasets.cli.train import TrainingCommand
 from zoo_datasets.specs.zoos import TWIN_EPOCHS
 
@@ -52,6 +52,7 @@ def sparsify(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")
     ] = None,
+    allow_code: AllowCode = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
 ) -> None:
     """Make the sparsified twin of every model of a zoo, many at a time; the same command goes on where it stopped."""
@@ -63,6 +64,7 @@ def sparsify(
     from zoo_datasets.training.population.parents import open_parents
     from zoo_datasets.training.population.twins import twins_of_parents
 
+    allow(allow_code)
     get_engine(engine)
     condition = None if where is None else parse_where(where)
     parents = open_parents(source, name, epoch=from_epoch, models=models, where=condition)

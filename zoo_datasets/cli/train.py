@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_datasets.cli.shell import stoppable, zoos_and_files
+from zoo_datasets.cli.shell import AllowCode, allow, stoppable, zoos_and_files
 from zoo_datasets.errors import RunError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use, on ray in each task.", show_default="all")
     ] = None,
+    allow_code: AllowCode = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing, write nothing.")] = False,
 ) -> None:
     """Train a zoo, many models at a time, into a run; the same command goes on where it was stopped."""
@@ -58,6 +59,7 @@ def train(
     from zoo_datasets.training.engines.table import get_engine
     from zoo_datasets.training.population.opening import check_run
 
+    allow(allow_code)
     defaults: list[str] = []
     spec, own_images = _spec(zoo, defaults.append)
     get_engine(engine)

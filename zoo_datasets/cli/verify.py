@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_datasets.cli.progress import progress_bar
-from zoo_datasets.cli.shell import stoppable
+from zoo_datasets.cli.shell import AllowCode, allow, stoppable
 from zoo_datasets.errors import RepositoryError, SpecError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def verify(
         int | None, typer.Option(min=1, help="Validation images, where an imported zoo had fewer.")
     ] = None,
     limit_test: Annotated[int | None, typer.Option(min=1, help="Test images, where an imported zoo had fewer.")] = None,
+    allow_code: AllowCode = None,
 ) -> None:
     """Check a config, or a run: checksums, splits, layouts, and figures recomputed from the weights alone."""
     from zoo_datasets.repository.card import CARD
@@ -49,6 +50,7 @@ def verify(
     from zoo_datasets.specs.members import Limits
     from zoo_datasets.terminal import Terminal
 
+    allow(allow_code)
     console = Terminal(stderr=True)
     count = None if every else sample
     limits = Limits(val=limit_val, test=limit_test)

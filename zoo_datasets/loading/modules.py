@@ -26,7 +26,7 @@ from zoo_datasets.networks.layers import ACTIVATIONS, Activate, Layer, build_lay
 from zoo_datasets.networks.layers.chain import flat_layers
 from zoo_datasets.networks.layers.documents import layers_from_json
 from zoo_datasets.networks.layout import IGNORED_SUFFIX, WeightLayout
-from zoo_datasets.networks.module import Network
+from zoo_datasets.networks.module import module_of_layers
 from zoo_datasets.networks.records import record_named
 from zoo_datasets.repository.row import HYPERPARAMETERS, LAYOUT, RAW, RAW_END, WEIGHTS
 from zoo_datasets.stacked import evaluate_stack
@@ -204,7 +204,7 @@ def to_module(row: Any, factory: ModuleFactory | None = None, convention: Any = 
     asked = any(isinstance(layer, Activate) and layer.activation is None for layer in flat_layers(layers))
     activation = _value_of(values, "activation") if asked else next(iter(ACTIVATIONS))
     rate = values.get("dropout") if values.get("task") == FIELD else _value_of(values, "dropout")
-    module = Network(layers, activation, 0.0 if rate is None else _dropout(rate))  # null: not known
+    module = module_of_layers(layers, activation, 0.0 if rate is None else _dropout(rate))  # null: not known
     return _loaded(module, state)
 
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
 
+from torch import nn
+
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.networks.architectures import ARCHITECTURES, get_architecture, is_architecture
 from zoo_datasets.networks.layers import Layer, build_layout
 from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
 from zoo_datasets.networks.layout import WeightLayout
-from zoo_datasets.networks.module import Network
+from zoo_datasets.networks.module import module_of_layers
 from zoo_datasets.networks.outlines import complete, sized
 from zoo_datasets.specs.axes import NetworkChoice
 from zoo_datasets.specs.spec import ZooSpec
@@ -149,9 +151,9 @@ class NetworkKind:
         """Where each tensor lies in the flat weights [D]."""
         return build_layout(self.layers)
 
-    def module(self, activation: str = "relu", dropout: float = 0.0) -> Network:
-        """An `nn.Module` in float32 with fresh weights; see `build_module`."""
-        return Network(self.layers, activation, dropout)
+    def module(self, activation: str = "relu", dropout: float = 0.0) -> nn.Module:
+        """An `nn.Module` in float32 with fresh weights; see `module_of_layers`."""
+        return module_of_layers(self.layers, activation, dropout)
 
     def _known(self) -> set[tuple[Layer, ...]]:
         """The architectures of one's own that it may be."""

@@ -11,6 +11,7 @@ from zoo_datasets.errors import UnknownNameError
 from zoo_datasets.networks.architectures import get_architecture
 from zoo_datasets.networks.layers import ACTIVATIONS, Layer, flat_layers
 from zoo_datasets.networks.layers.chain import follow_forward
+from zoo_datasets.networks.layers.module import module_of
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass
 
 
@@ -42,6 +43,16 @@ class Network(nn.Module):
         """Logits [B, classes] of images [B, C, H, W]."""
         dropouts = iter([module for name, module in self.named_children() if name.startswith("dropout")])
         return follow_forward(self._chain, images, ModulePass(self.get_submodule, self.activation, dropouts))
+
+
+def module_of_layers(layers: Sequence[Layer], activation: str = "relu", dropout: float = 0.0) -> nn.Module:
+    """A freshly made module of layers: a `Network`, or what the code of a user's own makes.
+
+    Raises:
+        SpecError: if the code is not allowed, fails, or makes a network of other tensors.
+    """
+    own = module_of(layers)
+    return Network(layers, activation, dropout) if own is None else own.fresh()
 
 
 def build_module(name: str, in_channels: int, classes: int, activation: str = "relu", dropout: float = 0.0) -> Network:

@@ -16,6 +16,7 @@ Where a zoo has several widths or depths, `width` stands for that of the network
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections import Counter
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import LayerError, SpecError
-from zoo_datasets.networks.layers import Layer
+from zoo_datasets.networks.code import is_factory
+from zoo_datasets.networks.layers import Layer, Module
 from zoo_datasets.networks.layers.documents import (
     LayerCount,
     check_name,
@@ -38,9 +40,11 @@ from zoo_datasets.networks.layers.documents import (
     read_entry,
 )
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass
+from zoo_datasets.networks.probing import probed
 
 CLASSES = "classes"
 REPEAT = "repeat"
+_MODULE = "module"
 _WIDTH = re.compile(r"(?:([1-9]\d{0,3}) ?\* ?)?width")
 _TIMES = 99  # that layers may be repeated
 _BATCH = 2
@@ -53,6 +57,11 @@ def complete(outline: Sequence[Any], in_channels: int, classes: int, size: int) 
         SpecError: naming the layer that is of an unknown kind, whose fields are wrong, or that what comes before it
             does not fit; where the last one does not give a number for each class, or there are too many weights.
     """
+    if (code := _code_of(outline)) is not None:
+        module = dataclasses.replace(code, in_channels=in_channels, classes=classes, image_size=size)
+        layers: tuple[Layer, ...] = (probed(module),)
+        check_network(layers)
+        return layers
     completion = _Completion(classes, outline)
     with torch.device("meta"):  # shapes alone: no memory, no arithmetic
         layers, out = completion.chain(outline, torch.empty(_BATCH, in_channels, size, size), "layers")
@@ -131,7 +140,46 @@ def check_outline(outline: Sequence[Any]) -> None:
     Raises:
         SpecError: naming the layer that is of an unknown kind, or whose fields are wrong.
     """
-    _Completion(1, outline).chain(outline, None, "layers")
+    if _code_of(outline) is None:
+        _Completion(1, outline).chain(outline, None, "layers")
+
+
+def is_code(outline: Any) -> bool:
+    """Whether an outline is of a network that code of a user's own makes."""
+    return isinstance(outline, (list, tuple)) and len(outline) == 1 and _names_code(outline[0])
+
+
+def _names_code(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and set(entry) == {_MODULE}
+
+
+def _code_of(outline: Any) -> Module | None:
+    """The layer of a network that code makes, as far as it is known without it; None of other outlines.
+
+    Raises:
+        SpecError: where the function's name is none, or an argument can be none.
+    """
+    if not is_code(outline):
+        if isinstance(outline, (list, tuple)) and any(map(_names_code, outline)):
+            raise SpecError("layers: a module of code is a network by itself; expected no other layers beside it")
+        return None
+    where, value = "layers[0]", outline[0][_MODULE]
+    given = dict(value) if isinstance(value, Mapping) else {"factory": value}
+    if unknown := sorted(map(str, given.keys() - {"factory", "arguments"})):
+        raise SpecError(f"{where} (module): has no field {brief(unknown[0])}; its fields are factory, arguments")
+    if not is_factory(given.get("factory")):
+        found = brief(given.get("factory"))
+        raise SpecError(f"{where} (module): expected a function as my_package.models:make_model, found {found}")
+    arguments = given.get("arguments", {})
+    if not isinstance(arguments, Mapping):
+        raise SpecError(f"{where} (module): arguments: expected a mapping of names, found {brief(arguments)}")
+    document = {
+        "factory": given["factory"], "in_channels": 1, "classes": 1, "image_size": 1, "parts": [],
+        "arguments": [[name, value] for name, value in arguments.items()],
+    }  # fmt: skip
+    layer = layer_of(Module, document, where, lambda inner, name: ())
+    assert isinstance(layer, Module)
+    return layer
 
 
 class _Completion:

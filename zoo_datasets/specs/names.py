@@ -59,15 +59,29 @@ def check_own(zoo: ZooSpec) -> None:
     is_architecture = importlib.import_module("zoo_datasets.networks.architectures").is_architecture
     outlines = importlib.import_module("zoo_datasets.networks.outlines")
     _check_variants(zoo)
+    codes = [outlines.is_code(zoo.outline_of(network)) for network in zoo.networks()]
+    if "module" in zoo.init and not all(codes):
+        raise SpecError("init: module is for architectures of your own code, all of the zoo; choose another one")
     for network in zoo.networks():
         name, outline = zoo.architecture_of(network), zoo.outline_of(network)
         if outline is None:
             if zoo.is_sized:  # else it is looked up where it is used
                 importlib.import_module("zoo_datasets.networks.architectures").get_architecture(name)
             continue
+        if outlines.is_code(outline):
+            _check_code(zoo)
         if is_architecture(name):
             raise SpecError(f"architecture: {name} is a name of the table; give these layers another one")
         outlines.check_outline(outlines.sized(outline, network.width, network.depth))
+
+
+def _check_code(zoo: ZooSpec) -> None:
+    """See that nothing is asked of networks of a user's own code that they decide themselves."""
+    own = {"activation": ("none",), "init": ("module",), "dropout": (0.0,), "init_std": (), "b_init": ()}
+    for field, value in own.items():
+        if getattr(zoo, field) != value:
+            expected = f"expected {field}: {value[0]}" if value else "leave it out"
+            raise SpecError(f"{field}: a network of code of your own decides it by itself; {expected}")
 
 
 def _check_variants(zoo: ZooSpec) -> None:

@@ -256,7 +256,11 @@ def zoo_from_dict(value: Any, origin: str) -> ZooSpec:
 
     if not isinstance(value, dict):
         raise SpecError(f"{origin}: expected a mapping of the fields of a zoo, found {type(value).__name__}")
-    value = _with_own_images(_with_own_architecture(value, origin), origin)
+    try:
+        value = _with_own_architecture(value, origin)
+    except SpecError as error:
+        raise SpecError(str(error) if origin in str(error) else f"{origin}: {error}") from None
+    value = _with_own_images(value, origin)
     value = _with_random_points(value, origin)
     lists = (*GRID_FIELDS, *FURTHER_AXES, "augmentation", "checkpoints")
     prepared = {
@@ -289,6 +293,10 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
+    if _is_code(own):
+        return value | {"architecture": _name_of_code(own), "layers": [{"module": {"factory": own}}]}
+    if isinstance(own, list):
+        own = [_with_code(one) for one in own]
     if isinstance(own, list) and _are_several(own):
         return _with_several(value, own, origin)
     if isinstance(own, list):
@@ -301,6 +309,38 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
         raise SpecError(f"{origin}: architecture: {problem}; expected a name, a list of layers, or name and layers")
     parts = {name: own[name] for name in OWN_ARCHITECTURE if name in own}
     return value | {"architecture": own.get("name", value.get("name"))} | parts
+
+
+def _is_code(architecture: Any) -> bool:
+    """Whether it is a name as `my_package.models:make_model`, which no architecture of the table has."""
+    return isinstance(architecture, str) and ":" in architecture
+
+
+def _name_of_code(name: str) -> str:
+    """What an architecture of code is called.
+
+    Raises:
+        SpecError: if this is no name of a function.
+    """
+    if not importlib.import_module("zoo_datasets.networks.code").is_factory(name):
+        raise SpecError(f"architecture: expected a function as my_package.models:make_model, found {brief(name)}")
+    return name.replace(":", ".")
+
+
+def _with_code(one: Any) -> Any:
+    """An element of a list of architectures, that of code with its name and layers."""
+    return {"name": _name_of_code(one), "layers": [{"module": {"factory": one}}]} if _is_code(one) else one
+
+
+def _defaults_of(value: dict[str, Any]) -> Mapping[str, Any]:
+    """`DEFAULTS`, and of networks of code the activation and initialisation that leave these to it."""
+    own = value.get("architecture")
+    layers = own.get("layers") if isinstance(own, dict) else own if isinstance(own, list) else [own]
+    entries = [one.get("layers", one) if isinstance(one, dict) else one for one in layers or ()]
+    entries = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in entries]
+    if entries and all(_is_code(one) or (isinstance(one, dict) and set(one) == {"module"}) for one in entries):
+        return {**DEFAULTS, "activation": "none", "init": "module"}
+    return DEFAULTS
 
 
 def _are_several(own: list[Any]) -> bool:
@@ -410,7 +450,8 @@ def read_zoo_file(path: StrPath, tell: Callable[[str], None] | None = None) -> Z
         folder = value["images"].pop("path")
         if not isinstance(folder, str) or "\0" in folder:
             raise SpecError(f"{path}: images.path: expected a folder, found {brief(folder)}")
-    missing = {name: default for name, default in DEFAULTS.items() if isinstance(value, dict) and name not in value}
+    defaults = _defaults_of(value) if isinstance(value, dict) else {}
+    missing = {name: default for name, default in defaults.items() if name not in value}
     zoo = zoo_from_dict(value | missing if missing else value, str(path))
     if missing and tell is not None:
         tell(f"{path}: by default {', '.join(f'{name} {default}' for name, default in missing.items())}")

@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.networks.layers import Layer, build_layout
+from zoo_datasets.networks.layers.module import module_of
 from zoo_datasets.networks.variational import LOG_SIGMA2, acting, kl_divergence, log_alpha, noise_bounds
 from zoo_datasets.stacked.augmentation import augment
 from zoo_datasets.stacked.network import VECTOR_LOOP, Masks, Noise, StackedNetwork, lanes_of
 from zoo_datasets.stacked.optimizers import OPTIMIZERS, State, StepSettings, clip
-from zoo_datasets.stacked.streams import dropout_masks, layer_noise, permutations
+from zoo_datasets.stacked.streams import dropout_masks, generator_seeds, layer_noise, permutations
 
 EVALUATION_BATCH = 100
 # Of a block's state, besides the optimizer's: what a twin needs to go on.
@@ -142,6 +143,8 @@ class TorchBlock:
         self._layout = build_layout(recipe.layers)
         self._network = StackedNetwork(recipe.layers, recipe.activation)
         self._optimizer = OPTIMIZERS[recipe.optimizer]
+        module = module_of(recipe.layers)
+        self._draws = module is not None and module.alone == "draws"
         self._has_dropout = bool((recipe.dropout > 0).any())
         self._clip_norm = self._of_lanes(recipe.clip_norm)
         self._smoothing = self._of_lanes(recipe.label_smoothing)
@@ -222,7 +225,12 @@ class TorchBlock:
             alpha = self._log_alpha(*leaves) if self.recipe.variational else None
             noise = None if alpha is None else self._noise(leaves[0], alpha, epoch, step)
             logits = self._network(
-                self._tensors(leaves[0]), images, training=True, masks=self._masks(epoch, step), noise=noise
+                self._tensors(leaves[0]),
+                images,
+                training=True,
+                masks=self._masks(epoch, step),
+                noise=noise,
+                generators=generator_seeds(self._seeds, epoch=epoch, step=step) if self._draws else None,
             )
             losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
             loss = losses.view(labels.shape).mean(dim=1)

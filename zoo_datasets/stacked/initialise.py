@@ -12,7 +12,8 @@ from torch import Tensor
 from zoo_datasets.errors import SpecError, UnknownNameError
 from zoo_datasets.networks.layers import DRAWN, Layer, Linear, Sine, build_layout, flat_layers, tensors_of
 from zoo_datasets.networks.layers.affine import BIAS_START
-from zoo_datasets.stacked.streams import INIT, normal, uniform
+from zoo_datasets.networks.layers.module import module_of, seeded_by
+from zoo_datasets.stacked.streams import INIT, generator_seeds, normal, uniform
 
 Draw = Callable[[Tensor, int, int, int], Tensor]
 """(seeds [K], count, substream, fan in) to numbers [K, count]."""
@@ -109,6 +110,20 @@ def _draw_siren(layers: Sequence[Layer], seeds: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def _draw_module(layers: Sequence[Layer], seeds: Tensor) -> Tensor:
+    """What the function of a user's own draws from torch's generator, seeded by each member's stream."""
+    module = module_of(layers)
+    if module is None:
+        raise SpecError("init module is for architectures of your own code; choose another one for layers")
+    layout = build_layout(layers)
+    rows = []
+    for seed in generator_seeds(seeds, INIT):
+        with seeded_by(seed):
+            state = module.fresh().state_dict()
+        rows.append(layout.flatten({spec.name: state[spec.name].detach() for spec in layout.tensors}))
+    return torch.stack(rows)
+
+
 INITS: dict[str, Draw | ShapedDraw | NetworkDraw] = {
     "uniform": _draw_uniform,  # U(0, 1)
     "normal": ShapedDraw(
@@ -122,6 +137,7 @@ INITS: dict[str, Draw | ShapedDraw | NetworkDraw] = {
     "truncated_normal": ShapedDraw(_draw_truncated, scaled=True),
     "orthogonal": ShapedDraw(_draw_orthogonal, scaled=True),
     "siren": NetworkDraw(_draw_siren),
+    "module": NetworkDraw(_draw_module),  # of the code of a user's own
 }
 
 
@@ -151,6 +167,8 @@ def initialise(
     for init in set(inits):
         if init not in INITS:
             raise UnknownNameError("initialisation", init, INITS)
+    if module_of(layers) is not None and (others := sorted(set(inits) - {"module"})):
+        raise SpecError(f"a network of code draws its own weights: expected init module, found {others[0]}")
     layout = build_layout(layers)
     weights = torch.empty((len(seeds), layout.size), dtype=torch.float32)
     for number, (spec, tensor) in enumerate(zip(layout.tensors, tensors_of(layers), strict=True)):

@@ -15,6 +15,7 @@ from torch import Tensor
 from zoo_datasets.errors import UnknownNameError
 from zoo_datasets.networks.layers import ACTIVATIONS, Layer, build_layout, checked, flat_layers
 from zoo_datasets.networks.layers.chain import follow_stacked
+from zoo_datasets.networks.layers.module import module_of
 from zoo_datasets.networks.layers.passes import VECTOR_LOOP, Masks, Noise, StackedPass, side_by_side
 
 __all__ = ["LANES", "VECTOR_LOOP", "Masks", "Noise", "StackedNetwork", "lanes_of", "subsamples"]
@@ -27,7 +28,9 @@ _LARGE = 100_000
 
 def lanes_of(layers: Sequence[Layer]) -> int:
     """How many members a block of these layers has: fixed for an architecture, so that results are."""
-    return LANES if build_layout(layers).size <= _LARGE else 1
+    module = module_of(layers)
+    alone = module is not None and module.alone
+    return LANES if build_layout(layers).size <= _LARGE and not alone else 1
 
 
 def subsamples(layers: Sequence[Layer]) -> bool:
@@ -55,6 +58,7 @@ class StackedNetwork:
         training: bool = False,
         masks: Masks | None = None,
         noise: Noise | None = None,
+        generators: Sequence[int] | None = None,
     ) -> Tensor:
         """Logits [K, B, classes].
 
@@ -67,6 +71,7 @@ class StackedNetwork:
                 for no dropout.
             noise: by the local reparameterisation, outputs of layers with weights are drawn from a normal
                 distribution with the mean of the weights and the variance that squared inputs give.
+            generators: seeds of torch's generator, one a member, for networks that draw by themselves.
         """
         members = next(iter(tensors.values())).shape[0]
         # Images of a stack are held as [B, K·C, H, W], channels last in memory: torch's pooling and grouped
@@ -74,7 +79,7 @@ class StackedNetwork:
         vectors = images.ndim <= 3
         x = images.expand(members, *images.shape[-2 if vectors else -4 :])
         x = x if vectors else side_by_side(x)
-        state = StackedPass(tensors, members, self._activation, training, masks, noise)
+        state = StackedPass(tensors, members, self._activation, training, masks, noise, generators)
         return follow_stacked(self.layers, x, state)
 
 

@@ -8,7 +8,8 @@ Parallel random numbers: as easy as 1, 2, 3; SC 2011), a function of a key and a
 
 The four 32-bit outputs of block b are the elements 4b … 4b+3 of the stream. Purposes are `INIT`
 (substream: number of the tensor in the layout), `ORDER`, `DROPOUT` (substream: number of the dropout
-layer), `AUGMENTATION` and `NOISE` (of variational dropout; substream: number of the layer that has weights).
+layer), `AUGMENTATION`, `NOISE` (of variational dropout; substream: number of the layer that has weights) and
+`GENERATOR` (seeds of torch's generator, for networks of a user's own code).
 A stream depends neither on the cohort, the process count, the device nor the engine path; integers are equal
 everywhere, and floats are made from them in float64 on the CPU, but for noise, which the native kernels make in
 float32.
@@ -21,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-INIT, ORDER, DROPOUT, AUGMENTATION, NOISE = 0, 1, 2, 3, 4
+INIT, ORDER, DROPOUT, AUGMENTATION, NOISE, GENERATOR = 0, 1, 2, 3, 4, 5
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -67,6 +68,12 @@ def uniform(seeds: Tensor, purpose: int, *, epoch: int, step: int, count: int, s
     """Uniform numbers in (0, 1): float64 [K, count], 32 random bits each."""
     words = random_words(seeds, purpose, epoch=epoch, step=step, count=count, substream=substream)
     return (words.to(torch.float64) + 0.5) * 2.0**-32
+
+
+def generator_seeds(seeds: Tensor, purpose: int = GENERATOR, *, epoch: int = 0, step: int = 0) -> list[int]:
+    """A seed of torch's generator for each member: whole numbers of 63 bits, from seeds int64 [K]."""
+    words = random_words(seeds, purpose, epoch=epoch, step=step, count=2).tolist()
+    return [(high & 0x7FFFFFFF) << 32 | low for high, low in words]
 
 
 def normal(seeds: Tensor, purpose: int, *, epoch: int, step: int, count: int, substream: int = 0) -> Tensor:

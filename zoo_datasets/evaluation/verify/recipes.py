@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo_datasets.errors import ZooError
 from zoo_datasets.networks.layers import Layer
+from zoo_datasets.networks.layers.module import can_compute
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.specs.axes import POINT_FIELDS, HyperParameters
 from zoo_datasets.specs.members import Limits, model_id_of, twin_id_of
@@ -25,6 +26,9 @@ LASTING = ("seed", *POINT_FIELDS, "parent_id", "sparsifier", "source_split")
 _LISTED = ("activation", "init", "dropout", "optimizer", "lr", "weight_decay")
 # Initial weights differ from those that another processor drew by the last bits of a logarithm.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-7
+
+# What is not checked where networks are made by code that is not allowed.
+CODE_UNCHECKED = "weights of epoch 0, which code draws that is not allowed: --allow-code does"
 
 
 class Recipe:
@@ -104,7 +108,8 @@ def differs_from_start(
     stds: Sequence[float | None] | None = None,
     biases: Sequence[float | None] | None = None,
 ) -> list[int]:
-    """The places of the models whose weights at epoch 0 are not those drawn by seed and init.
+    """The places of the models whose weights at epoch 0 are not those drawn by seed and init; none where that takes
+    code that is not allowed.
 
     Args:
         weights: float32 [K, D].
@@ -113,6 +118,8 @@ def differs_from_start(
     Raises:
         ZooError: if there is no such init.
     """
+    if not can_compute(layers):
+        return []
     drawn = initialise(layers, torch.tensor(seeds, dtype=torch.int64), inits, stds, biases)
     near = torch.isclose(weights, drawn, rtol=_RELATIVE, atol=_ABSOLUTE).all(dim=1)
     return [place for place, same in enumerate(near.tolist()) if not same]

@@ -9,6 +9,7 @@ its family here, and an entry of `KINDS`. Its methods are the rules that `RULES`
 from zoo_datasets.networks.layers.affine import Conv, Linear
 from zoo_datasets.networks.layers.base import DRAWN, RULES, Layer, LayerTensor, Weightless
 from zoo_datasets.networks.layers.chain import build_layout, checked, flat_layers, tensors_of
+from zoo_datasets.networks.layers.module import Module
 from zoo_datasets.networks.layers.normalisation import BatchNorm
 from zoo_datasets.networks.layers.pointwise import ACTIVATIONS, Activate, Dropout, Flatten, Shift, Sine
 from zoo_datasets.networks.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
@@ -30,6 +31,7 @@ KINDS: tuple[type[Layer], ...] = (
     Residual,
     Remember,
     AddRemembered,
+    Module,
 )
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "LayerTensor",
     "Linear",
     "MaxPool",
+    "Module",
     "Remember",
     "Residual",
     "Shift",

@@ -186,6 +186,8 @@ def check_network(layers: Sequence[Layer]) -> None:
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise SpecError(f"layers: no module can be made of them: {brief(str(error))}") from None
     _check_remembered(layers)
+    if len(layers) > 1 and any(isinstance(layer, package.Module) for layer in flat_layers(layers)):
+        raise SpecError("layers: a module of code is a network by itself; expected no other layers beside it")
 
 
 def _check_remembered(layers: Sequence[Layer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -87,6 +87,7 @@ class StackedPass:
         activation: the members' activation.
         masks: (number of the dropout layer, B · units) to the scaled keep-mask [K, B · units]; None for no dropout.
         noise: of variational dropout; None for none.
+        generators: seeds of torch's generator, one a member, for networks that draw by themselves; None for none.
         dropouts, weighted: how many dropout layers, and layers with weights, came before.
         remembered: what layers kept for later ones, by key.
     """
@@ -97,6 +98,7 @@ class StackedPass:
     training: bool = False
     masks: Masks | None = None
     noise: Noise | None = None
+    generators: Sequence[int] | None = None
     dropouts: int = field(default=0, init=False)
     weighted: int = field(default=0, init=False)
     remembered: dict[str, Tensor] = field(default_factory=dict, init=False)
