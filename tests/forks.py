@@ -97,7 +97,7 @@ class Forks:
 
 @contextmanager
 def forks(
-    prepare: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 120
+    prepare: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 600
 ) -> Iterator[Forks]:
     """A process that has run some code and forks from there; it and what it began are killed after so many seconds."""
     command = [sys.executable, "-c", f"{prepare}\n{_PROGRAM}"]

@@ -39,7 +39,7 @@ from zoo_datasets.evaluation.verify.verify import verify_repository
 from zoo_datasets.loading.exporting import repository_rows
 from zoo_datasets.images.prepare import load_images
 from zoo_datasets.storage.locks import locked_zoo
-from zoo_datasets.specs.spec import Limits
+from zoo_datasets.specs.members import Limits
 from zoo_datasets.training.train import train_zoo
 from zoo_datasets.specs.zoos import get_zoo
 

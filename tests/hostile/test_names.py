@@ -23,7 +23,7 @@ from zoo_datasets.builders.sources.raw.export import raw_folder_name, trial_name
 from zoo_datasets.cli.app import app
 from zoo_datasets.errors import RepositoryError, SourceError, ZooError
 from zoo_datasets.repository.where import conditions_in, parse_where
-from zoo_datasets.specs import spec as specs
+from zoo_datasets.specs import members as specs
 from zoo_datasets.storage.names import NAME_LENGTH, distinct_names, file_name, hashed
 
 NAME = "digits_cnn_s"
