@@ -87,7 +87,7 @@ def load_factory(name: str) -> Callable[..., Any]:
             ) from error
         except Exception as error:
             raise SpecError(f"{module_name} raised {type(error).__name__} when imported: {_line(error)}") from error
-    factory = getattr(module, attribute, None)
+    factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         problem = "has no" if factory is None else f"has, in place of a function, a {type(factory).__name__} named"
         raise SpecError(f"{module_name} {problem} {attribute}; expected a function (in_channels, classes) to a module")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_datasets.errors import SpecError
-from zoo_datasets.networks.layers.module import Module, make_network, parts_of, seeded_by
+from zoo_datasets.networks.layers.module import Alone, Module, make_network, parts_of, seeded_by
 from zoo_datasets.networks.layers.passes import StackedPass, side_by_side
 
 _BATCH = 4
@@ -38,7 +38,7 @@ def probed(layer: Module) -> Module:
             raise SpecError("its weights do not follow from torch's generator alone; draw all of them from it")
         _check_norms(module)
         draws = _try_passes(layer, module)
-        alone = "draws" if draws else "" if _works_in_stacks(layer) else "vmap"
+        alone: Alone = "draws" if draws else "" if _works_in_stacks(layer) else "vmap"
     except SpecError as error:
         text = str(error)
         raise SpecError(text if layer.factory in text else f"{layer.factory}: {text}") from error
@@ -74,12 +74,13 @@ def _try_passes(layer: Module, module: nn.Module) -> bool:
                 logits = module.train(training)(images)
             except Exception as error:
                 line = " ".join(str(error).split())[:200]
-                shape = list(images.shape)
-                raise SpecError(f"its forward pass of images {shape} raised {type(error).__name__}: {line}") from error
+                raise SpecError(
+                    f"its forward pass of images {list(images.shape)} raised {type(error).__name__}: {line}"
+                ) from error
             draws[training] = not torch.equal(before, torch.get_rng_state())
             if foreign != _foreign_states():
                 raise SpecError("its forward pass draws from another generator than torch's; draw from that one")
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        shape: list[int] | str = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if shape != [_BATCH, layer.classes] or logits.dtype != torch.float32:
             found = shape if logits.__class__ is not Tensor else f"{shape} of {logits.dtype}"
             raise SpecError(

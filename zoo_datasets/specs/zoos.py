@@ -293,7 +293,7 @@ def _with_own_architecture(value: dict[str, Any], origin: str) -> dict[str, Any]
     It may be given as a list of layers, which is then named as the zoo is, or as a mapping of the three.
     """
     own = value.get("architecture")
-    if _is_code(own):
+    if isinstance(own, str) and _is_code(own):
         return value | {"architecture": _name_of_code(own), "layers": [{"module": {"factory": own}}]}
     if isinstance(own, list):
         own = [_with_code(one) for one in own]

@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from zoo_datasets.errors import LayerError, SpecError
 from zoo_datasets.networks.code import FACTORY, MAX_NAME, is_allowed, load_factory, working_directory
@@ -86,7 +85,7 @@ class Module(Layer):
                 for name, tensor in tensors.items()
             }
         module = self.made(x.device).train(state.training)
-        with _steady_attention(stacked=True):
+        with _steady_attention():
             logits, buffers = vmap(lambda own, batch: _called(module, own, batch), randomness="error")(tensors, images)
         self._keep(state, {name: buffer[:members] for name, buffer in buffers.items()})
         return torch.as_tensor(logits[:members])
@@ -227,7 +226,7 @@ def parts_of(module: nn.Module) -> tuple[Part, ...]:
     owners: dict[int, str] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, tensor in (*parameters.items(), *module.named_buffers(remove_duplicate=False)):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(tensor):
             raise SpecError(f"{name} is lazy: it has no shape before the first images; expected modules that are not")
         owner = owners.setdefault(id(tensor), name)
         if owner != name:
@@ -267,68 +266,33 @@ def _called(module: nn.Module, own: Mapping[str, Tensor], images: Tensor) -> tup
     return logits, {name: tensors[name].detach() for name in own if name in buffers}
 
 
-class _Attention(torch.autograd.Function):
-    """Attention of a stack, with the members as further samples: torch has no rule for it, and would loop over them."""
-
-    @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:
-        """As `scaled_dot_product_attention`: [B, H, T, D] each."""
-        return _TORCH_ATTENTION(query, key, value, is_causal=causal, scale=scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing: gradients go through what `vmap` computes."""
-
-    @staticmethod
-    def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        """The attention of all members: [K, B, H, T, D], members first."""
-        folded = []
-        for tensor, axis in zip(inputs[:3], axes[:3], strict=True):
-            stacked = tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
-            folded.append(stacked.flatten(0, 1))
-        out = _TORCH_ATTENTION(*folded, is_causal=inputs[3], scale=inputs[4])
-        return out.unflatten(0, (info.batch_size, -1)), 0
-
-
-_TORCH_ATTENTION: Final = functional.scaled_dot_product_attention
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
-    """`scaled_dot_product_attention`, of stacks without masks and draws by `_Attention`."""
-    mask, dropout, causal = (*args, *(None, 0.0, False)[len(args) :])[:3]
-    mask, dropout = options.get("attn_mask", mask), options.get("dropout_p", dropout)
-    stacked = getattr(_MADE, "stacked", False) and query.ndim == 4
-    if not stacked or mask is not None or dropout or options.get("enable_gqa"):
-        return _TORCH_ATTENTION(query, key, value, *args, **options)
-    out = _Attention.apply(query, key, value, options.get("is_causal", causal), options.get("scale"))  # type: ignore[no-untyped-call]
-    return torch.as_tensor(out)
-
-
 class _SteadyAttention:
-    """While any thread computes a network: without torch's fast path of attention, which takes no stacks, and with
-    `_attention` in place of torch's."""
+    """While any thread computes a network: attention by matrix products and a softmax, which `vmap` knows how to stack,
+    and none of torch's fused paths, of which it does not."""
 
     def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, True
+        self._lock, self._users, self._before = threading.Lock(), 0, (True, True)
 
     @contextlib.contextmanager
-    def __call__(self, stacked: bool = False) -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._users:
-                self._before = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-                functional.scaled_dot_product_attention = _attention
+                flash: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+                self._before = torch.backends.mha.get_fastpath_enabled(), flash
+                self._enable(False, False)
             self._users += 1
-        _MADE.stacked = stacked
         try:
             yield
         finally:
-            _MADE.stacked = False
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    torch.backends.mha.set_fastpath_enabled(self._before)
-                    functional.scaled_dot_product_attention = _TORCH_ATTENTION
+                    self._enable(*self._before)
+
+    @staticmethod
+    def _enable(fast_path: bool, flash: bool) -> None:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.cuda.enable_flash_sdp(flash)  # of the CPU too
 
 
 _steady_attention = _SteadyAttention()
