@@ -14,7 +14,7 @@ from raw_zoos import SEED_ZOO, make_zoo, saved, state_dict, weights_of, zipped
 from tiny_runs import make_run
 
 from zoo_datasets.builders import Reading, build_repository
-from zoo_datasets.builders.shards import ahead, meta, plan, workers
+from zoo_datasets.builders.shards import ahead, digest, meta, plan, workers
 from zoo_datasets.builders.shards import part as parts
 from zoo_datasets.builders.shards.journal import JOURNAL, Journal
 from zoo_datasets.builders.sources.base import StateBlock
@@ -59,7 +59,8 @@ build_repository(Path(source), Path(repo), num_proc=int(num_proc))
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(plan, "SMALL_SHARD_BYTES", SMALL)
-    monkeypatch.setattr(workers, "cores", lambda: 2)  # so that one thread reads ahead of the other
+    for module in (workers, digest):  # so that one thread reads ahead and another one hashes
+        monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 @pytest.fixture(scope="module")
