@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,9 +38,11 @@ from zoo_datasets.images.prepare import ImageData, Split
 from zoo_datasets.images.table import get_image_spec
 from zoo_datasets.native.compiler import find_compiler
 from zoo_datasets.networks.architectures import get_architecture, resnet18_layers
+from zoo_datasets.networks.code import allow_code
 from zoo_datasets.networks.fields import grid_points
 from zoo_datasets.networks.layers import Layer, build_layout
-from zoo_datasets.networks.module import Network
+from zoo_datasets.networks.module import Network, module_of_layers
+from zoo_datasets.networks.outlines import complete
 from zoo_datasets.stacked import BlockRecipe, MemberBlock, StepSettings, TorchBlock, initialise, lanes_of
 from zoo_datasets.stacked.field import GRID
 from zoo_datasets.stacked.native import block as native
@@ -81,6 +84,11 @@ FURTHER = {
     "resnet 8": Net(images="mnist", batch=32, size=28, share=0.3, width=8),
 }
 SIREN, FIELD_SHARE = "siren", 0.25
+# On the torch path: batch, ratio to the plain loop, and arguments of examples/narrow_vit.py; None: of the table.
+WHOLE: dict[str, tuple[int, float, dict[str, int] | None]] = {
+    "narrow ViT": (32, 2.0, {"patch": 7, "dim": 16}),
+    "resnet18": (128, 1.0, None),
+}
 ALL = NETWORKS | FURTHER
 KL_WEIGHT = 0.01
 SPARSIFY_SHARE, EVALUATION_SHARE, TORCH_TARGET, CORES_TARGET = 0.3, 0.4, 1.8, 1.8
@@ -375,6 +383,56 @@ def field_results(members: int, seconds: float) -> Iterator[Result]:
     )  # fmt: skip
 
 
+def whole_results(members: int, seconds: float) -> Iterator[Result]:
+    """Networks that the kernels do not know: code of one's own in a stack, and one too large for a stack."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    allow_code("narrow_vit")
+    for name, (batch, target, arguments) in WHOLE.items():
+        data = images_of("cnn_l" if arguments is None else "cnn_s")
+        if arguments is None:
+            layers, activation, init = get_architecture(name).layers(data.channels, 10), "relu", "kaiming_uniform"
+        else:
+            outline = [{"module": {"factory": "narrow_vit:make_model", "arguments": arguments}}]
+            layers, activation, init = complete(outline, data.channels, 10, data.size), "none", "module"
+        seeds = torch.arange(1, lanes_of(layers) + 1)
+        recipe = BlockRecipe(
+            layers=layers, activation=activation, optimizer="adam", batch_size=batch, augmentation=(), seeds=seeds,
+            dropout=torch.zeros(len(seeds), dtype=torch.float64),
+        )  # fmt: skip
+        block, module = TorchBlock(recipe, data), module_of_layers(layers, activation)
+        block.load(initialise(layers, seeds, [init] * len(seeds)))
+        yield whole_result(name, block, module, data, target, seconds)
+
+
+def whole_result(
+    name: str, block: TorchBlock, module: nn.Module, data: ImageData, target: float, seconds: float
+) -> Result:
+    """Steps of a block beside those of one module."""
+    batch, members = block.recipe.batch_size, len(block.recipe.seeds)
+    images, labels, order = data.normalise(data.train.images), data.train.labels, block.order(1, IMAGES)
+    one, numbers = torch.full((members,), 1e-4), itertools.cycle(range(IMAGES // batch))
+    optimizer = torch.optim.Adam(module.parameters(), 1e-4)
+
+    def train() -> int:
+        step = next(numbers)
+        settings = [StepSettings(lr=one, weight_decay=0 * one, momentum=0 * one, count=step)]
+        block.train(data.train, order, epoch=1, first_step=step, settings=settings)
+        return batch * members
+
+    def plain() -> int:
+        index = order[0, batch * next(numbers) :][:batch]
+        optimizer.zero_grad()
+        functional.cross_entropy(module(images[index]), labels[index]).backward()
+        optimizer.step()
+        return batch
+
+    baseline, engine = best([partial(rate_of, plain), partial(rate_of, train)], seconds)
+    return Result(
+        what=f"train, torch, batch {batch}", network=name, settings=f"{members} at a time, adam", baseline=baseline,
+        engine=engine, target=target,
+    )  # fmt: skip
+
+
 def evaluation_results(members: int, seconds: float) -> Iterator[Result]:
     for network, activation in itertools.product(NETWORKS, ACTIVATIONS):
         case = Case(network=network, activation=activation)
@@ -472,12 +530,14 @@ def main() -> int:
     for name in set(ALL) - set(arguments.networks.split(",")) if arguments.networks else ():
         NETWORKS.pop(name, None)
         FURTHER.pop(name, None)
+    for name in set(WHOLE) - set(arguments.networks.split(",")) if arguments.networks else ():
+        WHOLE.pop(name)
     console = Console(width=None if sys.stdout.isatty() else 120)
     facts = machine()
     console.print(facts)
-    parts = [torch_results]
+    parts = [torch_results, whole_results]
     if facts["lanes"] is not None:
-        parts = [training_results, further_results, sparsify_results, evaluation_results, torch_results, cores_results]
+        parts = [training_results, further_results, sparsify_results, evaluation_results, *parts, cores_results]
         if not arguments.networks or SIREN in arguments.networks.split(","):
             parts.insert(2, field_results)
     results: list[Result] = []
