@@ -312,7 +312,7 @@ class TorchBlock:
     def _views(self, parameters: Tensor) -> dict[str, Tensor]:
         specs = [spec for spec in self._layout.tensors if spec.kind == "parameter"]
         # Split at once: the gradient of each slice by itself would be a tensor of all parameters.
-        parts = parameters.split([spec.size for spec in specs], dim=1)
+        parts = torch.split(parameters, [spec.size for spec in specs], dim=1)
         return {spec.name: part.reshape(len(self._lanes), *spec.shape) for spec, part in zip(specs, parts, strict=True)}
 
     def _tensors(self, parameters: Tensor) -> dict[str, Tensor]:
