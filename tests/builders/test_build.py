@@ -442,7 +442,7 @@ def test_an_empty_split_is_left_out_of_the_card(tmp_path):
 
 
 def test_memory_holds_one_cohort_at_a_time(tmp_path, monkeypatch):
-    """Each piece of a run, if it is too large to be read ahead, is dropped before the next one but one is read."""
+    """Of pieces of a run that are too large to be read ahead, there are few at a time: written, waiting, and read."""
     make_run(tmp_path / "run", ((12, 3),), cohort_size=3)
     monkeypatch.setattr(parts, "SMALL_PIECE_BYTES", 1)
     monkeypatch.setattr(ahead, "HELD_BYTES", 1)
@@ -456,7 +456,7 @@ def test_memory_holds_one_cohort_at_a_time(tmp_path, monkeypatch):
         weights = original(self, epoch, positions, step)
         rows.append(len(weights))
         alive.append(weakref.ref(weights))
-        assert sum(reference() is not None for reference in alive) <= 3
+        assert sum(reference() is not None for reference in alive) <= 4
         return weights
 
     monkeypatch.setattr(from_run.Cohort, "weights", counted)

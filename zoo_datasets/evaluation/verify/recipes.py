@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from zoo_datasets.errors import ZooError
+from zoo_datasets.evaluation.verify.findings import Findings
+from zoo_datasets.networks.kind import NetworkKind
 from zoo_datasets.networks.layers import Layer
-from zoo_datasets.networks.layers.module import can_compute
+from zoo_datasets.networks.layers.module import can_compute, check_code
 from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.specs.axes import POINT_FIELDS, HyperParameters
 from zoo_datasets.specs.members import Limits, model_id_of, twin_id_of
@@ -98,6 +100,24 @@ class Recipe:
     @cached_property
     def _limits(self) -> Limits:
         return Limits(**(self._manifest.source.get("limits") or {}))
+
+
+def check_code_of(networks: Iterable[NetworkKind], computes: bool, findings: Findings) -> None:
+    """See that code of networks can be run where figures are recomputed; else say what is left out without it.
+
+    Raises:
+        SpecError: if it has to be run, and is not allowed.
+    """
+    for network in networks:
+        try:
+            layers = network.layers
+        except ZooError:
+            continue  # what is wrong with it is said of the manifest
+        if computes:
+            check_code(layers)
+        elif not can_compute(layers):
+            findings.unchecked(CODE_UNCHECKED)
+            return
 
 
 def differs_from_start(

@@ -15,9 +15,8 @@ from zoo_datasets.errors import DamagedError, RunError, ZooError
 from zoo_datasets.evaluation.verify.continuity import exchanges
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Findings, Verification
-from zoo_datasets.evaluation.verify.recipes import CODE_UNCHECKED, differs_from_start
+from zoo_datasets.evaluation.verify.recipes import check_code_of, differs_from_start
 from zoo_datasets.images.prepare import ImageData
-from zoo_datasets.networks.layers.module import can_compute, check_code
 from zoo_datasets.networks.layout import WeightLayout
 from zoo_datasets.networks.sparsity import sparsity
 from zoo_datasets.runs.cohort import Cohort
@@ -81,7 +80,7 @@ def verify_run(
         findings.checked("manifest", "could not be read")
         return findings.verification(path.name, 0, 0)
     _check_manifest(run, findings)
-    _check_code(run, images is not None, findings)
+    check_code_of(run.manifest.networks.values(), images is not None, findings)
     cohorts, odd = run.sound_cohorts()
     findings.differ("members", list(odd.values()))
     begun = sum(len(cohort.members) for cohort in cohorts)
@@ -104,15 +103,6 @@ def verify_run(
         recompute = _recompute_fields if run.manifest.is_field else _recompute
         recomputed = recompute(run, sampled, limited, findings)
     return findings.verification(run.manifest.zoo.name, len(states), recomputed)
-
-
-def _check_code(run: Run, computes: bool, findings: Findings) -> None:
-    """See that code of networks can be run where figures are recomputed; else say what is left out without it."""
-    for network in run.manifest.networks.values():
-        if computes:
-            check_code(network.layers)
-        elif not can_compute(network.layers):
-            findings.unchecked(CODE_UNCHECKED)
 
 
 def _check_manifest(run: Run, findings: Findings) -> None:

@@ -19,12 +19,11 @@ from zoo_datasets.evaluation.verify.fields import PSNR, check_fields, records_ps
 from zoo_datasets.evaluation.verify.figures import STACK_BYTES, spread, wrong_figures
 from zoo_datasets.evaluation.verify.findings import Check, Difference, Findings, Verification
 from zoo_datasets.evaluation.verify.members import check_members
-from zoo_datasets.evaluation.verify.recipes import CODE_UNCHECKED, LASTING, Recipe
+from zoo_datasets.evaluation.verify.recipes import LASTING, Recipe, check_code_of
 from zoo_datasets.evaluation.verify.shards import READ_ERRORS, CheckedRow, check_shards
 from zoo_datasets.evaluation.verify.weights import check_parents, check_weights
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.images.signals import Signals
-from zoo_datasets.networks.layers.module import can_compute, check_code
 from zoo_datasets.repository.card import CARD, configs_of, info_of, read_card
 from zoo_datasets.repository.card.text import lines_of, rows_in
 from zoo_datasets.repository.listing import by_pattern, files_among
@@ -91,10 +90,8 @@ def verify_repository(
     if card is not None:
         _check_card(repo, card, manifest, findings)
     _check_manifest(manifest, findings)
-    if manifest.network is not None and images is not None:
-        check_code(manifest.network.layers)
-    elif manifest.network is not None and not can_compute(manifest.network.layers):
-        findings.unchecked(CODE_UNCHECKED)
+    if manifest.network is not None:
+        check_code_of([manifest.network], images is not None, findings)
     recipe = Recipe(manifest)
     rows = check_shards(repo, manifest, recipe, findings, progress or (lambda done, total: None))
     _check_models(rows, findings)
