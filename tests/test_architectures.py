@@ -12,17 +12,18 @@ from zoo_datasets.stacked import StackedNetwork, initialise
 def test_module_layout_and_stack_derive_from_the_same_layers(name):
     architecture = get_architecture(name)
     size = architecture.input_size or 16
-    module = build_module(name, 3, 10, "gelu", 0.5).eval()
+    module = build_module(name, 3, 10, "gelu", 0.5).eval().double()  # sines of large angles tell roundings apart
     layout = layout_of(name, 3, 10)
     state = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     assert [(s.name, s.shape) for s in layout.tensors] == [(key, tuple(value.shape)) for key, value in state.items()]
-    images = torch.randn(2, 3, size, size) if architecture.task == "classification" else torch.randn(2, 3)
+    shape = (2, 3, size, size) if architecture.task == "classification" else (2, 3)
+    images = torch.randn(shape, dtype=torch.float64)
     stack = {key: value[None] for key, value in state.items()}
     with torch.no_grad():
         expected = module(images)
         network = StackedNetwork(architecture.layers(3, 10), "gelu")
-        torch.testing.assert_close(network(stack, images)[0], expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(network(stack, images[None])[0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(stack, images)[0], expected, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(network(stack, images[None])[0], expected, rtol=1e-7, atol=1e-9)
 
 
 def test_names_do_not_depend_on_dropout():
