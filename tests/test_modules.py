@@ -11,10 +11,12 @@ from torch import nn
 
 import zoo_datasets as zd
 from zoo_datasets.errors import SpecError
+from zoo_datasets.evaluation.report.content import gather
 from zoo_datasets.evaluation.verify.run import verify_run
 from zoo_datasets.networks import code, kind
 from zoo_datasets.networks.layers import module as module_layer
 from zoo_datasets.networks.layers.documents import layers_from_json, layers_to_json
+from zoo_datasets.repository.manifest import read_manifest
 from zoo_datasets.specs.zoos import zoo_from_dict
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -131,6 +133,8 @@ def test_a_name_alone_runs_nothing(tmp_path, vit):
     sys.modules.pop("narrow_vit")
     zd.build_repository(run.path, tmp_path / "repo")  # the recorded tensors say enough
     row = zd.load_zoo(tmp_path / "repo", "own", split="train")[0]
+    content = gather(tmp_path / "repo", "own", read_manifest(tmp_path / "repo", "own"), images=images)
+    assert any("code" in note for note in content["notes"])
     result = verify_run(run.path)
     assert result.ok
     assert any("--allow-code" in text for text in result.unchecked)

@@ -24,6 +24,7 @@ from zoo_datasets.evaluation.report.values import box_of, histogram_of, histogra
 from zoo_datasets.images.prepare import ImageData
 from zoo_datasets.loading.load import load_zoo
 from zoo_datasets.networks.kind import KIND_COLUMNS, NetworkKind
+from zoo_datasets.networks.layers.module import module_of
 from zoo_datasets.networks.sparsity import layer_sparsity
 from zoo_datasets.plotting import title_of
 from zoo_datasets.repository.manifest import Manifest, read_manifest
@@ -44,7 +45,8 @@ def gather(
     """The content of a report.
 
     Args:
-        images: for agreement, representations and the losses between models; None leaves these out.
+        images: for agreement, representations and the losses between models; None leaves these out, and so does a
+            network of code of a user's own, which is not run here.
         record: a benchmark to show.
         step: called with what is done next.
     """
@@ -69,7 +71,13 @@ def gather(
         "benchmark": None if record is None else record.to_dict(),
         "notes": [],
     }
-    if images is None:
+    if len(final) and module_of(_layers(final)) is not None:
+        images = None
+        content["notes"].append(
+            "The networks are code, which is not run here, and whose channels are not known: agreement, "
+            "representations, losses between models and a canonical order were not computed."
+        )
+    elif images is None:
         content["notes"].append(
             "No images were given: agreement, representations and losses between models were not computed."
         )
@@ -135,13 +143,11 @@ def _alike(final: Dataset, weights: Tensor, images: ImageData | None, limit: int
     drawn = evenly(len(final), limit)
     rows, some = final.select(drawn), weights[torch.from_numpy(drawn)]
     layers = _layers(rows)
-    ordered = canonicalize(some, layers)
-    measures = {
-        "distance of weights": analysis.distances(some),
-        "distance of weights in canonical order of channels": analysis.distances(ordered),
-        "cosine of weights": analysis.cosines(some),
-        "cosine of weights in canonical order of channels": analysis.cosines(ordered),
-    }
+    measures = {"distance of weights": analysis.distances(some), "cosine of weights": analysis.cosines(some)}
+    if module_of(layers) is None:
+        ordered = canonicalize(some, layers)
+        measures["distance of weights in canonical order of channels"] = analysis.distances(ordered)
+        measures["cosine of weights in canonical order of channels"] = analysis.cosines(ordered)
     grains = {}
     if images is not None:
         predicted = predict(rows, some, images)
