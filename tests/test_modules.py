@@ -126,6 +126,30 @@ def test_from_code_to_modules(tmp_path, vit):
     assert torch.equal(torch.cat([tensor.flatten() for tensor in module.parameters()]), torch.tensor(row["weights"]))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "axes", "sizes"),
+    [
+        (
+            {"name": "vit", "layers": [{"module": {"factory": "narrow_vit:make_model", "arguments": {
+                "patch": 7, "dim": "width", "depth": "depth"}}}]},
+            {"width": [4, 8], "depth": [1, 2]},
+            4,
+        ),
+        (["narrow_vit:make_model", {"name": "vit8", "layers": VIT}], {}, 2),
+    ],
+    ids=["width and depth", "several"],
+)  # fmt: skip
+def test_one_zoo_of_several_networks_of_code(architecture, axes, sizes, tmp_path, vit):
+    zoo = zoo_of(architecture, seeds=1, **axes)
+    assert zoo_from_dict(zoo.to_dict(), "again") == zoo
+    run = trained(tmp_path / "run", zoo, sizes, 1)
+    zd.build_repository(run.path, tmp_path / "repo")
+    rows = [row for split in zd.load_zoo(tmp_path / "repo", "own").values() for row in split]
+    assert len({len(row["weights"]) for row in rows}) == sizes
+    for row in rows:
+        assert sum(parameter.numel() for parameter in zd.to_module(row).parameters()) == len(row["weights"])
+
+
 def test_a_name_alone_runs_nothing(tmp_path, vit):
     zoo, images = zoo_of(VIT), plain.tiny_images()
     run = trained(tmp_path / "run", zoo, 2, 1)

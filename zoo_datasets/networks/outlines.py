@@ -109,9 +109,11 @@ def _repetition(value: Any, depth: int | None, where: str) -> tuple[int, Any]:
 
 
 def _with_sizes(value: Any, width: int | None, depth: int | None, where: str, count: LayerCount, nesting: int) -> Any:
-    """A value of an entry, in which `width` is told."""
+    """A value of an entry, in which `width` and `depth` are told."""
     if isinstance(value, str) and width is not None and (match := _WIDTH.fullmatch(value)):
         return int(match[1] or 1) * width
+    if value == "depth" and depth is not None:
+        return depth
     if isinstance(value, Mapping):
         return {
             key: item if key == "name" else _with_sizes(item, width, depth, f"{where}.{key}", count, nesting)
