@@ -172,7 +172,13 @@ def given_folder_of_repositories() -> None:
     shutil.copytree("model-zoos", "zoos/model-zoos")
 
 
+def given_code() -> None:
+    """The file of a network of one's own."""
+    shutil.copy(Path(__file__).parents[1] / "examples/narrow_vit.py", ".")
+
+
 GIVEN: dict[str, Callable[[], None]] = {
+    "docs/own.md": given_code,
     "docs/load.md": given_for_training,
     "docs/explore.md": given_for_benchmarks,
     "docs/train.md": given_for_running,
