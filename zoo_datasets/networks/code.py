@@ -18,12 +18,10 @@ from typing import Any, Final
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import SpecError
-
-FACTORY: Final = r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
-MAX_NAME: Final = 120
+from zoo_datasets.specs.bounds import is_factory
+from zoo_datasets.text import one_line
 
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_FACTORY = re.compile(FACTORY)
 _ALLOWED: Final[set[str]] = set()
 _IMPORTING = threading.RLock()
 
@@ -49,11 +47,6 @@ def allow_code(*packages: str) -> None:
 def allowed_code() -> tuple[str, ...]:
     """The packages that this process may import, in order: what other processes of a training are told."""
     return tuple(sorted(_ALLOWED))
-
-
-def is_factory(name: Any) -> bool:
-    """Whether a value is a name as `my_package.models:make_model`."""
-    return isinstance(name, str) and len(name) <= MAX_NAME and _FACTORY.fullmatch(name) is not None
 
 
 def is_allowed(name: str) -> bool:
@@ -86,7 +79,9 @@ def load_factory(name: str) -> Callable[..., Any]:
                 "folder in which it lies"
             ) from error
         except Exception as error:
-            raise SpecError(f"{module_name} raised {type(error).__name__} when imported: {_line(error)}") from error
+            raise SpecError(
+                f"{module_name} raised {type(error).__name__} when imported: {one_line(error)[:200]}"
+            ) from error
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         problem = "has no" if factory is None else f"has, in place of a function, a {type(factory).__name__} named"
@@ -110,7 +105,3 @@ def working_directory() -> Iterator[None]:
     finally:
         if added:
             sys.path.remove(folder)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

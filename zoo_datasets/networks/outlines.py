@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from zoo_datasets.documents import brief
 from zoo_datasets.errors import LayerError, SpecError
-from zoo_datasets.networks.code import is_factory
 from zoo_datasets.networks.layers import Layer, Module
 from zoo_datasets.networks.layers.documents import (
     LayerCount,
@@ -41,6 +40,7 @@ from zoo_datasets.networks.layers.documents import (
 )
 from zoo_datasets.networks.layers.passes import ModuleBuild, ModulePass
 from zoo_datasets.networks.probing import probed
+from zoo_datasets.specs.bounds import is_factory
 
 CLASSES = "classes"
 REPEAT = "repeat"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo_datasets.errors import SpecError
 from zoo_datasets.networks.layers.module import Alone, Module, make_network, parts_of, seeded_by
 from zoo_datasets.networks.layers.passes import StackedPass, side_by_side
+from zoo_datasets.text import one_line
 
 _BATCH = 4
 _SEED = 1
@@ -73,7 +74,7 @@ def _try_passes(layer: Module, module: nn.Module) -> bool:
             try:
                 logits = module.train(training)(images)
             except Exception as error:
-                line = " ".join(str(error).split())[:200]
+                line = one_line(error)[:200]
                 raise SpecError(
                     f"its forward pass of images {list(images.shape)} raised {type(error).__name__}: {line}"
                 ) from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zoo_datasets.documents import MAX_YAML, StrPath, brief, parse_yaml, read_text
 from zoo_datasets.errors import DocumentError, SpecError, UnknownNameError
 from zoo_datasets.specs.axes import FURTHER_AXES, GRID_FIELDS, Drawn
+from zoo_datasets.specs.bounds import is_factory
 from zoo_datasets.specs.images import Pixels
 from zoo_datasets.specs.names import check_own, names_of, unknown_names
 from zoo_datasets.specs.spec import OWN_ARCHITECTURE, Scope, SparsifierName, ZooSpec
@@ -322,7 +323,7 @@ def _name_of_code(name: str) -> str:
     Raises:
         SpecError: if this is no name of a function.
     """
-    if not importlib.import_module("zoo_datasets.networks.code").is_factory(name):
+    if not is_factory(name):
         raise SpecError(f"architecture: expected a function as my_package.models:make_model, found {brief(name)}")
     return name.replace(":", ".")
 

@@ -29,6 +29,7 @@ from zoo_datasets.repository.manifest import Manifest
 from zoo_datasets.repository.row import LAYOUT, WEIGHTS
 from zoo_datasets.specs.members import Limits, Member, members_of
 from zoo_datasets.specs.spec import ZooSpec
+from zoo_datasets.text import one_line
 
 _MOST_MEMBERS = 2_000_000
 
@@ -43,7 +44,7 @@ def check_members(
         members = _members(recipe.zoo, manifest)
         records = local_layouts(repo, manifest)
     except (TypeError, ValueError, ZooError) as error:
-        findings.differs("recipes", f"its members cannot be told: {' '.join(str(error).split())[:200]}")
+        findings.differs("recipes", f"its members cannot be told: {one_line(error)[:200]}")
         return
     if members is None:
         findings.unchecked(f"seeds and ids, as the zoo has more than {_MOST_MEMBERS:,} members")
@@ -59,7 +60,7 @@ def check_members(
                     table = file.read_row_group(group, columns=["model_id", "epoch", "step", LAYOUT, WEIGHTS])
                     drawn += _check_start(table, members, records, findings)
         except READ_ERRORS as error:
-            findings.differs("recipes", f"{shard.path} could not be read: {' '.join(str(error).split())[:200]}")
+            findings.differs("recipes", f"{shard.path} could not be read: {one_line(error)[:200]}")
     models = len({row.model_id for row in rows})
     findings.checked("recipes", f"{models:,} models are members of the zoo, with their seeds and hyperparameters")
     if drawn or not findings.passed("start"):
@@ -127,7 +128,7 @@ def _check_start(
                 [point.b_init for point in points],
             )
         except (ZooError, TypeError, ValueError, RuntimeError) as error:
-            findings.differs("start", f"weights of epoch 0 could not be drawn: {' '.join(str(error).split())[:200]}")
+            findings.differs("start", f"weights of epoch 0 could not be drawn: {one_line(error)[:200]}")
             continue
         drawn += len(places) * record.layout.size
         findings.differ(

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from zoo_datasets.errors import LayerError, SpecError
-from zoo_datasets.networks.code import FACTORY, MAX_NAME, is_allowed, load_factory, working_directory
+from zoo_datasets.networks.code import is_allowed, load_factory, working_directory
 from zoo_datasets.networks.layers.base import Extent, Layer, LayerTensor, Width
 from zoo_datasets.networks.layers.passes import VECTOR_LOOP, ModuleBuild, ModulePass, StackedPass
 from zoo_datasets.networks.layers.walks import ChannelWalk, GraphNodes, GraphWalk, Stream
+from zoo_datasets.specs.bounds import FACTORY, MAX_FACTORY
+from zoo_datasets.text import one_line
 
-Factory = Annotated[str, Field(pattern=f"^{FACTORY}$", max_length=MAX_NAME)]
+Factory = Annotated[str, Field(pattern=f"^{FACTORY}$", max_length=MAX_FACTORY)]
 TensorName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Length = Annotated[int, Field(ge=0, le=1 << 30)]
 Part = tuple[TensorName, tuple[Length, ...], Literal["parameter", "buffer"]]
@@ -62,10 +64,10 @@ class Module(Layer):
         """None: what it is made of is not known here."""
 
     def build(self, modules: ModuleBuild) -> None:
-        """Nothing: `whole_module` makes the network, which is no part of another one."""
+        """Nothing: `module_of_layers` makes the network, which is no part of another one."""
 
     def forward(self, x: Tensor, modules: ModulePass) -> Tensor:
-        """Not to be computed as a part of a network: `whole_module` makes it."""
+        """Not to be computed as a part of a network: `module_of_layers` makes it."""
         raise LayerError("a module of code of one's own is a network by itself; expected no other layers beside it")
 
     def stacked(self, x: Tensor, state: StackedPass) -> Tensor:
@@ -209,7 +211,7 @@ def make_network(layer: Module) -> nn.Module:
     except Exception as error:
         names = ", ".join(["in_channels", "classes", *given])
         raise SpecError(
-            f"{layer.factory} raised {type(error).__name__} when called with {names}: {_line(error)}"
+            f"{layer.factory} raised {type(error).__name__} when called with {names}: {one_line(error)[:200]}"
         ) from error
     if not isinstance(module, nn.Module):
         raise SpecError(f"{layer.factory} returned a {type(module).__name__}, expected an nn.Module")
@@ -296,7 +298,3 @@ class _SteadyAttention:
 
 
 _steady_attention = _SteadyAttention()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
